@@ -1,0 +1,87 @@
+"""What is done to a residual: frozen, pure callables, the same for the engine, for hooks and for placebos.
+
+An ``Intervention`` says *where* (layer, position) and *what* (operator, direction, strength). It never changes its
+argument in place and returns the argument's dtype and device. Layer ``l`` means ``blocks.{l}.hook_resid_post``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Position = Literal["last", "prompt_last", "all"]
+POSITIONS: tuple[Position, ...] = ("last", "prompt_last", "all")
+Operator = Literal["add", "norm_preserving_add", "ablate", "replace"]
+OPERATORS: tuple[Operator, ...] = ("add", "norm_preserving_add", "ablate", "replace")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Intervention:
+    """One edit of the residual stream at the output of one block.
+
+    Operators, for residual ``h``, direction ``v`` and strength ``s``:
+
+    - ``add``: ``h + s v`` (arXiv 2507.13236, step 3);
+    - ``norm_preserving_add``: ``(h + s v) * |h| / |h + s v|``;
+    - ``ablate``: ``h - s (h·u) u`` with ``u = v / |v|``: strength 1 projects the direction out;
+    - ``replace``: ``(1 - s) h + s v``: strength 1 overwrites (task vectors, arXiv 2310.15916).
+
+    Strength 0 is the identity for every operator, bit for bit.
+
+    Attributes:
+        direction: [d_model], finite; a non-zero one for ``ablate``.
+        layer: block index, 0-based.
+        strength: finite factor.
+        operator: see above.
+        position: ``last`` (the last prompt token and every decoded token), ``prompt_last`` (the last prompt token
+            only), ``all`` (every token).
+        name: label in frames and figures.
+
+    Raises:
+        ValueError: on a direction that is not one finite vector, a negative layer, a non-finite strength, an
+            unknown operator or position, or a zero direction to ablate.
+    """
+
+    direction: Float[Tensor, " d_model"]
+    layer: int
+    strength: float = 1.0
+    operator: Operator = "add"
+    position: Position = "last"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.direction.ndim != 1 or not bool(torch.isfinite(self.direction).all()):
+            raise ValueError(
+                f"direction must be one finite vector [d_model], got shape {tuple(self.direction.shape)}"
+                + ("" if self.direction.ndim != 1 else " with NaN or infinite entries; check the run that made it")
+            )
+        if self.layer < 0:
+            raise ValueError(f"layer={self.layer} is negative; layers count from 0, the output of the first block")
+        if not -float("inf") < self.strength < float("inf"):
+            raise ValueError(f"strength={self.strength} must be a finite number")
+        if self.operator not in OPERATORS:
+            raise ValueError(f"operator={self.operator!r} is unknown; choose one of {', '.join(OPERATORS)}")
+        if self.position not in POSITIONS:
+            raise ValueError(f"position={self.position!r} is unknown; choose one of {', '.join(POSITIONS)}")
+        if self.operator == "ablate" and not bool(self.direction.any()):
+            raise ValueError("a zero direction cannot be ablated: it has no direction to project out")
+
+    def __call__(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """The edited residual, a new tensor; positions are chosen by the caller."""
+        if self.strength == 0:
+            return residual.clone()
+        direction = self.direction.to(device=residual.device, dtype=residual.dtype)
+        if self.operator == "add":
+            return residual + self.strength * direction
+        if self.operator == "norm_preserving_add":
+            moved = residual + self.strength * direction
+            norm = moved.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
+            return moved * (residual.norm(dim=-1, keepdim=True) / norm)
+        if self.operator == "ablate":
+            unit = direction / direction.norm()
+            return residual - self.strength * (residual @ unit).unsqueeze(-1) * unit
+        return (1 - self.strength) * residual + self.strength * direction

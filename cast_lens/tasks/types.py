@@ -1,0 +1,127 @@
+"""What a task is: examples in three splits, a template, and the answers that are admissible.
+
+Everything here is plain text and immutable; no model is needed to build or inspect a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Kind = Literal["classification", "multiple-choice", "free"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item of a task.
+
+    Attributes:
+        id: unique within the task; parallel tasks in other languages use the same id for the same item.
+        input: the bare text that is asked about.
+        answer: the gold answer as text. For multiple choice this is the text of the right option.
+        choices: the options of a multiple-choice item, in the order in which they are lettered; empty otherwise.
+        fields: named parts of the input (``premise``, ``question``, ...) for templates that show them apart.
+        language: ISO 639-1 code of the text.
+    """
+
+    id: str
+    input: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A query as the model will read it, with its demonstrations, and what may answer it.
+
+    Pure text: the engine tokenises it, optionally through the model's chat template.
+
+    Attributes:
+        demonstrations: pairs (text that ends in the answer cue, answer), in order; empty for a zero-shot prompt.
+        query: the text that ends in the answer cue.
+        gold: the answer that counts as right, as the model should write it (a letter for multiple choice).
+        choices: the admissible answers; empty for free answers.
+        task: name of the task that the query comes from.
+        sample_id: id of the query's example.
+    """
+
+    demonstrations: tuple[tuple[str, str], ...]
+    query: str
+    gold: str
+    choices: tuple[str, ...]
+    task: str
+    sample_id: str
+
+    @property
+    def text(self) -> str:
+        """The prompt as one string: demonstrations, each followed by its answer, then the query."""
+        shown = [f"{body} {answer}" for body, answer in self.demonstrations]
+        return "\n\n".join([*shown, self.query])
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How an example becomes text.
+
+    Attributes:
+        name: what is stored as provenance.
+        body: a format string over ``input``, the example's fields and ``options``; it ends in the answer cue,
+            without a trailing space.
+        definition: a format string over ``instruction`` that opens a zero-shot prompt and the first
+            demonstration; empty to leave the instruction out.
+        option: a format string over ``letter`` and ``text`` for one lettered option.
+    """
+
+    name: str
+    body: str
+    definition: str = "Definition: {instruction}\n"
+    option: str = "{letter}. {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A named set of examples with one template.
+
+    Attributes:
+        name: e.g. ``review-sentiment``, or ``review-sentiment.de`` for another language.
+        kind: ``classification`` (label words), ``multiple-choice`` (lettered options) or ``free``.
+        family: groups tasks of one answer format in figures: ``classification``, ``multiple-choice``,
+            ``yes-no``, ``word``.
+        template: how an example becomes text.
+        instruction: what the task asks for, shown through the template's ``definition``; may be empty.
+        labels: admissible label words of a classification task; empty otherwise.
+        train, validation, test: examples; no two splits share an id or an input.
+        language: ISO 639-1 code.
+        origin: where the examples come from (``shipped``, a folder, a hub data set with its revision).
+    """
+
+    name: str
+    kind: Kind
+    family: str
+    template: Template
+    instruction: str
+    labels: tuple[str, ...]
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    language: str = "en"
+    origin: str = "shipped"
+
+    def split(self, name: Split) -> tuple[Example, ...]:
+        """The examples of one split.
+
+        Raises:
+            ValueError: when ``name`` is no split.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split={name!r} is unknown; choose one of {', '.join(SPLITS)}")
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def __repr__(self) -> str:
+        sizes = "/".join(str(len(self.split(name))) for name in SPLITS)
+        return f"Task({self.name!r}, {self.kind}, train/validation/test {sizes}, {self.origin})"

@@ -1,0 +1,280 @@
+"""The values that everything else passes on: difference vectors, steering vectors, and where they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .interventions import Intervention, Operator, Position
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "cast_lens/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a vector came from; it is stored with it and travels through arithmetic.
+
+    Attributes:
+        model: name as given to ``load_model``.
+        fingerprint: hash of the model's shape and weights (see ``cast_lens.models.fingerprint``).
+        task: task (or expression over tasks) that the vector was taken from.
+        template: name of the prompt template.
+        shots: demonstrations in the few-shot prompt.
+        seed: seed of the demonstrations and the sample choice.
+        sample_ids: ids of the examples averaged, in order.
+        chat: whether prompts went through the chat template.
+        versions: of cast_lens, torch, transformers, transformer-lens.
+        note: free text: the method, the selection, the arithmetic.
+    """
+
+    model: str
+    fingerprint: str
+    task: str
+    template: str = ""
+    shots: int = 0
+    seed: int = 0
+    sample_ids: tuple[str, ...] = ()
+    chat: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SteeringVector:
+    """One direction a layer, ready to be added to the residual stream.
+
+    Attributes:
+        directions: [layer, d_model], float32 on the CPU.
+        layers: block index of each row, 0-based (``hook_resid_post``), increasing.
+        provenance: where it came from.
+    """
+
+    directions: Float[Tensor, "layer d_model"]
+    layers: tuple[int, ...]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        _check_stack("directions", self.directions[None], self.layers)
+
+    def at(self, layer: int) -> Float[Tensor, " d_model"]:
+        """The direction at one layer.
+
+        Raises:
+            ValueError: when the vector does not hold that layer.
+        """
+        return self.directions[_row(self.layers, layer, "steering vector")]
+
+    def intervention(
+        self, layer: int, *, strength: float = 1.0, operator: Operator = "add", position: Position = "last"
+    ) -> Intervention:
+        """This vector at one layer as an edit of the residual stream."""
+        return Intervention(self.at(layer), layer, strength, operator, position, name=self.provenance.task)
+
+    def __add__(self, other: SteeringVector) -> SteeringVector:
+        return _combine(self, other, 1.0, "+")
+
+    def __sub__(self, other: SteeringVector) -> SteeringVector:
+        return _combine(self, other, -1.0, "-")
+
+    def __mul__(self, factor: float) -> SteeringVector:
+        provenance = replace(self.provenance, task=f"{factor:g} * ({self.provenance.task})")
+        return SteeringVector(self.directions * factor, self.layers, provenance)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> SteeringVector:
+        return self * -1.0
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one safetensors file, provenance inside; whole or not at all."""
+        return _save(Path(path), {"directions": self.directions}, "SteeringVector", self.layers, self.provenance)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SteeringVector:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: when the file is no saved steering vector.
+        """
+        tensors, layers, provenance, _ = _load(Path(path), "SteeringVector")
+        return cls(tensors["directions"], layers, provenance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DifferenceVectors:
+    """Few-shot minus zero-shot residual of each sample, with both sides kept.
+
+    The difference at the last prompt token is what arXiv 2507.13236 (section 4.3) averages into a steering vector.
+
+    Attributes:
+        few_shot: [sample, layer, d_model], float32 on the CPU: residual at the last token of the few-shot prompt.
+        zero_shot: the same for the zero-shot prompt of the same query.
+        layers: block index of each entry of the layer axis, increasing.
+        sample_ids: the example behind each row.
+        provenance: where they came from.
+    """
+
+    few_shot: Float[Tensor, "sample layer d_model"]
+    zero_shot: Float[Tensor, "sample layer d_model"]
+    layers: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        _check_stack("few_shot", self.few_shot, self.layers)
+        _check_stack("zero_shot", self.zero_shot, self.layers)
+        if self.few_shot.shape != self.zero_shot.shape or len(self.sample_ids) != self.few_shot.shape[0]:
+            raise ValueError(
+                f"few_shot {tuple(self.few_shot.shape)}, zero_shot {tuple(self.zero_shot.shape)} and "
+                f"{len(self.sample_ids)} sample_ids must agree on [sample, layer, d_model]"
+            )
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the samples come from."""
+        return self.provenance.task
+
+    @property
+    def values(self) -> Float[Tensor, "sample layer d_model"]:
+        """The differences, few-shot minus zero-shot."""
+        return self.few_shot - self.zero_shot
+
+    def at(self, layer: int) -> Float[Tensor, "sample d_model"]:
+        """The differences at one layer."""
+        row = _row(self.layers, layer, "difference vectors")
+        return self.few_shot[:, row] - self.zero_shot[:, row]
+
+    def __len__(self) -> int:
+        return self.few_shot.shape[0]
+
+    def mean(self, indices: Sequence[int] | None = None, *, note: str = "") -> SteeringVector:
+        """The steering vector: mean over the chosen samples (all of them when ``indices`` is None).
+
+        Raises:
+            ValueError: when no sample is chosen or an index is out of range.
+        """
+        chosen = list(range(len(self))) if indices is None else [int(index) for index in indices]
+        if not chosen or min(chosen) < 0 or max(chosen) >= len(self):
+            raise ValueError(f"indices must be a non-empty choice from 0 ... {len(self) - 1}, got {chosen[:8]}")
+        mean = self.values[chosen].double().mean(dim=0).float()
+        ids = tuple(self.sample_ids[index] for index in chosen)
+        return SteeringVector(mean, self.layers, replace(self.provenance, sample_ids=ids, note=note))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a sample and layer: ``task, sample_id, layer, norm, zero_shot_norm, few_shot_norm``."""
+        import pandas as pd
+
+        norms = {
+            "norm": self.values.norm(dim=-1),
+            "zero_shot_norm": self.zero_shot.norm(dim=-1),
+            "few_shot_norm": self.few_shot.norm(dim=-1),
+        }
+        rows = [
+            {"task": self.task, "sample_id": sample, "layer": layer}
+            for sample in self.sample_ids
+            for layer in self.layers
+        ]
+        return pd.DataFrame(rows).assign(**{name: value.flatten().numpy() for name, value in norms.items()})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one safetensors file, provenance inside; whole or not at all."""
+        tensors = {"few_shot": self.few_shot, "zero_shot": self.zero_shot}
+        return _save(
+            Path(path), tensors, "DifferenceVectors", self.layers, self.provenance, sample_ids=self.sample_ids
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DifferenceVectors:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: when the file holds no saved difference vectors.
+        """
+        tensors, layers, provenance, extra = _load(Path(path), "DifferenceVectors")
+        return cls(tensors["few_shot"], tensors["zero_shot"], layers, tuple(extra["sample_ids"]), provenance)
+
+
+def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...]) -> None:
+    if stack.ndim != 3 or stack.shape[1] != len(layers):
+        raise ValueError(f"{name} has shape {tuple(stack.shape)}, which does not fit {len(layers)} layers")
+    if list(layers) != sorted(set(layers)) or (layers and layers[0] < 0):
+        raise ValueError(f"layers must be increasing block indices from 0, got {layers}")
+    if not bool(torch.isfinite(stack).all()):
+        raise ValueError(f"{name} holds NaN or infinite entries; the run that made it went wrong (half precision?)")
+
+
+def _row(layers: tuple[int, ...], layer: int, what: str) -> int:
+    if layer not in layers:
+        raise ValueError(f"layer={layer} is not in this {what}; it holds layers {layers[0]} ... {layers[-1]}")
+    return layers.index(layer)
+
+
+def _combine(left: SteeringVector, right: SteeringVector, sign: float, symbol: str) -> SteeringVector:
+    if left.layers != right.layers or left.directions.shape != right.directions.shape:
+        raise ValueError(
+            f"vectors of {left.provenance.task!r} and {right.provenance.task!r} cover different layers or widths: "
+            f"{tuple(left.directions.shape)} at {left.layers} and {tuple(right.directions.shape)} at {right.layers}"
+        )
+    if left.provenance.fingerprint != right.provenance.fingerprint:
+        raise ValueError(
+            f"vectors come from different models ({left.provenance.model}, {right.provenance.model}) "
+            "and cannot be combined; extract both from one model"
+        )
+    task = f"{left.provenance.task} {symbol} {right.provenance.task}"
+    return SteeringVector(
+        left.directions + sign * right.directions, left.layers, replace(left.provenance, task=task, sample_ids=())
+    )
+
+
+def atomic_write(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all: to a temporary name beside it, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def _save(
+    path: Path, tensors: dict[str, Tensor], kind: str, layers: tuple[int, ...], provenance: Provenance, **extra: Any
+) -> Path:
+    from safetensors.torch import save
+
+    about = {"kind": kind, "layers": layers, "provenance": asdict(provenance), **extra}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return atomic_write(path, save(contiguous, metadata={"format": FORMAT, "about": json.dumps(about)}))
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], tuple[int, ...], Provenance, dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give the path of a file written by {kind}.save")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it written whole?") from error
+    if about.get("kind") != kind:
+        raise ValueError(f"{path} holds {about.get('kind') or 'no cast_lens object'}, not a {kind}")
+    origin = about["provenance"]
+    provenance = Provenance(**{**origin, "sample_ids": tuple(origin["sample_ids"])})
+    return tensors, tuple(about["layers"]), provenance, about
