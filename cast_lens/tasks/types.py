@@ -31,7 +31,7 @@ class Example:
     input: str
     answer: str
     choices: tuple[str, ...] = ()
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     language: str = "en"
 
 
@@ -98,6 +98,7 @@ class Task:
         train, validation, test: examples; no two splits share an id or an input.
         language: ISO 639-1 code.
         origin: where the examples come from (``shipped``, a folder, a hub data set with its revision).
+        dropped: examples left out on loading because a later split (test, then validation) asks the same input.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Task:
     test: tuple[Example, ...]
     language: str = "en"
     origin: str = "shipped"
+    dropped: int = 0
 
     def split(self, name: Split) -> tuple[Example, ...]:
         """The examples of one split.
@@ -125,3 +127,27 @@ class Task:
     def __repr__(self) -> str:
         sizes = "/".join(str(len(self.split(name))) for name in SPLITS)
         return f"Task({self.name!r}, {self.kind}, train/validation/test {sizes}, {self.origin})"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """One row of a task listing: what a task is, without its examples.
+
+    Attributes:
+        name, kind, family, language, labels, origin: as in `Task`.
+        sizes: number of train, validation and test examples.
+    """
+
+    name: str
+    kind: Kind
+    family: str
+    language: str
+    sizes: tuple[int, int, int]
+    labels: tuple[str, ...]
+    origin: str
+
+    @classmethod
+    def of(cls, task: Task) -> TaskInfo:
+        """The listing of a loaded task."""
+        sizes = (len(task.train), len(task.validation), len(task.test))
+        return cls(task.name, task.kind, task.family, task.language, sizes, task.labels, task.origin)

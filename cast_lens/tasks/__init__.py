@@ -1,0 +1,44 @@
+"""Tasks as pure text: examples in three splits, templates, prompts, and the reading of answers.
+
+    load_task("review-sentiment")  ->  Task  ->  few_shot(task, task.test[0], shots=4, seed=0)  ->  Prompt.text
+
+Nothing in this room runs a model or imports torch.
+"""
+
+from __future__ import annotations
+
+from .answers import is_match, is_valid, normalise_answer
+from .loading import list_tasks, load_task
+from .prompts import (
+    cross_task,
+    cross_task_prompts,
+    demonstrations,
+    few_shot,
+    few_shot_prompts,
+    zero_shot,
+    zero_shot_prompts,
+)
+from .types import SPLITS, Example, Kind, Prompt, Split, Task, TaskInfo, Template
+
+__all__ = [
+    "SPLITS",
+    "Example",
+    "Kind",
+    "Prompt",
+    "Split",
+    "Task",
+    "TaskInfo",
+    "Template",
+    "cross_task",
+    "cross_task_prompts",
+    "demonstrations",
+    "few_shot",
+    "few_shot_prompts",
+    "is_match",
+    "is_valid",
+    "list_tasks",
+    "load_task",
+    "normalise_answer",
+    "zero_shot",
+    "zero_shot_prompts",
+]
