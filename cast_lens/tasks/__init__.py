@@ -1,6 +1,6 @@
 """Tasks as pure text: examples in three splits, templates, prompts, and the reading of answers.
 
-    load_task("review-sentiment")  ->  Task  ->  few_shot(task, task.test[0], shots=4, seed=0)  ->  Prompt.text
+    load_task("review-sentiment") -> Task -> few_shot(task, task.test[0], shots=4, seed=0) -> Prompt.text
 
 Nothing in this room runs a model or imports torch.
 """

@@ -1,7 +1,8 @@
-"""Reads what a model wrote: which answer it is, whether it is right, whether it is one of the admissible ones.
+"""Reads what a model wrote: which answer it is, whether it is right, whether it is admissible.
 
-The rule is that of arXiv 2405.10548 (its public code): the first line of what the model wrote, without a repeated cue
-and without punctuation around it, cut at the first ``.``, ``,``, ``:`` or ``-``, lower-cased, and compared whole.
+The rule is that of arXiv 2405.10548 (its public code): the first line of what the model wrote, without a
+repeated cue and without punctuation around it, cut at the first ``.``, ``,``, ``:`` or ``-``, lower-cased,
+and compared whole.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def normalise_answer(text: str, *, cues: Sequence[str] = CUES) -> str:
 def is_match(answer_text: str, prompt: Prompt) -> bool:
     """Whether the model's text gives the prompt's gold answer.
 
-    A gold answer that itself holds a cutting mark (``Port-au-Prince``) has to be given in full. For lettered options
-    ``B``, ``B.``, ``(B)``, ``B) word`` and ``B: word`` all give B.
+    A gold answer that itself holds a cutting mark (``Port-au-Prince``) has to be given in full. For lettered
+    options ``B``, ``B.``, ``(B)``, ``B) word`` and ``B: word`` all give B.
     """
     return _gives(answer_text, prompt.gold, prompt)
 

@@ -72,7 +72,7 @@ def check_ids(lines: list[Line]) -> None:
     for line in lines:
         if line.example.id in seen:
             raise ValueError(
-                f'{line.where}: field "id": {line.example.id!r} is already the id of {seen[line.example.id]}; '
+                f'{line.where}: field "id": {line.example.id!r} was used before, at {seen[line.example.id]}; '
                 "ids are unique within a task, over all its splits"
             )
         seen[line.example.id] = line.where

@@ -3,11 +3,11 @@
 The rules, in this order:
 
 - *train* is the file ``train``; without one ``validation_pool``, then ``demos``.
-- *validation* is the file ``validation``; without one up to 100 items of ``validation_pool`` where that is not
-  already train; without either a fifth of train, at most 100 items, is moved there. Items are picked by a hash
-  of seed and id, so that parallel files in several languages are cut at the same ids.
-- an input that stands in two splits stays in the later one (test before validation before train) and is dropped
-  from the other; the task keeps the count. Inputs are compared without regard to case and white space.
+- *validation* is the file ``validation``; without one up to 100 items of ``validation_pool`` where that is
+  not already train; without either a fifth of train, at most 100 items, is moved there. Items are picked by a
+  hash of seed and id, so that parallel files in several languages are cut at the same ids.
+- an input that stands in two splits stays in the later one (test before validation before train) and is
+  dropped from the other; the task keeps the count. Case and white space make no difference between inputs.
 - an id that stands twice is an error (`cast_lens.tasks.jsonl.check_ids`).
 """
 

@@ -1,7 +1,7 @@
 """The suite that ships: what each task asks, in which words, in which languages.
 
-The examples lie in ``starter/<task>.<language>.jsonl`` and were written for this project. In another language the
-instruction, the cues and the label words are all in that language, and an item keeps its id and its split.
+The examples lie in ``starter/<task>.<language>.jsonl`` and were written for this project. In another language
+the instruction, the cues and the label words are all in that language; an item keeps its id and its split.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ STARTER: Mapping[str, StarterTask] = {
 
 
 def starter_file(name: str) -> Path:
-    """The file of a shipped task: ``review-sentiment.de`` and ``review-sentiment`` (English) have one each."""
+    """The file of a shipped task; ``review-sentiment`` without a language is the English one."""
     task, _, language = name.partition(".")
     return FOLDER / f"{task}.{language or 'en'}.jsonl"
 
@@ -181,4 +181,5 @@ def by_split_field(lines: Sequence[Line], kind: Kind) -> Splits:
             )
         options = line.example.choices if kind == "multiple-choice" else ()
         found[line.split].append(replace(line.example, choices=options))
-    return Splits(*(tuple(found[split]) for split in SPLITS))
+    train, validation, test = (tuple(found[split]) for split in SPLITS)
+    return Splits(train, validation, test)

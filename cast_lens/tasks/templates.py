@@ -1,8 +1,9 @@
-"""How examples become text: the templates of arXiv 2405.10548, plain ones for everything else, and the renderer.
+"""How examples become text: the templates of arXiv 2405.10548, plain ones for other data, and the renderer.
 
-The bodies of the known data sets are that paper's, character by character, with the blank that it leaves before
-each line break. Two things differ from its prompts, and are the same here for every task: demonstrations are
-separated by a blank line, and the lettered options carry no trailing blank (the paper's MedMCQA has one).
+The bodies of the known data sets are that paper's, character by character, with the blank that it leaves
+before each line break. Two things differ from its prompts, and are the same here for every task:
+demonstrations are separated by a blank line, and the lettered options carry no trailing blank (the paper's
+MedMCQA has one).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class KnownTask:
     Attributes:
         template: the body of arXiv 2405.10548 for it.
         kind, family: as in `Task`.
-        instruction: our own wording; a folder with ``cross_task_icl/instructions.json`` replaces it by the paper's.
+        instruction: our own wording; the paper's replaces it where a folder has them.
     """
 
     template: Template
@@ -97,11 +98,11 @@ KNOWN: Mapping[str, KnownTask] = {
     ),
     "race": _multiple_choice(
         PASSAGE_OPTIONS,
-        "Read the passage and answer the question about it with the letter of the right option: A, B, C or D.",
+        "Read the passage and answer the question about it with the letter of the right option, A to D.",
     ),
     "social_i_qa": _multiple_choice(
         PASSAGE_OPTIONS,
-        "Answer the question about the people in this situation with the letter of the best option: A, B or C.",
+        "Answer the question about the people in this situation with the letter of the best option, A to C.",
     ),
     "arc_easy": _multiple_choice(
         QUESTION_OPTIONS,
@@ -133,32 +134,42 @@ def plain_instruction(kind: Kind, labels: tuple[str, ...]) -> str:
     return "Answer the question with the letter of the right option." if kind == "multiple-choice" else ""
 
 
-def check_body(body: str, known: frozenset[str], where: str) -> None:
-    """Refuse a template body that could not be filled in.
+def check_template(template: Template, offered: frozenset[str], *, where: str) -> None:
+    """Refuse a template that could not be filled in.
 
     Args:
-        body: the format string.
-        known: names that every example offers, ``input`` and ``options`` among them.
-        where: what to call the body in an error.
+        template: as the user wrote it.
+        offered: names that every example offers to the body, ``input`` and ``options`` among them.
+        where: what to call the template's place in an error.
 
     Raises:
         ValueError: for broken braces, an unknown name, a missing cue, or blanks after the cue.
     """
-    try:
-        names = {name for _, name, _, _ in Formatter().parse(body) if name is not None}
-    except ValueError as error:
-        raise ValueError(f"{where}: the template {body!r} is no format string: {error}") from None
-    if unknown := sorted(names - known):
-        raise ValueError(
-            f"{where}: the template names {{{unknown[0]}}}, which some examples lack; "
-            f"they offer {', '.join(sorted(known))}"
-        )
+    names = _names(template.body, offered, f'{where}: "template"')
+    _names(template.definition, frozenset({"instruction"}), f'{where}: "definition"')
+    _names(template.option, frozenset({"letter", "text"}), f'{where}: "option"')
     if not names:
-        raise ValueError(f"{where}: the template {body!r} shows nothing of the example; put {{input}} in it")
-    if body != body.rstrip() or body.endswith("}"):
         raise ValueError(
-            f"{where}: the template {body!r} must end in its answer cue, without a blank after it"
+            f'{where}: "template" {template.body!r} shows nothing of the example; put {{input}} in it'
         )
+    if template.body != template.body.rstrip() or template.body.endswith("}"):
+        raise ValueError(
+            f'{where}: "template" {template.body!r} must end in its answer cue, without a blank after it'
+        )
+    if "options" in offered and "options" not in names:
+        raise ValueError(
+            f'{where}: "template" {template.body!r} does not show the options; put {{options}} in it'
+        )
+
+
+def _names(text: str, offered: frozenset[str], where: str) -> set[str]:
+    try:
+        names = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"{where} {text!r} is no format string: {error}") from None
+    if unknown := sorted(names - offered):
+        raise ValueError(f"{where} names {{{unknown[0]}}}; known are {', '.join(sorted(offered))}")
+    return names
 
 
 def letters(example: Example) -> tuple[str, ...]:

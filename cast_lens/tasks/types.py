@@ -5,6 +5,7 @@ Everything here is plain text and immutable; no model is needed to build or insp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +13,11 @@ from typing import Literal
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Kind = Literal["classification", "multiple-choice", "free"]
+
+
+def is_language(text: str) -> bool:
+    """Whether a text looks like a language code: two or three letters, perhaps with a script or region."""
+    return re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class Example:
         id: unique within the task; parallel tasks in other languages use the same id for the same item.
         input: the bare text that is asked about.
         answer: the gold answer as text. For multiple choice this is the text of the right option.
-        choices: the options of a multiple-choice item, in the order in which they are lettered; empty otherwise.
+        choices: the options of a multiple-choice item, in the order of their letters; empty otherwise.
         fields: named parts of the input (``premise``, ``question``, ...) for templates that show them apart.
         language: ISO 639-1 code of the text.
     """
@@ -42,9 +48,9 @@ class Prompt:
     Pure text: the engine tokenises it, optionally through the model's chat template.
 
     Attributes:
-        demonstrations: pairs (text that ends in the answer cue, answer), in order; empty for a zero-shot prompt.
+        demonstrations: pairs (text that ends in the answer cue, answer), in order; empty for zero-shot.
         query: the text that ends in the answer cue.
-        gold: the answer that counts as right, as the model should write it (a letter for multiple choice).
+        gold: the right answer as the model should write it (a letter for multiple choice).
         choices: the admissible answers; empty for free answers.
         task: name of the task that the query comes from.
         sample_id: id of the query's example.
@@ -98,7 +104,7 @@ class Task:
         train, validation, test: examples; no two splits share an id or an input.
         language: ISO 639-1 code.
         origin: where the examples come from (``shipped``, a folder, a hub data set with its revision).
-        dropped: examples left out on loading because a later split (test, then validation) asks the same input.
+        dropped: examples left out on loading because a later split asks the same input.
     """
 
     name: str
