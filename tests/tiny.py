@@ -10,17 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformer_lens import HookedTransformer
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cast_lens.models import load_model
 
@@ -31,33 +24,127 @@ TEXT = (
     "The capital of France is Paris. The opposite of hot is cold. yes no true false one two three four five"
 )
 
-_SHAPE: dict[str, Any] = dict(
-    vocab_size=VOCAB,
-    hidden_size=64,
-    intermediate_size=80,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    max_position_embeddings=512,
-)
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+_GROUPED = {**_SHAPE, "num_key_value_heads": 2}
+_GPT = {"vocab_size": VOCAB, "n_embd": 64, "n_inner": 256, "n_layer": 4, "n_head": 4, "n_positions": 512}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+_LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}
+# Eight tokens: short prompts reach beyond the window, so a lost window changes their logits.
+_WINDOW = 8
 
-
-def _llama() -> PretrainedConfig:
-    return LlamaConfig(**_SHAPE, num_key_value_heads=2, head_dim=24, tie_word_embeddings=False)
-
-
-def _llama_tied() -> PretrainedConfig:
-    return LlamaConfig(**_SHAPE, num_key_value_heads=4, tie_word_embeddings=True)
-
-
-def _neox() -> PretrainedConfig:
-    return GPTNeoXConfig(**_SHAPE)
-
-
-def _gpt2() -> PretrainedConfig:
-    return GPT2Config(vocab_size=VOCAB, n_embd=64, n_inner=80, n_layer=4, n_head=4, n_positions=512)
-
-
-_CONFIGS = {"llama": _llama, "llama-tied": _llama_tied, "neox": _neox, "gpt2": _gpt2}
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {**_GROUPED, "head_dim": 24}),
+    "llama-tied": ("LlamaConfig", {**_SHAPE, "tie_word_embeddings": True}),
+    "llama-biased": ("LlamaConfig", {**_GROUPED, "attention_bias": True}),
+    "llama3": ("LlamaConfig", {**_GROUPED, "rope_parameters": _LLAMA3}),
+    "llama-yarn": ("LlamaConfig", {**_GROUPED, "rope_parameters": _YARN}),
+    "llama-linear": ("LlamaConfig", {**_GROUPED, "rope_parameters": _LINEAR}),
+    "mistral": ("MistralConfig", {**_GROUPED, "head_dim": 24, "sliding_window": _WINDOW}),
+    "mixtral": (
+        "MixtralConfig",
+        {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    ),
+    "qwen2": ("Qwen2Config", {**_GROUPED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "qwen2-window": (
+        "Qwen2Config",
+        {**_GROUPED, "use_sliding_window": True, "sliding_window": _WINDOW, "max_window_layers": 2},
+    ),
+    "qwen3": ("Qwen3Config", {**_GROUPED, "head_dim": 24}),
+    "gemma": ("GemmaConfig", {**_GROUPED, "head_dim": 24}),
+    "gemma2": (
+        "Gemma2Config",
+        {
+            **_GROUPED,
+            "head_dim": 24,
+            "query_pre_attn_scalar": 10,
+            "sliding_window": _WINDOW,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            **_GROUPED,
+            "head_dim": 24,
+            "query_pre_attn_scalar": 10,
+            "sliding_window": _WINDOW,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+            },
+        },
+    ),
+    "gpt2": ("GPT2Config", _GPT),
+    "gptj": ("GPTJConfig", {**_GPT, "rotary_dim": 8}),
+    "gpt-neo": (
+        "GPTNeoConfig",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "num_layers": 4,
+            "num_heads": 4,
+            "window_size": _WINDOW,
+            "attention_types": [[["global", "local"], 2]],
+            "max_position_embeddings": 512,
+        },
+    ),
+    "neox": ("GPTNeoXConfig", _SHAPE),
+    "neox-sequential": ("GPTNeoXConfig", {**_SHAPE, "use_parallel_residual": False}),
+    "phi": ("PhiConfig", _SHAPE),
+    "phi3": (
+        "Phi3Config",
+        {
+            **_GROUPED,
+            "sliding_window": _WINDOW,
+            "pad_token_id": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "olmo": ("OlmoConfig", {**_SHAPE, "clip_qkv": 1.5}),
+    "olmo2": ("Olmo2Config", _GROUPED),
+    "olmo3": ("Olmo3Config", {**_GROUPED, "sliding_window": _WINDOW}),
+    "gpt-oss": (
+        "GptOssConfig",
+        {
+            **_GROUPED,
+            "head_dim": 24,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": _WINDOW,
+        },
+    ),
+    "olmoe": ("OlmoeConfig", {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
+    "apertus": ("ApertusConfig", {**_GROUPED, "rope_parameters": _LLAMA3}),
+    "opt": (
+        "OPTConfig",
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "ffn_dim": 80,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 512,
+        },
+    ),
+    "bloom": ("BloomConfig", {"vocab_size": VOCAB, "hidden_size": 64, "n_layer": 4, "n_head": 4}),
+}
 ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
 
 
@@ -92,26 +179,26 @@ def tiny_hf_model(
     architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **config_overrides: Any
 ) -> PreTrainedModel:
     """A tiny Hugging Face model with random weights, norms and biases included."""
-    config = _CONFIGS[architecture]()
-    for key, value in config_overrides.items():
-        setattr(config, key, value)
+    kind, settings = _CONFIGS[architecture]
+    config = getattr(transformers, kind)(**{**settings, **config_overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         for name, parameter in model.named_parameters():
-            parameter.data = _random_like(name, parameter)
+            parameter.data = _random_like(name, parameter, tied=config.tie_word_embeddings)
     model.tie_weights()
     return model.to(dtype).eval()
 
 
-def _random_like(name: str, parameter: torch.Tensor) -> torch.Tensor:
+def _random_like(name: str, parameter: torch.Tensor, *, tied: bool) -> torch.Tensor:
     noise = torch.randn(parameter.shape)
-    if parameter.ndim == 1:
+    if parameter.ndim < 2:
         return parameter.detach() + 0.3 * noise
-    if "embed" in name or "wte" in name:
-        return noise
+    if any(part in name for part in ("embed_tokens", "embed_in", "wte", "word_embeddings.")):
+        # A tied embedding reads as well as writes: at unit scale every model would only repeat its last token.
+        return 0.15 * noise if tied else noise
     # Keeps products near unit variance whichever axis is summed, so that depth neither kills nor blows up a residual.
-    return noise * 1.5 / min(parameter.shape) ** 0.5
+    return noise * 1.5 / min(parameter.shape[-2:]) ** 0.5
 
 
 def tiny_model(

@@ -1,104 +1,85 @@
-"""The decoder architectures that load, and what each means in TransformerLens' terms."""
+"""The decoder architectures that load, in or out of TransformerLens' table of names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
-from transformer_lens.pretrained import weight_conversions as weights
-from transformers import PretrainedConfig, PreTrainedModel
+from transformer_lens.pretrained import weight_conversions as tl
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from . import facts
+from .rope import Facts
+from .weights import Converter, bloom_weights, with_attention_biases
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One Hugging Face architecture: how its config reads and how its weights convert."""
+    """One Hugging Face class of decoders.
+
+    Attributes:
+        name: the class, as ``architectures`` in a ``config.json`` has it.
+        known_for: models that it is known for.
+        facts: from its config to fields of a ``HookedTransformerConfig``.
+        weights: from its weights to a state dict of ``HookedTransformer``.
+    """
 
     name: str
-    facts: Callable[[PretrainedConfig], dict[str, Any]]
-    weights: Callable[[PreTrainedModel, HookedTransformerConfig], dict[str, Tensor]]
+    known_for: str
+    facts: Callable[[PretrainedConfig], Facts]
+    weights: Converter
 
 
-def _llama(cfg: PretrainedConfig) -> dict[str, Any]:
-    heads = cfg.num_attention_heads
-    kv = cfg.num_key_value_heads
-    return dict(
-        d_model=cfg.hidden_size,
-        d_head=cfg.head_dim,
-        n_heads=heads,
-        n_key_value_heads=kv if kv != heads else None,
-        d_mlp=cfg.intermediate_size,
-        n_layers=cfg.num_hidden_layers,
-        n_ctx=cfg.max_position_embeddings,
-        eps=cfg.rms_norm_eps,
-        d_vocab=cfg.vocab_size,
-        act_fn=cfg.hidden_act,
-        normalization_type="RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=cfg.head_dim,
-        rotary_base=cfg.rope_parameters["rope_theta"],
-        final_rms=True,
-        gated_mlp=True,
-    )
-
-
-def _neox(cfg: PretrainedConfig) -> dict[str, Any]:
-    head = cfg.hidden_size // cfg.num_attention_heads
-    return dict(
-        d_model=cfg.hidden_size,
-        d_head=head,
-        n_heads=cfg.num_attention_heads,
-        d_mlp=cfg.intermediate_size,
-        n_layers=cfg.num_hidden_layers,
-        n_ctx=cfg.max_position_embeddings,
-        eps=cfg.layer_norm_eps,
-        d_vocab=cfg.vocab_size,
-        act_fn=cfg.hidden_act,
-        normalization_type="LN",
-        positional_embedding_type="rotary",
-        rotary_dim=round(cfg.rope_parameters["partial_rotary_factor"] * head),
-        rotary_base=cfg.rope_parameters["rope_theta"],
-        parallel_attn_mlp=cfg.use_parallel_residual,
-    )
-
-
-def _gpt2(cfg: PretrainedConfig) -> dict[str, Any]:
-    return dict(
-        d_model=cfg.n_embd,
-        d_head=cfg.n_embd // cfg.n_head,
-        n_heads=cfg.n_head,
-        d_mlp=cfg.n_inner or 4 * cfg.n_embd,
-        n_layers=cfg.n_layer,
-        n_ctx=cfg.n_positions,
-        eps=cfg.layer_norm_epsilon,
-        d_vocab=cfg.vocab_size,
-        act_fn=cfg.activation_function,
-        normalization_type="LN",
-    )
-
-
-ARCHITECTURES = {
-    entry.name: entry
-    for entry in (
-        Architecture("LlamaForCausalLM", _llama, weights.convert_llama_weights),
-        Architecture("GPTNeoXForCausalLM", _neox, weights.convert_neox_weights),
-        Architecture("GPT2LMHeadModel", _gpt2, weights.convert_gpt2_weights),
-    )
-}
+_biased = with_attention_biases
+_ENTRIES = (
+    Architecture("ApertusForCausalLM", "Apertus", facts.apertus, _biased(tl.convert_apertus_weights)),
+    Architecture("BloomForCausalLM", "BLOOM", facts.bloom, bloom_weights),
+    Architecture("GPT2LMHeadModel", "GPT-2", facts.gpt2, tl.convert_gpt2_weights),
+    Architecture("GPTJForCausalLM", "GPT-J", facts.gptj, tl.convert_gptj_weights),
+    Architecture("GPTNeoForCausalLM", "GPT-Neo, TinyStories", facts.gpt_neo, tl.convert_neo_weights),
+    Architecture("GPTNeoXForCausalLM", "Pythia, GPT-NeoX", facts.neox, tl.convert_neox_weights),
+    Architecture("Gemma2ForCausalLM", "Gemma 2", facts.gemma2, _biased(tl.convert_gemma_weights)),
+    Architecture("Gemma3ForCausalLM", "Gemma 3, text", facts.gemma3, _biased(tl.convert_gemma_weights)),
+    Architecture("GemmaForCausalLM", "Gemma", facts.gemma, _biased(tl.convert_gemma_weights)),
+    Architecture("GptOssForCausalLM", "gpt-oss, dequantised", facts.gpt_oss, tl.convert_gpt_oss_weights),
+    Architecture("LlamaForCausalLM", "Llama, SmolLM, Yi", facts.llama, _biased(tl.convert_llama_weights)),
+    Architecture("MistralForCausalLM", "Mistral", facts.grouped, tl.convert_mistral_weights),
+    Architecture(
+        "MixtralForCausalLM", "Mixtral", facts.mixture("num_local_experts"), tl.convert_mixtral_weights
+    ),
+    Architecture("OPTForCausalLM", "OPT", facts.opt, tl.convert_opt_weights),
+    # TransformerLens' own OLMo 2 converter knows no grouped keys; its OLMo 3 converter reads the same weights.
+    Architecture("Olmo2ForCausalLM", "OLMo 2", facts.grouped, _biased(tl.convert_olmo3_weights)),
+    Architecture("Olmo3ForCausalLM", "OLMo 3", facts.grouped, _biased(tl.convert_olmo3_weights)),
+    Architecture("OlmoForCausalLM", "OLMo", facts.olmo, _biased(tl.convert_olmo_weights)),
+    Architecture(
+        "OlmoeForCausalLM", "OLMoE", facts.mixture("num_experts"), _biased(tl.convert_olmoe_weights)
+    ),
+    Architecture("Phi3ForCausalLM", "Phi-3, Phi-4", facts.phi3, tl.convert_phi3_weights),
+    Architecture("PhiForCausalLM", "Phi-1, 1.5, 2", facts.phi, tl.convert_phi_weights),
+    Architecture("Qwen2ForCausalLM", "Qwen 1.5, 2, 2.5", facts.grouped, tl.convert_qwen2_weights),
+    Architecture("Qwen3ForCausalLM", "Qwen 3", facts.qwen3, _biased(tl.convert_qwen3_weights)),
+)
+ARCHITECTURES = {entry.name: entry for entry in _ENTRIES}
 
 
 def architecture_of(hf_config: PretrainedConfig) -> Architecture:
     """The entry for a config.
 
     Raises:
-        ValueError: when the architecture is not one of ``ARCHITECTURES``.
+        ValueError: when the architecture is not one of ``ARCHITECTURES``; the message lists them.
     """
-    name = (hf_config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type, "")])[0]
+    by_type = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type)
+    name = (
+        getattr(hf_config, "architectures", None) or [by_type or f"of model type {hf_config.model_type!r}"]
+    )[0]
+    if getattr(hf_config, "is_encoder_decoder", False):
+        raise ValueError(f"architecture {name} is an encoder-decoder; {_supported()}")
     if name not in ARCHITECTURES:
-        raise ValueError(
-            f"architecture {name!r} is not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
-        )
+        raise ValueError(f"architecture {name} is not supported; {_supported()}")
     return ARCHITECTURES[name]
+
+
+def _supported() -> str:
+    return f"decoders that load are {', '.join(ARCHITECTURES)}"

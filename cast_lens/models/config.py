@@ -15,10 +15,15 @@ def config_from_huggingface(hf_config: PretrainedConfig) -> HookedTransformerCon
         ValueError: when the architecture is unknown, or the config asks for something that TransformerLens cannot
             represent (the message names it).
     """
-    facts = architecture_of(hf_config).facts(hf_config)
+    architecture = architecture_of(hf_config)
+    if getattr(hf_config, "quantization_config", None):
+        raise ValueError(
+            "the weights are quantised, which TransformerLens cannot run; load the unquantised checkpoint, "
+            "a GGUF file (it is dequantised), or a Hugging Face model after its dequantize()"
+        )
     return HookedTransformerConfig(
-        **facts,
-        original_architecture=architecture_of(hf_config).name,
+        **architecture.facts(hf_config),
+        original_architecture=architecture.name,
         init_weights=False,
         device="cpu",
         default_prepend_bos=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel
 
@@ -12,28 +13,47 @@ from .config import config_from_huggingface
 
 
 @torch.no_grad()
-def convert(hf_model: PreTrainedModel, *, name: str, device: torch.device | str) -> HookedTransformer:
+def convert(
+    hf_model: PreTrainedModel, *, name: str, dtype: torch.dtype, device: torch.device, copy: bool
+) -> HookedTransformer:
     """The same model as a ``HookedTransformer``, in ``eval()`` mode.
 
-    The weights are views of the Hugging Face weights where TransformerLens keeps the same numbers, so converting
-    costs little memory and its products need no copy per call.
+    Where TransformerLens keeps the numbers of Hugging Face in another order, its weights are views of theirs: that
+    costs no memory, and its products (which put the order back) no copy per call.
+
+    Args:
+        hf_model: source of the weights.
+        name: recorded as ``cfg.model_name``.
+        dtype: of the result.
+        device: of the result.
+        copy: own every weight, so that a later change of ``hf_model`` does not reach the result.
 
     Raises:
-        ValueError: when the architecture or something in its config cannot be represented, or weights are missing.
+        ValueError: when the architecture or its config cannot be represented, or a weight is missing.
     """
     cfg = config_from_huggingface(hf_model.config)
     cfg.model_name, cfg.dtype, cfg.device = name, hf_model.dtype, str(hf_model.device)
     state = architecture_of(hf_model.config).weights(hf_model, cfg)
+    cfg.dtype, cfg.device = dtype, str(device)
     model = unfilled_model(cfg)
-    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    buffers = {key for key, _ in model.named_buffers()}
-    absent = sorted(key for key in set(missing) - buffers if not key.rsplit(".", 1)[-1].startswith("b_"))
-    if absent or unexpected:
+    _fill(model, {key: weight.detach().to(device, dtype, copy=copy) for key, weight in state.items()})
+    return model.to(device, print_details=False).eval()
+
+
+def _fill(model: HookedTransformer, state: dict[str, Tensor]) -> None:
+    known = set(model.state_dict())
+    # Some converters spell out zero biases that the model has no place for.
+    stray = [key for key in state.keys() - known if state[key].any()]
+    missing, _ = model.load_state_dict(
+        {key: weight for key, weight in state.items() if key in known}, strict=False, assign=True
+    )
+    # Biases that an architecture does not have stay at the zeros they were made with.
+    parameters = {
+        key for key, _ in model.named_parameters() if not key.rsplit(".", 1)[-1].lstrip("_").startswith("b_")
+    }
+    absent = sorted(parameters.intersection(missing))
+    if absent or stray:
         raise ValueError(
-            f"the weights of {name!r} do not fit its architecture: missing {absent[:4]}, unexpected {unexpected[:4]}"
+            f"the weights of {model.cfg.model_name!r} do not fit {model.cfg.original_architecture}: "
+            f"missing {absent[:4]}, without a place {stray[:4]}; is its config.json the one it was trained with?"
         )
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    cfg.device = str(device)
-    model.to(device, print_details=False)
-    return model.eval()

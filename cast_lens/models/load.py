@@ -32,7 +32,7 @@ def load_model(
         wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, revision=revision or "main")
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
-    model = convert(hf_model, name=label, device=device)
+    model = convert(hf_model, name=label, dtype=dtype, device=torch.device(device), copy=True)
     if tokenizer is not None:
         attach_tokenizer(model, tokenizer)
     return model
