@@ -1,12 +1,14 @@
 """What is done to a residual: frozen, pure callables, the same for the engine, for hooks and for placebos.
 
-An ``Intervention`` says *where* (layer, position) and *what* (operator, direction, strength). It never changes its
-argument in place and returns the argument's dtype and device. Layer ``l`` means ``blocks.{l}.hook_resid_post``.
+An ``Intervention`` says *where* (layer, position) and *what* (operator, direction, strength). It never
+changes its argument in place and returns the argument's dtype and device. Layer ``l`` means
+``blocks.{l}.hook_resid_post``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import Literal
 
 import torch
@@ -37,13 +39,15 @@ class Intervention:
         layer: block index, 0-based.
         strength: finite factor.
         operator: see above.
-        position: ``last`` (the last prompt token and every decoded token), ``prompt_last`` (the last prompt token
-            only), ``all`` (every token).
+        position: ``last`` (the last prompt token and every decoded token), ``prompt_last`` (the last prompt
+            token only), ``all`` (every token).
         name: label in frames and figures.
+        fingerprint: of the model that the direction was taken from, so that another one can refuse it; empty
+            when it is not known.
 
     Raises:
-        ValueError: on a direction that is not one finite vector, a negative layer, a non-finite strength, an
-            unknown operator or position, or a zero direction to ablate.
+        ValueError: on a direction that is not one finite floating-point vector, a negative layer, a
+            non-finite strength, an unknown operator or position, or a zero direction to ablate.
     """
 
     direction: Float[Tensor, " d_model"]
@@ -52,15 +56,17 @@ class Intervention:
     operator: Operator = "add"
     position: Position = "last"
     name: str = ""
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.direction.ndim != 1 or not bool(torch.isfinite(self.direction).all()):
-            raise ValueError(
-                f"direction must be one finite vector [d_model], got shape {tuple(self.direction.shape)}"
-                + ("" if self.direction.ndim != 1 else " with NaN or infinite entries; check the run that made it")
-            )
+        self._check_direction()
+        # A layer or strength read from a frame or an array comes as a NumPy scalar.
+        object.__setattr__(self, "layer", index(self.layer))
+        object.__setattr__(self, "strength", float(self.strength))
         if self.layer < 0:
-            raise ValueError(f"layer={self.layer} is negative; layers count from 0, the output of the first block")
+            raise ValueError(
+                f"layer={self.layer} is negative; layers count from 0, the output of the first block"
+            )
         if not -float("inf") < self.strength < float("inf"):
             raise ValueError(f"strength={self.strength} must be a finite number")
         if self.operator not in OPERATORS:
@@ -70,18 +76,42 @@ class Intervention:
         if self.operator == "ablate" and not bool(self.direction.any()):
             raise ValueError("a zero direction cannot be ablated: it has no direction to project out")
 
+    def _check_direction(self) -> None:
+        shape = tuple(self.direction.shape)
+        if self.direction.ndim != 1 or not self.direction.is_floating_point():
+            raise ValueError(
+                "direction must be one floating-point vector [d_model], "
+                f"got {self.direction.dtype} of shape {shape}"
+            )
+        if not bool(torch.isfinite(self.direction).all()):
+            raise ValueError(
+                f"direction of shape {shape} has NaN or infinite entries; "
+                "check the run that made it (half precision?)"
+            )
+
     def __call__(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """The edited residual, a new tensor; positions are chosen by the caller."""
+        """The edited residual, a new tensor; positions are chosen by the caller.
+
+        Norms and dot products are taken in float32 at least, whatever the residual's dtype.
+        """
         if self.strength == 0:
             return residual.clone()
-        direction = self.direction.to(device=residual.device, dtype=residual.dtype)
+        exact = torch.promote_types(residual.dtype, torch.float32)
+        direction = self.direction.to(device=residual.device, dtype=exact)
         if self.operator == "add":
-            return residual + self.strength * direction
+            return residual + (self.strength * direction).to(residual.dtype)
+        return self._edited(residual.to(exact), direction).to(residual.dtype)
+
+    def _edited(
+        self, residual: Float[Tensor, "*rows d_model"], direction: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, "*rows d_model"]:
         if self.operator == "norm_preserving_add":
             moved = residual + self.strength * direction
-            norm = moved.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
-            return moved * (residual.norm(dim=-1, keepdim=True) / norm)
+            length = moved.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
+            return moved / length * residual.norm(dim=-1, keepdim=True)
         if self.operator == "ablate":
-            unit = direction / direction.norm()
+            # Scaled first: the squares of a direction as small as 1e-25 are zero in float32.
+            unit = direction / direction.abs().max()
+            unit = unit / unit.norm()
             return residual - self.strength * (residual @ unit).unsqueeze(-1) * unit
         return (1 - self.strength) * residual + self.strength * direction

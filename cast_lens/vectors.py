@@ -1,10 +1,8 @@
-"""The values that everything else passes on: difference vectors, steering vectors, and where they came from."""
+"""The values that everything else passes on: difference vectors, steering vectors, and their origin."""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .files import atomic_write, load_tensors, save_tensors
 from .interventions import Intervention, Operator, Position
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "cast_lens/1"
+__all__ = ["DifferenceVectors", "Provenance", "SteeringVector", "atomic_write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class SteeringVector:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        _check_stack("directions", self.directions[None], self.layers)
+        _check_stack("directions", self.directions, self.layers, "[layer, d_model]")
 
     def at(self, layer: int) -> Float[Tensor, " d_model"]:
         """The direction at one layer.
@@ -80,7 +79,16 @@ class SteeringVector:
         self, layer: int, *, strength: float = 1.0, operator: Operator = "add", position: Position = "last"
     ) -> Intervention:
         """This vector at one layer as an edit of the residual stream."""
-        return Intervention(self.at(layer), layer, strength, operator, position, name=self.provenance.task)
+        about = self.provenance
+        return Intervention(
+            self.at(layer),
+            layer,
+            strength,
+            operator,
+            position,
+            name=about.task,
+            fingerprint=about.fingerprint,
+        )
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
         return _combine(self, other, 1.0, "+")
@@ -99,7 +107,8 @@ class SteeringVector:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file, provenance inside; whole or not at all."""
-        return _save(Path(path), {"directions": self.directions}, "SteeringVector", self.layers, self.provenance)
+        about = _about(self.provenance, self.layers)
+        return save_tensors(Path(path), {"directions": self.directions}, kind="SteeringVector", about=about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SteeringVector:
@@ -108,18 +117,20 @@ class SteeringVector:
         Raises:
             ValueError: when the file is no saved steering vector.
         """
-        tensors, layers, provenance, _ = _load(Path(path), "SteeringVector")
-        return cls(tensors["directions"], layers, provenance)
+        tensors, about = load_tensors(Path(path), kind="SteeringVector")
+        return cls(tensors["directions"], *_origin(about))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DifferenceVectors:
     """Few-shot minus zero-shot residual of each sample, with both sides kept.
 
-    The difference at the last prompt token is what arXiv 2507.13236 (section 4.3) averages into a steering vector.
+    The difference at the last prompt token is what arXiv 2507.13236 (section 4.3) averages into a steering
+    vector.
 
     Attributes:
-        few_shot: [sample, layer, d_model], float32 on the CPU: residual at the last token of the few-shot prompt.
+        few_shot: [sample, layer, d_model], float32 on the CPU: residual at the last token of the few-shot
+            prompt.
         zero_shot: the same for the zero-shot prompt of the same query.
         layers: block index of each entry of the layer axis, increasing.
         sample_ids: the example behind each row.
@@ -133,8 +144,8 @@ class DifferenceVectors:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        _check_stack("few_shot", self.few_shot, self.layers)
-        _check_stack("zero_shot", self.zero_shot, self.layers)
+        _check_stack("few_shot", self.few_shot, self.layers, "[sample, layer, d_model]")
+        _check_stack("zero_shot", self.zero_shot, self.layers, "[sample, layer, d_model]")
         if self.few_shot.shape != self.zero_shot.shape or len(self.sample_ids) != self.few_shot.shape[0]:
             raise ValueError(
                 f"few_shot {tuple(self.few_shot.shape)}, zero_shot {tuple(self.zero_shot.shape)} and "
@@ -167,7 +178,9 @@ class DifferenceVectors:
         """
         chosen = list(range(len(self))) if indices is None else [int(index) for index in indices]
         if not chosen or min(chosen) < 0 or max(chosen) >= len(self):
-            raise ValueError(f"indices must be a non-empty choice from 0 ... {len(self) - 1}, got {chosen[:8]}")
+            raise ValueError(
+                f"indices must be a non-empty choice from 0 ... {len(self) - 1}, got {chosen[:8]}"
+            )
         mean = self.values[chosen].double().mean(dim=0).float()
         ids = tuple(self.sample_ids[index] for index in chosen)
         return SteeringVector(mean, self.layers, replace(self.provenance, sample_ids=ids, note=note))
@@ -191,9 +204,8 @@ class DifferenceVectors:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file, provenance inside; whole or not at all."""
         tensors = {"few_shot": self.few_shot, "zero_shot": self.zero_shot}
-        return _save(
-            Path(path), tensors, "DifferenceVectors", self.layers, self.provenance, sample_ids=self.sample_ids
-        )
+        about = {**_about(self.provenance, self.layers), "sample_ids": self.sample_ids}
+        return save_tensors(Path(path), tensors, kind="DifferenceVectors", about=about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DifferenceVectors:
@@ -202,30 +214,42 @@ class DifferenceVectors:
         Raises:
             ValueError: when the file holds no saved difference vectors.
         """
-        tensors, layers, provenance, extra = _load(Path(path), "DifferenceVectors")
-        return cls(tensors["few_shot"], tensors["zero_shot"], layers, tuple(extra["sample_ids"]), provenance)
+        tensors, about = load_tensors(Path(path), kind="DifferenceVectors")
+        layers, provenance = _origin(about)
+        return cls(tensors["few_shot"], tensors["zero_shot"], layers, tuple(about["sample_ids"]), provenance)
 
 
-def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...]) -> None:
-    if stack.ndim != 3 or stack.shape[1] != len(layers):
-        raise ValueError(f"{name} has shape {tuple(stack.shape)}, which does not fit {len(layers)} layers")
-    if list(layers) != sorted(set(layers)) or (layers and layers[0] < 0):
-        raise ValueError(f"layers must be increasing block indices from 0, got {layers}")
+def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...], axes: str) -> None:
+    if stack.ndim != axes.count(",") + 1 or stack.shape[-2] != len(layers):
+        raise ValueError(
+            f"{name} {axes} has shape {tuple(stack.shape)}, which does not fit {len(layers)} layers"
+        )
+    if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+        raise ValueError(f"layers must be one or more increasing block indices from 0, got {layers}")
+    if stack.dtype != torch.float32 or stack.device.type != "cpu":
+        raise ValueError(
+            f"{name} must be float32 on the CPU, got {stack.dtype} on {stack.device}; use .float().cpu()"
+        )
     if not bool(torch.isfinite(stack).all()):
-        raise ValueError(f"{name} holds NaN or infinite entries; the run that made it went wrong (half precision?)")
+        raise ValueError(
+            f"{name} holds NaN or infinite entries; the run that made it went wrong (half precision?)"
+        )
 
 
 def _row(layers: tuple[int, ...], layer: int, what: str) -> int:
     if layer not in layers:
-        raise ValueError(f"layer={layer} is not in this {what}; it holds layers {layers[0]} ... {layers[-1]}")
+        raise ValueError(
+            f"layer={layer} is not in this {what}; it holds layers {', '.join(map(str, layers))}"
+        )
     return layers.index(layer)
 
 
 def _combine(left: SteeringVector, right: SteeringVector, sign: float, symbol: str) -> SteeringVector:
     if left.layers != right.layers or left.directions.shape != right.directions.shape:
         raise ValueError(
-            f"vectors of {left.provenance.task!r} and {right.provenance.task!r} cover different layers or widths: "
-            f"{tuple(left.directions.shape)} at {left.layers} and {tuple(right.directions.shape)} at {right.layers}"
+            f"vectors of {left.provenance.task!r} and {right.provenance.task!r} cover different layers or "
+            f"widths: {tuple(left.directions.shape)} at {left.layers} and "
+            f"{tuple(right.directions.shape)} at {right.layers}"
         )
     if left.provenance.fingerprint != right.provenance.fingerprint:
         raise ValueError(
@@ -234,47 +258,17 @@ def _combine(left: SteeringVector, right: SteeringVector, sign: float, symbol: s
         )
     task = f"{left.provenance.task} {symbol} {right.provenance.task}"
     return SteeringVector(
-        left.directions + sign * right.directions, left.layers, replace(left.provenance, task=task, sample_ids=())
+        left.directions + sign * right.directions,
+        left.layers,
+        replace(left.provenance, task=task, sample_ids=()),
     )
 
 
-def atomic_write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: to a temporary name beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
+def _about(provenance: Provenance, layers: tuple[int, ...]) -> dict[str, Any]:
+    return {"layers": [int(layer) for layer in layers], "provenance": asdict(provenance)}
 
 
-def _save(
-    path: Path, tensors: dict[str, Tensor], kind: str, layers: tuple[int, ...], provenance: Provenance, **extra: Any
-) -> Path:
-    from safetensors.torch import save
-
-    about = {"kind": kind, "layers": layers, "provenance": asdict(provenance), **extra}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return atomic_write(path, save(contiguous, metadata={"format": FORMAT, "about": json.dumps(about)}))
-
-
-def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], tuple[int, ...], Provenance, dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give the path of a file written by {kind}.save")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); was it written whole?") from error
-    if about.get("kind") != kind:
-        raise ValueError(f"{path} holds {about.get('kind') or 'no cast_lens object'}, not a {kind}")
+def _origin(about: dict[str, Any]) -> tuple[tuple[int, ...], Provenance]:
     origin = about["provenance"]
     provenance = Provenance(**{**origin, "sample_ids": tuple(origin["sample_ids"])})
-    return tensors, tuple(about["layers"]), provenance, about
+    return tuple(about["layers"]), provenance
