@@ -10,7 +10,7 @@ What a folder may hold, with names in any mixture:
 A task that is not one of the known data sets says itself what it is: no choices anywhere make free answers,
 the same choices everywhere a classification, other choices multiple choice. A ``task.json`` in the task's
 folder (``<task>.task.json`` beside a single file) may set ``kind``, ``family``, ``instruction``, ``labels``,
-and the format strings ``template`` (the body), ``definition``, ``option`` of `cast_lens.tasks.types.Template`.
+and the format strings ``template`` (the body), ``definition``, ``option`` of a `Template`.
 """
 
 from __future__ import annotations

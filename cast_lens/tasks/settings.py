@@ -114,7 +114,7 @@ def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, 
 
 
 def wording(
-    name: str, kind: Kind, labels: tuple[str, ...], settings: Settings, *, root: Path
+    name: str, kind: Kind, labels: tuple[str, ...], settings: Settings, *, root: Path | None = None
 ) -> tuple[Template, str]:
     """Template and instruction of a task.
 
@@ -171,9 +171,9 @@ def _refuse(lines: Iterable[Line], bad: Callable[[Example], bool], message: str)
             raise ValueError(f"{line.where}: {message}")
 
 
-def _paper_instruction(root: Path, name: str) -> str | None:
-    path = root / _PAPER_INSTRUCTIONS
-    if not path.is_file():
+def _paper_instruction(root: Path | None, name: str) -> str | None:
+    path = root / _PAPER_INSTRUCTIONS if root is not None else None
+    if path is None or not path.is_file():
         return None
     try:
         entry = json.loads(path.read_text(encoding="utf-8")).get(name)

@@ -8,7 +8,7 @@ The rules, in this order:
   hash of seed and id, so that parallel files in several languages are cut at the same ids.
 - an input that stands in two splits stays in the later one (test before validation before train) and is
   dropped from the other; the task keeps the count. Case and white space make no difference between inputs.
-- an id that stands twice is an error (`cast_lens.tasks.jsonl.check_ids`).
+- an id that stands twice in a folder's files is an error (`cast_lens.tasks.jsonl.check_ids`).
 """
 
 from __future__ import annotations
@@ -112,5 +112,8 @@ def carve(train: Sequence[Example], *, seed: int) -> tuple[tuple[Example, ...], 
 
 
 def _without(examples: Iterable[Example], others: Iterable[Example]) -> tuple[Example, ...]:
-    taken = {input_key(example.input) for example in others}
-    return tuple(example for example in examples if input_key(example.input) not in taken)
+    others = tuple(others)
+    ids, inputs = {example.id for example in others}, {input_key(example.input) for example in others}
+    return tuple(
+        example for example in examples if example.id not in ids and input_key(example.input) not in inputs
+    )
