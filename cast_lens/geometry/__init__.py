@@ -1,0 +1,29 @@
+"""Geometry of difference vectors: pure functions from ``DifferenceVectors`` to tidy frames. No model runs
+here.
+
+- ``parallelism``: cosine between tasks' mean differences, with intervals, noise ceiling and nulls;
+- ``alignment``, ``alignment_samples``: cosine of each sample's difference to its own and to other tasks'
+  means;
+- ``cohesion``: how well the differences of one task agree, and how far they part few-shot from zero-shot;
+- ``matrix_entropy``, ``entropy_by_layer``: how many directions the activations fill;
+- ``project``, ``project_layers``: the activations in two dimensions, PCA or UMAP, in one joint basis;
+- ``cosine_matrix``: the square of cosines at one layer, optionally clustered, for heat maps.
+"""
+
+from .alignment import alignment, alignment_samples
+from .cohesion import cohesion
+from .entropy import entropy_by_layer, matrix_entropy
+from .parallelism import cosine_matrix, parallelism
+from .projection import project, project_layers
+
+__all__ = [
+    "alignment",
+    "alignment_samples",
+    "cohesion",
+    "cosine_matrix",
+    "entropy_by_layer",
+    "matrix_entropy",
+    "parallelism",
+    "project",
+    "project_layers",
+]

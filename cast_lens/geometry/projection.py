@@ -1,0 +1,149 @@
+"""The activations in two dimensions, zero-shot and few-shot prompts of all tasks in one joint basis.
+
+PCA is linear, so parallel differences look parallel in it, as far as its two axes reach (see the explained
+variance). UMAP shows neighbourhoods only: no direction or distance between clusters can be read off it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ..vectors import DifferenceVectors
+from .resampling import centred, check_comparable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Method = Literal["pca", "umap"]
+CONDITIONS = ("zero-shot", "few-shot")
+NEIGHBOURS = 15
+"""UMAP's own default (arXiv 1802.03426)."""
+
+
+def project(
+    differences: Sequence[DifferenceVectors], layer: int, *, method: Method = "pca", seed: int = 0
+) -> pd.DataFrame:
+    """Zero-shot and few-shot activations of all tasks at one layer, in a plane fitted on all of them.
+
+    Args:
+        differences: one a task, from one model at the same layers.
+        layer: block index.
+        method: ``pca`` (centred, each axis turned so that few-shot lies on its positive side on average) or
+            ``umap`` (15 neighbours, seeded, single-threaded, so that a seed gives one picture on one
+            machine).
+        seed: of UMAP; PCA needs none.
+
+    Returns:
+        ``task, sample_id, condition`` (``zero-shot`` or ``few-shot``), ``layer, x, y, explained_x,
+        explained_y``: the last two are the share of variance along each PCA axis, NaN for UMAP.
+
+    Raises:
+        ValueError: on different models or layers, duplicate names, fewer than two samples, an unknown
+            method, activations that do not vary, or too few activations for UMAP.
+    """
+    import pandas as pd
+
+    check_comparable(differences)
+    if method not in ("pca", "umap"):
+        raise ValueError(f"method={method!r} is unknown; choose pca or umap")
+    frame = pd.DataFrame(
+        [(one.task, sample, side) for one in differences for side in CONDITIONS for sample in one.sample_ids],
+        columns=["task", "sample_id", "condition"],
+    ).assign(layer=layer)
+    activations = _activations(differences, layer)
+    if not centred(activations).any():
+        raise ValueError(
+            f"the activations at layer {layer} are all the same, so they span no plane; check the capture"
+        )
+    if method == "umap":
+        points, explained = _umap(activations, seed), np.full(2, np.nan)
+    else:
+        points, explained = _pca(activations, frame["condition"].to_numpy() == "few-shot")
+    return frame.assign(x=points[:, 0], y=points[:, 1], explained_x=explained[0], explained_y=explained[1])
+
+
+def project_layers(
+    differences: Sequence[DifferenceVectors],
+    *,
+    layers: Sequence[int] | None = None,
+    method: Method = "pca",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """``project`` at several layers (all when None), one under the other; each layer has its own basis.
+
+    Raises:
+        ValueError: as ``project``, or when no layer is chosen.
+    """
+    import pandas as pd
+
+    check_comparable(differences)
+    chosen = differences[0].layers if layers is None else tuple(layers)
+    if not chosen:
+        raise ValueError("layers is empty; name at least one layer, or pass None for all")
+    frames = [project(differences, layer, method=method, seed=seed) for layer in chosen]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _activations(differences: Sequence[DifferenceVectors], layer: int) -> Float[np.ndarray, "total d_model"]:
+    for one in differences:
+        one.at(layer)  # names the layers that are there when this one is not
+    row = differences[0].layers.index(layer)
+    sides = [side[:, row].double().numpy() for one in differences for side in (one.zero_shot, one.few_shot)]
+    return np.concatenate(sides)
+
+
+def _pca(
+    activations: Float[np.ndarray, "total d_model"], few: np.ndarray
+) -> tuple[Float[np.ndarray, "total 2"], Float[np.ndarray, " 2"]]:
+    from scipy.linalg import eigh
+
+    values = centred(activations)
+    tall = values.shape[0] > values.shape[1]
+    gram = values.T @ values if tall else values @ values.T
+    last = len(gram) - 1
+    squares, vectors = eigh(gram, subset_by_index=[max(0, last - 1), last])
+    # Below this an eigenvalue is rounding, and its axis has no length to divide by.
+    squares = np.where(squares > 1e-14 * gram.trace(), squares, 0.0)[::-1]
+    axes = vectors[:, ::-1]
+    if not tall:
+        axes = values.T @ (axes / np.sqrt(np.where(squares > 0, squares, np.inf)))
+    points, explained = np.zeros((len(values), 2)), np.zeros(2)
+    points[:, : len(squares)] = values @ axes
+    points[:, : len(squares)] *= _signs(points[:, : len(squares)], axes, few)
+    explained[: len(squares)] = squares / gram.trace()
+    return points, explained
+
+
+def _signs(
+    points: Float[np.ndarray, "total axis"], axes: Float[np.ndarray, "d_model axis"], few: np.ndarray
+) -> Float[np.ndarray, " axis"]:
+    """+1 or -1 an axis: few-shot comes to lie on the positive side; without a shift the largest loading."""
+    shift = points[few].mean(axis=0) - points[~few].mean(axis=0)
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)[0]
+    # A shift this small against the axis' own spread is rounding, and its sign would differ between machines.
+    decided = np.abs(shift) > 1e-9 * np.abs(points).max(axis=0)
+    return np.where(np.where(decided, shift, largest) < 0, -1.0, 1.0)
+
+
+def _umap(activations: Float[np.ndarray, "total d_model"], seed: int) -> Float[np.ndarray, "total 2"]:
+    if len(activations) <= NEIGHBOURS:
+        raise ValueError(
+            f"method='umap' needs more than {NEIGHBOURS} activations (its number of neighbours), got "
+            f"{len(activations)} from all tasks and both prompts; capture more samples, or use method='pca'"
+        )
+    with warnings.catch_warnings():
+        # umap-learn warns on import about its optional parts and, once seeded, that it runs on one thread,
+        # which is what a seed is for; on tiny or clustered data its spectral start says that it falls back to
+        # a random one.
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        fitted = UMAP(n_components=2, n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(
+            activations
+        )
+    return np.asarray(fitted, dtype=np.float64)
