@@ -1,0 +1,70 @@
+"""Which prompts go together, so that beginnings are shared and memory stays within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from transformer_lens import HookedTransformer
+
+from .layout import MIN_SHARED, TokenPrompt
+
+# Memory above the model, in MB, that capture and scoring work within unless told otherwise.
+DEFAULT_BUDGET_MB = 128.0
+
+
+def row_bytes(model: HookedTransformer) -> int:
+    """Bytes that one row needs while a block runs: residual, norm, queries, keys, values, attention output."""
+    cfg = model.cfg
+    heads = cfg.n_heads * cfg.d_head
+    kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+    return (4 * cfg.d_model + 4 * heads + 6 * kv) * cfg.dtype.itemsize
+
+
+def cache_bytes(model: HookedTransformer) -> int:
+    """Bytes of one row's keys and values over all layers."""
+    cfg = model.cfg
+    kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
+    return 2 * cfg.n_layers * kv * cfg.dtype.itemsize
+
+
+def plan_batches(
+    prompts: Sequence[TokenPrompt],
+    *,
+    max_rows: int,
+    variants: int = 1,
+    whole: bool = False,
+    answers: bool = True,
+) -> Iterator[list[int]]:
+    """Indices of prompts that run together, each prompt once.
+
+    Prompts are sorted by their tokens, so that neighbours share beginnings; a batch ends where its rows (trunk, plus
+    tails times variants) would pass ``max_rows``. A single prompt above it runs alone.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: prompts[index].tokens)
+    batch: list[int] = []
+    rows = 0
+    for index in order:
+        shared = _shared(prompts[batch[-1]], prompts[index]) if batch and not whole else 0
+        tail = _tail_rows(prompts[index], whole=whole, answers=answers)
+        cost = (0 if whole else len(prompts[index].tokens) - 1) + tail * variants
+        if batch and rows + cost - shared > max_rows:
+            yield batch
+            batch, rows, shared = [], 0, 0
+        batch.append(index)
+        rows += cost - shared
+    if batch:
+        yield batch
+
+
+def _tail_rows(prompt: TokenPrompt, *, whole: bool, answers: bool) -> int:
+    chains = sum(len(answer) - 1 for answer in prompt.answers) if answers else 0
+    return chains + (len(prompt.tokens) if whole else 1)
+
+
+def _shared(left: TokenPrompt, right: TokenPrompt) -> int:
+    count = 0
+    for a, b in zip(left.tokens[:-1], right.tokens[:-1], strict=False):
+        if a != b:
+            break
+        count += 1
+    return count if count >= MIN_SHARED else 0

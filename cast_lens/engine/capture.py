@@ -1,0 +1,106 @@
+"""Residuals at the last prompt token, every layer, and nothing else: no logits, no other positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from . import reference
+from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
+from .forward import run_pass
+from .kernel import MLP_ROWS, kernel_for
+from .layout import TokenPrompt, build_batch
+from .progress import Progress, quiet
+from .support import unsupported
+from .tokens import PromptLike, tokenise
+
+
+def check_layers(model: HookedTransformer, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, all of them when None.
+
+    Raises:
+        ValueError: when a layer does not exist, or the choice is empty or unordered.
+    """
+    n_layers = int(model.cfg.n_layers)
+    chosen = tuple(range(n_layers)) if layers is None else tuple(int(layer) for layer in layers)
+    bad = [layer for layer in chosen if not 0 <= layer < n_layers]
+    if bad or not chosen or list(chosen) != sorted(set(chosen)):
+        raise ValueError(
+            f"layers={list(chosen)} must be increasing block indices from 0 to {n_layers - 1} "
+            "(layer l is the output of block l)"
+        )
+    return chosen
+
+
+def capture(
+    model: HookedTransformer,
+    prompts: Sequence[PromptLike],
+    *,
+    layers: Sequence[int] | None = None,
+    chat: bool = False,
+    memory_mb: float = DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> Float[Tensor, "sample layer d_model"]:
+    """Residual stream after each block (``hook_resid_post``) at the last prompt token.
+
+    Prompts that begin alike run that part once; batches stay within the memory budget.
+
+    Args:
+        model: any ``HookedTransformer``; architectures that the fast path does not know take the plain route.
+        prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects.
+        layers: block indices (all when None).
+        chat: use the model's chat template.
+        memory_mb: working memory above the model, in MB, without the result.
+        progress: wraps the batches, e.g. to draw a bar.
+
+    Returns:
+        float32 on the CPU.
+
+    Raises:
+        ValueError: see ``tokenise``; layers out of range.
+    """
+    chosen = check_layers(model, layers)
+    ready = tokenise(model, prompts, chat=chat)
+    result = torch.empty(len(ready), len(chosen), int(model.cfg.d_model))
+    if unsupported(model) is not None:
+        for index, prompt in enumerate(progress(ready, "capture (plain route)", len(ready))):
+            result[index] = reference.residuals(model, prompt.tokens)[list(chosen)]
+        return result
+    max_rows = rows_within(model, memory_mb)
+    with torch.inference_mode():
+        batches = list(plan_batches(ready, max_rows=max_rows, answers=False))
+        for batch in progress(batches, "capture", len(batches)):
+            result[batch] = _capture_batch(model, [ready[index] for index in batch], chosen)
+    return result
+
+
+def rows_within(model: HookedTransformer, memory_mb: float) -> int:
+    """Rows that a pass may hold within a memory budget (at least one).
+
+    Raises:
+        ValueError: when the budget is no positive number.
+    """
+    if not memory_mb > 0:
+        raise ValueError(f"memory_mb={memory_mb} must be a positive number of megabytes")
+    cfg = model.cfg
+    mlp = 3 * MLP_ROWS * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize
+    return max(1, int((memory_mb * 1e6 - mlp) / row_bytes(model)))
+
+
+def _capture_batch(
+    model: HookedTransformer, prompts: list[TokenPrompt], layers: tuple[int, ...]
+) -> Float[Tensor, "sample layer d_model"]:
+    batch = build_batch(prompts, answers=False, device=model.cfg.device or "cpu")
+    found = torch.empty(len(prompts), len(layers), int(model.cfg.d_model))
+    rows = {layer: row for row, layer in enumerate(layers)}
+
+    def observe(layer: int, tails: Tensor) -> None:
+        if layer in rows:
+            found[:, rows[layer]] = tails.float().cpu()
+
+    run_pass(kernel_for(model), batch, observe=observe, until=layers[-1])
+    return found

@@ -1,0 +1,223 @@
+"""Greedy answers under many interventions at once, from the same shared keys and values.
+
+After one pass over the prompts every (variant, prompt) row goes on alone, with its own few keys and the prompt's
+shared ones. Rows that have written a stop token leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ..interventions import Intervention
+from . import reference
+from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
+from .forward import Pass, run_pass
+from .kernel import Block, Kernel, kernel_for
+from .layout import Batch, TokenPrompt, build_batch
+from .progress import Progress, quiet
+from .scoring import UNEMBED_ROWS, check_interventions, plan_jobs
+from .support import unsupported
+from .tokens import PromptLike, tokenise
+
+Stop = Callable[[int], bool]
+
+
+def answer(
+    model: HookedTransformer,
+    prompts: Sequence[PromptLike],
+    interventions: Sequence[Intervention] = (),
+    *,
+    max_new_tokens: int = 8,
+    stop_at_newline: bool = True,
+    chat: bool = False,
+    memory_mb: float = 4 * DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> list[list[str]]:
+    """What the model writes greedily, unsteered and under each intervention.
+
+    Args:
+        model: any ``HookedTransformer``.
+        prompts: see ``tokenise``.
+        interventions: variants beside the unsteered model. Under ``last`` each decoded token is steered too.
+        max_new_tokens: longest answer, in tokens.
+        stop_at_newline: end an answer after the first token that contains a newline; the end-of-text token always
+            ends it.
+        chat: use the model's chat template.
+        memory_mb: working memory above the model, in MB.
+        progress: wraps the batches.
+
+    Returns:
+        texts [variant][sample]; variant 0 is unsteered.
+
+    Raises:
+        ValueError: see ``tokenise`` and ``check_interventions``; ``max_new_tokens`` below 1.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    check_interventions(model, interventions)
+    ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
+    stop = stop_rule(model, stop_at_newline=stop_at_newline)
+    written: list[list[tuple[int, ...]]] = [[()] * len(ready) for _ in range(len(interventions) + 1)]
+    if unsupported(model) is not None:
+        for index, prompt in enumerate(progress(ready, "answer (plain route)", len(ready))):
+            for variant, item in enumerate([None, *interventions]):
+                tokens = reference.answer(model, prompt, item, max_new_tokens=max_new_tokens, stop=stop)
+                written[variant][index] = tokens
+    else:
+        with torch.inference_mode():
+            extra = 3 * cache_bytes(model) + row_bytes(model)
+            jobs = list(
+                plan_jobs(model, ready, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra)
+            )
+            for members, chosen in progress(jobs, "answer", len(jobs)):
+                items = [interventions[index] for index in chosen]
+                rows = _decode(model, [ready[index] for index in members], items, max_new_tokens, stop)
+                for place, variant in enumerate([0, *(index + 1 for index in chosen)]):
+                    for column, index in enumerate(members):
+                        written[variant][index] = rows[place][column]
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    return [[str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in row] for row in written]
+
+
+def stop_rule(model: HookedTransformer, *, stop_at_newline: bool) -> Stop:
+    """Whether a token ends an answer: end of text, end of turn, or a token with a newline in it."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("decoding needs the model's tokenizer; load the model with load_model")
+    ends = {tokenizer.eos_token_id, *(getattr(tokenizer, "all_special_ids", None) or [])}
+    known: dict[int, bool] = {}
+
+    def stop(token: int) -> bool:
+        if token not in known:
+            known[token] = token in ends or (stop_at_newline and "\n" in tokenizer.decode([token]))
+        return known[token]
+
+    return stop
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows that still write: one for each live (variant, prompt)."""
+
+    variant: Int[Tensor, " row"]
+    prompt: Int[Tensor, " row"]
+    own: list[tuple[Tensor, Tensor]]
+    tokens: Int[Tensor, " row"]
+
+    def keep(self, alive: Tensor) -> None:
+        self.variant, self.prompt, self.tokens = self.variant[alive], self.prompt[alive], self.tokens[alive]
+        self.own = [(k[alive], v[alive]) for k, v in self.own]
+
+
+def _decode(
+    model: HookedTransformer,
+    prompts: list[TokenPrompt],
+    interventions: list[Intervention],
+    max_new_tokens: int,
+    stop: Stop,
+) -> list[list[tuple[int, ...]]]:
+    kernel = kernel_for(model)
+    whole = bool(interventions) and interventions[0].position == "all"
+    if whole and len({len(prompt.tokens) for prompt in prompts}) > 1:
+        parts = [_decode(model, [prompt], interventions, max_new_tokens, stop) for prompt in prompts]
+        return [[part[variant][0] for part in parts] for variant in range(len(interventions) + 1)]
+    batch = build_batch(prompts, whole=whole, answers=False, device=model.cfg.device or "cpu")
+    done = run_pass(kernel, batch, interventions, keep_cache=True)
+    written: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(len(interventions) + 1)]
+    rows = _first_rows(kernel, batch, done, whole)
+    lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=batch.tokens.device)
+    for step in range(max_new_tokens):
+        alive = []
+        for variant, prompt, token in zip(rows.variant.tolist(), rows.prompt.tolist(), rows.tokens.tolist()):
+            written[variant][prompt].append(token)
+            alive.append(not stop(token))
+        if step + 1 == max_new_tokens or not any(alive):
+            break
+        rows.keep(torch.tensor(alive, device=batch.tokens.device))
+        assert done.cache is not None
+        rows.tokens = _step(kernel, batch, done.cache.trunk, rows, interventions, lengths[rows.prompt] + step)
+    return [[tuple(tokens) for tokens in row] for row in written]
+
+
+def _first_rows(kernel: Kernel, batch: Batch, done: Pass, whole: bool) -> _Rows:
+    """The first token of each row, and the keys of its tail."""
+    assert done.cache is not None
+    n_variants, n_prompts = done.tails.shape[0], len(batch.tails)
+    lasts = [offset + tail.last for tail, offset in zip(batch.tails, batch.offsets, strict=False)]
+    device = batch.tokens.device
+    variants, prompts = torch.arange(n_variants, device=device), torch.arange(n_prompts, device=device)
+    place = torch.tensor(done.order, device=device).argsort()
+    length = len(batch.tails[0].tokens) if whole else 1
+    own = [
+        tuple(x[place].unflatten(1, (n_prompts, length)).flatten(0, 1) for x in layer) for layer in done.cache.tails
+    ]
+    done.cache.tails.clear()
+    return _Rows(
+        variant=variants.repeat_interleave(n_prompts),
+        prompt=prompts.repeat(n_variants),
+        own=[(k, v) for k, v in own],
+        tokens=_greedy(kernel, done.tails[:, lasts].flatten(0, 1)),
+    )
+
+
+def _greedy(kernel: Kernel, rows: Float[Tensor, "row d_model"]) -> Int[Tensor, " row"]:
+    return torch.cat([kernel.logits(chunk).argmax(dim=-1) for chunk in rows.split(UNEMBED_ROWS)])
+
+
+def _step(
+    kernel: Kernel,
+    batch: Batch,
+    trunk: list[tuple[Tensor, Tensor]],
+    rows: _Rows,
+    interventions: list[Intervention],
+    positions: Int[Tensor, " row"],
+) -> Int[Tensor, " row"]:
+    """Feed each row's last token and return the next ones."""
+    x = kernel.embed(rows.tokens, positions)
+    for layer, block in enumerate(kernel.blocks):
+        angles = kernel.rotary(block, positions, int(positions.max()) + 1)
+        q, k, v = block.qkv(x, angles)
+        keys, values = rows.own[layer]
+        keys, values = torch.cat((keys, k[:, None]), 1), torch.cat((values, v[:, None]), 1)
+        rows.own[layer] = (keys, values)
+        z = torch.empty(len(x), block.n_heads * block.d_head, dtype=x.dtype, device=x.device)
+        for prompt in rows.prompt.unique().tolist():
+            mine = (rows.prompt == prompt).nonzero().flatten()
+            path = batch.tails[prompt].path
+            shared = tuple(torch.cat([t[a:b] for a, b in path]) if path else t[:0] for t in trunk[layer])
+            z[mine] = _attend(block, q[mine], (keys[mine], values[mine]), shared)
+        block.finish(x, z)
+        for index, item in enumerate(interventions):
+            if item.layer == layer and item.position != "prompt_last":
+                mine = rows.variant == index + 1
+                x[mine] = item(x[mine])
+    return _greedy(kernel, x)
+
+
+def _attend(
+    block: Block,
+    q: Float[Tensor, "row head d_head"],
+    own: tuple[Float[Tensor, "row own kv_head d_head"], Float[Tensor, "row own kv_head d_head"]],
+    shared: tuple[Tensor, ...],
+) -> Float[Tensor, "row heads_d_head"]:
+    """Attention of one prompt's rows to the prompt's shared keys and to their own; all see everything before them."""
+    n, prefix, length = len(q), len(shared[0]), own[0].shape[1]
+    grouped = q.unflatten(1, (block.n_kv_heads, -1))
+    before = torch.einsum("rkgd,pkd->rkgp", grouped, shared[0])
+    inside = torch.einsum("rkgd,rokd->rkgo", grouped, own[0])
+    scores = torch.cat((before, inside), dim=-1) * block.scale
+    if block.soft_cap > 0:
+        scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
+    if block.window is not None and prefix + length > block.window:
+        scores[..., : prefix + length - block.window] = -torch.inf
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    z = torch.einsum("rkgp,pkd->rkgd", weights[..., :prefix], shared[1])
+    z = z + torch.einsum("rkgo,rokd->rkgd", weights[..., prefix:], own[1])
+    return z.reshape(n, -1)

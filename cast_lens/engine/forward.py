@@ -1,0 +1,157 @@
+"""The pass: every layer of the trunk and of all steered variants of the tails, together.
+
+Layer by layer, the rows that exist so far go through the block; then the variants that are steered at that layer
+branch off the unsteered tails. A variant costs nothing below its layer, and keys and values live for one layer only
+unless they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..interventions import Intervention
+from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
+from .kernel import Block, Kernel
+from .layout import Batch
+
+
+@dataclass(slots=True)
+class KeysValues:
+    """Keys and values by layer, for decoding: trunk [row, kv_head, d_head], tails [variant, column, kv_head, d_head]."""
+
+    trunk: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    tails: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """What a pass leaves.
+
+    Attributes:
+        tails: [variant, column, d_model], residual after the last block; variant 0 is unsteered, then the
+            interventions in the order given.
+        cache: keys and values, when asked for. Its variant axis is in ``order``.
+        order: variant index of each row of the cache's variant axis.
+    """
+
+    tails: Float[Tensor, "variant column d_model"]
+    cache: KeysValues | None
+    order: tuple[int, ...]
+
+
+def steered_columns(batch: Batch, position: str) -> Bool[Tensor, " column"]:
+    """Which tail rows an intervention at this position edits."""
+    mask = torch.zeros(batch.n_tail, dtype=torch.bool)
+    for tail, offset in zip(batch.tails, batch.offsets, strict=False):
+        if position == "all":
+            mask[offset : offset + len(tail.tokens)] = True
+        elif position == "last":
+            mask[offset + tail.last : offset + len(tail.tokens)] = True
+        else:
+            mask[offset + tail.last] = True
+    return mask.to(batch.tokens.device)
+
+
+def run_pass(
+    kernel: Kernel,
+    batch: Batch,
+    interventions: Sequence[Intervention] = (),
+    *,
+    observe: Callable[[int, Float[Tensor, "column d_model"]], None] | None = None,
+    until: int | None = None,
+    keep_cache: bool = False,
+) -> Pass:
+    """Run a batch with all its variants.
+
+    Args:
+        kernel: the model's arithmetic.
+        batch: trunk and tails.
+        interventions: one variant each.
+        observe: called after each block with the unsteered tails (a view; copy what you keep).
+        until: last block to run (all when None).
+        keep_cache: keep keys and values for decoding.
+    """
+    order = (-1, *sorted(range(len(interventions)), key=lambda index: interventions[index].layer))
+    by_layer: dict[int, list[int]] = {}
+    for index in order[1:]:
+        by_layer.setdefault(interventions[index].layer, []).append(index)
+    masks = {item.position: steered_columns(batch, item.position) for item in interventions}
+    n_trunk, n_tail, width = batch.n_trunk, batch.n_tail, kernel.model.cfg.d_model
+    first = kernel.embed(batch.tokens, batch.positions)
+    rows = first.new_empty(n_trunk + n_tail * len(order), width)
+    rows[: n_trunk + n_tail] = first
+    positions = torch.cat((batch.positions[:n_trunk], batch.positions[n_trunk:].repeat(len(order))))
+    groups = (trunk_groups(batch), tail_groups(batch))
+    angles: dict[str, tuple[Tensor, Tensor] | None] = {}
+    cache = KeysValues() if keep_cache else None
+    final = kernel.model.cfg.n_layers - 1 if until is None else until
+    active = 1
+    for layer, block in enumerate(kernel.blocks[: final + 1]):
+        kind = block.attention.attn_type
+        if kind not in angles:
+            angles[kind] = kernel.rotary(block, positions, batch.longest)
+        stop = n_trunk + n_tail * active
+        _step(block, rows[:stop], batch, groups, _upto(angles[kind], stop), active, cache, only_tails=layer == final)
+        tails = rows[n_trunk:].view(len(order), n_tail, width)
+        if observe is not None:
+            observe(layer, tails[0])
+        for index in by_layer.get(layer, ()):
+            tails[active] = tails[0]
+            mask = masks[interventions[index].position]
+            tails[active, mask] = interventions[index](tails[0, mask])
+            active += 1
+    if cache is not None:
+        cache.tails = [tuple(_branch(x, layer, order, interventions) for x in kv) for layer, kv in enumerate(cache.tails)]
+    tails = rows[n_trunk:].view(len(order), n_tail, width)
+    return Pass(tails[torch.tensor(order).argsort()] if len(order) > 1 else tails, cache, order)
+
+
+def _upto(angles: tuple[Tensor, Tensor] | None, stop: int) -> tuple[Tensor, Tensor] | None:
+    return None if angles is None else (angles[0][:stop], angles[1][:stop])
+
+
+def _branch(x: Tensor, layer: int, order: tuple[int, ...], interventions: Sequence[Intervention]) -> Tensor:
+    """Give variants that branch off later their unsteered keys below their layer."""
+    source = [0 if i < 0 or interventions[i].layer >= layer else row for row, i in enumerate(order)]
+    return x[torch.tensor(source, device=x.device)]
+
+
+def _step(
+    block: Block,
+    rows: Float[Tensor, "row d_model"],
+    batch: Batch,
+    groups: tuple[list[TrunkGroup], list[TailGroup]],
+    rotary: tuple[Tensor, Tensor] | None,
+    active: int,
+    cache: KeysValues | None,
+    *,
+    only_tails: bool,
+) -> None:
+    """One block for all rows that exist, in place; at the last layer the trunk only lends keys and values."""
+    n_trunk = batch.n_trunk
+    q, k, v = block.qkv(rows, rotary)
+    z = rows.new_empty(len(rows), block.n_heads * block.d_head)
+    if not only_tails:
+        for group in groups[0]:
+            attend_trunk(block, group, q, k, v, z)
+    by_variant = (active, batch.n_tail)
+    own = (k[n_trunk:].unflatten(0, by_variant), v[n_trunk:].unflatten(0, by_variant))
+    for group in groups[1]:
+        attend_tails(
+            block,
+            group,
+            q[n_trunk:].unflatten(0, by_variant),
+            own,
+            (k[:n_trunk], v[:n_trunk]),
+            z[n_trunk:].unflatten(0, by_variant),
+        )
+    if cache is not None:
+        cache.trunk.append((k[:n_trunk].clone(), v[:n_trunk].clone()))
+        cache.tails.append((own[0].clone(), own[1].clone()))
+    start = n_trunk if only_tails else 0
+    block.finish(rows[start:], z[start:])

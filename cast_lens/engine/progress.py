@@ -1,0 +1,38 @@
+"""Progress bars, as an argument: the library stays silent unless it is given one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """Wraps an iterable: ``progress(items, title, total)``."""
+
+    def __call__(self, items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
+        """The items, one by one, while drawing whatever it draws."""
+        ...
+
+
+def quiet(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
+    """No progress bar."""
+    return items
+
+
+def bars(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """A bar with count, elapsed time and time left (rich), for terminals and notebooks."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, transient=True) as drawn:
+        yield from drawn.track(items, total=total, description=title)

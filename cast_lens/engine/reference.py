@@ -1,0 +1,102 @@
+"""The plain route: ``run_with_hooks``, one prompt at a time. Slow, short and obvious.
+
+It defines what the fast path must equal, and it serves every model that the fast path does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ..interventions import Intervention
+from .layout import TokenPrompt
+
+Hook = tuple[str, Callable[..., Tensor]]
+
+
+def hook_name(layer: int) -> str:
+    """Where layer ``layer`` is read and steered."""
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def edit_hook(intervention: Intervention, prompt_length: int) -> Hook:
+    """The intervention as a TransformerLens hook for an unpadded sequence that begins with the prompt."""
+    first = prompt_length - 1
+    chosen = {"last": slice(first, None), "prompt_last": slice(first, first + 1), "all": slice(None)}
+    where = chosen[intervention.position]
+
+    def edit(residual: Tensor, hook: Any) -> Tensor:
+        edited = residual.clone()
+        edited[:, where] = intervention(residual[:, where])
+        return edited
+
+    return hook_name(intervention.layer), edit
+
+
+@torch.no_grad()
+def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer d_model"]:
+    """Residual after every block at the last token, float32 on the CPU."""
+    found: dict[str, Tensor] = {}
+
+    def keep(residual: Tensor, hook: Any) -> None:
+        found[hook.name] = residual[0, -1].float().cpu()
+
+    names = [hook_name(layer) for layer in range(model.cfg.n_layers)]
+    model.run_with_hooks(_ids(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
+    return torch.stack([found[name] for name in names])
+
+
+@torch.no_grad()
+def logits(
+    model: HookedTransformer,
+    tokens: Sequence[int],
+    *,
+    prompt_length: int,
+    intervention: Intervention | None = None,
+) -> Float[Tensor, "position vocab"]:
+    """Logits at every position of prompt + continuation, steered or not; float32."""
+    hooks = [] if intervention is None else [edit_hook(intervention, prompt_length)]
+    out = model.run_with_hooks(_ids(model, tokens), fwd_hooks=hooks, return_type="logits")
+    return out[0].float()
+
+
+def score(
+    model: HookedTransformer, prompt: TokenPrompt, intervention: Intervention | None = None
+) -> tuple[Float[Tensor, " choice"], Float[Tensor, " vocab"]]:
+    """Summed log-probability of each admissible answer, and the logits of the first answer token."""
+    length = len(prompt.tokens)
+    first = logits(model, prompt.tokens, prompt_length=length, intervention=intervention)[-1]
+    sums = []
+    for answer in prompt.answers:
+        row = logits(model, prompt.tokens + answer, prompt_length=length, intervention=intervention)
+        log_probs = row[length - 1 : -1].double().log_softmax(dim=-1)
+        sums.append(log_probs[range(len(answer)), list(answer)].sum().float())
+    return torch.stack(sums) if sums else torch.empty(0), first
+
+
+def answer(
+    model: HookedTransformer,
+    prompt: TokenPrompt,
+    intervention: Intervention | None = None,
+    *,
+    max_new_tokens: int,
+    stop: Callable[[int], bool],
+) -> tuple[int, ...]:
+    """Greedy continuation; ends after a token for which ``stop`` holds."""
+    written: list[int] = []
+    while len(written) < max_new_tokens:
+        tokens = (*prompt.tokens, *written)
+        out = logits(model, tokens, prompt_length=len(prompt.tokens), intervention=intervention)
+        written.append(int(out[-1].argmax()))
+        if stop(written[-1]):
+            break
+    return tuple(written)
+
+
+def _ids(model: HookedTransformer, tokens: Sequence[int]) -> Tensor:
+    return torch.tensor([list(tokens)], device=model.cfg.device)

@@ -1,0 +1,118 @@
+"""Prompts × layers × strengths × directions in one pass over the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from transformer_lens import HookedTransformer
+
+from ..interventions import Intervention, Operator, Position
+from ..models import check_vector
+from ..vectors import SteeringVector
+from .batching import DEFAULT_BUDGET_MB
+from .capture import check_layers
+from .progress import Progress, quiet
+from .scoring import Scores, score
+from .tokens import PromptLike
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Working memory of a sweep above the model, in MB: the rows of all variants of a few prompts.
+SWEEP_BUDGET_MB = 4 * DEFAULT_BUDGET_MB
+# Past this the largest published strengths are covered many times over and small models write noise.
+DEFAULT_STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sweep:
+    """The grid and what came out of it.
+
+    Attributes:
+        scores: per prompt and cell; variant 0 is the unsteered model.
+    """
+
+    scores: Scores
+
+    def examples(self) -> pd.DataFrame:
+        """One row a cell and sample; see ``Scores.to_frame``."""
+        return self.scores.to_frame()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cell: ``name, layer, strength, operator, position, n`` and the means over samples of
+        ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``.
+
+        The unsteered model is the row of layer -1.
+        """
+        import pandas as pd
+
+        keys = ["name", "layer", "strength", "operator", "position"]
+        values = ["first_match", "first_valid", "choice_correct", "gold_logprob", "gold_margin"]
+        frame = self.examples()
+        frame[values] = frame[values].astype(float)
+        grouped = frame.groupby(keys, sort=False, dropna=False)
+        return pd.concat([grouped[values].mean(), grouped.size().rename("n")], axis=1).reset_index()
+
+
+def sweep(
+    model: HookedTransformer,
+    prompts: Sequence[PromptLike],
+    directions: SteeringVector | Mapping[str, SteeringVector],
+    *,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = DEFAULT_STRENGTHS,
+    operator: Operator = "add",
+    position: Position = "last",
+    chat: bool = False,
+    keep_logits: bool = False,
+    labels_only: bool = False,
+    memory_mb: float = SWEEP_BUDGET_MB,
+    progress: Progress = quiet,
+) -> Sweep:
+    """Score prompts at every layer and strength, for one or several vectors at once.
+
+    Args:
+        model: the model that the vectors were taken from.
+        prompts: with gold and admissible answers (``Prompt``), for anything but logits.
+        directions: a vector, or several by name (sources, placebos): a control is one more entry.
+        layers: block indices; all layers that every vector holds when None.
+        strengths: finite factors.
+        operator: see ``Intervention``.
+        position: see ``Intervention``. ``all`` shares only the layers below the steered one and is slower.
+        chat: use the model's chat template.
+        keep_logits: keep full-vocabulary logits (memory: cells × prompts × vocabulary × 4 bytes).
+        labels_only: unembed the answers' first tokens only.
+        memory_mb: working memory above the model, in MB, without the result.
+        progress: wraps the batches.
+
+    Raises:
+        ValueError: no layers or strengths in common; a vector of another model; see ``score``.
+    """
+    named = {directions.provenance.task: directions} if isinstance(directions, SteeringVector) else dict(directions)
+    if not named or not strengths:
+        raise ValueError("give at least one direction and one strength to sweep over")
+    for vector in named.values():
+        check_vector(model, vector)
+    if layers is None:
+        common = set.intersection(*(set(vector.layers) for vector in named.values()))
+        layers = sorted(common)
+    chosen = check_layers(model, layers)
+    grid = [
+        Intervention(vector.at(layer), layer, float(strength), operator, position, name)
+        for name, vector in named.items()
+        for layer in chosen
+        for strength in strengths
+    ]
+    scores = score(
+        model,
+        prompts,
+        grid,
+        chat=chat,
+        keep_logits=keep_logits,
+        labels_only=labels_only,
+        memory_mb=memory_mb,
+        progress=progress,
+    )
+    return Sweep(scores)

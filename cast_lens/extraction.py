@@ -1,0 +1,124 @@
+"""From a task to its difference vectors: few-shot minus zero-shot residuals of the same queries.
+
+Step 2 of arXiv 2507.13236 (section 4.3). The paper leaves open how many demonstrations a prompt holds, how they are
+drawn, whether a chat template is used and how many samples are averaged: those are defaults of ours, all switchable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from transformer_lens import HookedTransformer
+
+from .engine import Progress, capture, quiet
+from .engine.batching import DEFAULT_BUDGET_MB
+from .engine.capture import check_layers
+from .models import fingerprint, model_name
+from .tasks import Example, Split, Task, demonstrations, few_shot_prompts, zero_shot_prompts
+from .tasks.prompts import Demonstrations
+from .vectors import DifferenceVectors, Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """How difference vectors are taken.
+
+    Attributes:
+        samples: queries, drawn from ``split``, balanced over the classes where there are classes.
+        shots: demonstrations in the few-shot prompt.
+        split: where the queries come from; the demonstrations come from the same split.
+        demonstrations: ``fixed`` (one set for all queries) or ``per-query``.
+        instruction: whether the task's definition opens both prompts.
+        chat: use the model's chat template.
+        seed: of samples and demonstrations.
+        shuffle_labels: placebo: demonstrations with answers that carry no information.
+    """
+
+    samples: int = 40
+    shots: int = 5
+    split: Split = "train"
+    demonstrations: Demonstrations = "fixed"
+    instruction: bool = True
+    chat: bool = False
+    seed: int = 0
+    shuffle_labels: bool = False
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    return {name: version(name) for name in ("cast-lens", "torch", "transformers", "transformer-lens", "numpy")}
+
+
+def difference_vectors(
+    model: HookedTransformer,
+    task: Task,
+    extraction: Extraction | None = None,
+    *,
+    examples: Sequence[Example] | None = None,
+    layers: Sequence[int] | None = None,
+    memory_mb: float = DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> DifferenceVectors:
+    """Few-shot minus zero-shot residual of each sample, every layer, both sides kept.
+
+    Args:
+        model: any ``HookedTransformer``.
+        task: gives prompts and, unless ``examples`` are given, the samples.
+        extraction: how; see ``Extraction``.
+        examples: the queries, when you choose them yourself.
+        layers: block indices (all when None).
+        memory_mb: working memory above the model, in MB.
+        progress: wraps the batches.
+
+    Raises:
+        ValueError: more samples than the split holds; see ``capture`` and ``few_shot``.
+    """
+    how = extraction or Extraction()
+    queries = tuple(examples) if examples is not None else draw_samples(task, how)
+    few = few_shot_prompts(
+        task,
+        queries,
+        shots=how.shots,
+        seed=how.seed,
+        demonstrations=how.demonstrations,
+        pool=how.split,
+        instruction=how.instruction,
+        shuffle_labels=how.shuffle_labels,
+    )
+    zero = zero_shot_prompts(task, queries, instruction=how.instruction)
+    both = capture(model, [*few, *zero], layers=layers, chat=how.chat, memory_mb=memory_mb, progress=progress)
+    provenance = Provenance(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        task=task.name,
+        template=task.template.name,
+        shots=how.shots,
+        seed=how.seed,
+        sample_ids=tuple(query.id for query in queries),
+        chat=how.chat,
+        versions=versions(),
+        note="demonstrations with shuffled labels" if how.shuffle_labels else "",
+    )
+    n = len(queries)
+    return DifferenceVectors(both[:n], both[n:], check_layers(model, layers), provenance.sample_ids, provenance)
+
+
+def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:
+    """The queries: a seeded draw from the split, balanced over the classes, none of them a demonstration.
+
+    Raises:
+        ValueError: when the split holds fewer examples than asked for.
+    """
+    shown = demonstrations(task, shots=extraction.shots, seed=extraction.seed, pool=extraction.split)
+    free = len(task.split(extraction.split)) - len(shown)
+    if not 1 <= extraction.samples <= free:
+        raise ValueError(
+            f"samples={extraction.samples} must be from 1 to {free}: the {extraction.split} split of {task.name!r} "
+            f"holds {free + len(shown)} examples, of which {len(shown)} are the demonstrations"
+        )
+    # Another seed than the demonstrations', or the first samples would be the demonstrations' next of kin.
+    return demonstrations(
+        task, shots=extraction.samples, seed=extraction.seed + 1, exclude=shown, pool=extraction.split
+    )
