@@ -1,0 +1,18 @@
+"""Methods under one protocol: each makes ``Condition`` objects, ``evaluate_conditions`` runs them."""
+
+from .conditions import OUTCOMES, Condition, evaluate_conditions
+from .prompting import cross_task_few_shot, few_shot, zero_shot
+from .steered import Setting, placebo_random, placebo_shuffled, steered
+
+__all__ = [
+    "OUTCOMES",
+    "Condition",
+    "Setting",
+    "cross_task_few_shot",
+    "evaluate_conditions",
+    "few_shot",
+    "placebo_random",
+    "placebo_shuffled",
+    "steered",
+    "zero_shot",
+]
