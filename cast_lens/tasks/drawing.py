@@ -124,9 +124,9 @@ class Deck:
 def shuffled_answers(task: Task, shown: Sequence[Example], *, seed: int, pool: Split) -> list[str]:
     """Answers for demonstrations that say nothing about their inputs: the placebo of few-shot prompting.
 
-    The right answers are permuted, and then exchanged in pairs until they are right as often as chance (half of
-    the time for two labels, never for free answers), because a permutation of few answers is often nearly right
-    or nearly all wrong, and both inform. A single demonstration gets an answer at random.
+    The right answers are permuted, and then exchanged in pairs until they are right as often as chance (half
+    of the time for two labels, never for free answers), because a permutation of few answers is often nearly
+    right or nearly all wrong, and both inform. A single demonstration gets an answer at random.
 
     Args:
         task: whose answers are admissible.
@@ -147,7 +147,7 @@ def shuffled_answers(task: Task, shown: Sequence[Example], *, seed: int, pool: S
         beyond = sum(
             bool(choices) and answer not in choices for answer, choices in zip(answers, allowed, strict=True)
         )
-        return abs(hits - chance) + len(right) * beyond
+        return float(abs(hits - chance) + len(right) * beyond)
 
     answers = rng.sample(right, len(right))
     for _ in range(_EXCHANGES * len(right)):

@@ -7,6 +7,7 @@ What a folder may hold, with names in any mixture:
     <group>/<task>/{train,…}.jsonl                               <task>, as in words/antonym
     <task>.jsonl                                                 one file; records have a "split" field
 
+An inner folder whose name has two or three small letters is taken for a language.
 A task that is not one of the known data sets says itself what it is: no choices anywhere make free answers,
 the same choices everywhere a classification, other choices multiple choice. A ``task.json`` in the task's
 folder (``<task>.task.json`` beside a single file) may set ``kind``, ``family``, ``instruction``, ``labels``,

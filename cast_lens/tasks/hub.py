@@ -2,8 +2,8 @@
 
 Of each split a seeded, class-balanced sample is taken (`MOST`), as that paper does for its targets; rows are
 drawn by index, so that parallel languages stay parallel. Where a data set has no labelled test split its
-validation split is the test, and validation is carved out of train. The revision is resolved to a commit first,
-and the task's ``origin`` records it.
+validation split is the test, and validation is carved out of train. The revision is resolved to a commit,
+which the task's ``origin`` records.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def resolve_revision(data: HubData) -> str:
     try:
         return HfApi().dataset_info(data.path, revision=data.revision).sha or data.revision
     except Exception:
-        # Which errors mean "no network" differs between the hub's HTTP libraries. Loading, which comes next, may
-        # still find the data set in the cache, and says clearly what is wrong if it does not.
+        # Which errors mean "no network" differs between the hub's HTTP libraries. Loading comes next: it may
+        # still find the data set in the cache, and says what is wrong if it does not.
         return data.revision
 
 

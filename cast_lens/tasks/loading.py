@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from .starter import load_starter, starter_names
+from .suite import load_starter, starter_names
 from .templates import KNOWN
 from .types import Task, TaskInfo, is_language
 

@@ -54,7 +54,17 @@ def _task(
     instruction: str = "",
 ) -> Task:
     family = {"classification": "classification", "multiple-choice": "multiple-choice", "free": "word"}[kind]
-    return Task(name, kind, family, PLAIN[kind], instruction, labels, **splits)
+    return Task(
+        name,
+        kind,
+        family,
+        PLAIN[kind],
+        instruction,
+        labels,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+    )
 
 
 def records(

@@ -9,9 +9,9 @@ import pytest
 
 from cast_lens.tasks import SPLITS, list_tasks, load_task
 from cast_lens.tasks.splits import input_key
-from cast_lens.tasks.starter import FOLDER, STARTER, starter_file
+from cast_lens.tasks.suite import FOLDER, STARTER, starter_file
 from cast_lens.tasks.templates import body, definition, gold_letter
-from cast_lens.tasks.types import Example, Task
+from cast_lens.tasks.types import Example, Split, Task
 
 NAMES = tuple(STARTER)
 CLASSES = tuple(name for name in NAMES if STARTER[name].kind == "classification")
@@ -61,7 +61,7 @@ def test_word_tasks_have_a_hundred_examples_in_all(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("split", SPLITS)
-def test_labels_are_balanced_and_all_present(name: str, split: str) -> None:
+def test_labels_are_balanced_and_all_present(name: str, split: Split) -> None:
     task = load_task(name)
     counts = Counter(example.answer for example in task.split(split))
     assert set(counts) == set(task.labels)
@@ -70,7 +70,7 @@ def test_labels_are_balanced_and_all_present(name: str, split: str) -> None:
 
 @pytest.mark.parametrize("name", LETTERED)
 @pytest.mark.parametrize("split", SPLITS)
-def test_gold_letters_are_evenly_spread(name: str, split: str) -> None:
+def test_gold_letters_are_evenly_spread(name: str, split: Split) -> None:
     counts = Counter(gold_letter(example) for example in load_task(name).split(split))
     assert set(counts) == set("ABCD")
     assert max(counts.values()) - min(counts.values()) <= 1
