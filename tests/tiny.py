@@ -1,7 +1,7 @@
 """Tiny random models of every architecture that loads, and a tokenizer made in memory: no network, no files.
 
-Weights are large on purpose: with the usual small initial weights every prompt would give nearly the same logits, and
-tests of prompts, positions and padding could not fail.
+Weights are large on purpose: with the usual small initial weights every prompt would give nearly the same
+logits, and tests of prompts, positions and padding could not fail.
 """
 
 from __future__ import annotations
@@ -195,9 +195,11 @@ def _random_like(name: str, parameter: torch.Tensor, *, tied: bool) -> torch.Ten
     if parameter.ndim < 2:
         return parameter.detach() + 0.3 * noise
     if any(part in name for part in ("embed_tokens", "embed_in", "wte", "word_embeddings.")):
-        # A tied embedding reads as well as writes: at unit scale every model would only repeat its last token.
+        # A tied embedding reads as well as writes: at unit scale every model would only repeat its last
+        # token.
         return 0.15 * noise if tied else noise
-    # Keeps products near unit variance whichever axis is summed, so that depth neither kills nor blows up a residual.
+    # Keeps products near unit variance whichever axis is summed, so that depth neither kills nor blows up a
+    # residual.
     return noise * 1.5 / min(parameter.shape[-2:]) ** 0.5
 
 

@@ -1,7 +1,21 @@
-"""The only room that loads a model."""
+"""The only room that loads a model and knows TransformerLens' loading API.
 
+``load_model`` makes any decoder of a known architecture an unprocessed ``HookedTransformer`` whose logits
+were compared with Hugging Face's; ``fingerprint`` and ``check_vector`` say which vectors belong to it.
+"""
+
+from .catalogue import LoadableModel, list_models
 from .config import config_from_huggingface
 from .identity import check_vector, fingerprint, model_name
 from .load import EMBEDDED, load_model
 
-__all__ = ["EMBEDDED", "check_vector", "config_from_huggingface", "fingerprint", "load_model", "model_name"]
+__all__ = [
+    "EMBEDDED",
+    "LoadableModel",
+    "check_vector",
+    "config_from_huggingface",
+    "fingerprint",
+    "list_models",
+    "load_model",
+    "model_name",
+]

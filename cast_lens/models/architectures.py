@@ -40,7 +40,15 @@ _ENTRIES = (
     Architecture("GPTNeoForCausalLM", "GPT-Neo, TinyStories", facts.gpt_neo, tl.convert_neo_weights),
     Architecture("GPTNeoXForCausalLM", "Pythia, GPT-NeoX", facts.neox, tl.convert_neox_weights),
     Architecture("Gemma2ForCausalLM", "Gemma 2", facts.gemma2, _biased(tl.convert_gemma_weights)),
-    Architecture("Gemma3ForCausalLM", "Gemma 3, text", facts.gemma3, _biased(tl.convert_gemma_weights)),
+    Architecture(
+        "Gemma3ForCausalLM", "Gemma 3, 270M and 1B", facts.gemma3, _biased(tl.convert_gemma_weights)
+    ),
+    Architecture(
+        "Gemma3ForConditionalGeneration",
+        "Gemma 3, its text decoder",
+        facts.gemma3_multimodal,
+        _biased(tl.convert_gemma_weights),
+    ),
     Architecture("GemmaForCausalLM", "Gemma", facts.gemma, _biased(tl.convert_gemma_weights)),
     Architecture("GptOssForCausalLM", "gpt-oss, dequantised", facts.gpt_oss, tl.convert_gpt_oss_weights),
     Architecture("LlamaForCausalLM", "Llama, SmolLM, Yi", facts.llama, _biased(tl.convert_llama_weights)),
@@ -49,7 +57,7 @@ _ENTRIES = (
         "MixtralForCausalLM", "Mixtral", facts.mixture("num_local_experts"), tl.convert_mixtral_weights
     ),
     Architecture("OPTForCausalLM", "OPT", facts.opt, tl.convert_opt_weights),
-    # TransformerLens' own OLMo 2 converter knows no grouped keys; its OLMo 3 converter reads the same weights.
+    # TransformerLens' OLMo 2 converter knows no grouped keys; its OLMo 3 converter reads the same weights.
     Architecture("Olmo2ForCausalLM", "OLMo 2", facts.grouped, _biased(tl.convert_olmo3_weights)),
     Architecture("Olmo3ForCausalLM", "OLMo 3", facts.grouped, _biased(tl.convert_olmo3_weights)),
     Architecture("OlmoForCausalLM", "OLMo", facts.olmo, _biased(tl.convert_olmo_weights)),

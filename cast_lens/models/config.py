@@ -12,8 +12,8 @@ def config_from_huggingface(hf_config: PretrainedConfig) -> HookedTransformerCon
     """What TransformerLens must know to run a decoder as Hugging Face does.
 
     Raises:
-        ValueError: when the architecture is unknown, or the config asks for something that TransformerLens cannot
-            represent (the message names it).
+        ValueError: when the architecture is unknown, or the config asks for something that TransformerLens
+            cannot represent (the message names it).
     """
     architecture = architecture_of(hf_config)
     if getattr(hf_config, "quantization_config", None):

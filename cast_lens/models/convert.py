@@ -18,8 +18,9 @@ def convert(
 ) -> HookedTransformer:
     """The same model as a ``HookedTransformer``, in ``eval()`` mode.
 
-    Where TransformerLens keeps the numbers of Hugging Face in another order, its weights are views of theirs: that
-    costs no memory, and its products (which put the order back) no copy per call.
+    Where TransformerLens keeps the numbers of Hugging Face in another order, its weights are views of theirs:
+    that costs no memory, and its products (which put the order back) no copy per call. A tied embedding and
+    unembedding share their storage, as they do there.
 
     Args:
         hf_model: source of the weights.
@@ -44,16 +45,17 @@ def _fill(model: HookedTransformer, state: dict[str, Tensor]) -> None:
     known = set(model.state_dict())
     # Some converters spell out zero biases that the model has no place for.
     stray = [key for key in state.keys() - known if state[key].any()]
-    missing, _ = model.load_state_dict(
-        {key: weight for key, weight in state.items() if key in known}, strict=False, assign=True
-    )
-    # Biases that an architecture does not have stay at the zeros they were made with.
-    parameters = {
-        key for key, _ in model.named_parameters() if not key.rsplit(".", 1)[-1].lstrip("_").startswith("b_")
-    }
-    absent = sorted(parameters.intersection(missing))
+    given = {key: weight for key, weight in state.items() if key in known}
+    missing, _ = model.load_state_dict(given, strict=False, assign=True)
+    parameters = {key for key, _ in model.named_parameters()}
+    absent = sorted(key for key in parameters.intersection(missing) if not _is_bias(key))
     if absent or stray:
         raise ValueError(
             f"the weights of {model.cfg.model_name!r} do not fit {model.cfg.original_architecture}: "
-            f"missing {absent[:4]}, without a place {stray[:4]}; is its config.json the one it was trained with?"
+            f"missing {absent[:4]}, without a place {stray[:4]}; is this the config it was trained with?"
         )
+
+
+def _is_bias(key: str) -> bool:
+    """Whether a parameter may stay at the zeros it was made with: a bias that an architecture lacks."""
+    return key.rsplit(".", 1)[-1].lstrip("_").startswith("b_")

@@ -1,7 +1,7 @@
 """How the Hugging Face config of each architecture reads in TransformerLens' terms.
 
-Everything comes from the config and nothing from the model's name, so a fine-tune, a private model or a random one
-loads like the model that made its architecture known. What cannot be represented is refused.
+Everything comes from the config and nothing from the model's name, so a fine-tune, a private model or a
+random one loads like the model that made its architecture known. What cannot be represented is refused.
 """
 
 from __future__ import annotations
@@ -104,6 +104,11 @@ def gemma2(config: PretrainedConfig) -> Facts:
 def gemma3(config: PretrainedConfig) -> Facts:
     """Gemma 3's text decoder."""
     return {**gemma2(config), "use_qk_norm": True}
+
+
+def gemma3_multimodal(config: PretrainedConfig) -> Facts:
+    """Gemma 3 with a vision tower, which text never enters."""
+    return gemma3(config.get_text_config())
 
 
 def mixture(experts: str) -> Callable[[PretrainedConfig], Facts]:

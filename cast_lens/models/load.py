@@ -1,38 +1,96 @@
-"""``load_model``: the one way a model comes into the house."""
+"""``load_model``: the one way in which a model comes into the house."""
 
 from __future__ import annotations
 
+import os
+
 import torch
 from transformer_lens import HookedTransformer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .convert import convert
-from .embedded import NAME, embedded_folder
+from .embedded import NAME as EMBEDDED
+from .sources import read_model
 from .tokens import attach_tokenizer
+from .verify import probe_ids, verify_logits
 
-EMBEDDED = NAME
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(
-    name: str | PreTrainedModel | HookedTransformer = EMBEDDED,
+    name: str | os.PathLike[str] | PreTrainedModel | HookedTransformer = EMBEDDED,
     *,
     dtype: torch.dtype | str = torch.float32,
     device: str | torch.device = "cpu",
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
 ) -> HookedTransformer:
-    """Load a decoder as an unprocessed ``HookedTransformer`` in ``eval()`` mode."""
+    """Load a decoder as a ``HookedTransformer`` with the weights as they were trained, in ``eval()`` mode.
+
+    No norm is folded and nothing is centred, so a residual here is the residual in Hugging Face. The logits
+    are compared with the Hugging Face model's on a probe text before the model is handed over.
+    ``cfg.default_prepend_bos`` says whether the tokenizer itself adds BOS.
+
+    Args:
+        name: the embedded model; a hub name (``"Qwen/Qwen2.5-0.5B"``); a folder that ``save_pretrained``
+        wrote;
+            the path of a GGUF file (dequantised at every load); a Hugging Face model that is already loaded
+            (it is copied, and stays as it is); or a ``HookedTransformer``, returned as it is but for
+            ``eval()`` and ``tokenizer``.
+        dtype: of the weights, ``float32``, ``bfloat16`` or ``float16``; ignored for a ``HookedTransformer``.
+        device: as torch names it, or ``"auto"`` for the best there is; ignored for a ``HookedTransformer``.
+        tokenizer: in place of the model's own; a loaded Hugging Face model has none without it.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ValueError: when the model cannot be found, read or represented, or its logits differ; the message
+        says
+            what to do.
+    """
     if isinstance(name, HookedTransformer):
-        return name.eval()
+        return _adopt(name, tokenizer)
+    wanted, place = _dtype(dtype), _device(device)
+    given = isinstance(name, PreTrainedModel)
     if isinstance(name, PreTrainedModel):
         hf_model, label = name, name.config._name_or_path or type(name).__name__
+    elif isinstance(name, (str, os.PathLike)):
+        label = os.fspath(name)
+        hf_model, tokenizer = read_model(label, dtype=wanted, revision=revision, tokenizer=tokenizer)
+        torch.nn.Module.to(hf_model, place)
     else:
-        label = name
-        folder = str(embedded_folder()) if name == EMBEDDED else name
-        wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, revision=revision or "main")
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
-    model = convert(hf_model, name=label, dtype=dtype, device=torch.device(device), copy=True)
+        raise ValueError(
+            f"name must be a name, a path, a PreTrainedModel or a HookedTransformer, got "
+            f"{type(name).__name__}; a PeftModel needs its adapter merged first: merge_and_unload()"
+        )
+    model = convert(hf_model, name=label, dtype=wanted, device=place, copy=given)
+    verify_logits(model, hf_model, probe_ids(hf_model, tokenizer))
     if tokenizer is not None:
         attach_tokenizer(model, tokenizer)
     return model
+
+
+def _adopt(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase | None) -> HookedTransformer:
+    if tokenizer is not None:
+        attach_tokenizer(model, tokenizer)
+    return model.eval()
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is unknown; give cpu, cuda, cuda:1, mps or auto") from error
+    if not present.get(found.type, False):
+        here = ", ".join(kind for kind, there in present.items() if there)
+        raise ValueError(f"device={str(device)!r} is not available; this machine has {here}")
+    return found

@@ -88,7 +88,8 @@ def _scaling_facts(config: PretrainedConfig, parameters: Facts) -> Facts:
     if kind == "yarn":
         return _yarn_facts(config, parameters)
     raise ValueError(
-        f"rotary scaling {kind!r} cannot be represented in TransformerLens; it knows default, linear, llama3 and yarn"
+        f"rotary scaling {kind!r} cannot be represented in TransformerLens, which knows default, linear, "
+        "llama3 and yarn"
     )
 
 
@@ -107,7 +108,7 @@ def _yarn_facts(config: PretrainedConfig, parameters: Facts) -> Facts:
 
 
 def _yarn_attention_factor(parameters: Facts, factor: float) -> float:
-    """Scale of the rotary table (arXiv 2309.00071, eq. 22), as transformers computes it when it is not given."""
+    """Scale of the rotary table (arXiv 2309.00071, eq. 22), with the defaults of transformers."""
     given = parameters.get("attention_factor")
     if given is not None:
         return float(given)

@@ -1,0 +1,130 @@
+"""Where a named model is read from: the cache, a local folder, a GGUF file or the hub."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .config import config_from_huggingface
+from .embedded import NAME, embedded_folder
+from .gguf import read_gguf
+from .progress import step, without_bars
+
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place that transformers can read, and what to advise when it cannot."""
+
+    name: str
+    where: str
+    options: dict[str, Any]
+    advice: str
+
+
+def read_model(
+    name: str, *, dtype: torch.dtype, revision: str | None, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The Hugging Face model and tokenizer behind a name; ``tokenizer`` takes the place of the model's own.
+
+    Raises:
+        ValueError: when nothing of that name can be read, or it is not a decoder that loads.
+    """
+    path = Path(name).expanduser()
+    on_hub = name != NAME and not path.exists() and not _is_path(name)
+    if on_hub:
+        return _read(_hub(name, revision), dtype, tokenizer)
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} applies to models on the hub, and {name!r} is local")
+    if name == NAME:
+        path = embedded_folder()
+    if path.is_dir():
+        with without_bars():
+            return _read(_folder(path), dtype, tokenizer)
+    if path.suffix != ".gguf":
+        found = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
+        raise ValueError(
+            f"{name!r} {found}; give a hub name, a folder with config.json and weights, or a .gguf file"
+        )
+    with step(f"Reading {path.name}, dequantising it"), without_bars():
+        model, own = read_gguf(path, dtype)
+    return model, own if tokenizer is None else tokenizer
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that does not exist was meant as a path: hub names are ``name`` or ``owner/name``."""
+    return name.endswith(".gguf") or name.startswith((".", "~")) or os.path.isabs(name) or name.count("/") > 1
+
+
+def _hub(name: str, revision: str | None) -> Source:
+    advice = (
+        "check the spelling (owner/name), the network and HF_HUB_OFFLINE; a gated model needs its licence "
+        "accepted and `hf auth login`; or give a local folder"
+    )
+    return Source(name, name, {"revision": revision or "main"}, advice)
+
+
+def _folder(path: Path) -> Source:
+    if not (path / "config.json").is_file():
+        raise ValueError(f"folder {path} has no config.json; give the folder that save_pretrained wrote")
+    return Source(
+        str(path), str(path), {"local_files_only": True}, "is the folder complete? Write it again if in doubt"
+    )
+
+
+def _read(
+    source: Source, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    # Code that a repository carries is never run.
+    options = {**source.options, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source.where, **options)
+    except _UNREADABLE as error:
+        raise _explained(source, "config", error) from error
+    config_from_huggingface(config)  # refuses before gigabytes are read
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.where, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options
+        )
+    except _UNREADABLE as error:
+        raise _explained(source, "weights", error) from error
+    model, report = loaded
+    _check_complete(source, report)
+    if tokenizer is None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.where, **options)
+        except _UNREADABLE as error:
+            raise _explained(source, "tokenizer (or pass tokenizer=)", error) from error
+    return model, tokenizer
+
+
+def _check_complete(source: Source, report: dict[str, Any]) -> None:
+    """Transformers fills weights that a checkpoint lacks with random numbers; that is an error here."""
+    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lacking:
+        raise ValueError(
+            f"{source.name} lacks weights of its architecture ({', '.join(lacking[:3])} ...); {source.advice}"
+        )
+
+
+def _explained(source: Source, part: str, error: Exception) -> ValueError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ValueError(
+            f"no space left on the disk for {source.name}; free some, or set HF_HOME to another disk"
+        )
+    reason = " ".join(str(error).split())
+    return ValueError(f"cannot read {part} of {source.name!r}: {reason}. What to do: {source.advice}")
