@@ -15,7 +15,7 @@ from torch import Tensor
 from cast_lens.interventions import OPERATORS, POSITIONS, Intervention
 
 # Float64 on both sides: what is left is rounding.
-EXACT = dict(rtol=1e-12, atol=1e-12)
+EXACT: Any = dict(rtol=1e-12, atol=1e-12)
 
 
 def _randn(*shape: int, seed: int = 0) -> Tensor:

@@ -62,7 +62,8 @@ class TestSteeringVector:
         assert (a + b).layers == a.layers
 
     def test_scaling_by_an_array_scalar_gives_a_vector(self) -> None:
-        for factor in (np.float64(2), np.float32(2)):
+        factors: tuple[Any, ...] = (np.float64(2), np.float32(2))
+        for factor in factors:
             for scaled in (factor * _vector(), _vector() * factor):
                 assert isinstance(scaled, SteeringVector)
                 assert scaled.directions.dtype == torch.float32

@@ -1,0 +1,64 @@
+"""Controls for a steering vector: the same shape, layers and norms, without its content.
+
+A placebo is a ``SteeringVector`` like the one it stands beside, so a control is one more entry in the same
+call. What a placebo does is the effect of disturbing the model at that place and strength, whatever the
+direction; only what the vector does beyond it is the vector's. Which placebo answers what:
+
+- ``random_direction``: does any direction of this length do it?
+- ``shuffled_coordinates``: does any direction with these very entries do it? Residual streams have a few
+  coordinates of outsize scale, which a Gaussian direction misses and a permuted one moves to others.
+- ``zero``: does the code path alone do it? It must equal the unsteered model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .vectors import SteeringVector
+
+
+def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
+    """A random direction at each layer, uniform on the sphere of the vector's own norm there.
+
+    Args:
+        vector: what it stands beside.
+        seed: of a local generator; the same seed gives the same directions.
+    """
+    noise = torch.randn(vector.directions.shape, generator=_generator(seed), dtype=torch.float64)
+    norms = vector.directions.double().norm(dim=-1, keepdim=True)
+    directions = noise / noise.norm(dim=-1, keepdim=True) * norms
+    return _placebo(vector, directions.float(), f"random_direction({vector.provenance.task}, seed={seed})")
+
+
+def shuffled_coordinates(vector: SteeringVector, *, seed: int) -> SteeringVector:
+    """The vector with its coordinates permuted: at each layer the same entries, so the same norm, elsewhere.
+
+    One permutation serves every layer, so that the layers stay related to each other as they were.
+
+    Args:
+        vector: what it stands beside.
+        seed: of a local generator; the same seed gives the same permutation.
+    """
+    order = torch.randperm(vector.directions.shape[1], generator=_generator(seed))
+    task = f"shuffled_coordinates({vector.provenance.task}, seed={seed})"
+    return _placebo(vector, vector.directions[:, order], task)
+
+
+def zero(vector: SteeringVector) -> SteeringVector:
+    """The zero vector at the same layers."""
+    return _placebo(vector, torch.zeros_like(vector.directions), f"zero({vector.provenance.task})")
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _placebo(vector: SteeringVector, directions: Float[Tensor, "layer d_model"], task: str) -> SteeringVector:
+    note = f"placebo for the vector of {vector.provenance.task}: made from its norms or entries alone"
+    return SteeringVector(
+        directions, vector.layers, replace(vector.provenance, task=task, sample_ids=(), note=note)
+    )

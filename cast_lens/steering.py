@@ -1,0 +1,177 @@
+"""Steering by hooks: ``with steer(model, vector.intervention(20, strength=3)): model.generate(...)``.
+
+Inside the context every way to run the model is steered alike: a call, ``run_with_hooks``,
+``run_with_cache``, ``generate`` and ``generate_stream``, with or without a KV cache, padded on either side or
+not, on text or on tokens. Layer ``l`` is the output of block ``l``, ``blocks.{l}.hook_resid_post``; which
+tokens are edited is said by ``Intervention.position`` and decided in ``cast_lens.positions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+from .engine.tokens import tokenise
+from .hooks import Edit, Watch
+from .interventions import Intervention
+from .positions import prompt_lengths
+
+
+@contextmanager
+def steer(
+    model: HookedTransformer,
+    *interventions: Intervention,
+    prompt_length: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
+) -> Iterator[HookedTransformer]:
+    """Steer a model for as long as the context lasts; its hooks are gone afterwards, also after an exception.
+
+    Interventions compose in the order given, and after those of an outer ``steer``. Hooks of other origin
+    stay as they are, and ``model.reset_hooks()`` inside the context does not end the steering.
+
+    A forward pass that starts at the first token is a prompt: ``last`` and ``prompt_last`` edit each row's
+    last real token. A single token behind a KV cache is a decoded one. ``model.generate`` knows its prompt.
+    For anything else (decoding by hand without a cache, prompts behind a cached prefix, scoring prompt and
+    answer in one pass) give ``prompt_length``. Padding is what ``attention_mask`` says, else what
+    TransformerLens takes for it: leading pad tokens or trailing ones, by the tokenizer's ``padding_side``. A
+    pass that starts inside the model (``start_at_layer``) sees no tokens: give it an ``attention_mask`` (or
+    ``tokens``) when it is padded.
+
+    Args:
+        model: in ``eval()`` mode.
+        interventions: what to do, and where; see ``SteeringVector.intervention``.
+        prompt_length: real tokens of the prompt, BOS included: one number, or one a row.
+
+    Yields:
+        The same model.
+
+    Raises:
+        ValueError: before anything runs, when an intervention does not fit the model (layer, width, a vector
+            of another model) or the model is in train mode; during a forward pass, when a hook did not run
+            exactly once or it cannot be known which tokens to edit; at the end, when the model was run but an
+            intervention never edited a token (``stop_at_layer`` below its layer, a prompt that was run before
+            the context).
+    """
+    _check(model, interventions)
+    lengths = None if prompt_length is None else prompt_lengths(prompt_length)
+    watch = Watch.of(model)
+    edits = [Edit(item, watch, lengths) for item in interventions]
+    try:
+        watch.hold(edits)
+        yield model
+        for edit in edits:
+            edit.check_acted()
+    finally:
+        watch.release(edits)
+
+
+@torch.no_grad()
+def generate(
+    model: HookedTransformer,
+    prompts: str | Sequence[str],
+    *,
+    interventions: Sequence[Intervention] = (),
+    max_new_tokens: int = 16,
+    stop: str | None = "\n",
+    use_cache: bool = True,
+) -> list[str]:
+    """What the model writes after each prompt, greedily, steered or not: the plain route, through hooks.
+
+    Args:
+        model: in ``eval()`` mode, with a tokenizer.
+        prompts: text; they run as one batch, padded on the left.
+        interventions: applied in order.
+        max_new_tokens: tokens to write at most.
+        stop: text at which an answer ends, not part of it; None to end at the end-of-text token only.
+        use_cache: keep keys and values; without, every step runs the whole text again, with the same result.
+
+    Returns:
+        The new text only, one string a prompt, special tokens left out.
+
+    Raises:
+        ValueError: no or empty prompts, prompts longer than the context, an empty ``stop``; see also
+            ``steer``.
+    """
+    if stop == "":
+        raise ValueError(
+            "stop is empty, which every text contains; give the text that ends an answer, or None"
+        )
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    rows = [prompt.tokens for prompt in tokenise(model, texts, room=max_new_tokens)]
+    tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
+    cache = (
+        TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
+    )
+    written, answers, seen = tokens[:, :0], [""] * len(rows), 0
+    with steer(model, *interventions, prompt_length=[len(row) for row in rows]):
+        while written.shape[1] < max_new_tokens:
+            logits = model(tokens[:, seen:], attention_mask=mask[:, seen:], past_kv_cache=cache)
+            chosen = logits[:, -1].argmax(dim=-1, keepdim=True)
+            written = torch.cat((written, chosen), dim=1)
+            ends = [_answer(model, row, stop) for row in written.tolist()]
+            answers = [text for text, _ in ends]
+            if all(ended for _, ended in ends):
+                break
+            seen = tokens.shape[1] if use_cache else 0
+            tokens = torch.cat((tokens, chosen), dim=1)
+            mask = torch.cat((mask, torch.ones_like(chosen)), dim=1)
+    return answers
+
+
+def _pad_left(
+    rows: Sequence[Sequence[int]], *, device: torch.device
+) -> tuple[Int[Tensor, "batch position"], Int[Tensor, "batch position"]]:
+    """Tokens and attention mask; the padding's token is not read by anything, so any will do."""
+    width = max(len(row) for row in rows)
+    tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return tokens, mask
+
+
+def _answer(model: HookedTransformer, written: Sequence[int], stop: str | None) -> tuple[str, bool]:
+    """The text up to end-of-text or ``stop``, and whether either was met."""
+    tokenizer: Any = model.tokenizer
+    ids = list(written)
+    ended = tokenizer.eos_token_id in ids
+    if ended:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    if stop is not None and stop in text:
+        return text[: text.index(stop)], True
+    return text, ended
+
+
+def _check(model: HookedTransformer, interventions: Sequence[Intervention]) -> None:
+    if model.training:
+        raise ValueError("model is in train mode, which steering does not expect; call model.eval() first")
+    for index, item in enumerate(interventions):
+        name = f"intervention {index}" + (f" ({item.name})" if getattr(item, "name", "") else "")
+        if not isinstance(item, Intervention):
+            raise ValueError(
+                f"{name} is a {type(item).__name__}; steer takes interventions: "
+                "vector.intervention(layer, strength=...) makes one from a steering vector"
+            )
+        if item.layer >= model.cfg.n_layers:
+            raise ValueError(
+                f"{name} is at layer {item.layer}, but the model has layers 0 ... {model.cfg.n_layers - 1}"
+            )
+        if len(item.direction) != model.cfg.d_model:
+            raise ValueError(
+                f"{name} has a direction of width {len(item.direction)}, but the model's residual stream is "
+                f"{model.cfg.d_model} wide; use a vector that was taken from this model"
+            )
+    known = {item.fingerprint for item in interventions} - {""}
+    if known:
+        from .models import fingerprint, model_name
+
+        if known != {fingerprint(model)}:
+            raise ValueError(
+                f"an intervention's vector was taken from another model than {model_name(model)!r} "
+                f"(fingerprint {', '.join(sorted(known))}, not {fingerprint(model)}); extract one here"
+            )
