@@ -1,0 +1,49 @@
+"""Evidence: intervals, tests and measures over per-example outcomes. Numbers in, numbers or tidy frames out.
+
+- intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster),
+  ``proportion_interval`` (Wilson); each an ``Estimate``;
+- tests: ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
+  ``common_direction_test``, and ``adjust_p_values`` over a table of them;
+- planning: ``mcnemar_power``, ``minimal_detectable_effect``;
+- transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
+  ``negative_transfer_rate``;
+- dose and response: ``steerability``, ``steerability_summary``.
+
+Generators are local and seeded by argument. Nothing here knows of models, tasks or vectors.
+"""
+
+from .bootstrap import Estimate, mean_interval, paired_difference, proportion_interval
+from .permutation import (
+    HypothesisTest,
+    common_direction_test,
+    correlation_test,
+    cosine_test,
+    paired_permutation_test,
+)
+from .power import mcnemar_power, minimal_detectable_effect
+from .significance import McNemar, adjust_p_values, mcnemar_exact
+from .steerability import steerability, steerability_summary
+from .transfer import gain_split, negative_transfer_rate, recovered_fraction, relative_boost
+
+__all__ = [
+    "Estimate",
+    "HypothesisTest",
+    "McNemar",
+    "adjust_p_values",
+    "common_direction_test",
+    "correlation_test",
+    "cosine_test",
+    "gain_split",
+    "mcnemar_exact",
+    "mcnemar_power",
+    "mean_interval",
+    "minimal_detectable_effect",
+    "negative_transfer_rate",
+    "paired_difference",
+    "paired_permutation_test",
+    "proportion_interval",
+    "recovered_fraction",
+    "relative_boost",
+    "steerability",
+    "steerability_summary",
+]
