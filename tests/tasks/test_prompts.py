@@ -141,10 +141,30 @@ def test_a_query_among_the_fixed_demonstrations_is_replaced_by_one_of_its_class(
         assert shown[place] not in usual
 
 
+def test_several_excluded_demonstrations_get_different_stand_ins() -> None:
+    task = labelled_task(size=40)
+    usual = demonstrations(task, shots=6, seed=2)
+    shown = demonstrations(task, shots=6, seed=2, exclude=usual)
+    assert len({e.id for e in (*usual, *shown)}) == 12
+    assert [e.answer for e in shown] == [e.answer for e in usual]
+
+
+def test_a_translation_of_the_query_is_excluded_by_its_id() -> None:
+    english, german = load_task("review-sentiment"), load_task("review-sentiment.de")
+    shots = len(german.train) - 1
+    for query in english.train[:5]:
+        shown = {e.id for e in demonstrations(german, shots=shots, seed=0, exclude=(query,))}
+        assert shown == {e.id for e in german.train} - {query.id}
+
+
+def test_a_single_demonstration_is_of_any_class() -> None:
+    task = labelled_task(("a", "b", "c"), size=12)
+    assert {demonstrations(task, shots=1, seed=seed)[0].answer for seed in range(20)} == {"a", "b", "c"}
+
+
 @pytest.mark.parametrize("shots", range(1, 13))
 def test_classes_are_balanced_within_one(shots: int) -> None:
     task = labelled_task(("a", "b", "c"), size=12)
-    counts = Counter(e.answer for seed in range(5) for e in demonstrations(task, shots=shots, seed=seed))
     for seed in range(10):
         counts = Counter({label: 0 for label in task.labels})
         counts.update(e.answer for e in demonstrations(task, shots=shots, seed=seed))

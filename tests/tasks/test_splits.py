@@ -50,6 +50,7 @@ def test_carving_keeps_the_order() -> None:
         ({"demos": 20}, {"d": 16}, {"d": 4}),
         ({"validation_pool": 20, "validation": 5}, {"p": 20}, {"v": 5}),
         ({"train": 20, "demos": 9}, {"t": 16}, {"t": 4}),
+        ({"validation_pool": 20, "demos": 9}, {"p": 16}, {"p": 4}),
     ],
 )
 def test_where_train_and_validation_come_from(
