@@ -66,7 +66,11 @@ def evaluate(
     )
     frame = scores.to_frame()
     n_variants = len(interventions) + 1
-    rows = [(prompt, variant, texts[variant][i]) for i, prompt in enumerate(prompts) for variant in range(n_variants)]
+    rows = [
+        (prompt, variant, texts[variant][i])
+        for i, prompt in enumerate(prompts)
+        for variant in range(n_variants)
+    ]
     frame["sample"] = [prompt.sample_id for prompt, *_ in rows]
     frame.insert(0, "variant", [variant for _, variant, _ in rows])
     frame["task"] = [prompt.task for prompt, *_ in rows]

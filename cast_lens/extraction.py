@@ -48,7 +48,9 @@ class Extraction:
 
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
-    return {name: version(name) for name in ("cast-lens", "torch", "transformers", "transformer-lens", "numpy")}
+    return {
+        name: version(name) for name in ("cast-lens", "torch", "transformers", "transformer-lens", "numpy")
+    }
 
 
 def difference_vectors(
@@ -102,7 +104,9 @@ def difference_vectors(
         note="demonstrations with shuffled labels" if how.shuffle_labels else "",
     )
     n = len(queries)
-    return DifferenceVectors(both[:n], both[n:], check_layers(model, layers), provenance.sample_ids, provenance)
+    return DifferenceVectors(
+        both[:n], both[n:], check_layers(model, layers), provenance.sample_ids, provenance
+    )
 
 
 def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:

@@ -110,7 +110,9 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: lists in place of tuples."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
 
 def make_config(values: Mapping[str, Any], *, origin: str = "arguments") -> RunConfig:
@@ -126,7 +128,9 @@ def make_config(values: Mapping[str, Any], *, origin: str = "arguments") -> RunC
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
             raise ValueError(f"{origin}: unknown key {name!r}{hint}")
     default = RunConfig()
-    return RunConfig(**{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()})
+    return RunConfig(
+        **{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()}
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -138,7 +142,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"--config {path}: {error.strerror or error}; give the path of a TOML file") from error
+        raise ValueError(
+            f"--config {path}: {error.strerror or error}; give the path of a TOML file"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"--config {path} is no valid TOML: {error}") from error
 

@@ -43,7 +43,11 @@ class Condition:
 
 
 def evaluate_conditions(
-    model: HookedTransformer, conditions: Sequence[Condition], *, chat: bool = False, progress: Progress = quiet
+    model: HookedTransformer,
+    conditions: Sequence[Condition],
+    *,
+    chat: bool = False,
+    progress: Progress = quiet,
 ) -> pd.DataFrame:
     """Outcomes of several conditions, one row an example and condition.
 

@@ -1,0 +1,61 @@
+# Set-up and checks. `make run` and `make test` need nothing but Python 3.10 to 3.13 and a network for the first time.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/latest
+ARGS ?=
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := cast_lens tests benchmarks
+
+.PHONY: run quick test check format notebooks figures bench bench-peers clean
+
+run: $(VENV)/.installed
+	$(BIN)/cast-lens run --out $(OUT) $(ARGS)
+
+quick: $(VENV)/.installed
+	$(BIN)/cast-lens run --quick --out runs/quick $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/execute.py $(ARGS)
+
+figures: $(VENV)/.installed-dev
+	$(BIN)/python figures/make.py $(ARGS)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/capture.py
+
+bench-peers: $(VENV)/.installed-dev
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . steering-vectors repeng nnsight
+	.venv-peers/bin/python benchmarks/peers.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venv-peers build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "cast_lens needs Python 3.10 to 3.13; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing cast_lens into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e '.[static]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing cast_lens with its development tools into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e '.[static,dev]'
+	touch $(VENV)/.installed $@

@@ -1,0 +1,99 @@
+"""Cross-task Activation Steering Transfer (arXiv 2507.13236) on TransformerLens.
+
+A map, in the order in which things flow:
+
+- ``load_task`` gives a ``Task``; ``zero_shot``, ``few_shot``, ``cross_task`` turn its examples into prompts;
+- ``load_model`` gives a ``HookedTransformer`` with unprocessed weights;
+- ``difference_vectors`` runs both prompts of each sample and keeps the residuals: ``DifferenceVectors``, whose
+  ``mean`` is a ``SteeringVector``;
+- ``parallelism``, ``alignment``, ``cohesion``, ``entropy_by_layer``, ``project`` say how differences lie to each other;
+- ``sweep`` scores prompts over layers × strengths × directions in one pass; ``score`` and ``answer`` run any set of
+  ``Intervention`` objects; ``steer`` puts them on a model as hooks;
+- ``evaluate`` gives one row an example; ``cast_lens.stats`` the intervals and tests;
+- ``cast_lens.plots`` draws frames; ``cast_lens.experiments.run`` does all of it and writes a report.
+
+Names load when they are first used, so importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DifferenceVectors": "vectors",
+    "Example": "tasks",
+    "Extraction": "extraction",
+    "Intervention": "interventions",
+    "Prompt": "tasks",
+    "Provenance": "vectors",
+    "RunConfig": "experiments",
+    "SteeringVector": "vectors",
+    "Task": "tasks",
+    "alignment": "geometry",
+    "answer": "engine",
+    "bars": "engine",
+    "capture": "engine",
+    "cohesion": "geometry",
+    "cosine_matrix": "geometry",
+    "cross_task": "tasks",
+    "difference_vectors": "extraction",
+    "entropy_by_layer": "geometry",
+    "evaluate": "evaluation",
+    "export_gguf": "gguf",
+    "few_shot": "tasks",
+    "few_shot_prompts": "tasks",
+    "generate": "steering",
+    "import_gguf": "gguf",
+    "list_models": "models",
+    "list_tasks": "tasks",
+    "load_model": "models",
+    "load_task": "tasks",
+    "parallelism": "geometry",
+    "project": "geometry",
+    "random_direction": "placebos",
+    "score": "engine",
+    "steer": "steering",
+    "sweep": "engine",
+    "zero_shot": "tasks",
+    "zero_shot_prompts": "tasks",
+}
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from .engine import answer, bars, capture, score, sweep
+    from .evaluation import evaluate
+    from .experiments import RunConfig
+    from .extraction import Extraction, difference_vectors
+    from .geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project
+    from .gguf import export_gguf, import_gguf
+    from .interventions import Intervention
+    from .models import list_models, load_model
+    from .placebos import random_direction
+    from .steering import generate, steer
+    from .tasks import (
+        Example,
+        Prompt,
+        Task,
+        cross_task,
+        few_shot,
+        few_shot_prompts,
+        list_tasks,
+        load_task,
+        zero_shot,
+        zero_shot_prompts,
+    )
+    from .vectors import DifferenceVectors, Provenance, SteeringVector

@@ -1,0 +1,89 @@
+"""Where and how strongly to steer: decided on the source's own validation split.
+
+The sweep looks at every layer and strength through the first greedy token, which one pass gives. The best cells then
+write their answers in full, and the one with the most exact matches is chosen: a strength at which the model repeats
+its answer for ever has a perfect first token and is of no use. Ties go to the higher gold log-probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from transformer_lens import HookedTransformer
+
+from ..engine import Progress, quiet, sweep
+from ..evaluation import evaluate
+from ..interventions import Operator, Position
+from ..methods import Setting
+from ..tasks import Prompt
+from ..vectors import SteeringVector
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def sweep_source(
+    model: HookedTransformer,
+    prompts: Sequence[Prompt],
+    directions: Mapping[str, SteeringVector],
+    *,
+    layers: Sequence[int] | None,
+    strengths: Sequence[float],
+    operator: Operator,
+    position: Position,
+    finalists: int,
+    chat: bool = False,
+    progress: Progress = quiet,
+) -> pd.DataFrame:
+    """Sweep the source's validation prompts; the chosen cell is marked.
+
+    Args:
+        model: the model.
+        prompts: zero-shot prompts of the source's validation split.
+        directions: ``vector`` is chosen from; further entries (placebos) are swept beside it.
+        layers, strengths, operator, position, chat: see ``engine.sweep``.
+        finalists: cells whose greedy answers are compared.
+        progress: wraps the batches.
+
+    Returns:
+        one row a cell: ``kind`` (entry of ``directions``, or ``unsteered``), ``layer, strength, n``, means of
+        ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``; ``exact_match, valid`` of greedy
+        answers for the finalists (NaN elsewhere); ``chosen``.
+    """
+    found = sweep(
+        model,
+        prompts,
+        directions,
+        layers=layers,
+        strengths=strengths,
+        operator=operator,
+        position=position,
+        chat=chat,
+        progress=progress,
+    ).to_frame()
+    frame = found.rename(columns={"name": "kind"}).drop(columns=["operator", "position"])
+    cells = frame[frame["kind"] == "vector"]
+    best = cells.sort_values(["first_match", "gold_logprob"], ascending=False, kind="stable").head(finalists)
+    edits = [
+        directions["vector"].intervention(
+            int(row.layer), strength=row.strength, operator=operator, position=position
+        )
+        for row in best.itertuples()
+    ]
+    answers = evaluate(model, prompts, edits, chat=chat, progress=progress)
+    means = answers.groupby("variant")[["exact_match", "valid"]].mean()
+    for name in ("exact_match", "valid"):
+        frame.loc[best.index, name] = means[name].to_numpy()[1:]
+        frame.loc[frame["kind"] == "unsteered", name] = means[name].iloc[0]
+    ranked = frame.loc[best.index].sort_values(
+        ["exact_match", "gold_logprob"], ascending=False, kind="stable"
+    )
+    frame["chosen"] = frame.index == ranked.index[0]
+    return frame
+
+
+def chosen_setting(frame: pd.DataFrame, *, operator: Operator, position: Position) -> Setting:
+    """The setting that ``sweep_source`` marked."""
+    row = frame[frame["chosen"]].iloc[0]
+    return Setting(int(row["layer"]), float(row["strength"]), operator, position)
