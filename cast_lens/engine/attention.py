@@ -1,7 +1,7 @@
 """Attention where rows meet: inside the trunk, and of tails to the trunk rows that they share.
 
-Keys and values of the trunk are never copied for a variant. The rows of all variants of a prompt are the queries of
-one matrix product with that prompt's keys: memory traffic, not arithmetic, is what a sweep costs.
+Keys and values of the trunk are never copied for a variant. The rows of all variants of a prompt are the
+queries of one matrix product with that prompt's keys: memory traffic, not arithmetic, is what a sweep costs.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def attend_tails(
 ) -> None:
     """Attention of one group of tails, all variants at once; writes into ``out``.
 
-    ``own`` are keys and values of the variants' own rows [variant, column, kv_head, d_head]; ``trunk`` those of the
-    trunk [row, kv_head, d_head].
+    ``own`` are keys and values of the variants' own rows [variant, column, kv_head, d_head]; ``trunk`` those
+    of the trunk [row, kv_head, d_head].
     """
     tails, length = group.columns.shape
     variants, heads = queries.shape[0], block.n_heads // block.n_kv_heads

@@ -13,7 +13,7 @@ DEFAULT_BUDGET_MB = 128.0
 
 
 def row_bytes(model: HookedTransformer) -> int:
-    """Bytes that one row needs while a block runs: residual, norm, queries, keys, values, attention output."""
+    """Bytes of one row while a block runs: residual, norm, queries, keys, values, attention output."""
     cfg = model.cfg
     heads = cfg.n_heads * cfg.d_head
     kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
@@ -37,8 +37,8 @@ def plan_batches(
 ) -> Iterator[list[int]]:
     """Indices of prompts that run together, each prompt once.
 
-    Prompts are sorted by their tokens, so that neighbours share beginnings; a batch ends where its rows (trunk, plus
-    tails times variants) would pass ``max_rows``. A single prompt above it runs alone.
+    Prompts are sorted by their tokens, so that neighbours share beginnings; a batch ends where its rows
+    (trunk, plus tails times variants) would pass ``max_rows``. A single prompt above it runs alone.
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index].tokens)
     batch: list[int] = []

@@ -1,7 +1,7 @@
 """Greedy answers under many interventions at once, from the same shared keys and values.
 
-After one pass over the prompts every (variant, prompt) row goes on alone, with its own few keys and the prompt's
-shared ones. Rows that have written a stop token leave.
+After one pass over the prompts every (variant, prompt) row goes on alone, with its own few keys and the
+prompt's shared ones. Rows that have written a stop token leave.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def answer(
         prompts: see ``tokenise``.
         interventions: variants beside the unsteered model. Under ``last`` each decoded token is steered too.
         max_new_tokens: longest answer, in tokens.
-        stop_at_newline: end an answer after the first token that contains a newline; the end-of-text token always
-            ends it.
+        stop_at_newline: end an answer after the first token that contains a newline; the end-of-text token
+            always ends it.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB.
         progress: wraps the batches.
@@ -58,32 +58,61 @@ def answer(
     Raises:
         ValueError: see ``tokenise`` and ``check_interventions``; ``max_new_tokens`` below 1.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    check_interventions(model, interventions)
-    ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
     stop = stop_rule(model, stop_at_newline=stop_at_newline)
-    written: list[list[tuple[int, ...]]] = [[()] * len(ready) for _ in range(len(interventions) + 1)]
-    if unsupported(model) is not None:
-        for index, prompt in enumerate(progress(ready, "answer (plain route)", len(ready))):
-            for variant, item in enumerate([None, *interventions]):
-                tokens = reference.answer(model, prompt, item, max_new_tokens=max_new_tokens, stop=stop)
-                written[variant][index] = tokens
-    else:
-        with torch.inference_mode():
-            extra = 3 * cache_bytes(model) + row_bytes(model)
-            jobs = list(
-                plan_jobs(model, ready, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra)
-            )
-            for members, chosen in progress(jobs, "answer", len(jobs)):
-                items = [interventions[index] for index in chosen]
-                rows = _decode(model, [ready[index] for index in members], items, max_new_tokens, stop)
-                for place, variant in enumerate([0, *(index + 1 for index in chosen)]):
-                    for column, index in enumerate(members):
-                        written[variant][index] = rows[place][column]
+    ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
+    written = decode(
+        model,
+        ready,
+        interventions,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        memory_mb=memory_mb,
+        progress=progress,
+    )
     tokenizer = model.tokenizer
     assert tokenizer is not None
     return [[str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in row] for row in written]
+
+
+def decode(
+    model: HookedTransformer,
+    prompts: Sequence[TokenPrompt],
+    interventions: Sequence[Intervention] = (),
+    *,
+    max_new_tokens: int,
+    stop: Stop,
+    memory_mb: float = 4 * DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> list[list[tuple[int, ...]]]:
+    """``answer`` on tokens: greedy continuations [variant][sample]; each ends with the token that stopped it.
+
+    Raises:
+        ValueError: ``max_new_tokens`` below 1; see ``check_interventions``.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    check_interventions(model, interventions)
+    written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
+    if unsupported(model) is not None:
+        for index, prompt in enumerate(progress(prompts, "answer (plain route)", len(prompts))):
+            for variant, item in enumerate([None, *interventions]):
+                tokens = reference.answer(model, prompt, item, max_new_tokens=max_new_tokens, stop=stop)
+                written[variant][index] = tokens
+        return written
+    extra = 3 * cache_bytes(model) + row_bytes(model)
+    with torch.inference_mode():
+        jobs = list(
+            plan_jobs(
+                model, prompts, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra
+            )
+        )
+        for members, chosen in progress(jobs, "answer", len(jobs)):
+            items = [interventions[index] for index in chosen]
+            rows = _decode(model, [prompts[index] for index in members], items, max_new_tokens, stop)
+            for place, variant in enumerate([0, *(index + 1 for index in chosen)]):
+                for column, index in enumerate(members):
+                    written[variant][index] = rows[place][column]
+    return written
 
 
 def stop_rule(model: HookedTransformer, *, stop_at_newline: bool) -> Stop:
@@ -135,7 +164,9 @@ def _decode(
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=batch.tokens.device)
     for step in range(max_new_tokens):
         alive = []
-        for variant, prompt, token in zip(rows.variant.tolist(), rows.prompt.tolist(), rows.tokens.tolist()):
+        for variant, prompt, token in zip(
+            rows.variant.tolist(), rows.prompt.tolist(), rows.tokens.tolist(), strict=True
+        ):
             written[variant][prompt].append(token)
             alive.append(not stop(token))
         if step + 1 == max_new_tokens or not any(alive):
@@ -156,7 +187,8 @@ def _first_rows(kernel: Kernel, batch: Batch, done: Pass, whole: bool) -> _Rows:
     place = torch.tensor(done.order, device=device).argsort()
     length = len(batch.tails[0].tokens) if whole else 1
     own = [
-        tuple(x[place].unflatten(1, (n_prompts, length)).flatten(0, 1) for x in layer) for layer in done.cache.tails
+        tuple(x[place].unflatten(1, (n_prompts, length)).flatten(0, 1) for x in layer)
+        for layer in done.cache.tails
     ]
     done.cache.tails.clear()
     return _Rows(
@@ -207,7 +239,7 @@ def _attend(
     own: tuple[Float[Tensor, "row own kv_head d_head"], Float[Tensor, "row own kv_head d_head"]],
     shared: tuple[Tensor, ...],
 ) -> Float[Tensor, "row heads_d_head"]:
-    """Attention of one prompt's rows to the prompt's shared keys and to their own; all see everything before them."""
+    """Attention of one prompt's rows to its shared keys and to their own; each sees all that is before it."""
     n, prefix, length = len(q), len(shared[0]), own[0].shape[1]
     grouped = q.unflatten(1, (block.n_kv_heads, -1))
     before = torch.einsum("rkgd,pkd->rkgp", grouped, shared[0])

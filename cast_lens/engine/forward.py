@@ -1,8 +1,8 @@
 """The pass: every layer of the trunk and of all steered variants of the tails, together.
 
-Layer by layer, the rows that exist so far go through the block; then the variants that are steered at that layer
-branch off the unsteered tails. A variant costs nothing below its layer, and keys and values live for one layer only
-unless they are asked for.
+Layer by layer, the rows that exist so far go through the block; then the variants that are steered at that
+layer branch off the unsteered tails. A variant costs nothing below its layer, and keys and values live for
+one layer only unless they are asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .layout import Batch
 
 @dataclass(slots=True)
 class KeysValues:
-    """Keys and values by layer, for decoding: trunk [row, kv_head, d_head], tails [variant, column, kv_head, d_head]."""
+    """Keys and values by layer: trunk [row, kv_head, d_head], tails [variant, column, kv_head, d_head]."""
 
     trunk: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     tails: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -81,7 +81,7 @@ def run_pass(
     for index in order[1:]:
         by_layer.setdefault(interventions[index].layer, []).append(index)
     masks = {item.position: steered_columns(batch, item.position) for item in interventions}
-    n_trunk, n_tail, width = batch.n_trunk, batch.n_tail, kernel.model.cfg.d_model
+    n_trunk, n_tail, width = batch.n_trunk, batch.n_tail, kernel.cfg.d_model
     first = kernel.embed(batch.tokens, batch.positions)
     rows = first.new_empty(n_trunk + n_tail * len(order), width)
     rows[: n_trunk + n_tail] = first
@@ -89,14 +89,23 @@ def run_pass(
     groups = (trunk_groups(batch), tail_groups(batch))
     angles: dict[str, tuple[Tensor, Tensor] | None] = {}
     cache = KeysValues() if keep_cache else None
-    final = kernel.model.cfg.n_layers - 1 if until is None else until
+    final = kernel.cfg.n_layers - 1 if until is None else until
     active = 1
     for layer, block in enumerate(kernel.blocks[: final + 1]):
         kind = block.attention.attn_type
         if kind not in angles:
             angles[kind] = kernel.rotary(block, positions, batch.longest)
         stop = n_trunk + n_tail * active
-        _step(block, rows[:stop], batch, groups, _upto(angles[kind], stop), active, cache, only_tails=layer == final)
+        _step(
+            block,
+            rows[:stop],
+            batch,
+            groups,
+            _upto(angles[kind], stop),
+            active,
+            cache,
+            only_tails=layer == final,
+        )
         tails = rows[n_trunk:].view(len(order), n_tail, width)
         if observe is not None:
             observe(layer, tails[0])
@@ -106,7 +115,9 @@ def run_pass(
             tails[active, mask] = interventions[index](tails[0, mask])
             active += 1
     if cache is not None:
-        cache.tails = [tuple(_branch(x, layer, order, interventions) for x in kv) for layer, kv in enumerate(cache.tails)]
+        cache.tails = [
+            tuple(_branch(x, layer, order, interventions) for x in kv) for layer, kv in enumerate(cache.tails)
+        ]
     tails = rows[n_trunk:].view(len(order), n_tail, width)
     return Pass(tails[torch.tensor(order).argsort()] if len(order) > 1 else tails, cache, order)
 

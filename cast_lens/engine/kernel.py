@@ -1,10 +1,11 @@
-"""One transformer block as plain arithmetic on rows, without hooks, on the weights that the model already holds.
+"""One transformer block as plain arithmetic on rows, without hooks, on the weights that the model holds.
 
 Every step but attention treats rows (tokens) independently, so rows of different prompts, lengths and steered
 variants go through one matrix product together. Attention, which is where rows meet, lives in ``attention``.
 
-The query, key and value projections are laid out side by side in memory once and the model's own parameters become
-views of that memory: no value changes, no second copy of the weights is kept.
+The query, key and value projections are laid out side by side in memory once and the model's own parameters
+become views of that memory: no value changes, no second copy of the weights is kept, and a write to a
+parameter is seen here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components import LayerNorm, LayerNormPre, RMSNorm, RMSNormPre
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.mlps.mlp import MLP
+from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
+from transformer_lens.utilities.activation_functions import gelu_fast, gelu_new
 
 RowMap = Callable[[Tensor], Tensor]
 
@@ -30,41 +33,40 @@ MLP_ROWS = 2048
 FULL_WIDTH_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
-_ACTIVATIONS: dict[str, RowMap] = {
-    "silu": F.silu,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+# Fused equivalents of functions that TransformerLens spells out in several passes over memory.
+_FUSED: dict[object, RowMap] = {
+    gelu_new: lambda x: F.gelu(x, approximate="tanh"),
+    gelu_fast: lambda x: F.gelu(x, approximate="tanh"),
 }
 
 
 def norm_rows(module: nn.Module) -> RowMap | None:
     """A normalisation layer as a fused function of rows; None when the layer is of an unknown kind."""
-    if isinstance(module, RMSNorm):
+    if type(module) is RMSNorm:
         return lambda x: F.rms_norm(x, (module.w.shape[0],), module.w, module.eps)
-    if isinstance(module, RMSNormPre):
+    if type(module) is RMSNormPre:
         return lambda x: F.rms_norm(x, (x.shape[-1],), None, module.eps)
-    if isinstance(module, LayerNorm):
+    if type(module) is LayerNorm:
         return lambda x: F.layer_norm(x, (module.w.shape[0],), module.w, module.b, module.eps)
-    if isinstance(module, LayerNormPre):
+    if type(module) is LayerNormPre:
         return lambda x: F.layer_norm(x, (x.shape[-1],), None, None, module.eps)
-    return (lambda x: x) if isinstance(module, nn.Identity) else None
+    return (lambda x: x) if type(module) is nn.Identity else None
 
 
 def _mlp_rows(mlp: nn.Module) -> RowMap:
-    act = _ACTIVATIONS.get(str(mlp.cfg.act_fn))
-    if act is None or mlp.cfg.is_layer_norm_activation() or type(mlp) not in (GatedMLP, MLP):
+    if type(mlp) not in (GatedMLP, MLP) or mlp.cfg.is_layer_norm_activation():
         return lambda x: mlp(x[None])[0]
-    if type(mlp) is MLP:
-        return lambda x: torch.addmm(mlp.b_out, act(torch.addmm(mlp.b_in, x, mlp.W_in)), mlp.W_out)
-    shifted = bool(mlp.b_in.any())
+
+    def plain(x: Tensor) -> Tensor:
+        act = _FUSED.get(mlp.act_fn, mlp.act_fn)
+        return torch.addmm(mlp.b_out, act(torch.addmm(mlp.b_in, x, mlp.W_in)), mlp.W_out)
 
     def gated(x: Tensor) -> Tensor:
-        hidden = act(x @ mlp.W_gate).mul_(x @ mlp.W_in)
-        return torch.addmm(mlp.b_out, hidden + mlp.b_in if shifted else hidden, mlp.W_out)
+        act = _FUSED.get(mlp.act_fn, mlp.act_fn)
+        hidden = torch.addcmul(mlp.b_in, act(x @ mlp.W_gate), x @ mlp.W_in)
+        return torch.addmm(mlp.b_out, hidden, mlp.W_out)
 
-    return gated
+    return plain if type(mlp) is MLP else gated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +113,7 @@ class Block:
         return q, k, v
 
     def finish(self, rows: Float[Tensor, "row d_model"], z: Float[Tensor, "row heads_d_head"]) -> None:
-        """Turn the residual before the block into the residual after it, in place (``rows`` is the engine's own)."""
+        """Turn the residual before the block into the one after it, in place (``rows`` is the engine's)."""
         mlp_in = rows.clone() if self.parallel else rows
         attended = torch.addmm(self.b_out, z, self.w_out)
         rows += attended if self.norm_attention_out is None else self.norm_attention_out(attended)
@@ -141,26 +143,32 @@ def rotate(
     return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)
 
 
-def _pack(attention: nn.Module) -> tuple[Tensor, Tensor]:
-    """Lay W_Q, W_K, W_V side by side as [qkv, d_model] and make the parameters views of that memory."""
+def _pack(attention: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay W_Q, W_K, W_V side by side as [qkv, d_model], and make the parameters views of what is returned."""
     grouped = hasattr(attention, "_W_K")
-    names = ("W_Q", "_W_K", "_W_V") if grouped else ("W_Q", "W_K", "W_V")
-    biases = ("b_Q", "_b_K", "_b_V") if grouped else ("b_Q", "b_K", "b_V")
-    weights = [getattr(attention, name) for name in names]
-    packed = torch.cat([w.detach().transpose(1, 2).reshape(-1, w.shape[1]) for w in weights])
+    weights = [
+        getattr(attention, name) for name in (("W_Q", "_W_K", "_W_V") if grouped else ("W_Q", "W_K", "W_V"))
+    ]
+    biases = [
+        getattr(attention, name) for name in (("b_Q", "_b_K", "_b_V") if grouped else ("b_Q", "b_K", "b_V"))
+    ]
+    w_qkv = torch.cat([w.detach().transpose(1, 2).reshape(-1, w.shape[1]) for w in weights])
+    b_qkv = torch.cat([b.detach().reshape(-1) for b in biases])
     start = 0
-    for weight in weights:
+    for weight, bias in zip(weights, biases, strict=True):
         heads, d_model, d_head = weight.shape
-        part = packed[start : start + heads * d_head]
-        weight.data = part.view(heads, d_head, d_model).transpose(1, 2)
+        rows = slice(start, start + heads * d_head)
+        weight.data = w_qkv[rows].view(heads, d_head, d_model).transpose(1, 2)
+        bias.data = b_qkv[rows].view(heads, d_head)
         start += heads * d_head
-    bias = torch.cat([getattr(attention, name).detach().reshape(-1) for name in biases])
-    return packed, bias
+    w_out = attention.W_O.detach().reshape(-1, attention.W_O.shape[-1])
+    attention.W_O.data = w_out.view(attention.W_O.shape)
+    return w_qkv, b_qkv, w_out
 
 
 def _block(block: nn.Module) -> Block:
     cfg, attention = block.cfg, block.attn
-    w_qkv, b_qkv = _pack(attention)
+    w_qkv, b_qkv, w_out = _pack(attention)
     post = cfg.original_architecture in POST_NORM
     both = bool(cfg.use_normalization_before_and_after)
     first = norm_rows(block.ln1)
@@ -168,7 +176,8 @@ def _block(block: nn.Module) -> Block:
     qk_norm = None
     if attention.q_norm is not None:
         q_norm, k_norm = norm_rows(attention.q_norm), norm_rows(attention.k_norm)
-        assert q_norm is not None and k_norm is not None
+        assert q_norm is not None
+        assert k_norm is not None
         qk_norm = (q_norm, k_norm)
     assert first is not None
     return Block(
@@ -180,7 +189,7 @@ def _block(block: nn.Module) -> Block:
         parallel=bool(cfg.parallel_attn_mlp),
         w_qkv=w_qkv,
         b_qkv=b_qkv,
-        w_out=attention.W_O.detach().reshape(-1, cfg.d_model),
+        w_out=w_out,
         b_out=attention.b_O.detach(),
         n_heads=cfg.n_heads,
         n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
@@ -197,26 +206,35 @@ def _block(block: nn.Module) -> Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """The whole model as arithmetic on rows."""
+    """The whole model as arithmetic on rows. Holds the model's parts, not the model, so that both can go."""
 
     blocks: tuple[Block, ...]
-    model: HookedTransformer
+    cfg: HookedTransformerConfig
+    embedding: nn.Module
+    position_embedding: nn.Module | None
     norm_final: RowMap
+    unembedding: nn.Module
 
-    def embed(self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"]) -> Float[Tensor, "row d_model"]:
+    def embed(
+        self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
         """Token (and learned position) embeddings, a new tensor."""
-        rows = F.embedding(tokens, self.model.embed.W_E.detach())
-        if self.model.cfg.positional_embedding_type == "standard":
-            rows = rows + F.embedding(positions, self.model.pos_embed.W_pos.detach())
+        rows = F.embedding(tokens, self.embedding.W_E.detach())
+        if self.position_embedding is not None:
+            rows = rows + F.embedding(positions, self.position_embedding.W_pos.detach())
         return rows
 
-    def rotary(self, block: Block, positions: Int[Tensor, " row"], longest: int) -> tuple[Tensor, Tensor] | None:
+    def rotary(
+        self, block: Block, positions: Int[Tensor, " row"], longest: int
+    ) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines [row, rotary] of a block at these positions; None without rotary embedding."""
-        if self.model.cfg.positional_embedding_type != "rotary":
+        if self.cfg.positional_embedding_type != "rotary":
             return None
         attention = block.attention
         if longest > attention.rotary_cos.shape[0]:
-            attention._extend_rotary_embeddings(min(self.model.cfg.n_ctx, max(longest, 2 * len(attention.rotary_cos))))
+            attention._extend_rotary_embeddings(
+                min(self.cfg.n_ctx, max(longest, 2 * len(attention.rotary_cos)))
+            )
         return attention.rotary_cos[positions], attention.rotary_sin[positions]
 
     def logits(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
@@ -227,11 +245,11 @@ class Kernel:
         self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " wanted"] | None = None
     ) -> Float[Tensor, "row wanted"]:
         """Logits of the wanted tokens only (all of the vocabulary when None) from normalised residuals."""
-        weight, bias = self.model.unembed.W_U.detach(), self.model.unembed.b_U.detach()
+        weight, bias = self.unembedding.W_U.detach(), self.unembedding.b_U.detach()
         if tokens is not None:
             weight, bias = weight[:, tokens], bias[tokens]
         logits = torch.addmm(bias, normed, weight)
-        cap = self.model.cfg.output_logits_soft_cap
+        cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap is not None and cap > 0 else logits
 
 
@@ -241,8 +259,11 @@ _kernels: weakref.WeakKeyDictionary[HookedTransformer, tuple[tuple[object, ...],
 
 
 def _state(model: HookedTransformer) -> tuple[object, ...]:
-    """Changes whenever a parameter is replaced or written to, so that a stale kernel is never used."""
-    return tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+    """Changes whenever a parameter is replaced or loaded anew, so that a stale kernel is never used."""
+    return tuple(
+        (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
+        for parameter in model.parameters()
+    )
 
 
 def kernel_for(model: HookedTransformer) -> Kernel:
@@ -250,9 +271,17 @@ def kernel_for(model: HookedTransformer) -> Kernel:
     known = _kernels.get(model)
     if known is not None and known[0] == _state(model):
         return known[1]
-    with torch.no_grad():
+    # Parameters made views of an inference tensor could never be trained again.
+    with torch.inference_mode(False), torch.no_grad():
         final = norm_rows(model.ln_final) if model.cfg.normalization_type is not None else (lambda x: x)
         assert final is not None
-        kernel = Kernel(tuple(_block(block) for block in model.blocks), model, final)
+        kernel = Kernel(
+            blocks=tuple(_block(block) for block in model.blocks),
+            cfg=model.cfg,
+            embedding=model.embed,
+            position_embedding=model.pos_embed if model.cfg.positional_embedding_type == "standard" else None,
+            norm_final=final,
+            unembedding=model.unembed,
+        )
     _kernels[model] = (_state(model), kernel)
     return kernel

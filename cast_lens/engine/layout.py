@@ -1,11 +1,12 @@
-"""Which rows there are: shared beginnings of prompts once, and for each prompt a tail of rows that may be steered.
+"""Which rows there are: shared beginnings of prompts once, and for each prompt a tail of rows to steer.
 
 A batch of prompts becomes a *trunk* and *tails*.
 
-- The trunk holds every prompt but its last token, as a trie: tokens that prompts share at their beginning (the
-  demonstrations) stand there once. No padding anywhere.
-- The tail of a prompt begins with its last token. Each admissible answer of several tokens adds all its tokens but
-  the last, as a chain behind the last prompt token: their log-probabilities come from the same pass.
+- The trunk holds every prompt but its last token, as a trie: tokens that prompts share at their beginning
+  (the demonstrations) stand there once. No padding anywhere.
+- The tail of a prompt begins with its last token. Each admissible answer of several tokens adds all its
+  tokens but the last, as a chain behind the last prompt token: their log-probabilities come from the same
+  pass.
 - Steered variants are copies of the tails only: nothing before the last prompt token can change. For position
   ``all`` it does, so there the whole prompt is tail and the trunk is empty.
 """
@@ -149,7 +150,7 @@ def _by_token(heads: Sequence[tuple[int, ...]], order: list[int], at: int) -> li
 def build_tail(
     prompt: TokenPrompt, index: int, path: tuple[tuple[int, int], ...], *, whole: bool, answers: bool
 ) -> Tail:
-    """The tail of one prompt; ``whole`` puts the entire prompt into it, ``answers`` adds the answers' chains."""
+    """The tail of one prompt: all of the prompt when ``whole``; with its answers' chains when ``answers``."""
     begin = 0 if whole else len(prompt.tokens) - 1
     tokens = list(prompt.tokens[begin:])
     positions = list(range(begin, len(prompt.tokens)))
@@ -196,7 +197,11 @@ class Batch:
 
 
 def build_batch(
-    prompts: Sequence[TokenPrompt], *, whole: bool = False, answers: bool = True, device: str | torch.device = "cpu"
+    prompts: Sequence[TokenPrompt],
+    *,
+    whole: bool = False,
+    answers: bool = True,
+    device: str | torch.device = "cpu",
 ) -> Batch:
     """Lay out some prompts; see the module's first lines."""
     trunk = Trunk() if whole else build_trunk([prompt.tokens[:-1] for prompt in prompts])

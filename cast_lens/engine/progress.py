@@ -23,7 +23,13 @@ def quiet(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
 
 def bars(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
     """A bar with count, elapsed time and time left (rich), for terminals and notebooks."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (

@@ -47,7 +47,9 @@ def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, 
         found[hook.name] = residual[0, -1].float().cpu()
 
     names = [hook_name(layer) for layer in range(model.cfg.n_layers)]
-    model.run_with_hooks(_ids(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
+    model.run_with_hooks(
+        **_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None
+    )
     return torch.stack([found[name] for name in names])
 
 
@@ -61,7 +63,7 @@ def logits(
 ) -> Float[Tensor, "position vocab"]:
     """Logits at every position of prompt + continuation, steered or not; float32."""
     hooks = [] if intervention is None else [edit_hook(intervention, prompt_length)]
-    out = model.run_with_hooks(_ids(model, tokens), fwd_hooks=hooks, return_type="logits")
+    out = model.run_with_hooks(**_input(model, tokens), fwd_hooks=hooks, return_type="logits")
     return out[0].float()
 
 
@@ -98,5 +100,7 @@ def answer(
     return tuple(written)
 
 
-def _ids(model: HookedTransformer, tokens: Sequence[int]) -> Tensor:
-    return torch.tensor([list(tokens)], device=model.cfg.device)
+def _input(model: HookedTransformer, tokens: Sequence[int]) -> dict[str, Tensor]:
+    """With its mask: for a left-padding tokenizer TransformerLens takes a leading pad token for padding."""
+    ids = torch.tensor([list(tokens)], device=model.cfg.device)
+    return {"input": ids, "attention_mask": torch.ones_like(ids)}

@@ -34,8 +34,9 @@ class Scores:
     """What prompts × variants gave. Variant 0 is the unsteered model, then the interventions in their order.
 
     Attributes:
-        answer_logprobs: for each prompt [variant, choice], natural log of the probability of the whole answer,
-            summed over its tokens; NaN when only label logits were asked for and an answer has several tokens.
+        answer_logprobs: for each prompt [variant, choice], natural log of the probability of the whole
+            answer, summed over its tokens; NaN when only label logits were asked for and an answer has
+            several tokens.
         first_token: [variant, sample], the greedy first token (-1 when no full vocabulary was asked for).
         logits: [variant, sample, vocab] of the first answer token, float32, when asked for.
         interventions: what was done; variant ``i`` is ``interventions[i - 1]``.
@@ -51,20 +52,25 @@ class Scores:
     def to_frame(self) -> pd.DataFrame:
         """One row a variant and sample.
 
-        Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered), ``gold_logprob``,
-        ``choice`` (index of the most probable admissible answer), ``choice_correct``, ``first_match`` (greedy first
-        token is the gold answer's), ``first_valid`` (it begins some admissible answer), ``gold_margin`` (gold minus
-        best other answer; NaN with fewer than two answers).
+        Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered),
+            ``gold_logprob``,
+        ``choice`` (index of the most probable admissible answer), ``choice_correct``, ``first_match`` (greedy
+        first token is the gold answer's), ``first_valid`` (it begins some admissible answer), ``gold_margin``
+        (gold minus best other answer; NaN with fewer than two answers).
         """
         import pandas as pd
 
         columns: dict[str, list[object]] = {}
         for index, prompt in enumerate(self.prompts):
-            for name, values in _outcomes(prompt, self.answer_logprobs[index], self.first_token[:, index]).items():
+            for name, values in _outcomes(
+                prompt, self.answer_logprobs[index], self.first_token[:, index]
+            ).items():
                 columns.setdefault(name, []).extend(values)
         what = [(-1, 0.0, "none", "none", "unsteered")]
         what += [(i.layer, i.strength, i.operator, i.position, i.name) for i in self.interventions]
-        layers, strengths, operators, positions, names = (list(column) * len(self.prompts) for column in zip(*what))
+        layers, strengths, operators, positions, names = (
+            list(column) * len(self.prompts) for column in zip(*what, strict=True)
+        )
         return pd.DataFrame(
             {
                 "sample": [prompt.name for prompt in self.prompts for _ in what],
@@ -112,8 +118,8 @@ def check_interventions(model: HookedTransformer, interventions: Sequence[Interv
         check_layers(model, (item.layer,))
         if item.direction.shape != (width,):
             raise ValueError(
-                f"intervention {index} ({item.name or 'unnamed'}) has a direction of {item.direction.shape[0]} "
-                f"numbers, but the model's d_model is {width}; was the vector taken from another model?"
+                f"intervention {index} ({item.name or 'unnamed'}) has a direction of width "
+                f"{item.direction.shape[0]}, but d_model is {width}; was the vector taken from another model?"
             )
 
 
@@ -130,9 +136,10 @@ def score(
 ) -> Scores:
     """Score every admissible answer of every prompt, unsteered and under each intervention.
 
-    Exact: the same numbers as one hooked forward pass for each (prompt, answer, intervention), up to rounding.
-    Under position ``last`` an answer's own tokens are steered as decoded tokens are; under ``prompt_last`` they are
-    not; under ``all`` every token is, and only the layers below the intervention are shared.
+    Exact: the same numbers as one hooked forward pass for each (prompt, answer, intervention), up to
+        rounding.
+    Under position ``last`` an answer's own tokens are steered as decoded tokens are; under ``prompt_last``
+    they are not; under ``all`` every token is, and only the layers below the intervention are shared.
 
     Args:
         model: any ``HookedTransformer``.
@@ -174,8 +181,8 @@ def plan_jobs(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Batches of prompts with the interventions that run beside them, within the memory budget.
 
-    Every job also runs the unsteered variant. Interventions at ``all`` positions need whole prompts as tails and go
-    apart. A prompt whose variants do not fit together is run several times with a part of them.
+    Every job also runs the unsteered variant. Interventions at ``all`` positions need whole prompts as tails
+    and go apart. A prompt whose variants do not fit together is run several times with a part of them.
     """
     max_rows = rows_within(model, memory_mb)
     if extra_row_bytes:
@@ -282,13 +289,17 @@ def read_tails(
             logits = kernel.unembed(chunk, tokens).float().view(-1, len(columns), len(tokens))
             values[block] = logits[:, at, inverse].cpu()
             continue
-        logits = kernel.unembed(chunk).float().view(-1, len(columns), kernel.model.cfg.d_vocab_out)
+        logits = kernel.unembed(chunk).float().view(-1, len(columns), kernel.cfg.d_vocab_out)
         values[block] = (logits[:, at, wanted] - logits.logsumexp(dim=-1)[:, at]).cpu()
         greedy[block] = logits.argmax(dim=-1).cpu()
         if collected.logits is not None:
             rows = torch.tensor(variants)[block]
-            collected.logits[rows[:, None], torch.tensor(members)[None]] = logits[:, [place[c] for c in lasts]].cpu()
-    collected.first[torch.tensor(variants)[:, None], torch.tensor(members)[None]] = greedy[:, [place[c] for c in lasts]]
+            collected.logits[rows[:, None], torch.tensor(members)[None]] = logits[
+                :, [place[c] for c in lasts]
+            ].cpu()
+    collected.first[torch.tensor(variants)[:, None], torch.tensor(members)[None]] = greedy[
+        :, [place[c] for c in lasts]
+    ]
     for index, tail in enumerate(batch.tails):
         sums = torch.zeros(n_variants, len(tail.scored))
         mine = [(step, number) for step, (_, _, owner, number) in enumerate(steps) if owner == index]

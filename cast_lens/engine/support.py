@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from transformer_lens import HookedTransformer
-from transformer_lens.components import TransformerBlock
+from transformer_lens.components import Embed, PosEmbed, TransformerBlock, Unembed
 from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.components.mlps.gated_mlp import GatedMLP
+from transformer_lens.components.mlps.mlp import MLP
+from transformer_lens.components.mlps.moe import MoE
 
 from .kernel import norm_rows
 
@@ -23,17 +25,18 @@ _UNKNOWN_SWITCHES = (
     "use_attn_in",
     "use_split_qkv_input",
     "use_hook_mlp_in",
+    "use_hook_tokens",
 )
 
 
 def unsupported(model: object) -> str | None:
     """Why the fast path would not reproduce this model exactly; None when it would.
 
-    The answer depends on the configuration, the classes of the model's modules, its device placement, and on hooks
-    that are attached right now: the fast path fires no hooks.
+    The answer depends on the configuration, the classes of the model's modules, its device placement, and on
+    hooks that are attached right now: the fast path fires no hooks.
     """
-    if not isinstance(model, HookedTransformer):
-        return f"{type(model).__name__} is no HookedTransformer"
+    if not isinstance(model, HookedTransformer) or type(model).forward is not HookedTransformer.forward:
+        return f"{type(model).__name__} is no plain HookedTransformer"
     cfg = model.cfg
     if cfg.positional_embedding_type not in ("rotary", "standard"):
         return f"positional_embedding_type={cfg.positional_embedding_type!r}"
@@ -44,21 +47,25 @@ def unsupported(model: object) -> str | None:
             return f"cfg.{switch} is on"
     if int(getattr(cfg, "n_devices", 1) or 1) > 1:
         return f"the model is spread over {cfg.n_devices} devices"
+    return _unknown_part(model) or _tampered(model)
+
+
+def _unknown_part(model: HookedTransformer) -> str | None:
+    known = {"embed": Embed, "pos_embed": PosEmbed, "unembed": Unembed}
+    for name, kind in known.items():
+        part = getattr(model, name, None)
+        if part is not None and type(part) is not kind:
+            return f"{name} of class {type(part).__name__}"
+    if model.cfg.normalization_type is not None and norm_rows(model.ln_final) is None:
+        return f"final norm {type(model.ln_final).__name__}"
     for index, block in enumerate(model.blocks):
-        reason = _unsupported_block(block)
+        reason = _unknown_block(block)
         if reason is not None:
             return f"block {index}: {reason}"
-    if cfg.normalization_type is not None and norm_rows(model.ln_final) is None:
-        return f"final norm {type(model.ln_final).__name__}"
-    hooked = [name for name, point in model.hook_dict.items() if _has_hooks(point)]
-    return f"hooks are attached ({', '.join(hooked[:3])})" if hooked else None
+    return None
 
 
-def _has_hooks(point: HookPoint) -> bool:
-    return bool(point.fwd_hooks or point._forward_hooks or point._forward_pre_hooks)
-
-
-def _unsupported_block(block: object) -> str | None:
+def _unknown_block(block: object) -> str | None:
     if type(block) is not TransformerBlock:
         return f"{type(block).__name__} is no TransformerBlock"
     attention: AbstractAttention = block.attn
@@ -66,7 +73,20 @@ def _unsupported_block(block: object) -> str | None:
         return f"attention of class {type(attention).__name__}"
     if getattr(attention, "_attention_dir_override", None) not in (None, "causal"):
         return "attention that is not causal"
+    # Any of these treats tokens independently, which is all that the kernel needs to call it.
+    if not block.cfg.attn_only and type(block.mlp) not in (GatedMLP, MLP, MoE):
+        return f"MLP of class {type(block.mlp).__name__}"
     norms = [getattr(block, name, None) for name in ("ln1", "ln2", "ln1_post", "ln2_post")]
     norms += [attention.q_norm, attention.k_norm]
     unknown = [type(norm).__name__ for norm in norms if norm is not None and norm_rows(norm) is None]
     return f"norm of class {unknown[0]}" if unknown else None
+
+
+def _tampered(model: HookedTransformer) -> str | None:
+    """Hooks, of TransformerLens or of PyTorch, and methods that were replaced on an instance."""
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"hooks are attached ({name or 'the model'})"
+        if "forward" in vars(module):
+            return f"{name or 'the model'} has a forward of its own"
+    return None

@@ -90,7 +90,11 @@ def sweep(
     Raises:
         ValueError: no layers or strengths in common; a vector of another model; see ``score``.
     """
-    named = {directions.provenance.task: directions} if isinstance(directions, SteeringVector) else dict(directions)
+    named = (
+        {directions.provenance.task: directions}
+        if isinstance(directions, SteeringVector)
+        else dict(directions)
+    )
     if not named or not strengths:
         raise ValueError("give at least one direction and one strength to sweep over")
     for vector in named.values():

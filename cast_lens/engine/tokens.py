@@ -1,4 +1,6 @@
-"""From prompts to tokens: BOS exactly once, answers tokenised as they follow the prompt, chat templates, limits."""
+"""From prompts to tokens: BOS exactly once, answers tokenised as they follow the prompt, chat templates,
+limits.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ def tokenise(
 ) -> list[TokenPrompt]:
     """Tokenise prompts and their admissible answers.
 
-    BOS is put in front exactly when the model's tokenizer does so itself (``cfg.default_prepend_bos``). An answer is
-    tokenised as part of prompt + blank + answer, so that its first token is the one that the model would write.
+    BOS is put in front exactly when the model's tokenizer does so itself (``cfg.default_prepend_bos``). An
+    answer is tokenised as part of prompt + blank + answer, so that its first token is the one that the model
+    would write.
 
     Args:
         model: its tokenizer and context length are used.
@@ -28,8 +31,8 @@ def tokenise(
         room: tokens to leave free behind prompt and answer, for decoding.
 
     Raises:
-        ValueError: no prompts; an empty prompt; a prompt beyond the context (which one, by how much); an answer that
-            tokenises to nothing; ``chat`` without a chat template; a model without tokenizer.
+        ValueError: no prompts; an empty prompt; a prompt beyond the context (which one, by how much); an
+            answer that tokenises to nothing; ``chat`` without a chat template; a model without tokenizer.
     """
     if not prompts:
         raise ValueError("prompts is empty; give at least one prompt")
@@ -44,12 +47,14 @@ def tokenise(
             raise ValueError(f"{name} is empty: it has no tokens to read an activation from")
         empty = [number for number, answer in enumerate(prompt.answers) if not answer]
         if empty:
-            raise ValueError(f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows")
+            raise ValueError(
+                f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows"
+            )
         need = len(prompt.tokens) + room + max((len(answer) - 1 for answer in prompt.answers), default=0)
         if need > limit:
             raise ValueError(
-                f"{name} needs {need} tokens ({len(prompt.tokens)} of prompt), {need - limit} more than the model's "
-                f"context of {limit}; use fewer demonstrations or shorter examples"
+                f"{name} needs {need} tokens ({len(prompt.tokens)} of prompt), {need - limit} more than the "
+                f"model's context of {limit}; use fewer demonstrations or shorter examples"
             )
     return ready
 
@@ -90,13 +95,16 @@ def _continuation(
     joint = tuple(bos + _encode(tokenizer, text + answer))
     if joint[: len(tokens)] == tokens:
         return joint[len(tokens) :]
-    # The tokenizer merges across the border (languages without blanks): what decoding could write is the answer alone.
+    # The tokenizer merges across the border (languages without blanks): what decoding could write is the
+    # answer alone.
     return tuple(_encode(tokenizer, answer))
 
 
 def _chat_text(tokenizer: Any, prompt: Prompt) -> str:
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError("chat=True, but the model's tokenizer has no chat template; leave chat off for base models")
+        raise ValueError(
+            "chat=True, but the model's tokenizer has no chat template; leave chat off for base models"
+        )
     turns = []
     for body, answer in prompt.demonstrations:
         turns += [{"role": "user", "content": body}, {"role": "assistant", "content": answer}]
