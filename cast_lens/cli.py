@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -26,46 +26,42 @@ def about() -> None:
 @app.command()
 def run(
     model: Annotated[
-        Optional[str], typer.Option(help="Embedded name, hub name, local folder or .gguf file.")
+        str | None, typer.Option(help="Embedded name, hub name, local folder or .gguf file.")
     ] = None,
     sources: Annotated[
-        Optional[str], typer.Option(help="Tasks whose vectors are added, comma-separated.")
+        str | None, typer.Option(help="Tasks whose vectors are added, comma-separated.")
     ] = None,
-    targets: Annotated[Optional[str], typer.Option(help="Tasks that are steered, comma-separated.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Tasks that are steered, comma-separated.")] = None,
     tasks: Annotated[
-        Optional[str], typer.Option(help="Folder of JSONL tasks (default: the suite that ships).")
+        str | None, typer.Option(help="Folder of JSONL tasks (default: the suite that ships).")
     ] = None,
     hub: Annotated[
-        Optional[bool], typer.Option("--hub/--no-hub", help="Take tasks from the Hugging Face hub.")
+        bool | None, typer.Option("--hub/--no-hub", help="Take tasks from the Hugging Face hub.")
     ] = None,
-    shots: Annotated[Optional[int], typer.Option(help="Demonstrations in few-shot prompts.")] = None,
-    samples: Annotated[Optional[int], typer.Option(help="Source samples averaged into a vector.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Demonstrations in few-shot prompts.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Source samples averaged into a vector.")] = None,
     validation: Annotated[
-        Optional[int], typer.Option(help="Source examples that choose layer and strength.")
+        int | None, typer.Option(help="Source examples that choose layer and strength.")
     ] = None,
-    test: Annotated[Optional[int], typer.Option(help="Test examples a target.")] = None,
+    test: Annotated[int | None, typer.Option(help="Test examples a target.")] = None,
     layers: Annotated[
-        Optional[str], typer.Option(help="Layers of the sweep: 8,12,16 or 10-20 (default: all).")
+        str | None, typer.Option(help="Layers of the sweep: 8,12,16 or 10-20 (default: all).")
     ] = None,
-    strengths: Annotated[Optional[str], typer.Option(help="Strengths of the sweep, comma-separated.")] = None,
-    operator: Annotated[
-        Optional[str], typer.Option(help="add, norm_preserving_add, ablate or replace.")
-    ] = None,
-    position: Annotated[Optional[str], typer.Option(help="last, prompt_last or all.")] = None,
-    placebos: Annotated[Optional[int], typer.Option(help="Random directions beside each vector.")] = None,
+    strengths: Annotated[str | None, typer.Option(help="Strengths of the sweep, comma-separated.")] = None,
+    operator: Annotated[str | None, typer.Option(help="add, norm_preserving_add, ablate or replace.")] = None,
+    position: Annotated[str | None, typer.Option(help="last, prompt_last or all.")] = None,
+    placebos: Annotated[int | None, typer.Option(help="Random directions beside each vector.")] = None,
     chat: Annotated[
-        Optional[bool], typer.Option("--chat/--no-chat", help="Use the model's chat template.")
+        bool | None, typer.Option("--chat/--no-chat", help="Use the model's chat template.")
     ] = None,
-    seed: Annotated[
-        Optional[int], typer.Option(help="Of samples, demonstrations, placebos, intervals.")
-    ] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, mps or auto.")] = None,
-    dtype: Annotated[Optional[str], typer.Option(help="float32, bfloat16 or float16.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of samples, demonstrations, placebos, intervals.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     out: Annotated[
         Path, typer.Option(help="Run directory; the same command continues a run begun there.")
     ] = Path("runs/latest"),
     config: Annotated[
-        Optional[Path], typer.Option(help="TOML file with any of these keys; options win.")
+        Path | None, typer.Option(help="TOML file with any of these keys; options win.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small version of all of it, under a minute.")
@@ -115,7 +111,7 @@ def models() -> None:
 @app.command()
 def tasks(
     tasks: Annotated[
-        Optional[str], typer.Option(help="Folder of JSONL tasks (default: the suite that ships).")
+        str | None, typer.Option(help="Folder of JSONL tasks (default: the suite that ships).")
     ] = None,
 ) -> None:
     """List the tasks that there are."""
@@ -187,7 +183,7 @@ def _number(name: str, text: str, kind: type) -> Any:
         raise ValueError(f"--{name}: {text!r} is no number") from None
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

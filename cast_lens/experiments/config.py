@@ -48,6 +48,7 @@ class RunConfig:
         placebos: random directions beside each vector.
         finalists: sweep cells whose greedy answers are compared before one is chosen.
         bootstrap: replicates of every interval.
+        umap: draw a UMAP projection beside the PCA; compiling it takes half a minute.
         chat: use the model's chat template.
         seed: of samples, demonstrations, placebos and replicates.
         device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
@@ -70,6 +71,7 @@ class RunConfig:
     placebos: int = 2
     finalists: int = 12
     bootstrap: int = 1000
+    umap: bool = True
     chat: bool = False
     seed: int = 0
     device: str = "cpu"
@@ -106,6 +108,7 @@ class RunConfig:
             placebos=1,
             finalists=min(self.finalists, 4),
             bootstrap=min(self.bootstrap, 300),
+            umap=False,
         )
 
     def to_dict(self) -> dict[str, Any]:

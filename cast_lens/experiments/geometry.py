@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
 from ..tasks import Task
 from ..vectors import DifferenceVectors
+from .config import RunConfig
 from .store import RunDirectory
 
 if TYPE_CHECKING:
@@ -31,34 +32,36 @@ def write_geometry(
     directory: RunDirectory,
     differences: Sequence[DifferenceVectors],
     tasks: Mapping[str, Task],
-    *,
-    seed: int,
-    n_bootstrap: int,
+    config: RunConfig,
 ) -> None:
     """Write ``parallelism, alignment, cohesion, entropy, cosines, projection`` to the run directory."""
+    options = {"seed": config.seed, "n_bootstrap": config.bootstrap}
     family = {name: task.family for name, task in tasks.items()}
     layers = projected_layers(differences[0].layers)
 
     def pairs() -> pd.DataFrame:
-        found = parallelism(differences, seed=seed, n_bootstrap=n_bootstrap)
+        found = parallelism(differences, **options)
         return found.assign(family_a=found["task_a"].map(family), family_b=found["task_b"].map(family))
 
     if len(differences) > 1:
         directory.frame("parallelism", pairs)
         directory.frame("cosines", lambda: _concat([cosine_matrix(differences, layer) for layer in layers]))
-    directory.frame("alignment", lambda: alignment(differences, seed=seed, n_bootstrap=n_bootstrap))
-    directory.frame("cohesion", lambda: cohesion(differences, seed=seed, n_bootstrap=n_bootstrap))
+    directory.frame("alignment", lambda: alignment(differences, **options))
+    directory.frame("cohesion", lambda: cohesion(differences, **options))
     directory.frame("entropy", lambda: entropy_by_layer(differences))
-    directory.frame("projection", lambda: _projection(differences, tasks, layers, seed))
+    directory.frame("projection", lambda: _projection(differences, tasks, layers, config))
 
 
 def _projection(
-    differences: Sequence[DifferenceVectors], tasks: Mapping[str, Task], layers: Sequence[int], seed: int
+    differences: Sequence[DifferenceVectors],
+    tasks: Mapping[str, Task],
+    layers: Sequence[int],
+    config: RunConfig,
 ) -> pd.DataFrame:
-    frames = [project_layers(differences, layers=layers, seed=seed)]
-    if sum(len(one) for one in differences) >= UMAP_POINTS:
+    frames = [project_layers(differences, layers=layers, seed=config.seed)]
+    if config.umap and sum(len(one) for one in differences) >= UMAP_POINTS:
         middle = layers[len(layers) // 2]
-        frames.append(project_layers(differences, layers=(middle,), method="umap", seed=seed))
+        frames.append(project_layers(differences, layers=(middle,), method="umap", seed=config.seed))
     found = _concat(frames)
     text = {(name, example.id): example.input for name, task in tasks.items() for example in task.train}
     keys = zip(found["task"], found["sample_id"], strict=True)

@@ -130,7 +130,14 @@ def run(
         say(f"Difference vectors of {len(names)} tasks")
         differences = [bench.differences(name) for name in names]
         say("Geometry: parallelism, cohesion, entropy, projections")
-        write_geometry(bench.directory, differences, tasks, seed=config.seed, n_bootstrap=config.bootstrap)
+        write_geometry(
+            bench.directory,
+            differences,
+            tasks,
+            seed=config.seed,
+            n_bootstrap=config.bootstrap,
+            umap=config.umap,
+        )
         settings = {}
         for name in config.sources:
             say(f"Sweep of layers and strengths: {name}")
@@ -143,7 +150,8 @@ def run(
         write_summary(directory, config, tasks)
         _write_seconds(directory, time.time() - started)
         if write_report:
-            from ..report import write_figures, write_report as write_page
+            from ..report import write_figures
+            from ..report import write_report as write_page
 
             say("Figures and report")
             write_figures(directory.path)
@@ -154,7 +162,7 @@ def run(
 def check_prompts(bench: Bench) -> None:
     """Tokenise everything that the run will read, so that a prompt that does not fit is named before work starts."""
     config = bench.config
-    for name, task in bench.tasks.items():
+    for task in bench.tasks.values():
         queries = [*draw_samples(task, bench.extraction()), *test_examples(config, task)]
         few = few_shot_prompts(task, queries, shots=config.shots, seed=config.seed)
         tokenise(bench.model, [*few, *zero_shot_prompts(task, queries)], chat=config.chat, room=16)
