@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, tokenise, unsupported
+from ..engine.capture import check_layers
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import (
     Condition,
@@ -130,14 +131,7 @@ def run(
         say(f"Difference vectors of {len(names)} tasks")
         differences = [bench.differences(name) for name in names]
         say("Geometry: parallelism, cohesion, entropy, projections")
-        write_geometry(
-            bench.directory,
-            differences,
-            tasks,
-            seed=config.seed,
-            n_bootstrap=config.bootstrap,
-            umap=config.umap,
-        )
+        write_geometry(directory, differences, tasks, config)
         settings = {}
         for name in config.sources:
             say(f"Sweep of layers and strengths: {name}")
@@ -160,8 +154,9 @@ def run(
 
 
 def check_prompts(bench: Bench) -> None:
-    """Tokenise everything that the run will read, so that a prompt that does not fit is named before work starts."""
+    """Check layers, and tokenise what the run will read: a prompt that does not fit is named before work starts."""
     config = bench.config
+    check_layers(bench.model, config.layers or None)
     for task in bench.tasks.values():
         queries = [*draw_samples(task, bench.extraction()), *test_examples(config, task)]
         few = few_shot_prompts(task, queries, shots=config.shots, seed=config.seed)

@@ -1,0 +1,62 @@
+"""Difference vectors of a task against plain hooked passes over the very prompts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cast_lens.engine import reference, tokenise
+from cast_lens.extraction import Extraction, difference_vectors, draw_samples
+from cast_lens.models import fingerprint
+from cast_lens.tasks import demonstrations, few_shot, zero_shot
+from tests.closeness import assert_close
+from tests.small_tasks import label_task
+from tests.tiny import tiny_model
+
+
+def test_differences_are_few_shot_minus_zero_shot_of_the_same_queries() -> None:
+    model, task = tiny_model("llama"), label_task()
+    how = Extraction(samples=4, shots=3, seed=5)
+    found = difference_vectors(model, task, how)
+    for row, example in enumerate(draw_samples(task, how)):
+        few = tokenise(model, [few_shot(task, example, shots=3, seed=5)])[0]
+        zero = tokenise(model, [zero_shot(task, example)])[0]
+        assert_close(found.few_shot[row], reference.residuals(model, few.tokens))
+        assert_close(found.zero_shot[row], reference.residuals(model, zero.tokens))
+        assert found.sample_ids[row] == example.id
+
+
+def test_samples_are_balanced_and_never_demonstrations() -> None:
+    task = label_task()
+    how = Extraction(samples=8, shots=4, seed=1)
+    drawn = draw_samples(task, how)
+    shown = {example.id for example in demonstrations(task, shots=4, seed=1)}
+    assert not shown & {example.id for example in drawn}
+    assert sum(example.answer == "good" for example in drawn) == 4
+    assert drawn == draw_samples(task, how)
+    assert drawn != draw_samples(task, Extraction(samples=8, shots=4, seed=2))
+
+
+def test_too_many_samples_are_refused_before_work() -> None:
+    with pytest.raises(
+        ValueError, match=r"samples=11 must be from 1 to 10: the train split of 'mood' holds 14"
+    ):
+        draw_samples(label_task(), Extraction(samples=11, shots=4))
+
+
+def test_provenance_says_where_it_came_from() -> None:
+    model = tiny_model("llama")
+    found = difference_vectors(model, label_task(), Extraction(samples=2, shots=2, seed=3), layers=(0, 2))
+    about = found.provenance
+    assert (about.task, about.shots, about.seed, found.layers) == ("mood", 2, 3, (0, 2))
+    assert about.fingerprint == fingerprint(model)
+    assert about.sample_ids == found.sample_ids
+    assert "torch" in about.versions
+
+
+def test_shuffled_labels_change_the_few_shot_side_only() -> None:
+    model, task = tiny_model("llama"), label_task()
+    plain = difference_vectors(model, task, Extraction(samples=3, shots=4))
+    shuffled = difference_vectors(model, task, Extraction(samples=3, shots=4, shuffle_labels=True))
+    assert torch.equal(plain.zero_shot, shuffled.zero_shot)
+    assert not torch.allclose(plain.few_shot, shuffled.few_shot)
