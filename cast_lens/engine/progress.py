@@ -22,7 +22,8 @@ def quiet(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
 
 
 def bars(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """A bar with count, elapsed time and time left (rich), for terminals and notebooks."""
+    """A bar with count, elapsed time and time left (rich) on standard error; nothing where that is no terminal."""
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -40,5 +41,7 @@ def bars(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, transient=True) as drawn:
+    console = Console(stderr=True)
+    shown = console.is_terminal or console.is_jupyter
+    with Bars(*columns, console=console, transient=True, disable=not shown) as drawn:
         yield from drawn.track(items, total=total, description=title)

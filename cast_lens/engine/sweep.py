@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from ..interventions import Intervention, Operator, Position
 from ..models import check_vector
+from ..stats import proportion_interval
 from ..vectors import SteeringVector
 from .batching import DEFAULT_BUDGET_MB
 from .capture import check_layers
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 SWEEP_BUDGET_MB = 4 * DEFAULT_BUDGET_MB
 # Past this the largest published strengths are covered many times over and small models write noise.
 DEFAULT_STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+SHARES = ("first_match", "first_valid", "choice_correct")
+MEANS = ("gold_logprob", "gold_margin")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,20 +43,35 @@ class Sweep:
         """One row a cell and sample; see ``Scores.to_frame``."""
         return self.scores.to_frame()
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a cell: ``name, layer, strength, operator, position, n`` and the means over samples of
-        ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``.
+    def to_frame(self, *, source: str = "") -> pd.DataFrame:
+        """One row a cell, as ``plots.plot_sweep`` takes it.
 
-        The unsteered model is the row of layer -1.
+        Columns: ``source`` (a label of yours), ``kind`` (name of the direction), ``layer, strength, operator,
+        position, n``, the means over samples of ``first_match, first_valid, choice_correct, gold_logprob,
+        gold_margin``, and Wilson intervals of the shares (``first_match_low`` and so on). The unsteered model is the
+        row of kind ``unsteered`` and layer -1.
         """
         import pandas as pd
 
         keys = ["name", "layer", "strength", "operator", "position"]
-        values = ["first_match", "first_valid", "choice_correct", "gold_logprob", "gold_margin"]
         frame = self.examples()
-        frame[values] = frame[values].astype(float)
+        frame[[*SHARES, *MEANS]] = frame[[*SHARES, *MEANS]].astype(float)
         grouped = frame.groupby(keys, sort=False, dropna=False)
-        return pd.concat([grouped[values].mean(), grouped.size().rename("n")], axis=1).reset_index()
+        cells = pd.concat(
+            [grouped.size().rename("n"), grouped[[*SHARES, *MEANS]].mean()], axis=1
+        ).reset_index()
+        for share in SHARES:
+            bounds = [_wilson(mean, n) for mean, n in zip(cells[share], cells["n"], strict=True)]
+            cells[f"{share}_low"], cells[f"{share}_high"] = zip(*bounds, strict=True)
+        cells.insert(0, "source", source)
+        return cells.rename(columns={"name": "kind"})
+
+
+def _wilson(mean: float, n: int) -> tuple[float, float]:
+    if mean != mean:
+        return float("nan"), float("nan")
+    found = proportion_interval(round(mean * n), n)
+    return found.low, found.high
 
 
 def sweep(

@@ -48,7 +48,8 @@ def sweep_source(
 
     Returns:
         one row a cell: ``kind`` (entry of ``directions``, or ``unsteered``), ``layer, strength, n``, means of
-        ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``; ``exact_match, valid`` of greedy
+        ``first_match, first_valid, choice_correct, gold_logprob, gold_margin`` with Wilson intervals of the shares;
+        ``exact_match, valid`` of greedy
         answers for the finalists (NaN elsewhere); ``chosen``.
     """
     found = sweep(
@@ -62,7 +63,7 @@ def sweep_source(
         chat=chat,
         progress=progress,
     ).to_frame()
-    frame = found.rename(columns={"name": "kind"}).drop(columns=["operator", "position"])
+    frame = found.drop(columns=["source", "operator", "position"])
     cells = frame[frame["kind"] == "vector"]
     best = cells.sort_values(["first_match", "gold_logprob"], ascending=False, kind="stable").head(finalists)
     edits = [
