@@ -6,6 +6,7 @@ logits, and tests of prompts, positions and padding could not fail.
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformer_lens import HookedTransformer
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from cast_lens.models import load_model
 
@@ -179,27 +180,40 @@ def tiny_hf_model(
     architecture: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **config_overrides: Any
 ) -> PreTrainedModel:
     """A tiny Hugging Face model with random weights, norms and biases included."""
-    kind, settings = _CONFIGS[architecture]
-    config = getattr(transformers, kind)(**{**settings, **config_overrides})
+    config = tiny_config(architecture, **config_overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        for name, parameter in model.named_parameters():
-            parameter.data = _random_like(name, parameter, tied=config.tie_word_embeddings)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="eager"
+        )
+    randomise(model, seed=seed)
+    return model.eval()
+
+
+def tiny_config(architecture: str, **config_overrides: Any) -> PretrainedConfig:
+    """The Hugging Face config of a tiny model."""
+    kind, settings = _CONFIGS[architecture]
+    config: PretrainedConfig = getattr(transformers, kind)(**{**copy.deepcopy(settings), **config_overrides})
+    return config
+
+
+@torch.no_grad()
+def randomise(model: PreTrainedModel, *, seed: int) -> None:
+    """Give every parameter, norms and biases included, random values that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.copy_(_random_like(name, parameter, noise, tied=model.config.tie_word_embeddings))
     model.tie_weights()
-    return model.to(dtype).eval()
 
 
-def _random_like(name: str, parameter: torch.Tensor, *, tied: bool) -> torch.Tensor:
-    noise = torch.randn(parameter.shape)
+def _random_like(name: str, parameter: torch.Tensor, noise: torch.Tensor, *, tied: bool) -> torch.Tensor:
     if parameter.ndim < 2:
-        return parameter.detach() + 0.3 * noise
+        return parameter + 0.3 * noise
     if any(part in name for part in ("embed_tokens", "embed_in", "wte", "word_embeddings.")):
-        # A tied embedding reads as well as writes: at unit scale every model would only repeat its last
-        # token.
+        # A tied embedding reads as well as writes: at unit scale a model would only repeat its last token.
         return 0.15 * noise if tied else noise
-    # Keeps products near unit variance whichever axis is summed, so that depth neither kills nor blows up a
-    # residual.
+    # Products keep about unit variance whichever axis is summed: depth neither kills nor blows up a residual.
     return noise * 1.5 / min(parameter.shape[-2:]) ** 0.5
 
 

@@ -202,8 +202,6 @@ def gpt2(config: PretrainedConfig) -> Facts:
 
 def gptj(config: PretrainedConfig) -> Facts:
     """GPT-J: one norm for attention and MLP, neighbouring dimensions rotate."""
-    if not config.rotary_dim:
-        raise ValueError("rotary_dim is not set: TransformerLens has no GPT-J without rotary positions")
     return {
         **gpt2(config),
         "parallel_attn_mlp": True,

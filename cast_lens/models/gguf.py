@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +38,31 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     """
     check_gguf(path)
     where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    try:
+    with _explained(path):
         config = AutoConfig.from_pretrained(**where)
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as a GGUF model: {error}") from error
     _forget_quantisation(config)
-    config_from_huggingface(config)
-    try:
+    config_from_huggingface(config)  # refuses before gigabytes are read
+    with _explained(path):
         model = AutoModelForCausalLM.from_pretrained(
             **where, dtype=dtype, attn_implementation="eager", **_dequantise()
         )
         tokenizer = AutoTokenizer.from_pretrained(**where)
         _split_digits(tokenizer, path)
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); is it whole? Download it again if in doubt"
-        ) from error
     _forget_quantisation(model.config)
     # save_pretrained would refuse what it takes for quantised.
     setattr(model, "hf_quantizer", None)  # noqa: B010
     return model, tokenizer
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} cannot be read as a GGUF model: {error}. Is it whole? Download it again if in doubt, "
+            "or load the model in Hugging Face's format"
+        ) from error
 
 
 def check_gguf(path: Path) -> None:

@@ -67,7 +67,8 @@ def read_model(
 
 def _is_path(name: str) -> bool:
     """Whether a name that does not exist was meant as a path: hub names are ``name`` or ``owner/name``."""
-    return name.endswith(".gguf") or name.startswith((".", "~")) or os.path.isabs(name) or name.count("/") > 1
+    written_so = name.startswith((".", "~")) or os.path.isabs(name) or "\\" in name or name.count("/") > 1
+    return written_so or name.endswith(".gguf")
 
 
 def _hub(name: str, revision: str | None) -> Source:

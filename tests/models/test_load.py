@@ -1,0 +1,68 @@
+"""``load_model`` itself: what it takes, what it refuses, and that it keeps quiet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from cast_lens.models import list_models, load_model
+from cast_lens.models.architectures import ARCHITECTURES as LOADABLE
+from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
+
+
+def test_a_hooked_transformer_comes_back_as_it_is() -> None:
+    model = tiny_model("llama")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.train()
+    assert load_model(model) is model
+    assert not model.training
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert not model.cfg.default_prepend_bos
+    load_model(model, tokenizer=tiny_tokenizer(bos=True))
+    assert model.cfg.default_prepend_bos
+
+
+@pytest.mark.parametrize("dtype", ["float64", "half", torch.int8, torch.float64])
+def test_unknown_dtypes(dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"dtype=.* is not one of float32, bfloat16, float16"):
+        load_model(tiny_hf_model("llama"), dtype=dtype)
+
+
+def test_devices() -> None:
+    with pytest.raises(ValueError, match="device='abacus' is unknown; give cpu, cuda"):
+        load_model(tiny_hf_model("llama"), device="abacus")
+    with pytest.raises(ValueError, match=r"device='xpu' is not available; this machine has .*cpu"):
+        load_model(tiny_hf_model("llama"), device="xpu")
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    model = load_model(tiny_hf_model("llama"), device="auto")
+    assert {parameter.device.type for parameter in model.parameters()} == {best}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    model = load_model(tiny_hf_model("gemma2"), device="cuda", tokenizer=tiny_tokenizer())
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cuda"}
+    assert str(model.cfg.device).startswith("cuda")
+    assert model("one two").device.type == "cuda"
+
+
+def test_anything_else_is_refused() -> None:
+    # A TypeError where pytest runs with the run-time type checker, which speaks first.
+    with pytest.raises((ValueError, TypeError), match=r"a HookedTransformer, got int; a PeftModel|parameter"):
+        load_model(7)  # type: ignore[arg-type]
+
+
+def test_loading_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Warnings are errors here (pyproject), so this covers TransformerLens' deprecation as well."""
+    load_model(tiny_hf_model("llama"), tokenizer=tiny_tokenizer())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_list_begins_with_the_embedded_model_and_has_every_architecture() -> None:
+    first, *others = list_models()
+    assert (first.name, first.architecture) == ("smollm2-135m-instruct", "LlamaForCausalLM")
+    assert [entry.architecture for entry in others] == list(LOADABLE)
+    assert all(entry.name and entry.note for entry in list_models())
