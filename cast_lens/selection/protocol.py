@@ -1,0 +1,141 @@
+"""One call for every way to choose source samples: ``select(space, budget, method=...) -> Selection``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+
+from . import graph_methods, space_methods
+from .blocks import one_blas_thread
+from .graph import SimilarityGraph, resolved_search
+from .problem import Confidence, Problem
+from .result import Selection, SelectionParameters
+from .search import Steps
+from .spaces import as_rows, unit_rows
+
+METHODS: dict[str, Callable[[Problem], Steps]] = {
+    "cast": graph_methods.cast,
+    "influence": graph_methods.influence_only,
+    "diversity": graph_methods.diversity_only,
+    "vote-k": graph_methods.vote_k,
+    "vote-k-two-phase": graph_methods.vote_k_two_phase,
+    "ideal": graph_methods.ideal,
+    "facility-location": space_methods.facility_location,
+    "farthest-point": space_methods.farthest_point,
+    "least-similar": space_methods.least_similar,
+    "k-means": space_methods.k_means,
+    "parallel": space_methods.parallel,
+    "confident": space_methods.confident,
+    "random": space_methods.random,
+    "all": space_methods.everything,
+}
+"""Every method by name; each function's docstring gives its recipe, its source and what its scores mean."""
+
+SEEDED = frozenset({"ideal", "farthest-point", "least-similar", "k-means", "random"})
+"""Methods that draw from the seed under the default settings.
+
+Others do so with ``influence="cascade"``, a ``vote_share`` above 0.1 (buckets of two-phase vote-k can then be
+empty), or an approximate graph.
+"""
+
+WITHOUT_SPACE = frozenset({"parallel", "confident", "random", "all"})
+"""Methods that never compare samples in the space and so accept one without any structure."""
+
+
+def select(
+    space: Num[Any, "sample d_space"],
+    budget: int | None,
+    *,
+    method: str = "cast",
+    seed: int = 0,
+    parameters: SelectionParameters | None = None,
+    differences: Num[Any, "sample d_model"] | None = None,
+    confidence: Confidence = None,
+    graph: SimilarityGraph | None = None,
+) -> Selection:
+    """Choose which source samples to average into a steering vector.
+
+    Exact duplicates are ordinary samples of cosine 1 to each other: one may be chosen beside the other, at a
+    discount. In a disconnected graph influence stays inside each part, while diversity spreads over all. A
+    sample on the mean of the pool is similar to none. With fewer than k + 1 samples each has all others as
+    neighbours. The same arguments give the same indices for any number of threads.
+
+    Args:
+        space: [sample, d_space], any array or tensor of real numbers, not centred; see ``space_from_residuals``
+            and ``space_from_texts``.
+        budget: samples to choose, 1 ... n; ignored, and may be None, for ``all``.
+        method: a key of ``METHODS``.
+        seed: of everything random, 0 or more.
+        parameters: settings; the defaults when None.
+        differences: [sample, d_model], the difference vectors at one layer, for ``parallel``.
+        confidence: the model's confidence in each sample, for ``confident`` and ``vote-k-two-phase``; the
+            latter also takes a function of the indices chosen in its first phase.
+        graph: a graph of this space built before (``similarity_graph``), to spare building it again.
+
+    Raises:
+        ValueError: on an unknown method, a budget outside 1 ... n, a space with NaN, infinite or zero rows
+        (named) or
+            with identical rows only, a graph of another size, or missing differences or confidence.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; choose one of {', '.join(METHODS)}")
+    rows = as_rows("space", space)
+    wanted = len(rows) if method == "all" else _checked_budget(budget, len(rows))
+    if graph is not None and len(graph) != len(rows):
+        raise ValueError(
+            f"graph has {len(graph)} samples, the space has {len(rows)}; build it from this space"
+        )
+    settings = parameters or SelectionParameters()
+    with one_blas_thread():
+        problem = _problem(rows, wanted, method, _checked_seed(seed), settings)
+        problem.given, problem.confidence = graph, confidence
+        problem.differences = None if differences is None else as_rows("differences", differences)
+        steps = METHODS[method](problem)
+    return Selection(
+        indices=np.array(steps.indices),
+        scores=np.array(steps.scores),
+        influence=problem.influence,
+        diversity=np.array(steps.diversity),
+        trace=steps.trace(),
+        graph=None if problem.graph is None else problem.graph.summary(),
+        method=method,
+        budget=wanted,
+        seed=problem.seed,
+        parameters=settings,
+    )
+
+
+def _problem(rows: np.ndarray, budget: int, method: str, seed: int, settings: SelectionParameters) -> Problem:
+    search = resolved_search(settings.search, len(rows))
+    if method in WITHOUT_SPACE:
+        units, located = np.empty((len(rows), 0)), np.ones(len(rows), dtype=bool)
+    else:
+        units, located = unit_rows(rows, np.float64 if search == "exact" else np.float32)
+    return Problem(rows, units, located, budget, seed, settings, search)
+
+
+def _checked_budget(budget: Any, samples: int) -> int:
+    try:
+        wanted = operator.index(budget)
+    except TypeError:
+        wanted = 0
+    if isinstance(budget, bool) or not 1 <= wanted <= samples:
+        raise ValueError(
+            f"budget={budget!r} must be a whole number from 1 to {samples}, the number of samples; "
+            "method='all' takes them all"
+        )
+    return wanted
+
+
+def _checked_seed(seed: Any) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"seed={seed!r} must be a whole number of at least 0")
+    return number

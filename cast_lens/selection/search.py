@@ -1,0 +1,184 @@
+"""Greedy search: exact at every step, or lazy where a gain can only shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .diversity import DiversityMeasure
+from .result import KEPT_CANDIDATES, KEPT_SCORES, Rescaling, Scaling, Trace
+
+# Sums of the same terms in another order differ by about 1e-15 of their size; closer scores than this are
+# tied.
+TIE = 1e-9
+# Gains re-scored at once by the lazy search: enough to fill a matrix product, few enough to waste little.
+LAZY_BATCH = 32
+
+
+@dataclass(slots=True, eq=False)
+class Steps:
+    """The choices made so far, with the scores behind each; a search appends to it."""
+
+    samples: int
+    budget: int
+    taken: Bool[np.ndarray, " sample"] = field(init=False)
+    indices: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    diversity: list[float] = field(default_factory=list)
+    _rows: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.taken = np.zeros(self.samples, dtype=bool)
+
+    def choose(
+        self,
+        sample: int,
+        combined: Float[np.ndarray, " sample"],
+        diversity: Float[np.ndarray, " sample"] | None = None,
+    ) -> None:
+        """Record one choice and all the scores that it was made from."""
+        self.note(combined, diversity)
+        self.indices.append(int(sample))
+        self.scores.append(float(combined[sample]))
+        self.diversity.append(float("nan") if diversity is None else float(diversity[sample]))
+        self.taken[sample] = True
+
+    def note(
+        self, combined: Float[np.ndarray, " sample"], diversity: Float[np.ndarray, " sample"] | None = None
+    ) -> None:
+        """Record the scores of a step."""
+        scored = np.where(self.taken, np.nan, combined).astype(np.float32)
+        gains = (
+            np.full(self.samples, np.nan) if diversity is None else np.where(self.taken, np.nan, diversity)
+        )
+        if self.samples * self.budget <= KEPT_SCORES:
+            self._rows.append((None, gains.astype(np.float32), scored))
+            return
+        ranked = np.where(np.isnan(scored), -np.inf, scored)
+        best = np.sort(np.argpartition(ranked, -KEPT_CANDIDATES)[-KEPT_CANDIDATES:])
+        self._rows.append((best, gains[best].astype(np.float32), scored[best]))
+
+    def take_ranked(self, order: Int[np.ndarray, " chosen"], scores: Float[np.ndarray, " sample"]) -> None:
+        """Record samples that one ranking chose together."""
+        self.note(scores)
+        self.indices += [int(sample) for sample in order]
+        self.scores += [float(scores[sample]) for sample in order]
+        self.diversity += [float("nan")] * len(order)
+        self.taken[order] = True
+
+    def trace(self) -> Trace:
+        """The recorded scores as arrays."""
+        everyone = np.broadcast_to(np.arange(self.samples), (len(self._rows), self.samples))
+        shortened = [best for best, _, _ in self._rows if best is not None]
+        return Trace(
+            candidates=np.stack(shortened) if shortened else everyone,
+            diversity=np.stack([gains for _, gains, _ in self._rows]),
+            combined=np.stack([combined for _, _, combined in self._rows]),
+        )
+
+
+def first_best(
+    scores: Float[np.ndarray, " sample"], taken: Bool[np.ndarray, " sample"], *, unit: float = 0.0
+) -> int:
+    """The lowest index among the highest scores of samples that are not taken.
+
+    Args:
+        scores: [sample].
+        taken: samples that are out.
+        unit: size of the terms that scores are sums of, when they can cancel to rounding noise.
+    """
+    free = np.where(taken, -np.inf, scores)
+    best = float(free.max())
+    return int(np.argmax(free >= best - TIE * max(unit, abs(best))))
+
+
+def ranked(scores: Float[np.ndarray, " sample"], count: int) -> Int[np.ndarray, " chosen"]:
+    """The ``count`` highest scores, ties by index."""
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def scaled(
+    values: Float[np.ndarray, " sample"], among: Bool[np.ndarray, " sample"], scaling: Scaling
+) -> Float[np.ndarray, " sample"]:
+    """Values made comparable by their range ``among`` some samples; no range at all gives zeros."""
+    if scaling == "none":
+        return values
+    low = float(values[among].min()) if scaling == "minmax" else 0.0
+    span = float(values[among].max()) - low
+    return (values - low) / span if span > 0 else np.zeros_like(values)
+
+
+def greedy(
+    steps: Steps,
+    influence: Float[np.ndarray, " sample"],
+    measure: DiversityMeasure,
+    *,
+    alpha: float,
+    scaling: Scaling,
+    rescale: Rescaling,
+) -> None:
+    """Choose ``argmax alpha * influence + (1 - alpha) * diversity`` until the budget is spent.
+
+    Influence is scaled once over all samples. Diversity is scaled over the samples that are still free at
+    each step, or by its scale at the start. All gains are kept up to date, so every step is exact.
+    """
+    everyone = np.ones(steps.samples, dtype=bool)
+    reach = scaled(influence, everyone, scaling)
+    start = measure.gain.copy()
+    while len(steps.indices) < steps.budget:
+        if rescale == "step":
+            spread = scaled(measure.gain, ~steps.taken, scaling)
+        else:
+            spread = _scaled_like(start, measure.gain, scaling)
+        combined = alpha * reach + (1 - alpha) * spread
+        sample = first_best(combined, steps.taken)
+        steps.choose(sample, combined, measure.gain)
+        measure.choose(sample)
+
+
+def _scaled_like(start: np.ndarray, gain: np.ndarray, scaling: Scaling) -> np.ndarray:
+    if scaling == "none":
+        return gain
+    low = float(start.min()) if scaling == "minmax" else 0.0
+    span = float(start.max()) - low
+    return (gain - low) / span if span > 0 else gain - low
+
+
+def lazy_greedy(
+    steps: Steps,
+    bounds: Float[np.ndarray, " sample"],
+    gains: Callable[[Int[np.ndarray, " candidate"]], Float[np.ndarray, " candidate"]],
+    choose: Callable[[int], None],
+) -> None:
+    """Greedy search of a submodular objective that re-scores only candidates which could still win (CELF).
+
+    A gain can only shrink as samples are chosen, so an old gain bounds the present one: a candidate whose
+    fresh gain beats all bounds is the winner. The choice is the one that full greedy search makes, ties
+    included.
+
+    Args:
+        steps: where the choices go; may hold some already.
+        bounds: [sample], gains of all samples at the start, or upper bounds of them.
+        gains: fresh gains of some candidates given all that was chosen.
+        choose: told of each choice.
+    """
+    bounds = bounds.astype(np.float64)
+    while len(steps.indices) < steps.budget:
+        fresh = np.zeros(steps.samples, dtype=bool)
+        while not fresh[leader := first_best(bounds, steps.taken, unit=1.0)]:
+            stale = np.where(fresh | steps.taken, -np.inf, bounds)
+            batch = ranked_top(stale, LAZY_BATCH)
+            batch = np.union1d(batch[np.isfinite(stale[batch])], leader)
+            bounds[batch] = gains(batch)
+            fresh[batch] = True
+        steps.choose(leader, np.where(fresh, bounds, np.nan))
+        choose(leader)
+
+
+def ranked_top(scores: Float[np.ndarray, " sample"], count: int) -> Int[np.ndarray, " chosen"]:
+    """The ``count`` highest scores in no order, without sorting all."""
+    count = min(count, len(scores))
+    return np.argpartition(scores, len(scores) - count)[len(scores) - count :]
