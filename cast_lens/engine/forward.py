@@ -116,7 +116,8 @@ def run_pass(
             active += 1
     if cache is not None:
         cache.tails = [
-            tuple(_branch(x, layer, order, interventions) for x in kv) for layer, kv in enumerate(cache.tails)
+            (_branch(k, layer, order, interventions), _branch(v, layer, order, interventions))
+            for layer, (k, v) in enumerate(cache.tails)
         ]
     tails = rows[n_trunk:].view(len(order), n_tail, width)
     return Pass(tails[torch.tensor(order).argsort()] if len(order) > 1 else tails, cache, order)
@@ -152,10 +153,10 @@ def _step(
             attend_trunk(block, group, q, k, v, z)
     by_variant = (active, batch.n_tail)
     own = (k[n_trunk:].unflatten(0, by_variant), v[n_trunk:].unflatten(0, by_variant))
-    for group in groups[1]:
+    for tail_group in groups[1]:
         attend_tails(
             block,
-            group,
+            tail_group,
             q[n_trunk:].unflatten(0, by_variant),
             own,
             (k[:n_trunk], v[:n_trunk]),

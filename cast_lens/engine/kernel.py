@@ -13,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ _FUSED: dict[object, RowMap] = {
 }
 
 
-def norm_rows(module: nn.Module) -> RowMap | None:
+def norm_rows(module: Any) -> RowMap | None:
     """A normalisation layer as a fused function of rows; None when the layer is of an unknown kind."""
     if type(module) is RMSNorm:
         return lambda x: F.rms_norm(x, (module.w.shape[0],), module.w, module.eps)
@@ -53,7 +54,7 @@ def norm_rows(module: nn.Module) -> RowMap | None:
     return (lambda x: x) if type(module) is nn.Identity else None
 
 
-def _mlp_rows(mlp: nn.Module) -> RowMap:
+def _mlp_rows(mlp: Any) -> RowMap:
     if type(mlp) not in (GatedMLP, MLP) or mlp.cfg.is_layer_norm_activation():
         return lambda x: mlp(x[None])[0]
 
@@ -92,7 +93,7 @@ class Block:
     qk_norm: tuple[RowMap, RowMap] | None
     qk_norm_full: bool
     clip: float | None
-    attention: nn.Module
+    attention: Any
 
     def qkv(
         self, rows: Float[Tensor, "row d_model"], rotary: tuple[Tensor, Tensor] | None
@@ -143,7 +144,7 @@ def rotate(
     return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)
 
 
-def _pack(attention: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+def _pack(attention: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Lay W_Q, W_K, W_V side by side as [qkv, d_model], and make the parameters views of what is returned."""
     grouped = hasattr(attention, "_W_K")
     weights = [
@@ -166,7 +167,7 @@ def _pack(attention: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     return w_qkv, b_qkv, w_out
 
 
-def _block(block: nn.Module) -> Block:
+def _block(block: Any) -> Block:
     cfg, attention = block.cfg, block.attn
     w_qkv, b_qkv, w_out = _pack(attention)
     post = cfg.original_architecture in POST_NORM
@@ -210,10 +211,10 @@ class Kernel:
 
     blocks: tuple[Block, ...]
     cfg: HookedTransformerConfig
-    embedding: nn.Module
-    position_embedding: nn.Module | None
+    embedding: Any
+    position_embedding: Any
     norm_final: RowMap
-    unembedding: nn.Module
+    unembedding: Any
 
     def embed(
         self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"]

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 from ..interventions import Intervention
 from .layout import TokenPrompt
 
-Hook = tuple[str, Callable[..., Tensor]]
+Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
 
 def hook_name(layer: int) -> str:
@@ -100,7 +100,7 @@ def answer(
     return tuple(written)
 
 
-def _input(model: HookedTransformer, tokens: Sequence[int]) -> dict[str, Tensor]:
+def _input(model: HookedTransformer, tokens: Sequence[int]) -> dict[str, Any]:
     """With its mask: for a left-padding tokenizer TransformerLens takes a leading pad token for padding."""
     ids = torch.tensor([list(tokens)], device=model.cfg.device)
     return {"input": ids, "attention_mask": torch.ones_like(ids)}
