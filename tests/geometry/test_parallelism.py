@@ -143,6 +143,20 @@ def test_interval_is_not_pulled_below_the_estimate() -> None:
     assert row["cosine"] < 0.8 < row["corrected"]
 
 
+def test_tasks_are_redrawn_independently() -> None:
+    first, second = (resample_counts(planted(name, axis(0)), 50, 0) for name in "ab")
+    assert (first.sum(axis=1) == 32).all()
+    assert (first != second).any()
+
+
+def test_intervals_stay_within_cosines() -> None:
+    # Scatter of one sample's length: a redrawn mean freed of noise is often too short, its cosine above 1.
+    tasks = [planted(name, axis(0), n=4, layers=40, noise=3.0, seed=seed) for seed, name in enumerate("ab")]
+    frame = parallelism(tasks, n_bootstrap=100)
+    assert frame["high"].max() == 1
+    assert frame["low"].min() >= -1
+
+
 def test_ceiling_is_missing_where_the_mean_is_noise() -> None:
     rng = np.random.default_rng(0)
     zero = rng.normal(size=(6, 1, 8))

@@ -97,6 +97,9 @@ def test_equal_values_have_an_interval_of_no_width(value: float) -> None:
     found = mean_interval(np.full(30, value))
     assert (found.low, found.high) == (found.value, found.value)
     assert found.value == pytest.approx(value)
+    # Means of unequal clusters differ by rounding, which is no spread either.
+    clustered = mean_interval(np.full(6, value), clusters=list("abbccc"))
+    assert (clustered.low, clustered.high) == (clustered.value, clustered.value)
     unchanged = paired_difference([1, 0, 1, 1], [1, 0, 1, 1])
     assert (unchanged.value, unchanged.low, unchanged.high) == (0, 0, 0)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from cast_lens.stats import gain_split, negative_transfer_rate, recovered_fraction, relative_boost
 
@@ -36,8 +37,9 @@ def test_rates_by_hand() -> None:
 def test_examples_by_hand() -> None:
     # c before 1, 0, 1, 0 and after 1, 1, 1, 0; v turns on for the last two: format 1, choice 1, over 4
     # examples.
-    before = outcomes([1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0])
-    after = outcomes([1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 0])
+    # A valid answer speaks for itself, whatever the label-restricted choice of the first and last says.
+    before = outcomes([1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0])
+    after = outcomes([1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1])
     frame = gain_split(before, after, level="examples", n_bootstrap=50)
     assert values(frame) == pytest.approx([1 / 2, 1 / 4, 1 / 4])
     assert list(frame["baseline"]) == pytest.approx([1 / 4, 1 / 2, 1 / 2])
@@ -173,6 +175,17 @@ def test_recovered_fraction_by_hand() -> None:
     assert found.high - found.value == pytest.approx(3.18245 * np.sqrt(1 / 3) / 2, abs=1e-4)
     same = recovered_fraction([0, 0, 0], [1, 1, 1], [1, 1, 1])
     assert (same.low, same.value, same.high) == (1, 1, 1)
+
+
+def test_fieller_ends_where_a_t_test_does() -> None:
+    rng = np.random.default_rng(0)
+    zero = rng.normal(size=40)
+    few, steered = zero + 1 + rng.normal(size=40), zero + 0.5 + rng.normal(size=40)
+    steered += 0.8 * (few - zero - 1)  # the two gains go together
+    found = recovered_fraction(zero, few, steered)
+    for end in (found.low, found.high):
+        assert ttest_1samp(steered - zero - end * (few - zero), 0).pvalue == pytest.approx(0.05)
+    assert found.low < found.value < found.high
 
 
 def test_recovered_fraction_covers_a_planted_share() -> None:
