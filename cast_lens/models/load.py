@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import torch
@@ -47,6 +48,7 @@ def load_model(
         says
             what to do.
     """
+    tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):
         return _adopt(name, tokenizer)
     wanted, place = _dtype(dtype), _device(device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +13,7 @@ def prepends_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model a copy of the tokenizer, with a padding token, and record whether it adds BOS.
+    """Give the model its tokenizer, with a padding token (set on it), and record whether it adds BOS.
 
     ``HookedTransformer.set_tokenizer`` is not used: it rebuilds the tokenizer with ``add_bos_token=True``,
     from the hub where it has to, and so forgets what the model was trained with. Here
@@ -25,7 +23,6 @@ def attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBas
     Raises:
         ValueError: when the tokenizer ends a text with a special token, which no prompt may end with.
     """
-    tokenizer = copy.deepcopy(tokenizer)
     _check_end(tokenizer)
     _ensure_padding(tokenizer, model.cfg.d_vocab)
     model.tokenizer = tokenizer
