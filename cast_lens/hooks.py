@@ -78,7 +78,7 @@ class Edit:
         if fired != expected:
             raise ValueError(
                 f"the steering hook at {self.name} ran {fired} times in a forward pass, not {expected}; "
-                "inside a steer context leave its hooks in place, and do not call the model from hooks"
+                "inside a steer context leave its hooks in place, and run no block or hook point by hand"
             )
 
     def check_acted(self) -> None:

@@ -21,7 +21,7 @@ PROMPTS = [
     "Question: which planet is the largest? (a) Mars (b) Jupiter Answer:",
     "The opposite of hot is",
 ]
-NEW = 6
+NEW = 5
 
 
 @cache

@@ -110,6 +110,16 @@ class TestHooks:
         assert seen == ["before", "inside", "before", "inside"]
         assert no_trace(model)
 
+    def test_what_a_hook_before_it_kept_is_not_changed(self) -> None:
+        model = model_of()
+        plain = residuals(model, PROMPTS[0])[LAYER]
+        kept: list[Tensor] = []
+        model.add_hook(f"blocks.{LAYER}.hook_resid_post", lambda tensor, hook: kept.append(tensor))
+        with steer(model, edit()):
+            model(PROMPTS[0])
+        model.reset_hooks()
+        assert torch.equal(kept[0], plain)
+
     def test_a_forward_of_the_callers_own_comes_back(self) -> None:
         model = tiny_model("llama")
         own = model.forward
