@@ -1,0 +1,44 @@
+"""Figures: each function takes a tidy frame and returns a plotly ``Figure``. Nothing is shown, and nothing
+written.
+
+- geometry: ``plot_parallelism``, ``plot_cosine_matrix``, ``plot_projection``, ``plot_entropy``,
+  ``plot_cohesion``, ``plot_alignment``;
+- steering: ``plot_sweep``, ``plot_transfer_matrix``, ``plot_gain``, ``plot_split``, ``plot_steerability``,
+  ``plot_pareto``, ``plot_token_effects``;
+- samples and training: ``plot_scaling``, ``plot_selection``, ``plot_loss``;
+- ``write_figure``, ``write_figures`` put them on disk (html, csv, png); ``themed`` turns one dark or light;
+  ``task_style`` says which colour, marker and dash a task has in all of them.
+"""
+
+from .clouds import plot_alignment, plot_cohesion, plot_entropy, plot_projection
+from .dose import plot_loss, plot_pareto, plot_scaling, plot_steerability
+from .parallel import plot_cosine_matrix, plot_parallelism
+from .samples import plot_selection, plot_token_effects
+from .style import TaskStyle, task_style, themed
+from .sweeps import plot_sweep
+from .transfers import plot_gain, plot_split, plot_transfer_matrix
+from .writing import write_figure, write_figures
+
+__all__ = [
+    "TaskStyle",
+    "plot_alignment",
+    "plot_cohesion",
+    "plot_cosine_matrix",
+    "plot_entropy",
+    "plot_gain",
+    "plot_loss",
+    "plot_parallelism",
+    "plot_pareto",
+    "plot_projection",
+    "plot_scaling",
+    "plot_selection",
+    "plot_split",
+    "plot_steerability",
+    "plot_sweep",
+    "plot_token_effects",
+    "plot_transfer_matrix",
+    "task_style",
+    "themed",
+    "write_figure",
+    "write_figures",
+]

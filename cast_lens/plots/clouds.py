@@ -1,0 +1,274 @@
+"""Activations and their differences: clouds with arrows, entropy, agreement within and between tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from .drawing import COSINE_RANGE, add_slider, band, blank, nested
+from .frames import hover_text, in_order, layer_text, percent, require, require_choice
+from .style import NEUTRAL, task_style
+
+ENDS = ("zero-shot", "few-shot")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrows:
+    """One layer's arrows: the points of every trace, and what the axes show.
+
+    Attributes:
+        x, y: for each trace its points; in a sample trace zero-shot, few-shot, gap, over and over.
+        x_title, y_title: of the axes.
+    """
+
+    x: list[list[float | None]]
+    y: list[list[float | None]]
+    x_title: str
+    y_title: str
+
+    def update(self) -> list[Any]:
+        """As arguments of ``Plotly.update``."""
+        titles = {"xaxis.title.text": self.x_title, "yaxis.title.text": self.y_title}
+        return [{"x": self.x, "y": self.y}, titles, list(range(len(self.x)))]
+
+
+def plot_projection(frame: pd.DataFrame, *, method: str = "pca", layer: int | None = None) -> go.Figure:
+    """Each sample's activation, from its zero-shot prompt (dot) to its few-shot prompt (arrowhead).
+
+    The bold arrow of a task joins the centres of its two clouds. PCA is linear, so there it is the projection
+    of the mean difference vector, and parallel vectors look parallel as far as two axes reach; UMAP gets no
+    bold arrows, because directions in it mean nothing. The slider changes the layer; each layer has its own
+    axes.
+
+    Args:
+        frame: from ``geometry.project`` or ``project_layers``: ``task, sample_id, condition, layer, x, y``;
+            perhaps ``method`` (``pca`` or ``umap``; told from the explained variance without it), ``text``
+            for hover, ``explained_x, explained_y``.
+        method: rows to draw.
+        layer: shown at first; the middle one when None.
+
+    Raises:
+        ValueError: when a column is missing, the frame is empty, or method or layer are not in it.
+    """
+    require(frame, ["task", "sample_id", "condition", "layer", "x", "y"], figure="plot_projection")
+    methods = projection_methods(frame)
+    require_choice("method", method, in_order(methods), figure="plot_projection")
+    frame = frame[methods == method]
+    layers = sorted(int(value) for value in frame["layer"].unique())
+    shown = layers[len(layers) // 2] if layer is None else layer
+    require_choice("layer", shown, layers, figure="plot_projection")
+    tasks, means = in_order(frame["task"]), method == "pca"
+    arrows = {one: _arrows(frame[frame["layer"] == one], tasks, means=means) for one in layers}
+    note = "PCA" if means else f"{method.upper()}: neighbourhoods only, no directions"
+    figure = blank(f"From zero-shot to few-shot activations ({note})", height=620)
+    for task in tasks:
+        figure.add_trace(_sample_trace(task, frame[frame["task"] == task]).update(showlegend=not means))
+    figure.add_traces([_mean_trace(task) for task in tasks if means])
+    for trace, x, y in zip(figure.data, arrows[shown].x, arrows[shown].y, strict=True):
+        trace.update(x=x, y=y)
+    figure.update_xaxes(title_text=arrows[shown].x_title)
+    figure.update_yaxes(title_text=arrows[shown].y_title, zeroline=False, scaleanchor="x" if means else None)
+    if len(layers) > 1:
+        updates = [arrows[one].update() for one in layers]
+        add_slider(figure, layer_text(layers), updates, name="Layer", active=layers.index(shown))
+    return figure
+
+
+def projection_methods(frame: pd.DataFrame) -> pd.Series:
+    """Method of each row: as given, else UMAP where no variance is explained."""
+    if "method" in frame:
+        return frame["method"]
+    unexplained = (
+        frame["explained_x"].isna() if "explained_x" in frame else pd.Series(False, index=frame.index)
+    )
+    return unexplained.map({True: "umap", False: "pca"})
+
+
+def _arrows(rows: pd.DataFrame, tasks: list[str], *, means: bool) -> Arrows:
+    points: dict[str, list[list[float | None]]] = {"x": [], "y": []}
+    for axis, traces in points.items():
+        sides = [_sides(rows[rows["task"] == task], axis) for task in tasks]
+        traces.extend(
+            nested(np.pad(side, ((0, 0), (0, 1)), constant_values=np.nan).ravel().round(4)) for side in sides
+        )
+        traces.extend(nested(side.mean(axis=0).round(4)) for side in sides if means)
+    titles = [
+        _axis_title(rows, axis, place) if means else f"UMAP {place}"
+        for place, axis in enumerate("xy", start=1)
+    ]
+    return Arrows(points["x"], points["y"], *titles)
+
+
+def _sides(rows: pd.DataFrame, axis: str) -> np.ndarray:
+    """[sample, 2]: the zero-shot and the few-shot coordinate of each sample."""
+    wide = rows.pivot(index="sample_id", columns="condition", values=axis)
+    return wide.loc[list(dict.fromkeys(rows["sample_id"])), list(ENDS)].to_numpy(dtype=np.float64)
+
+
+def _axis_title(rows: pd.DataFrame, axis: str, place: int) -> str:
+    name = f"principal component {place}"
+    return (
+        f"{name} ({percent(rows[f'explained_{axis}'].iloc[0])} of variance)"
+        if f"explained_{axis}" in rows
+        else name
+    )
+
+
+def _sample_trace(task: str, rows: pd.DataFrame) -> go.Scatter:
+    once = rows.drop_duplicates("sample_id")
+    texts = [hover_text(text, limit=160) for text in (once["text"] if "text" in once else once["sample_id"])]
+    colour = task_style(task).colour
+    return go.Scatter(
+        mode="lines+markers",
+        name=task,
+        legendgroup=task,
+        line={"color": colour, "width": 1},
+        opacity=0.7,
+        marker={
+            "color": colour,
+            "symbol": ["circle", "arrow", "circle"] * len(texts),
+            "size": [5, 8, 0] * len(texts),
+            "opacity": 1,
+            "line": {"width": 0},
+            "angleref": "previous",
+        },
+        text=[line for text in texts for line in (f"zero-shot<br>{text}", f"few-shot<br>{text}", "")],
+        hovertemplate=f"<b>{task}</b>, %{{text}}<extra></extra>",
+    )
+
+
+def _mean_trace(task: str) -> go.Scatter:
+    style = task_style(task)
+    return go.Scatter(
+        mode="lines+markers",
+        name=task,
+        legendgroup=task,
+        line={"color": style.colour, "width": 4},
+        marker={
+            "color": style.colour,
+            "symbol": [style.symbol, "arrow"],
+            "size": [9, 18],
+            "angleref": "previous",
+            "opacity": 1,
+            "line": {"width": 0},
+        },
+        hovertemplate=f"<b>{task}</b>: centre of the cloud<extra></extra>",
+    )
+
+
+def plot_entropy(frame: pd.DataFrame) -> go.Figure:
+    """Matrix entropy of zero-shot (dotted) and few-shot (solid) activations by layer.
+
+    Args:
+        frame: from ``geometry.entropy_by_layer``: ``task, layer, condition, entropy``; perhaps ``n``.
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["task", "layer", "condition", "entropy"], figure="plot_entropy")
+    figure = blank("Matrix entropy of the activations", height=460, x="layer", y="matrix entropy (nats)")
+    for (task, condition), unsorted in frame.groupby(["task", "condition"], sort=False):
+        rows, style = unsorted.sort_values("layer"), task_style(str(task))
+        few = condition == "few-shot"
+        figure.add_trace(
+            go.Scatter(
+                x=rows["layer"],
+                y=rows["entropy"],
+                mode="lines+markers",
+                name=str(task),
+                legendgroup=str(task),
+                showlegend=few,
+                line={"color": style.colour, "width": 2, "dash": "solid" if few else "dot"},
+                marker={"symbol": style.symbol if few else f"{style.symbol}-open", "size": 5},
+                hovertemplate=f"{task}, {condition}<br>layer %{{x}}: %{{y:.2f}} nats<extra></extra>",
+            )
+        )
+    figure.update_yaxes(rangemode="tozero")
+    _key(figure, {"few-shot": "solid", "zero-shot": "dot"})
+    return figure
+
+
+def plot_cohesion(frame: pd.DataFrame) -> go.Figure:
+    """How well the difference vectors of one task agree: mean cosine between two samples' differences, by
+    layer.
+
+    Args:
+        frame: from ``geometry.cohesion``: ``task, layer, pairwise_cosine, low, high``; perhaps ``n``.
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["task", "layer", "pairwise_cosine", "low", "high"], figure="plot_cohesion")
+    figure = blank(
+        "Agreement of difference vectors within a task", height=460, x="layer", y="mean pairwise cosine"
+    )
+    for task, unsorted in frame.groupby("task", sort=False):
+        rows, style = unsorted.sort_values("layer"), task_style(str(task))
+        figure.add_trace(
+            band(rows["layer"], rows["low"], rows["high"], colour=style.colour, legendgroup=str(task))
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=rows["layer"],
+                y=rows["pairwise_cosine"],
+                mode="lines+markers",
+                name=str(task),
+                legendgroup=str(task),
+                line={"color": style.colour, "width": 2, "dash": style.dash},
+                marker={"symbol": style.symbol, "size": 5},
+                customdata=rows[["low", "high"]].to_numpy(),
+                hovertemplate=f"{task}<br>layer %{{x}}: %{{y:.2f}} "
+                "[%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
+            )
+        )
+    figure.update_yaxes(range=COSINE_RANGE)
+    return figure
+
+
+def plot_alignment(frame: pd.DataFrame) -> go.Figure:
+    """Cosine of each task's samples to its own mean difference (bold) and to other tasks' means (thin), by
+    layer.
+
+    Args:
+        frame: from ``geometry.alignment``: ``task, other, layer, cosine, low, high``.
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["task", "other", "layer", "cosine", "low", "high"], figure="plot_alignment")
+    figure = blank("Samples against their own and other tasks' means", height=460, x="layer", y="mean cosine")
+    for (task, other), unsorted in frame.groupby(["task", "other"], sort=False):
+        rows, style, own = unsorted.sort_values("layer"), task_style(str(task)), task == other
+        if own:
+            figure.add_trace(
+                band(rows["layer"], rows["low"], rows["high"], colour=style.colour, legendgroup=str(task))
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=rows["layer"],
+                y=rows["cosine"],
+                mode="lines",
+                name=str(task),
+                legendgroup=str(task),
+                showlegend=bool(own),
+                opacity=1 if own else 0.45,
+                line={"color": style.colour, "width": 2.5 if own else 1, "dash": "solid" if own else "dot"},
+                customdata=rows[["low", "high"]].to_numpy(),
+                hovertemplate=f"samples of {task}<br>to the mean of {other}<br>layer %{{x}}: %{{y:.2f}} "
+                "[%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
+            )
+        )
+    figure.update_yaxes(range=COSINE_RANGE)
+    _key(figure, {"own mean": "solid", "other means": "dot"})
+    return figure
+
+
+def _key(figure: go.Figure, dashes: dict[str, str]) -> None:
+    """Legend entries that say what the dashes mean."""
+    for name, dash in dashes.items():
+        line = {"color": NEUTRAL, "dash": dash, "width": 2}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=name, line=line, hoverinfo="skip"))

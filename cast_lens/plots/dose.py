@@ -1,0 +1,181 @@
+"""Curves and trade-offs: scaling, steerability, gain against side effects, training loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from .drawing import band, blank, error_bars
+from .frames import in_order, require
+from .style import NEUTRAL, PALETTE, method_order, method_style
+
+
+def plot_scaling(
+    frame: pd.DataFrame, *, x_title: str = "source samples", y_title: str = "exact match", share: bool = True
+) -> go.Figure:
+    """How an outcome grows with the number of samples or demonstrations, one line a method, intervals shaded.
+
+    Args:
+        frame: ``x, y, method, low, high``; perhaps ``n``.
+        x_title, y_title: of the axes.
+        share: whether y is a share, shown in per cent from 0.
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["x", "y", "method", "low", "high"], figure="plot_scaling")
+    figure = blank(f"{y_title[:1].upper()}{y_title[1:]} by {x_title}", height=460, x=x_title, y=y_title)
+    for method in sorted(in_order(frame["method"]), key=method_order):
+        rows, style = frame[frame["method"] == method].sort_values("x"), method_style(method)
+        figure.add_trace(band(rows["x"], rows["low"], rows["high"], colour=style.colour, legendgroup=method))
+        form = ".0%" if share else ".3g"
+        figure.add_trace(
+            go.Scatter(
+                x=rows["x"],
+                y=rows["y"],
+                mode="lines+markers",
+                name=method,
+                legendgroup=method,
+                line={
+                    "color": style.colour,
+                    "width": 2,
+                    "dash": "dot" if method.startswith("placebo") else "solid",
+                },
+                marker={"symbol": style.symbol, "size": 8},
+                customdata=rows[["low", "high"]].to_numpy(),
+                hovertemplate=f"{method}<br>%{{x}} {x_title}: %{{y:{form}}} "
+                f"[%{{customdata[0]:{form}}}, %{{customdata[1]:{form}}}]<extra></extra>",
+            )
+        )
+    figure.update_yaxes(tickformat=".0%" if share else "", rangemode="tozero" if share else "normal")
+    return figure
+
+
+def plot_steerability(frame: pd.DataFrame, *, y_title: str = "log-odds of the gold answer") -> go.Figure:
+    """How each example's score follows the strength (arXiv 2407.12404): examples that go the wrong way stand
+    out.
+
+    Args:
+        frame: one row an example and strength: ``sample, strength, score, anti_steerable`` (from
+            ``stats.steerability``); perhaps ``task``, which parts the traces.
+        y_title: what the score is.
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["sample", "strength", "score", "anti_steerable"], figure="plot_steerability")
+    figure = blank("Response of each example to the strength", height=460, x="strength", y=y_title)
+    for against, name, colour in (
+        (False, "follows", PALETTE[0]),
+        (True, "goes against (anti-steerable)", PALETTE[7]),
+    ):
+        rows = frame[frame["anti_steerable"].astype(bool) == against].sort_values(["sample", "strength"])
+        figure.add_trace(_threads(rows, name, colour))
+    figure.update_xaxes(zeroline=True)
+    figure.update_yaxes(zeroline=True)
+    return figure
+
+
+def _threads(rows: pd.DataFrame, name: str, colour: str) -> go.Scatter:
+    """One line an example, all in one trace, with gaps between them."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    text: list[str] = []
+    samples = list(rows.groupby("sample", sort=False))
+    for sample, part in samples:
+        x += [*part["strength"], None]
+        y += [*part["score"], None]
+        text += [str(sample)] * (len(part) + 1)
+    return go.Scatter(
+        x=x,
+        y=y,
+        text=text,
+        mode="lines",
+        name=f"{name}: {len(samples)}",
+        line={"color": colour, "width": 1.2},
+        opacity=0.6,
+        hovertemplate="%{text}<br>strength %{x}: %{y:.2f}<extra></extra>",
+    )
+
+
+def plot_pareto(
+    frame: pd.DataFrame,
+    *,
+    x_title: str = "loss elsewhere, percentage points",
+    y_title: str = "gain, percentage points",
+) -> go.Figure:
+    """Gain on the target against side effects elsewhere: up and to the left is better.
+
+    The stepped line joins the points that no other point beats on both axes.
+
+    Args:
+        frame: ``method, gain, side_effect`` as shares (0.1 is 10 points; a side effect is a loss, so less is
+            better); perhaps ``gain_low, gain_high, side_effect_low, side_effect_high`` and ``label`` for
+            hover.
+        x_title, y_title: of the axes.
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["method", "gain", "side_effect"], figure="plot_pareto")
+    figure = blank("Gain against side effects", height=480, x=x_title, y=y_title)
+    front = _front(frame)
+    figure.add_trace(
+        go.Scatter(
+            x=100 * front["side_effect"], y=100 * front["gain"], mode="lines", name="not beaten on both",
+            line={"color": NEUTRAL, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
+        )
+    )  # fmt: skip
+    for method in sorted(in_order(frame["method"]), key=method_order):
+        rows, style = frame[frame["method"] == method], method_style(method)
+        bars = {}
+        for axis, name in (("error_x", "side_effect"), ("error_y", "gain")):
+            if {f"{name}_low", f"{name}_high"} <= set(rows.columns):
+                ends = (100 * rows[column] for column in (name, f"{name}_low", f"{name}_high"))
+                bars[axis] = {**error_bars(*ends, thickness=1.0), "color": style.colour}
+        figure.add_trace(
+            go.Scatter(
+                x=100 * rows["side_effect"],
+                y=100 * rows["gain"],
+                mode="markers",
+                name=method,
+                text=rows["label"] if "label" in rows else rows["method"],
+                marker={"color": style.colour, "symbol": style.symbol, "size": 9},
+                hovertemplate=f"%{{text}}<br>{y_title}: %{{y:+.1f}}<br>{x_title}: %{{x:+.1f}}<extra></extra>",
+                **bars,
+            )
+        )
+    figure.update_xaxes(zeroline=True, tickformat="")
+    figure.update_yaxes(zeroline=True, tickformat="")
+    return figure
+
+
+def _front(frame: pd.DataFrame) -> pd.DataFrame:
+    """Points that no other beats on both axes, by rising side effect."""
+    rows = frame.sort_values(["side_effect", "gain"], ascending=[True, False], kind="stable")
+    best_before = rows["gain"].cummax().shift(fill_value=-np.inf)
+    return rows[rows["gain"] > best_before]
+
+
+def plot_loss(frame: pd.DataFrame) -> go.Figure:
+    """Training curve.
+
+    Args:
+        frame: ``step, loss``; perhaps ``split`` (one line each) and ``best`` (marks the kept step).
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["step", "loss"], figure="plot_loss")
+    figure = blank("Training", height=420, x="step", y="loss (nats a token)")
+    splits = in_order(frame["split"]) if "split" in frame else ["train"]
+    for place, split in enumerate(splits):
+        rows = (frame[frame["split"] == split] if "split" in frame else frame).sort_values("step")
+        line = {"color": PALETTE[place % len(PALETTE)], "width": 2}
+        figure.add_trace(go.Scatter(x=rows["step"], y=rows["loss"], mode="lines", name=split, line=line))
+    if "best" in frame and frame["best"].any():
+        kept = frame[frame["best"].astype(bool)]
+        mark = {"symbol": "circle-open", "size": 12, "color": PALETTE[7], "line": {"width": 2}}
+        figure.add_trace(go.Scatter(x=kept["step"], y=kept["loss"], mode="markers", name="kept", marker=mark))
+    return figure

@@ -1,0 +1,128 @@
+"""Figures on disk: a page that opens offline, a picture where a browser is found, and the numbers behind
+both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.offline
+
+_log = logging.getLogger("cast_lens")
+
+Png = Literal["auto", "never"]
+WIDTH = 1000
+SCALE = 2.0
+"""Twice the pixels of the layout: sharp on a projector and in print."""
+SECONDS = 120.0
+"""A picture that takes longer is given up; on an idle machine one takes below 1."""
+
+HOW_TO = (
+    "PNG missing ({reason}); the HTML and CSV are there. For PNG, install the extra with "
+    "pip install 'cast-lens[static]', and Chrome or Chromium from your system, or with plotly_get_chrome"
+)
+
+
+def write_figure(
+    figure: go.Figure, frame: pd.DataFrame, folder: Path, name: str, *, png: Png = "auto"
+) -> list[Path]:
+    """Write one figure as ``name.html``, ``name.csv`` and, where possible, ``name.png``.
+
+    Args:
+        figure: from a ``plot_`` function.
+        frame: the numbers behind it.
+        folder: made as needed; all pages in it share one ``plotly.min.js``, so they open offline.
+        name: of the files, without ending.
+        png: ``never`` to leave pictures out. With ``auto`` a missing browser is a warning that says how to
+            get one.
+
+    Returns:
+        the files written.
+    """
+    return write_figures({name: (figure, frame)}, folder, png=png)
+
+
+def write_figures(
+    figures: Mapping[str, tuple[go.Figure, pd.DataFrame]], folder: Path, *, png: Png = "auto"
+) -> list[Path]:
+    """Write several figures, with one browser for all pictures (starting it takes seconds, a picture a
+    fraction).
+
+    Args:
+        figures: figure and frame by file name without ending.
+        folder, png: as in ``write_figure``.
+
+    Returns:
+        the files written.
+
+    Raises:
+        ValueError: when a name is no plain file name, or ``png`` is unknown.
+    """
+    if png not in ("auto", "never"):
+        raise ValueError(f"png={png!r} is unknown; choose auto or never")
+    for name in figures:
+        if name in ("", "..") or Path(name).name != name:
+            raise ValueError(f"name={name!r} must be a plain file name, without folders or an ending")
+    from ..files import atomic_write
+
+    written = []
+    if figures:
+        written.append(_library(folder))
+    for name, (figure, frame) in figures.items():
+        page = figure.to_html(include_plotlyjs="directory", config={"displaylogo": False, "responsive": True})
+        written.append(atomic_write(folder / f"{name}.html", page.encode()))
+        written.append(atomic_write(folder / f"{name}.csv", frame.to_csv(index=False).encode()))
+    if png == "auto" and figures:
+        written += _pictures({name: figure for name, (figure, _) in figures.items()}, folder)
+    return written
+
+
+def _library(folder: Path) -> Path:
+    from ..files import atomic_write
+
+    path, wanted = folder / "plotly.min.js", plotly.offline.get_plotlyjs().encode()
+    if path.is_file() and path.stat().st_size == len(wanted):
+        return path
+    return atomic_write(path, wanted)
+
+
+def _pictures(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
+    """PNG files of all figures, or one logged line: a missing or broken browser must not end a run."""
+    paths = {folder / f"{name}.png": figure for name, figure in figures.items()}
+    for path in paths:
+        # A picture of an earlier run must not stand beside the new page.
+        path.unlink(missing_ok=True)
+    problem = _draw(paths)
+    if problem:
+        _log.warning(HOW_TO.format(reason=problem[:300]))
+    return [path for path in paths if path.is_file()]
+
+
+def _draw(figures: Mapping[Path, go.Figure]) -> str:
+    """Have a browser draw the figures; returns what went wrong, empty when nothing did."""
+    try:
+        from kaleido import write_fig_from_object_sync
+        from kaleido.errors import ChromeNotFoundError
+    except ImportError:
+        return "kaleido is not installed"
+    jobs = [
+        {
+            "fig": figure.to_dict(),
+            "path": path,
+            "opts": {"format": "png", "width": WIDTH, "height": figure.layout.height, "scale": SCALE},
+        }
+        for path, figure in figures.items()
+    ]
+    try:
+        # No MathJax: it would be fetched from the network, and no text here uses it.
+        problems = write_fig_from_object_sync(jobs, kopts={"mathjax": False, "timeout": SECONDS})
+    except ChromeNotFoundError:
+        return "no Chrome or Chromium was found"
+    except Exception as error:
+        problems = (error,)
+    return "" if not problems else f"the browser failed: {type(problems[0]).__name__} {problems[0]}"

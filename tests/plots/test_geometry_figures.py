@@ -1,0 +1,148 @@
+"""Parallelism, cosines, projections, entropy: exact frame in, then traces, axes and ranges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cast_lens.plots import (
+    plot_alignment,
+    plot_cohesion,
+    plot_cosine_matrix,
+    plot_entropy,
+    plot_parallelism,
+    plot_projection,
+    task_style,
+)
+from tests.plots import synthetic
+
+
+def lines(figure: object) -> list:
+    return [trace for trace in figure.data if trace.fill is None]  # type: ignore[attr-defined]
+
+
+def test_parallelism_draws_a_line_and_a_band_a_pair_in_two_panels() -> None:
+    figure = plot_parallelism(synthetic.parallelism())
+    assert len(lines(figure)) == 10, "pairs of five tasks"
+    assert len(figure.data) == 2 * 10 + 2 * 2, "a band a pair, and two nulls a panel"
+    assert [note.text for note in figure.layout.annotations] == [
+        "Two tasks of one family",
+        "Two tasks of different families",
+    ]
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range == (-1, 1)
+    assert figure.layout.yaxis.title.text == "cosine"
+    assert figure.layout.xaxis2.title.text == "layer"
+
+
+def test_parallelism_draws_the_numbers_of_the_frame() -> None:
+    frame = synthetic.parallelism()
+    figure = plot_parallelism(frame.sample(frac=1, random_state=0))
+    rows = frame[(frame["task_a"] == "science") & (frame["task_b"] == "geography")]
+    (line,) = [trace for trace in lines(figure) if trace.hovertemplate.startswith("science – geography<br>")]
+    np.testing.assert_array_equal(line.x, rows["layer"])
+    np.testing.assert_array_equal(line.y, rows["cosine"])
+    assert line.yaxis == "y", "one family: the upper panel"
+    band = figure.data[list(figure.data).index(line) - 1]
+    np.testing.assert_array_equal(band.y, [*rows["high"], *rows["low"][::-1]])
+
+
+def test_parallelism_names_few_pairs_and_groups_many() -> None:
+    few = plot_parallelism(synthetic.parallelism(synthetic.TASKS[:4]))
+    assert {trace.name for trace in lines(few)} >= {"science – geography", "review-sentiment – science"}
+    assert len({trace.line.color for trace in lines(few)}) == 6
+    many = plot_parallelism(synthetic.parallelism())
+    shown = [trace.name for trace in many.data if trace.showlegend]
+    assert shown == list(dict.fromkeys(shown)), "no entry twice"
+    assert {"within classification", "multiple-choice – word", "null: random directions"} <= set(shown)
+
+
+def test_parallelism_without_families_or_nulls_is_one_panel() -> None:
+    frame = synthetic.parallelism(synthetic.TASKS[:3])
+    bare = frame[["layer", "task_a", "task_b", "cosine", "low", "high"]]
+    figure = plot_parallelism(bare)
+    assert len(figure.data) == 2 * 3
+    assert "yaxis2" not in figure.layout.to_plotly_json()
+
+
+def test_cosine_matrix_mirrors_pairs_and_moves_with_the_slider() -> None:
+    frame = synthetic.cosines()
+    figure = plot_cosine_matrix(frame, layer=8)
+    (heat,) = figure.data
+    assert list(heat.x) == list(heat.y) == list(synthetic.TASKS)
+    np.testing.assert_array_equal(np.diag(heat.z), 1)
+    np.testing.assert_array_equal(heat.z, np.transpose(heat.z))
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmid, figure.layout.coloraxis.cmax) == (
+        -1,
+        0,
+        1,
+    )
+    (slider,) = figure.layout.sliders
+    assert [step.label for step in slider.steps] == ["0", "8", "16", "24"]
+    assert slider.active == 1
+    data, layout, traces = slider.steps[3].args
+    expected = frame[
+        (frame["layer"] == 24) & (frame["task_a"] == "science") & (frame["task_b"] == "present-past")
+    ]
+    assert data["z"][0][2][4] == pytest.approx(expected["cosine"].item(), abs=5e-4)  # rounded to 3 digits
+    assert (layout, list(traces)) == ({}, [0])
+
+
+def test_cosine_matrix_leaves_unknown_pairs_blank() -> None:
+    frame = synthetic.cosines().query("layer == 8 and not (task_a == 'science' and task_b == 'geography')")
+    (heat,) = plot_cosine_matrix(frame).data
+    assert np.isnan(heat.z[2][3])
+    assert plot_cosine_matrix(frame).layout.sliders == (), "one layer needs no slider"
+
+
+def test_projection_draws_one_arrow_a_sample_and_one_a_task() -> None:
+    frame = synthetic.projection(n=3)
+    figure = plot_projection(frame, layer=4)
+    assert [trace.name for trace in figure.data] == [*synthetic.TASKS, *synthetic.TASKS]
+    rows = frame[(frame["layer"] == 4) & (frame["task"] == "science") & (frame["sample_id"] == "science-1")]
+    zero, few = rows["x"].round(4)
+    samples, mean = (trace for trace in figure.data if trace.name == "science")
+    assert list(samples.x[3:6]) == [zero, few, None]
+    assert samples.text[4].startswith("few-shot<br>Sample 1 of &lt;b&gt;science")
+    centres = frame[(frame["layer"] == 4) & (frame["task"] == "science")].groupby("condition")["x"].mean()
+    np.testing.assert_allclose(mean.x, [centres["zero-shot"], centres["few-shot"]], atol=5e-5)  # 4 digits
+    assert samples.line.color == mean.line.color == task_style("science").colour
+
+
+def test_projection_slider_moves_every_trace_and_names_the_variance() -> None:
+    frame = synthetic.projection(n=3)
+    frame.loc[frame["layer"] == 20, "explained_x"] = 0.33
+    figure = plot_projection(frame)
+    assert figure.layout.xaxis.title.text == "principal component 1 (41 % of variance)"
+    data, layout, traces = figure.layout.sliders[0].steps[2].args
+    assert list(traces) == list(range(10))
+    assert len(data["x"]) == len(data["y"]) == 10
+    first = frame[(frame["layer"] == 20) & (frame["sample_id"] == "review-sentiment-0")]
+    assert data["y"][0][:2] == list(first["y"].round(4))
+    assert layout["xaxis.title.text"] == "principal component 1 (33 % of variance)"
+
+
+def test_umap_has_no_mean_arrows_and_says_so() -> None:
+    figure = plot_projection(pd.concat([synthetic.projection(3), synthetic.umap(3)]), method="umap")
+    assert len(figure.data) == len(synthetic.TASKS)
+    assert "no directions" in figure.layout.title.text
+    assert figure.layout.yaxis.scaleanchor is None
+    assert plot_projection(synthetic.projection(3)).layout.yaxis.scaleanchor == "x"
+
+
+def test_entropy_draws_both_conditions_from_zero() -> None:
+    figure = plot_entropy(synthetic.entropy())
+    assert len(figure.data) == 2 * 5 + 2, "and two legend entries for the dashes"
+    assert figure.layout.yaxis.title.text == "matrix entropy (nats)"
+    assert figure.layout.xaxis.title.text == "layer"
+    assert figure.layout.yaxis.rangemode == "tozero"
+    assert {trace.line.dash for trace in figure.data} == {"solid", "dot"}
+
+
+def test_cohesion_and_alignment_have_intervals_and_fixed_ranges() -> None:
+    cohesion = plot_cohesion(synthetic.cohesion())
+    assert len(cohesion.data) == 2 * 5
+    alignment = plot_alignment(synthetic.alignment())
+    assert len(alignment.data) == 25 + 5 + 2, "ordered pairs, a band for each own mean, two legend entries"
+    assert cohesion.layout.yaxis.range == alignment.layout.yaxis.range == (-1, 1)
+    assert [trace.name for trace in alignment.data if trace.showlegend is True] == list(synthetic.TASKS)
