@@ -1,6 +1,7 @@
 """The only room that runs a model.
 
 - ``capture``: residuals at the last prompt token, every layer, prompts that begin alike run once;
+- ``capture_to_disk``: the same in shards on disk, for more prompts than memory holds;
 - ``score``: log-probabilities of answers, unsteered and under many interventions, from one pass;
 - ``sweep``: ``score`` over layers × strengths × directions;
 - ``answer``: greedy answers under many interventions;
@@ -14,11 +15,13 @@ from .decoding import answer
 from .layout import TokenPrompt
 from .progress import Progress, bars, quiet
 from .scoring import Scores, score
+from .stream import CapturedResiduals, capture_to_disk
 from .support import unsupported
 from .sweep import Sweep, sweep
 from .tokens import tokenise
 
 __all__ = [
+    "CapturedResiduals",
     "Progress",
     "Scores",
     "Sweep",
@@ -26,6 +29,7 @@ __all__ = [
     "answer",
     "bars",
     "capture",
+    "capture_to_disk",
     "quiet",
     "score",
     "sweep",
