@@ -16,7 +16,7 @@ quick: $(VENV)/.installed
 	$(BIN)/cast-lens run --quick --out runs/quick $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -37,9 +37,11 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/capture.py
 
+# Without their own pins, which ask for other versions of torch and numpy than the ones compared here.
 bench-peers: $(VENV)/.installed-dev
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . steering-vectors repeng nnsight
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . nnsight scikit-learn
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps steering-vectors repeng
 	.venv-peers/bin/python benchmarks/peers.py $(ARGS)
 
 clean:
