@@ -1,0 +1,10 @@
+"""From a run directory to figures and one page for a reader.
+
+- ``write_report``: ``report.html``, self-contained, offline;
+- ``write_figures``: ``figures/`` with html, csv and png of every figure.
+"""
+
+from .gallery import write_figures
+from .page import write_report
+
+__all__ = ["write_figures", "write_report"]
