@@ -99,6 +99,9 @@ class Watch:
     at the same time.
     """
 
+    # Rooms that may not import this one know a steered model by it.
+    steers = True
+
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
         self.running: ForwardPass | None = None

@@ -67,10 +67,24 @@ def logits(
     return out[0].float()
 
 
+def refuse_steered(model: HookedTransformer) -> None:
+    """Refuse a model inside ``steer``: its hooks would take prompt and answer together for the prompt.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if getattr(vars(model).get("forward"), "steers", False):
+        raise ValueError(
+            "the model is inside steer(...), which cannot tell a prompt from the answer scored after it; "
+            "leave the context and pass the same interventions to score, answer or evaluate"
+        )
+
+
 def score(
     model: HookedTransformer, prompt: TokenPrompt, intervention: Intervention | None = None
 ) -> tuple[Float[Tensor, " choice"], Float[Tensor, " vocab"]]:
     """Summed log-probability of each admissible answer, and the logits of the first answer token."""
+    refuse_steered(model)
     length = len(prompt.tokens)
     first = logits(model, prompt.tokens, prompt_length=length, intervention=intervention)[-1]
     sums = []
@@ -90,6 +104,7 @@ def answer(
     stop: Callable[[int], bool],
 ) -> tuple[int, ...]:
     """Greedy continuation; ends after a token for which ``stop`` holds."""
+    refuse_steered(model)
     written: list[int] = []
     while len(written) < max_new_tokens:
         tokens = (*prompt.tokens, *written)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cast_lens.engine import capture, score, sweep
+from cast_lens.engine import answer, capture, score, sweep
 from cast_lens.engine.kernel import kernel_for
 from cast_lens.engine.support import unsupported
 from cast_lens.interventions import Intervention
 from cast_lens.models import fingerprint
+from cast_lens.steering import steer
 from cast_lens.vectors import Provenance, SteeringVector
 from tests.closeness import assert_close
 from tests.engine.cases import direction, few_shot_prompts
@@ -101,6 +102,20 @@ def test_hooks_that_are_attached_count() -> None:
     model.reset_hooks()
     assert unsupported(model) is None
     assert_close(score(model, prompts).answer_logprobs[0], plain)
+
+
+def test_a_steered_model_is_not_scored_but_still_captured() -> None:
+    model, prompts = tiny_model("llama"), few_shot_prompts()[:2]
+    item = Intervention(direction(0), 1, 2.0)
+    plain = capture(model, prompts)
+    with steer(model, item):
+        with pytest.raises(ValueError, match="pass the same interventions to score"):
+            score(model, prompts)
+        with pytest.raises(ValueError, match="inside steer"):
+            answer(model, prompts, max_new_tokens=2)
+        steered = capture(model, prompts)
+    assert_close(steered[:, 1], plain[:, 1] + 2.0 * direction(0))
+    assert_close(steered[:, 0], plain[:, 0])
 
 
 def test_sweep_is_its_cells_one_by_one() -> None:
