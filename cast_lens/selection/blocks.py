@@ -53,8 +53,9 @@ def map_blocks(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None
 ) -> list[Result]:
     """``[function(item) for item in items]``, in order, over threads."""
-    count = available_threads(threads)
-    if count == 1:
-        return [function(item) for item in items]
+    work = list(items)
+    count = min(available_threads(threads), len(work))
+    if count <= 1:
+        return [function(item) for item in work]
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(function, items))
+        return list(pool.map(function, work))

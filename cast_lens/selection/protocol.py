@@ -72,14 +72,13 @@ def select(
         seed: of everything random, 0 or more.
         parameters: settings; the defaults when None.
         differences: [sample, d_model], the difference vectors at one layer, for ``parallel``.
-        confidence: the model's confidence in each sample, for ``confident`` and ``vote-k-two-phase``; the
-            latter also takes a function of the indices chosen in its first phase.
+        confidence: of the model in each sample, for ``confident`` and ``vote-k-two-phase``, or for the latter
+            a function from the indices chosen in its first phase to it.
         graph: a graph of this space built before (``similarity_graph``), to spare building it again.
 
     Raises:
-        ValueError: on an unknown method, a budget outside 1 ... n, a space with NaN, infinite or zero rows
-        (named) or
-            with identical rows only, a graph of another size, or missing differences or confidence.
+        ValueError: on an unknown method, a bad budget or seed, a space with NaN, infinite or zero rows (named)
+            or with identical rows only, a graph of another size, or missing differences or confidence.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; choose one of {', '.join(METHODS)}")

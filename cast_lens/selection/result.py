@@ -128,7 +128,7 @@ class Trace:
     """The scores that each choice was made from.
 
     Attributes:
-        candidates: [step, candidate]: samples scored at that step; -1 where fewer were.
+        candidates: [step, candidate]: all samples, or the best 100 of the step where the pool is large.
         diversity: [step, candidate], float32: diversity of the candidate given what was chosen; NaN when the
             method has none.
         combined: [step, candidate], float32: the score that was maximised; NaN for a sample already chosen,

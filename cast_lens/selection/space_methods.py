@@ -133,7 +133,7 @@ def parallel(problem: Problem) -> Steps:
 
     Raises:
         ValueError: when ``differences`` is missing, does not fit the space, holds a zero row, or averages to
-        zero.
+            zero.
     """
     rows = problem.differences
     if rows is None:

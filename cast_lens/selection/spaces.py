@@ -1,7 +1,7 @@
 """The space in which samples are compared: residuals, difference vectors, sentence embeddings, or any array.
 
 Similarity is the cosine after subtracting the mean of all samples, as in vote-k (arXiv 2209.01975) and IDEAL
-(arXiv 2310.10873). Without centring, residuals share one large component and every cosine is close to 1.
+(arXiv 2310.10873). Without centring, residuals share one large component that hides how they differ.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def space_from_texts(
 
     Raises:
         ValueError: on no texts, a blank text (named by row), a missing ``sentence-transformers`` package, or
-        an
-            encoder that does not return one row a text.
+            an encoder that does not return one row a text.
     """
     if isinstance(texts, str) or not texts:
         raise ValueError("texts must be a non-empty sequence of strings, one a sample")
@@ -116,7 +115,7 @@ def as_rows(name: str, values: Any) -> np.ndarray:
 
     Raises:
         ValueError: when it is not two-dimensional, empty, not numeric, or holds NaN or infinity (named by
-        row).
+            row).
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu().float().numpy()
