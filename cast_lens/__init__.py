@@ -7,6 +7,7 @@ A map, in the order in which things flow:
 - ``difference_vectors`` runs both prompts of each sample and keeps the residuals: ``DifferenceVectors``, whose
   ``mean`` is a ``SteeringVector``;
 - ``parallelism``, ``alignment``, ``cohesion``, ``entropy_by_layer``, ``project`` say how differences lie to each other;
+- ``space_from_residuals`` and ``select`` choose which samples to average;
 - ``sweep`` scores prompts over layers × strengths × directions in one pass; ``score`` and ``answer`` run any set of
   ``Intervention`` objects; ``steer`` puts them on a model as hooks;
 - ``evaluate`` gives one row an example; ``cast_lens.stats`` the intervals and tests;
@@ -30,6 +31,7 @@ _HOME = {
     "Prompt": "tasks",
     "Provenance": "vectors",
     "RunConfig": "experiments",
+    "Selection": "selection",
     "SteeringVector": "vectors",
     "Task": "tasks",
     "alignment": "geometry",
@@ -55,6 +57,8 @@ _HOME = {
     "project": "geometry",
     "random_direction": "placebos",
     "score": "engine",
+    "select": "selection",
+    "space_from_residuals": "selection",
     "steer": "steering",
     "sweep": "engine",
     "zero_shot": "tasks",
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from .interventions import Intervention
     from .models import list_models, load_model
     from .placebos import random_direction
+    from .selection import Selection, select, space_from_residuals
     from .steering import generate, steer
     from .tasks import (
         Example,
