@@ -7,6 +7,7 @@ queries of one matrix product with that prompt's keys: memory traffic, not arith
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,23 +17,30 @@ from torch import Tensor
 from .kernel import Block
 from .layout import Batch, Tail
 
+# Scores that are held at a time: what the softmax has just read, the next product finds in the cache.
+SCORE_BYTES = 16e6
+# Rows that stand together are read as a view; others are gathered.
+Rows = slice | Int[Tensor, " row"]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrunkGroup:
     """Trunk nodes of equal length behind equally many parent rows: one attention call."""
 
-    rows: Int[Tensor, "node own"]
-    keys: Int[Tensor, "node key"]
+    shape: tuple[int, int]
+    rows: Rows
+    keys: Rows
     mask: Bool[Tensor, "own key"]
     distance: Int[Tensor, "own key"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TailGroup:
-    """Tails of equal shape behind equally long prefixes."""
+    """Tails of equal shape behind equally long prefixes, few enough for their scores to fit the cache."""
 
-    columns: Int[Tensor, "tail own"]
-    keys: Int[Tensor, "tail prefix"]
+    shape: tuple[int, int]
+    columns: Rows
+    keys: Rows
     mask: Bool[Tensor, "tail own own_key"]
     prefix_distance: Int[Tensor, "own prefix"]
     own_distance: Int[Tensor, "tail own own_key"]
@@ -47,57 +55,76 @@ def trunk_groups(batch: Batch) -> list[TrunkGroup]:
     groups = []
     for (depth, length), members in grouped.items():
         nodes = [batch.trunk.nodes[index] for index in members]
-        rows = torch.tensor([range(node.start, node.stop) for node in nodes], device=device)
-        parents = torch.tensor([_flat(node.parents) for node in nodes], device=device, dtype=torch.long)
         own = torch.arange(length, device=device) + depth
         distance = own[:, None] - torch.arange(depth + length, device=device)[None]
-        keys = torch.cat((parents.reshape(len(nodes), depth), rows), dim=1)
-        groups.append(TrunkGroup(rows, keys, distance >= 0, distance))
+        groups.append(
+            TrunkGroup(
+                shape=(len(nodes), length),
+                rows=_rows([((node.start, node.stop),) for node in nodes], device),
+                keys=_rows([(*node.parents, (node.start, node.stop)) for node in nodes], device),
+                mask=distance >= 0,
+                distance=distance,
+            )
+        )
     return groups
 
 
-def tail_groups(batch: Batch) -> list[TailGroup]:
-    """Group the prompts' tails for attention."""
+def tail_groups(batch: Batch, *, row_scores: int) -> list[TailGroup]:
+    """Group the prompts' tails for attention.
+
+    Args:
+        batch: gives the tails.
+        row_scores: attention scores that one row of a tail has for each key, over all variants and heads.
+    """
     grouped: dict[tuple[int, int, tuple[int, ...]], list[int]] = {}
     for index, tail in enumerate(batch.tails):
         shape = tuple(position - tail.positions[0] for position in tail.positions)
         grouped.setdefault((tail.prefix_length, len(tail.tokens), shape), []).append(index)
-    return [_tail_group(batch, [batch.tails[i] for i in members], members) for members in grouped.values()]
+    groups = []
+    for (prefix, length, _), members in grouped.items():
+        size = max(1, int(SCORE_BYTES / (4 * row_scores * length * (prefix + length))))
+        groups += [_tail_group(batch, members[i : i + size]) for i in range(0, len(members), size)]
+    return groups
 
 
-def _tail_group(batch: Batch, tails: list[Tail], members: list[int]) -> TailGroup:
+def _tail_group(batch: Batch, members: list[int]) -> TailGroup:
     device = batch.tokens.device
+    tails: list[Tail] = [batch.tails[index] for index in members]
     prefix = tails[0].prefix_length
     positions = torch.tensor([tail.positions for tail in tails], device=device)
-    columns = [range(batch.offsets[i], batch.offsets[i + 1]) for i in members]
-    keys = torch.tensor([_flat(tail.path) for tail in tails], device=device, dtype=torch.long)
     return TailGroup(
-        columns=torch.tensor(columns, device=device),
-        keys=keys.reshape(len(tails), prefix),
+        shape=(len(tails), len(tails[0].tokens)),
+        columns=_rows([((batch.offsets[i], batch.offsets[i + 1]),) for i in members], device),
+        keys=_rows([tail.path for tail in tails], device),
         mask=torch.stack([tail.mask for tail in tails]).to(device),
         prefix_distance=positions[0][:, None] - torch.arange(prefix, device=device)[None],
         own_distance=positions[:, :, None] - positions[:, None, :],
     )
 
 
-def _flat(slices: tuple[tuple[int, int], ...]) -> list[int]:
-    return [row for start, stop in slices for row in range(start, stop)]
+def _rows(paths: list[tuple[tuple[int, int], ...]], device: torch.device) -> Rows:
+    runs = [run for path in paths for run in path]
+    if all(left[1] == right[0] for left, right in pairwise(runs)):
+        return slice(runs[0][0], runs[-1][1]) if runs else slice(0, 0)
+    return torch.cat([torch.arange(start, stop) for start, stop in runs]).to(device)
 
 
 def attend_trunk(
     block: Block, group: TrunkGroup, q: Tensor, k: Tensor, v: Tensor, out: Float[Tensor, "row heads_d_head"]
 ) -> None:
     """Causal attention of one group of trunk nodes; writes into ``out``."""
-    queries = q[group.rows].transpose(1, 2)
-    keys, values = k[group.keys].transpose(1, 2), v[group.keys].transpose(1, 2)
+    nodes = group.shape[0]
+    queries = q[group.rows].unflatten(0, (nodes, -1)).transpose(1, 2)
+    keys = k[group.keys].unflatten(0, (nodes, -1)).transpose(1, 2)
+    values = v[group.keys].unflatten(0, (nodes, -1)).transpose(1, 2)
     mask = group.mask if block.window is None else group.mask & (group.distance < block.window)
     if block.soft_cap > 0:
         z = _capped(block, queries, keys, values, mask)
     else:
-        repeats = block.n_heads // block.n_kv_heads
-        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        z = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=block.scale)
-    out[group.rows] = z.transpose(1, 2).flatten(-2)
+        z = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, scale=block.scale, enable_gqa=True
+        )
+    out[group.rows] = z.transpose(1, 2).reshape(-1, out.shape[-1])
 
 
 def _capped(block: Block, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -118,37 +145,38 @@ def attend_tails(
 ) -> None:
     """Attention of one group of tails, all variants at once; writes into ``out``.
 
-    ``own`` are keys and values of the variants' own rows [variant, column, kv_head, d_head]; ``trunk`` those
-    of the trunk [row, kv_head, d_head].
+    ``own`` are keys and values of the variants' own rows [variant, column, kv_head, d_head]; ``trunk`` those of
+    the trunk [row, kv_head, d_head]. Rows that share keys stand together:
+    [tail, kv_head, variant * row * group, d_head].
     """
-    tails, length = group.columns.shape
-    variants, heads = queries.shape[0], block.n_heads // block.n_kv_heads
-    # [tail, kv_head, variant * row * group, d_head]: rows that share keys stand together.
-    q = queries[:, group.columns].unflatten(3, (block.n_kv_heads, heads)).permute(1, 3, 0, 2, 4, 5)
-    flat = q.reshape(tails, block.n_kv_heads, -1, block.d_head)
-    keys = trunk[0][group.keys].permute(0, 2, 3, 1)
-    values = trunk[1][group.keys].permute(0, 2, 1, 3)
-    own_k = own[0][:, group.columns].permute(1, 3, 0, 4, 2)
-    own_v = own[1][:, group.columns].permute(1, 3, 0, 2, 4)
-    shape = (tails, block.n_kv_heads, variants, length * heads)
-    before = (flat @ keys).view(*shape, keys.shape[-1])
-    inside = q.reshape(*shape, block.d_head) @ own_k
-    scores = torch.cat((before, inside), dim=-1).mul_(block.scale)
+    tails, length = group.shape
+    variants, kv, d_head = queries.shape[0], block.n_kv_heads, block.d_head
+    split = (variants, tails, length, kv, -1, d_head)
+    q = queries[:, group.columns].reshape(split).permute(1, 3, 0, 2, 4, 5).reshape(tails * kv, -1, d_head)
+    q = q.contiguous().mul(block.scale)
+    prefix = group.prefix_distance.shape[1]
+    keys, values = (x[group.keys].unflatten(0, (tails, prefix)).transpose(1, 2).flatten(0, 1) for x in trunk)
+    own_k, own_v = (
+        x[:, group.columns].reshape(variants, tails, length, kv, d_head).permute(1, 3, 0, 2, 4).flatten(0, 2)
+        for x in own
+    )
+    by_variant = (tails * kv * variants, -1, d_head)
+    scores = q.new_empty(tails * kv, q.shape[1], prefix + length)
+    torch.bmm(q, keys.transpose(1, 2), out=scores[..., :prefix])
+    scores[..., prefix:] = torch.bmm(q.view(by_variant), own_k.transpose(1, 2)).view(len(q), -1, length)
     if block.soft_cap > 0:
         scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
-    _hide(block, group, scores.view(tails, block.n_kv_heads, variants, length, heads, -1))
+    _hide(block, group, scores.view(tails, kv, variants, length, -1, prefix + length))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-    prefix = keys.shape[-1]
-    z = weights[..., prefix:] @ own_v
-    if prefix:
-        z += (weights[..., :prefix].reshape(tails, block.n_kv_heads, -1, prefix) @ values).view_as(z)
-    z = z.view(tails, block.n_kv_heads, variants, length, heads, block.d_head).permute(2, 0, 3, 1, 4, 5)
-    out[:, group.columns] = z.reshape(variants, tails, length, -1)
+    z = torch.bmm(weights[..., prefix:].reshape(*by_variant[:2], length), own_v).view_as(q)
+    z.baddbmm_(weights[..., :prefix], values)
+    z = z.view(tails, kv, variants, length, -1, d_head).permute(2, 0, 3, 1, 4, 5)
+    out[:, group.columns] = z.reshape(variants, tails * length, -1)
 
 
 def _hide(block: Block, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]) -> None:
     """Mask, in place, what a row must not see: other answers' chains, later rows, rows beyond the window."""
-    prefix = group.keys.shape[1]
+    prefix = group.prefix_distance.shape[1]
     mask = group.mask
     if block.window is not None:
         mask = mask & (group.own_distance < block.window)

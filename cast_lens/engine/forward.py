@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..interventions import Intervention
@@ -44,8 +44,8 @@ class Pass:
     order: tuple[int, ...]
 
 
-def steered_columns(batch: Batch, position: str) -> Bool[Tensor, " column"]:
-    """Which tail rows an intervention at this position edits."""
+def steered_columns(batch: Batch, position: str) -> slice | Int[Tensor, " steered"]:
+    """Which columns of the tails an intervention at this position edits."""
     mask = torch.zeros(batch.n_tail, dtype=torch.bool)
     for tail, offset in zip(batch.tails, batch.offsets, strict=False):
         if position == "all":
@@ -54,7 +54,7 @@ def steered_columns(batch: Batch, position: str) -> Bool[Tensor, " column"]:
             mask[offset + tail.last : offset + len(tail.tokens)] = True
         else:
             mask[offset + tail.last] = True
-    return mask.to(batch.tokens.device)
+    return slice(None) if bool(mask.all()) else mask.nonzero().flatten().to(batch.tokens.device)
 
 
 def run_pass(
@@ -80,13 +80,13 @@ def run_pass(
     by_layer: dict[int, list[int]] = {}
     for index in order[1:]:
         by_layer.setdefault(interventions[index].layer, []).append(index)
-    masks = {item.position: steered_columns(batch, item.position) for item in interventions}
+    columns = {item.position: steered_columns(batch, item.position) for item in interventions}
     n_trunk, n_tail, width = batch.n_trunk, batch.n_tail, kernel.cfg.d_model
     first = kernel.embed(batch.tokens, batch.positions)
     rows = first.new_empty(n_trunk + n_tail * len(order), width)
     rows[: n_trunk + n_tail] = first
     positions = torch.cat((batch.positions[:n_trunk], batch.positions[n_trunk:].repeat(len(order))))
-    groups = (trunk_groups(batch), tail_groups(batch))
+    groups = (trunk_groups(batch), tail_groups(batch, row_scores=len(order) * int(kernel.cfg.n_heads)))
     angles: dict[str, tuple[Tensor, Tensor] | None] = {}
     cache = KeysValues() if keep_cache else None
     final = kernel.cfg.n_layers - 1 if until is None else until
@@ -110,9 +110,9 @@ def run_pass(
         if observe is not None:
             observe(layer, tails[0])
         for index in by_layer.get(layer, ()):
+            where = columns[interventions[index].position]
             tails[active] = tails[0]
-            mask = masks[interventions[index].position]
-            tails[active, mask] = interventions[index](tails[0, mask])
+            tails[active, where] = interventions[index](tails[0, where])
             active += 1
     if cache is not None:
         cache.tails = [

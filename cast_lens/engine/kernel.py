@@ -27,6 +27,7 @@ from transformer_lens.config.hooked_transformer_config import HookedTransformerC
 from transformer_lens.utilities.activation_functions import gelu_fast, gelu_new
 
 RowMap = Callable[[Tensor], Tensor]
+RowAdder = Callable[[Tensor, Tensor], None]
 
 # Rows that go through an MLP at a time: its hidden layer is the widest thing that the engine holds.
 MLP_ROWS = 2048
@@ -34,19 +35,21 @@ MLP_ROWS = 2048
 FULL_WIDTH_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
-# Fused equivalents of functions that TransformerLens spells out in several passes over memory.
+# The same functions in one pass over memory, in place: they are only given tensors that nobody else holds.
 _FUSED: dict[object, RowMap] = {
+    F.silu: lambda x: F.silu(x, inplace=True),
+    F.relu: torch.relu_,
     gelu_new: lambda x: F.gelu(x, approximate="tanh"),
     gelu_fast: lambda x: F.gelu(x, approximate="tanh"),
 }
 
 
 def norm_rows(module: Any) -> RowMap | None:
-    """A normalisation layer as a fused function of rows; None when the layer is of an unknown kind."""
+    """A normalisation layer as a function of rows; None when the layer is of an unknown kind."""
     if type(module) is RMSNorm:
-        return lambda x: F.rms_norm(x, (module.w.shape[0],), module.w, module.eps)
+        return lambda x: _rms(x, module.eps).mul_(module.w)
     if type(module) is RMSNormPre:
-        return lambda x: F.rms_norm(x, (x.shape[-1],), None, module.eps)
+        return lambda x: _rms(x, module.eps)
     if type(module) is LayerNorm:
         return lambda x: F.layer_norm(x, (module.w.shape[0],), module.w, module.b, module.eps)
     if type(module) is LayerNormPre:
@@ -54,20 +57,51 @@ def norm_rows(module: Any) -> RowMap | None:
     return (lambda x: x) if type(module) is nn.Identity else None
 
 
-def _mlp_rows(mlp: Any) -> RowMap:
+def _rms(x: Float[Tensor, "*rows width"], eps: float) -> Float[Tensor, "*rows width"]:
+    """``x`` over its root mean square, a new tensor; on CPUs twice as fast as ``F.rms_norm`` (torch 2.13)."""
+    length = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    return (x * length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).to(x.dtype)
+
+
+def _add_product(
+    rows: Float[Tensor, "row d_model"],
+    x: Float[Tensor, "row width"],
+    weight: Float[Tensor, "width d_model"],
+    bias: Float[Tensor, " d_model"] | None,
+    norm: RowMap | None,
+) -> None:
+    """``rows += norm(x @ weight + bias)`` in as few passes over memory as there are things to do."""
+    out = rows.addmm_(x, weight) if norm is None else x @ weight
+    if bias is not None:
+        out += bias
+    if norm is not None:
+        rows += norm(out)
+
+
+def _mlp_adder(mlp: Any, norm: RowMap | None) -> RowAdder:
     if type(mlp) not in (GatedMLP, MLP) or mlp.cfg.is_layer_norm_activation():
-        return lambda x: mlp(x[None])[0]
 
-    def plain(x: Tensor) -> Tensor:
+        def add_opaque(rows: Tensor, x: Tensor) -> None:
+            out = mlp(x[None])[0]
+            rows += out if norm is None else norm(out)
+
+        return add_opaque
+    gated, b_in, b_out = type(mlp) is GatedMLP, _unless_zero(mlp.b_in), _unless_zero(mlp.b_out)
+
+    def add(rows: Tensor, x: Tensor) -> None:
         act = _FUSED.get(mlp.act_fn, mlp.act_fn)
-        return torch.addmm(mlp.b_out, act(torch.addmm(mlp.b_in, x, mlp.W_in)), mlp.W_out)
+        hidden = act(x @ mlp.W_gate).mul_(x @ mlp.W_in) if gated else x @ mlp.W_in
+        if b_in is not None:
+            hidden += b_in
+        _add_product(rows, hidden if gated else act(hidden), mlp.W_out, b_out, norm)
 
-    def gated(x: Tensor) -> Tensor:
-        act = _FUSED.get(mlp.act_fn, mlp.act_fn)
-        hidden = torch.addcmul(mlp.b_in, act(x @ mlp.W_gate), x @ mlp.W_in)
-        return torch.addmm(mlp.b_out, hidden, mlp.W_out)
+    return add
 
-    return plain if type(mlp) is MLP else gated
+
+def _unless_zero(bias: Tensor) -> Tensor | None:
+    return bias.detach() if bool(bias.any()) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,13 +111,12 @@ class Block:
     norm_attention: RowMap
     norm_mlp: RowMap | None
     norm_attention_out: RowMap | None
-    norm_mlp_out: RowMap | None
-    mlp: RowMap | None
+    add_mlp: RowAdder | None
     parallel: bool
     w_qkv: Float[Tensor, "qkv d_model"]
-    b_qkv: Float[Tensor, " qkv"]
+    b_qkv: Float[Tensor, " qkv"] | None
     w_out: Float[Tensor, "heads_d_head d_model"]
-    b_out: Float[Tensor, " d_model"]
+    b_out: Float[Tensor, " d_model"] | None
     n_heads: int
     n_kv_heads: int
     d_head: int
@@ -100,7 +133,10 @@ class Block:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [row, head, d_head] and keys, values [row, kv_head, d_head], normalised and rotated."""
         split = [self.n_heads * self.d_head, self.n_kv_heads * self.d_head, self.n_kv_heads * self.d_head]
-        q, k, v = F.linear(self.norm_attention(rows), self.w_qkv, self.b_qkv).split(split, dim=-1)
+        projected = F.linear(self.norm_attention(rows), self.w_qkv)
+        if self.b_qkv is not None:
+            projected += self.b_qkv
+        q, k, v = projected.split(split, dim=-1)
         if self.qk_norm is not None and self.qk_norm_full:
             q, k = self.qk_norm[0](q), self.qk_norm[1](k)
         q, k, v = (x.unflatten(-1, (-1, self.d_head)) for x in (q, k, v))
@@ -115,15 +151,16 @@ class Block:
 
     def finish(self, rows: Float[Tensor, "row d_model"], z: Float[Tensor, "row heads_d_head"]) -> None:
         """Turn the residual before the block into the one after it, in place (``rows`` is the engine's)."""
-        mlp_in = rows.clone() if self.parallel else rows
-        attended = torch.addmm(self.b_out, z, self.w_out)
-        rows += attended if self.norm_attention_out is None else self.norm_attention_out(attended)
-        if self.mlp is None:
-            return
-        for start in range(0, len(rows), MLP_ROWS):
-            chunk = mlp_in[start : start + MLP_ROWS]
-            out = self.mlp(chunk if self.norm_mlp is None else self.norm_mlp(chunk))
-            rows[start : start + MLP_ROWS] += out if self.norm_mlp_out is None else self.norm_mlp_out(out)
+        if self.parallel:
+            self._finish_mlp(rows)
+        _add_product(rows, z, self.w_out, self.b_out, self.norm_attention_out)
+        if not self.parallel:
+            self._finish_mlp(rows)
+
+    def _finish_mlp(self, rows: Float[Tensor, "row d_model"]) -> None:
+        if self.add_mlp is not None:
+            for chunk in rows.split(MLP_ROWS):
+                self.add_mlp(chunk, chunk if self.norm_mlp is None else self.norm_mlp(chunk))
 
 
 def rotate(
@@ -135,13 +172,17 @@ def rotate(
 ) -> Float[Tensor, "row head d_head"]:
     """Rotary position embedding of the first ``rotary`` coordinates of each head."""
     width = cos.shape[-1]
-    part, cos, sin = x[..., :width], cos[:, None, :], sin[:, None, :]
     if adjacent:
-        flipped = torch.stack((-part[..., 1::2], part[..., ::2]), dim=-1).flatten(-2)
+        first, second = slice(0, width, 2), slice(1, width, 2)
     else:
-        flipped = torch.cat((-part[..., width // 2 :], part[..., : width // 2]), dim=-1)
-    turned = torch.addcmul(part * cos, flipped, sin)
-    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)
+        first, second = slice(0, width // 2), slice(width // 2, width)
+    cos, sin = cos[:, None], sin[:, None]
+    turned = x.new_empty(x.shape)
+    for here, there, sign in ((first, second, -1.0), (second, first, 1.0)):
+        torch.mul(x[..., here], cos[..., here], out=turned[..., here])
+        turned[..., here].addcmul_(x[..., there], sin[..., here], value=sign)
+    turned[..., width:] = x[..., width:]
+    return turned
 
 
 def _pack(attention: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,18 +221,18 @@ def _block(block: Any) -> Block:
         assert q_norm is not None
         assert k_norm is not None
         qk_norm = (q_norm, k_norm)
+    mlp_out = second if post else (norm_rows(block.ln2_post) if both and not cfg.attn_only else None)
     assert first is not None
     return Block(
         norm_attention=(lambda x: x) if post else first,
         norm_mlp=None if post else second,
         norm_attention_out=first if post else (norm_rows(block.ln1_post) if both else None),
-        norm_mlp_out=second if post else (norm_rows(block.ln2_post) if both and not cfg.attn_only else None),
-        mlp=None if cfg.attn_only else _mlp_rows(block.mlp),
+        add_mlp=None if cfg.attn_only else _mlp_adder(block.mlp, mlp_out),
         parallel=bool(cfg.parallel_attn_mlp),
         w_qkv=w_qkv,
-        b_qkv=b_qkv,
+        b_qkv=_unless_zero(b_qkv),
         w_out=w_out,
-        b_out=attention.b_O.detach(),
+        b_out=_unless_zero(attention.b_O),
         n_heads=cfg.n_heads,
         n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
         d_head=cfg.d_head,
@@ -260,11 +301,12 @@ _kernels: weakref.WeakKeyDictionary[HookedTransformer, tuple[tuple[object, ...],
 
 
 def _state(model: HookedTransformer) -> tuple[object, ...]:
-    """Changes whenever a parameter is replaced or loaded anew, so that a stale kernel is never used."""
-    return tuple(
-        (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
-        for parameter in model.parameters()
-    )
+    """Changes whenever a parameter is replaced or loaded anew, or a bias stops being zero."""
+    biases = [
+        p.any() for name, p in model.named_parameters() if name.rsplit(".")[-1].lstrip("_").startswith("b_")
+    ]
+    placed = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
+    return (*placed, *torch.stack(biases).tolist()) if biases else placed
 
 
 def kernel_for(model: HookedTransformer) -> Kernel:
