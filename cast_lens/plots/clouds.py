@@ -40,9 +40,9 @@ def plot_projection(frame: pd.DataFrame, *, method: str = "pca", layer: int | No
     """Each sample's activation, from its zero-shot prompt (dot) to its few-shot prompt (arrowhead).
 
     The bold arrow of a task joins the centres of its two clouds. PCA is linear, so there it is the projection
-    of the mean difference vector, and parallel vectors look parallel as far as two axes reach; UMAP gets no
-    bold arrows, because directions in it mean nothing. The slider changes the layer; each layer has its own
-    axes.
+    of the mean difference vector, and parallel vectors look parallel as far as two axes reach. UMAP gets
+    points, hollow for zero-shot, and no arrows: directions in it mean nothing. The slider changes the layer;
+    each layer has its own axes.
 
     Args:
         frame: from ``geometry.project`` or ``project_layers``: ``task, sample_id, condition, layer, x, y``;
@@ -66,7 +66,8 @@ def plot_projection(frame: pd.DataFrame, *, method: str = "pca", layer: int | No
     note = "PCA" if means else f"{method.upper()}: neighbourhoods only, no directions"
     figure = blank(f"From zero-shot to few-shot activations ({note})", height=620)
     for task in tasks:
-        figure.add_trace(_sample_trace(task, frame[frame["task"] == task]).update(showlegend=not means))
+        trace = _sample_trace(task, frame[frame["task"] == task], arrows=means)
+        figure.add_trace(trace.update(showlegend=not means))
     figure.add_traces([_mean_trace(task) for task in tasks if means])
     for trace, x, y in zip(figure.data, arrows[shown].x, arrows[shown].y, strict=True):
         trace.update(x=x, y=y)
@@ -118,23 +119,26 @@ def _axis_title(rows: pd.DataFrame, axis: str, place: int) -> str:
     )
 
 
-def _sample_trace(task: str, rows: pd.DataFrame) -> go.Scatter:
+def _sample_trace(task: str, rows: pd.DataFrame, *, arrows: bool) -> go.Scatter:
+    """A task's samples: arrows, or hollow and filled points where a direction would mean nothing."""
     once = rows.drop_duplicates("sample_id")
     texts = [hover_text(text, limit=160) for text in (once["text"] if "text" in once else once["sample_id"])]
     colour = task_style(task).colour
+    ends = ("circle", "arrow") if arrows else ("circle-open", "circle")
+    sizes = (5, 8) if arrows else (7, 7)
     return go.Scatter(
-        mode="lines+markers",
+        mode="lines+markers" if arrows else "markers",
         name=task,
         legendgroup=task,
         line={"color": colour, "width": 1},
         opacity=0.7,
         marker={
             "color": colour,
-            "symbol": ["circle", "arrow", "circle"] * len(texts),
-            "size": [5, 8, 0] * len(texts),
+            "symbol": [*ends, "circle"] * len(texts),
+            "size": [*sizes, 0] * len(texts),
             "opacity": 1,
-            "line": {"width": 0},
-            "angleref": "previous",
+            "line": {"width": 0 if arrows else 1.5, "color": colour},
+            "angleref": "previous" if arrows else "up",
         },
         text=[line for text in texts for line in (f"zero-shot<br>{text}", f"few-shot<br>{text}", "")],
         hovertemplate=f"<b>{task}</b>, %{{text}}<extra></extra>",
@@ -240,6 +244,7 @@ def plot_alignment(frame: pd.DataFrame) -> go.Figure:
         ValueError: when a column is missing or the frame is empty.
     """
     require(frame, ["task", "other", "layer", "cosine", "low", "high"], figure="plot_alignment")
+    faint = 0.45 if frame["task"].nunique() <= 5 else 0.2
     figure = blank("Samples against their own and other tasks' means", height=460, x="layer", y="mean cosine")
     for (task, other), unsorted in frame.groupby(["task", "other"], sort=False):
         rows, style, own = unsorted.sort_values("layer"), task_style(str(task)), task == other
@@ -255,7 +260,7 @@ def plot_alignment(frame: pd.DataFrame) -> go.Figure:
                 name=str(task),
                 legendgroup=str(task),
                 showlegend=bool(own),
-                opacity=1 if own else 0.45,
+                opacity=1 if own else faint,
                 line={"color": style.colour, "width": 2.5 if own else 1, "dash": "solid" if own else "dot"},
                 customdata=rows[["low", "high"]].to_numpy(),
                 hovertemplate=f"samples of {task}<br>to the mean of {other}<br>layer %{{x}}: %{{y:.2f}} "

@@ -12,6 +12,8 @@ from plotly.subplots import make_subplots
 
 from .style import translucent
 
+SLIDER_HEIGHT = 80
+"""Pixels that a slider adds to a figure."""
 COSINE_RANGE = (-1.0, 1.0)
 ROW_HEIGHT = 34
 """Pixels of one row of a heat map of tasks."""
@@ -139,7 +141,7 @@ def add_slider(
 ) -> None:
     """Put a slider between title and axes, with room for it."""
     figure.update_layout(sliders=[slider(labels, updates, name=name, active=active)], margin={"t": 140})
-    figure.update_layout(height=figure.layout.height + 80)
+    figure.update_layout(height=figure.layout.height + SLIDER_HEIGHT)
 
 
 def menu(labels: Sequence[str], updates: Sequence[list[Any]], *, name: str, active: int) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from .frames import METRICS, in_order, points, points_interval, require, require
 from .style import NEUTRAL, PALETTE, method_order, method_style
 
 GAIN_COLUMNS = ("target", "source", "method", "metric", "gain", "gain_low", "gain_high")
+LEGEND_ABOVE = {"y": 1, "yanchor": "bottom"}
+"""Forests are tall: below them nobody would find the legend."""
 PART_COLOURS = {"format": PALETTE[1], "choice": PALETTE[0]}
 
 
@@ -90,6 +92,7 @@ def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str]) -
         z=nested(gain.round(2)),
         text=text,
         texttemplate="%{text}",
+        textfont={"size": 13},
         customdata=hover,
         coloraxis="coloraxis",
         hovertemplate="%{customdata}<extra></extra>",
@@ -113,10 +116,11 @@ def plot_gain(frame: pd.DataFrame, *, metric: str = "exact_match") -> go.Figure:
     rows = rows[(rows["method"] != "zero-shot") & rows["gain"].notna()]
     places, labels = _places(rows)
     end = max(places.values(), default=0.0) + 1
-    figure = blank(f"Gain in {METRICS.get(metric, metric)} over zero-shot", height=190 + round(13 * end))
+    figure = blank(f"Gain in {METRICS.get(metric, metric)} over zero-shot", height=210 + round(12 * end))
     for method in sorted(in_order(rows["method"]), key=method_order):
         part = rows[rows["method"] == method]
         figure.add_trace(_whiskers(part, [places[key] for key in _keys(part)], method))
+    figure.update_layout(legend=LEGEND_ABOVE, margin={"t": 100})
     figure.update_xaxes(title_text="percentage points", zeroline=True, zerolinewidth=2)
     heights, texts = zip(*labels, strict=True) if labels else ((), ())
     figure.update_yaxes(
@@ -198,7 +202,7 @@ def plot_split(frame: pd.DataFrame, *, method: str = "steered") -> go.Figure:
     marks = (("format", "line-ns", 0.24), ("choice", "line-ns", 0.36), ("total", "diamond", -0.1))
     for part, symbol, below in marks:
         figure.add_trace(_part_marks(rows, at + below, part, symbol))
-    figure.update_layout(barmode="relative")
+    figure.update_layout(barmode="relative", legend=LEGEND_ABOVE, margin={"t": 80})
     figure.update_xaxes(title_text="percentage points", zeroline=True, zerolinewidth=2)
     labels = [label.replace(" ← ", "<br>← ") for label in _pair_names(rows)]
     ticks = {"tickvals": at, "ticktext": labels, "ticklen": 0}

@@ -13,6 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
+from .drawing import SLIDER_HEIGHT
+
 _log = logging.getLogger("cast_lens")
 
 Png = Literal["auto", "never"]
@@ -112,11 +114,11 @@ def _draw(figures: Mapping[Path, go.Figure]) -> str:
         return "kaleido is not installed"
     jobs = [
         {
-            "fig": figure.to_dict(),
+            "fig": picture.to_dict(),
             "path": path,
-            "opts": {"format": "png", "width": WIDTH, "height": figure.layout.height, "scale": SCALE},
+            "opts": {"format": "png", "width": WIDTH, "height": picture.layout.height, "scale": SCALE},
         }
-        for path, figure in figures.items()
+        for path, picture in ((path, still(figure)) for path, figure in figures.items())
     ]
     try:
         # No MathJax: it would be fetched from the network, and no text here uses it.
@@ -126,3 +128,17 @@ def _draw(figures: Mapping[Path, go.Figure]) -> str:
     except Exception as error:
         problems = (error,)
     return "" if not problems else f"the browser failed: {type(problems[0]).__name__} {problems[0]}"
+
+
+def still(figure: go.Figure) -> go.Figure:
+    """A copy for a picture: no sliders and menus; the title says what a slider was set to."""
+    picture = go.Figure(figure)
+    if not (picture.layout.sliders or picture.layout.updatemenus):
+        return picture
+    for slider in picture.layout.sliders:
+        chosen = f"{slider.name.lower()} {slider.steps[slider.active].label}"
+        picture.layout.title.text += f", {chosen}"
+        picture.layout.height -= SLIDER_HEIGHT
+        picture.layout.margin.t = None
+    picture.layout.sliders = picture.layout.updatemenus = None
+    return picture

@@ -83,10 +83,10 @@ def _transfer(frame: pd.DataFrame) -> Iterator[Exhibit]:
             "transfer_matrix",
             "answer",
             "What one task's vector does to another task",
-            "Change against zero-shot in percentage points; a number is bold when its interval excludes zero. Left: "
-            "answers that are exactly right. Middle: answers that are admissible at all. Right: whether the model "
-            "prefers the right answer when only admissible ones are compared. A blue left and middle beside a pale "
-            "right panel mean that the vector mends the format and not the choice. Blank: free answers.",
+            "Change against zero-shot in percentage points; a number is bold when its interval excludes zero. Exact "
+            "match: the answer is right. Label validity: it is an admissible answer. Label-restricted accuracy: the "
+            "right one is preferred when only admissible answers are compared. Gains in the first two without "
+            "gains in the third mean that the vector mends the format and not the choice. Blank: free answers.",
             f"Heat maps of targets by sources for {len(metrics)} outcomes. Gains in exact match range from "
             f"{100 * gains.min():+.0f} to {100 * gains.max():+.0f} points; the tables below hold every number.",
             plots.plot_transfer_matrix(frame, metrics=metrics),
@@ -174,8 +174,8 @@ def _projections(frame: pd.DataFrame) -> Iterator[Exhibit]:
         ),
         "umap": (
             "Neighbourhoods (UMAP)",
-            "UMAP keeps neighbours together and nothing else: directions, lengths and distances in this picture mean "
-            "nothing. For parallelism, look at the cosines.",
+            "Hollow: zero-shot; filled: few-shot. UMAP keeps neighbours together and nothing else: directions, lengths "
+            "and distances in this picture mean nothing. For parallelism, look at the cosines.",
         ),
     }
     for method in in_order(projection_methods(frame)):

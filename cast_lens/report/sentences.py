@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..plots.frames import in_order, points, points_interval
+from ..plots.frames import in_order, points_interval
 from .record import OWN, STEERED, RunRecord
 
-UNCHANGED = 0.005
-"""Means closer to zero than half a percentage point are called unchanged: they would be printed as 0."""
+UNCHANGED = 0.0005
+"""Means closer to zero than 0.05 percentage points are called unchanged: they would be printed as 0.0."""
 
 
 def split_summary(split: pd.DataFrame) -> tuple[str, str]:
@@ -24,10 +24,10 @@ def split_summary(split: pd.DataFrame) -> tuple[str, str]:
         return "No steered pair of tasks has a split into format and choice.", ""
     total, form, choice = (float(rows[part].mean()) for part in ("total", "format", "choice"))
     over = f"on average over {len(rows)} target–source pairs" if len(rows) > 1 else f"on {_pair(rows)}"
-    amount = "" if abs(total) < UNCHANGED else f" by {abs(round(100 * total))} percentage points"
+    amount = "" if abs(total) < UNCHANGED else f" by {abs(100 * total):.1f} percentage points"
     lead = (
-        f"Adding {kind} {_verb(total)} exact match{'' if amount else ' unchanged'}{amount} {over}: {points(form)} from "
-        f"the format of the answer (whether it is an admissible answer at all) and {points(choice)} from the choice of "
+        f"Adding {kind} {_verb(total)} exact match{'' if amount else ' unchanged'}{amount} {over}: {_exact(form)} from "
+        f"the format of the answer (whether it is an admissible answer at all) and {_exact(choice)} from the choice of "
         f"it (which admissible answer). {_verdict(total, form, choice)}"
     )
     sure = f"{_counts(rows, 'format')}; {_counts(rows, 'choice', short=True)}. {_choosing(rows)}"
@@ -37,6 +37,11 @@ def split_summary(split: pd.DataFrame) -> tuple[str, str]:
 def _pair(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
     return f"{row['target']} with the vector of {row['source']}"
+
+
+def _exact(value: float) -> str:
+    """Percentage points with one decimal, so that two parts add up to their total for the reader too."""
+    return "0.0" if abs(value) < UNCHANGED else f"{100 * value:+.1f}".replace("-", "−")
 
 
 def _verb(total: float) -> str:
@@ -53,7 +58,7 @@ def _counts(rows: pd.DataFrame, part: str, *, short: bool = False) -> str:
         where = "lies above zero" if above else "lies below zero" if below else "covers zero"
         return f"{start} {points_interval(row[f'{part}_low'], row[f'{part}_high'])} {where}"
     told = [
-        f"{what} in {'all' if count == len(rows) else f'{count} of the'} {len(rows)}"
+        f"{what} for {f'all {count}' if count == len(rows) else count} pair{'' if count == 1 else 's'}"
         for what, count in (("lies above zero", above), ("lies below zero", below), ("covers zero", covers))
         if count
     ]
@@ -69,13 +74,16 @@ def interval_counts(rows: pd.DataFrame, part: str) -> tuple[int, int, int]:
 def _verdict(total: float, form: float, choice: float) -> str:
     if abs(total) < UNCHANGED:
         return "There is no gain to explain on average."
-    if total < 0:
-        return "On average steering did harm."
-    if form > 0 and form >= 2 * abs(choice):
-        return "Most of the gain is format."
-    if choice > 0 and choice >= 2 * abs(form):
-        return "Most of the gain is choice."
-    return "The gain is neither format nor choice alone."
+    kind = "gain" if total > 0 else "loss"
+    larger, name, other = (
+        (form, "format", "choice") if form * total > choice * total else (choice, "choice", "format")
+    )
+    rest = total - larger
+    if rest * total < 0 and abs(rest) >= UNCHANGED:
+        return f"All of the {kind} is {name}; {other} went the other way."
+    if abs(larger) >= 2 * abs(rest):
+        return f"Most of the {kind} is {name}."
+    return f"The {kind} is neither format nor choice alone."
 
 
 def _choosing(rows: pd.DataFrame) -> str:
@@ -94,7 +102,7 @@ def placebo_summary(split: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     told = [
-        f"{points(float(part['total'].mean()))} points for {_placebo_name(str(method))}"
+        f"{_exact(float(part['total'].mean()))} points for {_placebo_name(str(method))}"
         for method, part in rows.groupby("method", sort=False)
     ]
     return f"Placebos at the same layer and strength: {_listed(told)}."

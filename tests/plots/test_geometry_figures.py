@@ -122,10 +122,12 @@ def test_projection_slider_moves_every_trace_and_names_the_variance() -> None:
     assert layout["xaxis.title.text"] == "principal component 1 (33 % of variance)"
 
 
-def test_umap_has_no_mean_arrows_and_says_so() -> None:
+def test_umap_has_no_arrows_and_says_so() -> None:
     figure = plot_projection(pd.concat([synthetic.projection(3), synthetic.umap(3)]), method="umap")
     assert len(figure.data) == len(synthetic.TASKS)
     assert "no directions" in figure.layout.title.text
+    assert {trace.mode for trace in figure.data} == {"markers"}
+    assert list(figure.data[0].marker.symbol[:2]) == ["circle-open", "circle"]
     assert figure.layout.yaxis.scaleanchor is None
     assert plot_projection(synthetic.projection(3)).layout.yaxis.scaleanchor == "x"
 

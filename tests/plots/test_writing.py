@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cast_lens.plots import plot_cohesion, write_figure, write_figures
+from cast_lens.plots import plot_cohesion, plot_projection, plot_sweep, write_figure, write_figures
+from cast_lens.plots.writing import still
 from tests.plots import synthetic
 
 
@@ -97,6 +98,16 @@ def test_a_name_must_be_a_file_name(name: str, tmp_path: Path) -> None:
 def test_an_unknown_png_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="png='yes' is unknown; choose auto or never"):
         write_figure(plot_cohesion(synthetic.cohesion()), synthetic.cohesion(), tmp_path, "x", png="yes")  # type: ignore[arg-type]
+
+
+def test_a_picture_says_what_the_slider_was_set_to() -> None:
+    figure = plot_projection(synthetic.projection(3), layer=12)
+    picture = still(figure)
+    assert picture.layout.title.text.endswith("(PCA), layer 12")
+    assert (picture.layout.sliders, picture.layout.margin.t) == ((), None)
+    assert picture.layout.height == figure.layout.height - 80
+    assert len(figure.layout.sliders) == 1, "the page keeps its slider"
+    assert still(plot_sweep(synthetic.sweep())).layout.updatemenus == ()
 
 
 @pytest.mark.browser

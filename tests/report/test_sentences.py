@@ -28,17 +28,20 @@ def one_pair(total: float, choice: float, *, half: float = 0.08, method: str = "
         (
             0.35,
             0.02,
-            "raised exact match by 35 percentage points on average over 4 target–source pairs: +33 from",
+            "raised exact match by 35.0 percentage points on average over 4 target–source pairs: +33.0 ",
         ),
-        (0.35, 0.02, "and +2 from the choice of it (which admissible answer). Most of the gain is format."),
+        (0.35, 0.02, "and +2.0 from the choice of it (which admissible answer). Most of the gain is format."),
         (0.20, 0.18, "Most of the gain is choice."),
         (0.20, 0.10, "The gain is neither format nor choice alone."),
-        (0.20, -0.20, "+40 from the format of the answer"),
-        (0.20, -0.30, "The gain is neither format nor choice alone."),
-        (0.0, -0.1, "left exact match unchanged on average over 4 target–source pairs: +10 from"),
-        (0.004, 0.0, "There is no gain to explain on average."),
-        (-0.12, -0.02, "lowered exact match by 12 percentage points"),
-        (-0.12, 0.05, "On average steering did harm."),
+        (0.20, -0.20, "+40.0 from the format"),
+        (0.20, -0.20, "All of the gain is format; choice went the other way."),
+        (0.20, 0.30, "All of the gain is choice; format went the other way."),
+        (0.0, -0.1, "left exact match unchanged on average over 4 target–source pairs: +10.0 from"),
+        (0.0004, 0.0, "There is no gain to explain on average."),
+        (-0.12, -0.02, "lowered exact match by 12.0 percentage points"),
+        (-0.12, -0.02, "Most of the loss is format."),
+        (-0.12, 0.05, "All of the loss is format; choice went the other way."),
+        (0.0234, -0.0236, "by 2.3 percentage points on average over 4 target–source pairs: +4.7 from"),
     ],
 )
 def test_the_gain_is_told_as_it_is(total: float, choice: float, expected: str) -> None:
@@ -50,20 +53,23 @@ def test_the_gain_is_told_as_it_is(total: float, choice: float, expected: str) -
 def test_placebos_do_not_enter_the_average() -> None:
     split = synthetic.split(total=0.2)
     split.loc[split["method"] != "steered", "total"] = -0.9
-    assert "raised exact match by 20 percentage points" in split_summary(split)[0]
+    assert "raised exact match by 20.0 percentage points" in split_summary(split)[0]
 
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        (0.0, "covers zero in all 4. For no pair can it be said that the model chooses better or worse"),
+        (
+            0.0,
+            "covers zero for all 4 pairs. For no pair can it be said that the model chooses better or worse",
+        ),
         (
             0.2,
-            "lies above zero in all 4. So, each at 95 %, the steered model chooses better for 4 and worse for 0.",
+            "lies above zero for all 4 pairs. So, each at 95 %,",
         ),
         (
             -0.2,
-            "lies below zero in all 4. So, each at 95 %, the steered model chooses better for 0 and worse for 4.",
+            "lies below zero for all 4 pairs. So, each at 95 %,",
         ),
     ],
 )
@@ -78,9 +84,7 @@ def test_mixed_intervals_are_counted() -> None:
     split.loc[steered[0], ["choice_low", "choice_high"]] = 0.01, 0.2
     split.loc[steered[1], ["choice_low", "choice_high"]] = -0.2, -0.01
     _, sure = split_summary(split)
-    assert (
-        "lies above zero in 1 of the 4, lies below zero in 1 of the 4 and covers zero in 2 of the 4" in sure
-    )
+    assert "lies above zero for 1 pair, lies below zero for 1 pair and covers zero for 2 pairs" in sure
     assert "chooses better for 1 and worse for 1" in sure
     assert interval_counts(split.loc[steered], "choice") == (1, 1, 2)
 
@@ -101,8 +105,8 @@ def test_one_pair_is_named(choice: float, word: str) -> None:
 
 def test_a_tasks_own_vector_is_no_transfer() -> None:
     own = one_pair(0.9, 0.0, method="steered (own vector)")
-    assert "by 10 percentage" in split_summary(pd.concat([one_pair(0.1, 0.0), own]))[0]
-    assert split_summary(own)[0].startswith("Adding a task's own vector raised exact match by 90 ")
+    assert "by 10.0 percentage" in split_summary(pd.concat([one_pair(0.1, 0.0), own]))[0]
+    assert split_summary(own)[0].startswith("Adding a task's own vector raised exact match by 90.0 ")
     assert split_summary(own.assign(method="few-shot"))[0].startswith("No steered pair")
 
 
@@ -116,8 +120,8 @@ def test_placebos_are_told_apart() -> None:
         ]
     )
     assert placebo_summary(split) == (
-        "Placebos at the same layer and strength: +28 points for a vector from demonstrations with shuffled answers "
-        "and −5 points for a random direction of the same length."
+        "Placebos at the same layer and strength: +28.0 points for a vector from demonstrations with shuffled answers "
+        "and −5.0 points for a random direction of the same length."
     )
     assert placebo_summary(one_pair(0.3, 0.0)) == ""
 
