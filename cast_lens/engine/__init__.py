@@ -14,7 +14,8 @@ from .capture import capture
 from .decoding import answer
 from .layout import TokenPrompt
 from .progress import Progress, bars, quiet
-from .scoring import Scores, score
+from .scores import Scores
+from .scoring import score
 from .stream import CapturedResiduals, capture_to_disk
 from .support import unsupported
 from .sweep import Sweep, sweep

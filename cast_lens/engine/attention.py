@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .kernel import Block
+from .block import Block
 from .layout import Batch, Tail
 
 # Scores that are held at a time: what the softmax has just read, the next product finds in the cache.
 SCORE_BYTES = 16e6
 # Rows that stand together are read as a view; others are gathered.
 Rows = slice | Int[Tensor, " row"]
+# Trunk rows that a row sees, as runs.
+Path = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +104,7 @@ def _tail_group(batch: Batch, members: list[int]) -> TailGroup:
     )
 
 
-def _rows(paths: list[tuple[tuple[int, int], ...]], device: torch.device) -> Rows:
+def _rows(paths: list[Path], device: torch.device) -> Rows:
     runs = [run for path in paths for run in path]
     if all(left[1] == right[0] for left, right in pairwise(runs)):
         return slice(runs[0][0], runs[-1][1]) if runs else slice(0, 0)
@@ -185,3 +187,51 @@ def _hide(block: Block, group: TailGroup, scores: Float[Tensor, "tail kv variant
             scores[..., :prefix].masked_fill_(far[None, None, None, :, None, :], -torch.inf)
     if mask.shape[-1] > 1:
         scores[..., prefix:].masked_fill_(~mask[:, None, None, :, None, :], -torch.inf)
+
+
+def attend_rows(
+    block: Block,
+    q: Float[Tensor, "row head d_head"],
+    own: tuple[Float[Tensor, "row kv_head own d_head"], Float[Tensor, "row kv_head own d_head"]],
+    trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_head"]],
+    paths: list[tuple[slice, Path]],
+) -> Float[Tensor, "row heads_d_head"]:
+    """Attention of decoded rows, each to its prompt's shared keys and to its own, which all stand before it."""
+    q = q.unflatten(1, (block.n_kv_heads, -1)) * block.scale
+    inside = q @ own[0].transpose(2, 3)
+    z = torch.empty_like(q)
+    for mine, path in paths:
+        z[mine], inside[mine] = _attend_path(block, q[mine], inside[mine], trunk, path)
+    return (z + inside @ own[1]).flatten(1)
+
+
+def _attend_path(
+    block: Block,
+    q: Float[Tensor, "row kv_head group d_head"],
+    inside: Float[Tensor, "row kv_head group own"],
+    trunk: tuple[Tensor, Tensor],
+    path: Path,
+) -> tuple[Float[Tensor, "row kv_head group d_head"], Float[Tensor, "row kv_head group own"]]:
+    """What one prompt's rows read from the keys that they share, and the weights of their own keys."""
+    n, kv, heads, d_head = q.shape
+    own = inside.shape[-1]
+    total = own + sum(stop - start for start, stop in path)
+    flat = q.transpose(0, 1).reshape(kv, n * heads, d_head)
+    scores = q.new_empty(kv, n * heads, total)
+    scores[..., total - own :] = inside.transpose(0, 1).reshape(kv, n * heads, own)
+    at = 0
+    for start, stop in path:
+        keys = trunk[0][start:stop].permute(1, 2, 0)
+        torch.bmm(flat, keys, out=scores[..., at : at + stop - start])
+        at += stop - start
+    if block.soft_cap > 0:
+        scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
+    if block.window is not None and total > block.window:
+        scores[..., : total - block.window] = -torch.inf
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    z, at = torch.zeros_like(flat), 0
+    for start, stop in path:
+        z.baddbmm_(weights[..., at : at + stop - start], trunk[1][start:stop].transpose(0, 1))
+        at += stop - start
+    by_row = (kv, n, heads, -1)
+    return z.view(by_row).transpose(0, 1), weights[..., at:].reshape(*by_row[:3], own).transpose(0, 1)

@@ -11,8 +11,9 @@ from transformer_lens import HookedTransformer
 
 from . import reference
 from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
+from .block import MLP_ROWS
 from .forward import run_pass
-from .kernel import MLP_ROWS, kernel_for
+from .kernel import kernel_for
 from .layout import TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .support import unsupported

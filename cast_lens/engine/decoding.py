@@ -16,9 +16,10 @@ from transformer_lens import HookedTransformer
 
 from ..interventions import Intervention
 from . import reference
+from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
 from .forward import Pass, run_pass
-from .kernel import Block, Kernel, kernel_for
+from .kernel import Kernel, kernel_for
 from .layout import Batch, TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .scoring import UNEMBED_ROWS, check_interventions, plan_jobs
@@ -133,7 +134,10 @@ def stop_rule(model: HookedTransformer, *, stop_at_newline: bool) -> Stop:
 
 @dataclass(slots=True)
 class _Rows:
-    """The rows that still write: one for each live (variant, prompt)."""
+    """The rows that still write: one for each live (prompt, variant), those of a prompt together.
+
+    ``own`` are keys and values of each row's own tokens by layer, [row, kv_head, own, d_head].
+    """
 
     variant: Int[Tensor, " row"]
     prompt: Int[Tensor, " row"]
@@ -141,8 +145,21 @@ class _Rows:
     tokens: Int[Tensor, " row"]
 
     def keep(self, alive: Tensor) -> None:
-        self.variant, self.prompt, self.tokens = self.variant[alive], self.prompt[alive], self.tokens[alive]
-        self.own = [(k[alive], v[alive]) for k, v in self.own]
+        """Let the rows go that have ended."""
+        if not bool(alive.all()):
+            self.variant, self.prompt, self.tokens = (
+                self.variant[alive],
+                self.prompt[alive],
+                self.tokens[alive],
+            )
+            self.own = [(k[alive], v[alive]) for k, v in self.own]
+
+    def paths(self, batch: Batch) -> list[tuple[slice, Path]]:
+        """The rows of each prompt, and the trunk rows that they see."""
+        prompts, counts = self.prompt.unique_consecutive(return_counts=True)
+        stops = counts.cumsum(0).tolist()
+        found = zip(prompts.tolist(), [0, *stops], stops, strict=False)
+        return [(slice(start, stop), batch.tails[prompt].path) for prompt, start, stop in found]
 
 
 def _decode(
@@ -160,7 +177,7 @@ def _decode(
     batch = build_batch(prompts, whole=whole, answers=False, device=model.cfg.device or "cpu")
     done = run_pass(kernel, batch, interventions, keep_cache=True)
     written: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(len(interventions) + 1)]
-    rows = _first_rows(kernel, batch, done, whole)
+    rows = _first_rows(kernel, batch, done)
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=batch.tokens.device)
     for step in range(max_new_tokens):
         alive = []
@@ -177,7 +194,7 @@ def _decode(
     return [[tuple(tokens) for tokens in row] for row in written]
 
 
-def _first_rows(kernel: Kernel, batch: Batch, done: Pass, whole: bool) -> _Rows:
+def _first_rows(kernel: Kernel, batch: Batch, done: Pass) -> _Rows:
     """The first token of each row, and the keys of its tail."""
     assert done.cache is not None
     n_variants, n_prompts = done.tails.shape[0], len(batch.tails)
@@ -185,22 +202,23 @@ def _first_rows(kernel: Kernel, batch: Batch, done: Pass, whole: bool) -> _Rows:
     device = batch.tokens.device
     variants, prompts = torch.arange(n_variants, device=device), torch.arange(n_prompts, device=device)
     place = torch.tensor(done.order, device=device).argsort()
-    length = len(batch.tails[0].tokens) if whole else 1
-    own = [
-        tuple(x[place].unflatten(1, (n_prompts, length)).flatten(0, 1) for x in layer)
-        for layer in done.cache.tails
-    ]
+
+    def of_rows(x: Tensor) -> Tensor:
+        by_prompt = x[place].unflatten(1, (n_prompts, x.shape[1] // n_prompts))
+        return by_prompt.permute(1, 0, 3, 2, 4).flatten(0, 1)
+
+    own = [(of_rows(k), of_rows(v)) for k, v in done.cache.tails]
     done.cache.tails.clear()
     return _Rows(
-        variant=variants.repeat_interleave(n_prompts),
-        prompt=prompts.repeat(n_variants),
-        own=[(k, v) for k, v in own],
-        tokens=_greedy(kernel, done.tails[:, lasts].flatten(0, 1)),
+        variant=variants.repeat(n_prompts),
+        prompt=prompts.repeat_interleave(n_variants),
+        own=own,
+        tokens=_greedy(kernel, done.tails[:, lasts].transpose(0, 1).flatten(0, 1)),
     )
 
 
 def _greedy(kernel: Kernel, rows: Float[Tensor, "row d_model"]) -> Int[Tensor, " row"]:
-    return torch.cat([kernel.logits(chunk).argmax(dim=-1) for chunk in rows.split(UNEMBED_ROWS)])
+    return torch.cat([kernel.logits(chunk).max(dim=-1).indices for chunk in rows.split(UNEMBED_ROWS)])
 
 
 def _step(
@@ -213,43 +231,23 @@ def _step(
 ) -> Int[Tensor, " row"]:
     """Feed each row's last token and return the next ones."""
     x = kernel.embed(rows.tokens, positions)
+    longest = int(positions.max()) + 1
+    paths = rows.paths(batch)
+    angles: dict[str, tuple[Tensor, Tensor] | None] = {}
+    steered = [
+        (item, (rows.variant == variant).nonzero().flatten())
+        for variant, item in enumerate(interventions, start=1)
+        if item.position != "prompt_last"
+    ]
     for layer, block in enumerate(kernel.blocks):
-        angles = kernel.rotary(block, positions, int(positions.max()) + 1)
-        q, k, v = block.qkv(x, angles)
+        kind = block.attention.attn_type
+        if kind not in angles:
+            angles[kind] = kernel.rotary(block, positions, longest)
+        q, k, v = block.qkv(x, angles[kind])
         keys, values = rows.own[layer]
-        keys, values = torch.cat((keys, k[:, None]), 1), torch.cat((values, v[:, None]), 1)
-        rows.own[layer] = (keys, values)
-        z = torch.empty(len(x), block.n_heads * block.d_head, dtype=x.dtype, device=x.device)
-        for prompt in rows.prompt.unique().tolist():
-            mine = (rows.prompt == prompt).nonzero().flatten()
-            path = batch.tails[prompt].path
-            shared = tuple(torch.cat([t[a:b] for a, b in path]) if path else t[:0] for t in trunk[layer])
-            z[mine] = _attend(block, q[mine], (keys[mine], values[mine]), shared)
-        block.finish(x, z)
-        for index, item in enumerate(interventions):
-            if item.layer == layer and item.position != "prompt_last":
-                mine = rows.variant == index + 1
+        rows.own[layer] = (torch.cat((keys, k[:, :, None]), 2), torch.cat((values, v[:, :, None]), 2))
+        block.finish(x, attend_rows(block, q, rows.own[layer], trunk[layer], paths))
+        for item, mine in steered:
+            if item.layer == layer:
                 x[mine] = item(x[mine])
     return _greedy(kernel, x)
-
-
-def _attend(
-    block: Block,
-    q: Float[Tensor, "row head d_head"],
-    own: tuple[Float[Tensor, "row own kv_head d_head"], Float[Tensor, "row own kv_head d_head"]],
-    shared: tuple[Tensor, ...],
-) -> Float[Tensor, "row heads_d_head"]:
-    """Attention of one prompt's rows to its shared keys and to their own; each sees all that is before it."""
-    n, prefix, length = len(q), len(shared[0]), own[0].shape[1]
-    grouped = q.unflatten(1, (block.n_kv_heads, -1))
-    before = torch.einsum("rkgd,pkd->rkgp", grouped, shared[0])
-    inside = torch.einsum("rkgd,rokd->rkgo", grouped, own[0])
-    scores = torch.cat((before, inside), dim=-1) * block.scale
-    if block.soft_cap > 0:
-        scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
-    if block.window is not None and prefix + length > block.window:
-        scores[..., : prefix + length - block.window] = -torch.inf
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-    z = torch.einsum("rkgp,pkd->rkgd", weights[..., :prefix], shared[1])
-    z = z + torch.einsum("rkgo,rokd->rkgd", weights[..., prefix:], own[1])
-    return z.reshape(n, -1)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..interventions import Intervention
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
-from .kernel import Block, Kernel
+from .block import Block
+from .kernel import Kernel
 from .layout import Batch
 
 

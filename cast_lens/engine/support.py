@@ -11,7 +11,7 @@ from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.mlps.moe import MoE
 
-from .kernel import norm_rows
+from .block import norm_rows
 
 # Configuration switches that change the arithmetic of attention or of the residual stream in a way that the
 # kernel does not reproduce.

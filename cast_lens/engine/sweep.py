@@ -15,7 +15,8 @@ from ..vectors import SteeringVector
 from .batching import DEFAULT_BUDGET_MB
 from .capture import check_layers
 from .progress import Progress, quiet
-from .scoring import Scores, score
+from .scores import Scores
+from .scoring import score
 from .tokens import PromptLike
 
 if TYPE_CHECKING:
