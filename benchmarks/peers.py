@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from common import begin, machine, parser, peak_memory, seconds, show, text_prompts
 from jaxtyping import Float
@@ -100,6 +101,9 @@ class RepengPeer:
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, cell: Cell) -> Float[Tensor, "prompt vocab"]:
+        # repeng 0.4 reads a name that numpy 2 dropped.
+        if not hasattr(np, "float_"):
+            setattr(np, "float_", np.float64)  # noqa: B010
         from repeng import ControlModel, ControlVector
 
         layer, strength = cell

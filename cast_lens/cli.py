@@ -40,6 +40,10 @@ def run(
     ] = None,
     shots: Annotated[int | None, typer.Option(help="Demonstrations in few-shot prompts.")] = None,
     samples: Annotated[int | None, typer.Option(help="Source samples averaged into a vector.")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="How to choose the samples: all, cast, random, ...")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(help="Samples to choose (default: half of them).")] = None,
     validation: Annotated[
         int | None, typer.Option(help="Source examples that choose layer and strength.")
     ] = None,
@@ -188,8 +192,11 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     from rich.table import Table
 
     table = Table(title=title)
+    # A name is there to be typed: it is never cut, however narrow the terminal.
+    widest = max((len(row[0]) for row in rows), default=0)
     for column in columns:
-        table.add_column(column)
+        first = column == columns[0]
+        table.add_column(column, no_wrap=first, min_width=widest if first else None, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)

@@ -27,7 +27,8 @@ def test_help_names_the_commands() -> None:
 def test_tasks_lists_the_suite() -> None:
     code, text = invoke("tasks")
     assert code == 0
-    assert "country-capital" in text
+    for name in ("country-capital", "finance-sentiment", "headline-topic.de"):
+        assert name in text
 
 
 def test_models_lists_what_loads() -> None:

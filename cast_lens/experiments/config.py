@@ -39,6 +39,8 @@ class RunConfig:
         hub: take tasks from the Hugging Face hub.
         shots: demonstrations in few-shot prompts.
         samples: source samples averaged into a vector (also the samples of the geometry).
+        select: how the samples to average are chosen, a method of ``selection.select``; ``all`` averages every one.
+        budget: samples to choose; 0 for half of them. Without meaning for ``all``.
         validation: source validation examples that choose layer and strength.
         test: test examples a target.
         layers: layers of the sweep; empty for all of them.
@@ -62,6 +64,8 @@ class RunConfig:
     hub: bool = False
     shots: int = 5
     samples: int = 40
+    select: str = "all"
+    budget: int = 0
     validation: int = 24
     test: int = 48
     layers: tuple[int, ...] = ()
@@ -82,6 +86,8 @@ class RunConfig:
             least = 2 if name in ("samples", "validation", "test") else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if not 0 <= self.budget <= self.samples:
+            raise ValueError(f"budget={self.budget} must be from 0 to samples={self.samples}")
         if self.placebos < 1:
             raise ValueError("placebos must be at least 1: no effect is shown without its placebo")
         for name in ("sources", "targets", "strengths"):
@@ -101,6 +107,7 @@ class RunConfig:
             sources=self.sources[:2],
             targets=self.targets[:2],
             samples=min(self.samples, 12),
+            budget=min(self.budget, 12),
             validation=min(self.validation, 8),
             test=min(self.test, 12),
             shots=min(self.shots, 4),

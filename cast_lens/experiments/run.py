@@ -35,8 +35,9 @@ from ..methods import (
 )
 from ..models import fingerprint, load_model
 from ..placebos import random_direction
+from ..selection import METHODS, select, space_from_residuals
 from ..tasks import Example, Task, few_shot_prompts, load_task, zero_shot_prompts
-from ..vectors import DifferenceVectors
+from ..vectors import DifferenceVectors, SteeringVector
 from .choosing import chosen_setting, sweep_source
 from .config import RunConfig
 from .geometry import write_geometry
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Say = Callable[[str], None]
+# Selections that ask for the model's confidence in labels, which a run does not compute.
+NEED_CONFIDENCE = ("confident", "vote-k-two-phase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,24 @@ class Bench:
         found.save(path)
         return found
 
+    def vector(self, name: str, *, shuffle_labels: bool = False) -> SteeringVector:
+        """The steering vector of a source: the mean over the samples that the run's selection chooses.
+
+        Samples are compared by their zero-shot residuals at the middle layer; vectors of shuffled demonstrations
+        average the same samples.
+        """
+        c, differences = self.config, self.differences(name, shuffle_labels=shuffle_labels)
+        if c.select == "all":
+            return differences.mean()
+        plain = self.differences(name)
+        layer = plain.layers[len(plain.layers) // 2]
+        space = space_from_residuals(plain, layer)
+        budget = c.budget or max(1, len(plain) // 2)
+        chosen = select(space, budget, method=c.select, seed=c.seed, differences=plain.at(layer).numpy())
+        return differences.mean(
+            chosen.indices, note=f"{c.select} selection of {budget} from {len(plain)} samples"
+        )
+
 
 def load_tasks(config: RunConfig) -> dict[str, Task]:
     """The tasks of a run, checked against what it will draw from them.
@@ -83,6 +104,11 @@ def load_tasks(config: RunConfig) -> dict[str, Task]:
     Raises:
         ValueError: an unknown task, or splits too small for samples, shots, validation or test.
     """
+    if config.select not in METHODS or config.select in NEED_CONFIDENCE:
+        usable = ", ".join(name for name in METHODS if name not in NEED_CONFIDENCE)
+        raise ValueError(
+            f"select={config.select!r} is no selection that a run can make; choose from {usable}"
+        )
     names = dict.fromkeys((*config.sources, *config.targets))
     tasks = {
         name: load_task(name, tasks=config.tasks or None, hub=config.hub, seed=config.seed) for name in names
@@ -171,7 +197,8 @@ def test_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
 def setting_of(bench: Bench, name: str) -> Setting:
     """Layer and strength of a source, from the sweep on its own validation split."""
     config, task = bench.config, bench.tasks[name]
-    vector = bench.differences(name).mean()
+    vector = bench.vector(name)
+    vector.save(bench.directory.path / "vectors" / f"steering.{name}.safetensors")
     directions = {"vector": vector, "placebo: random direction": random_direction(vector, seed=config.seed)}
     frame = bench.directory.frame(
         f"sweep/{name}",
@@ -217,8 +244,8 @@ def target_conditions(bench: Bench, name: str, settings: dict[str, Setting]) -> 
                     bench.tasks[source], target, examples, shots=config.shots, seed=config.seed
                 )
             )
-        vector = bench.differences(source).mean()
-        shuffled = bench.differences(source, shuffle_labels=True).mean()
+        vector = bench.vector(source)
+        shuffled = bench.vector(source, shuffle_labels=True)
         method = "steered" if source != name else "steered (own vector)"
         conditions.append(steered(vector, base.prompts, setting, source=source, method=method))
         conditions.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,7 +136,7 @@ def split_rows(split: pd.DataFrame) -> list[tuple[str, ...]]:
     ]
 
 
-def _part(row: Mapping[str, float], part: str) -> str:
+def _part(row: Mapping[Any, Any], part: str) -> str:
     return f"{points(row[part])} {points_interval(row[f'{part}_low'], row[f'{part}_high'])}"
 
 

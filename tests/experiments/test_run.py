@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cast_lens.experiments import RunConfig, run
+from cast_lens.vectors import DifferenceVectors, SteeringVector
 from tests.models.files import write_folder
 
 FRAMES = (
@@ -153,8 +156,6 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
 
 def test_another_configuration_in_the_same_directory_is_refused(config: RunConfig, finished: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match=r"another configuration \(shots was 2, is 3\)"):
         run(replace(config, shots=3), finished, write_report=False)
 
@@ -172,9 +173,23 @@ def test_a_directory_in_use_is_refused(config: RunConfig, finished: Path) -> Non
         run(config, finished, write_report=False)
 
 
+def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_path: Path) -> None:
+    small = replace(
+        config, select="farthest-point", budget=2, targets=("yes-no-facts",), sources=("review-sentiment",)
+    )
+    out = run(small, tmp_path / "out", write_report=False)
+    vector = SteeringVector.load(out / "vectors" / "steering.review-sentiment.safetensors")
+    differences = DifferenceVectors.load(out / "vectors" / "differences.review-sentiment.safetensors")
+    assert len(vector.provenance.sample_ids) == 2
+    rows = [differences.sample_ids.index(name) for name in vector.provenance.sample_ids]
+    assert torch.equal(vector.directions, differences.mean(rows).directions)
+    assert "farthest-point selection of 2 from 4" in vector.provenance.note
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"select": "confident"}, "select='confident' is no selection that a run can make"),
         ({"sources": ("review-sentimant",)}, "review-sentiment"),
         ({"samples": 63, "shots": 2}, "samples=63 must be from 1 to"),
         ({"layers": (99,)}, "layers=.99. must be increasing block indices"),
@@ -183,8 +198,6 @@ def test_a_directory_in_use_is_refused(config: RunConfig, finished: Path) -> Non
 def test_bad_input_is_refused_before_work(
     config: RunConfig, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    from dataclasses import replace
-
     def no_work(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
         raise AssertionError(f"work began: {title}")
 
