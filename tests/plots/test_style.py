@@ -127,7 +127,7 @@ def test_themed_changes_a_copy() -> None:
     assert dark.layout.template.layout.paper_bgcolor == BACKGROUND["dark"]
     assert dark.data == light.data
     # Under a run-time type checker the annotation speaks first.
-    with pytest.raises((ValueError, TypeError), match="(?s)light.*dark"):
+    with pytest.raises((ValueError, TypeError), match=r"(?s)light.*dark"):
         themed(light, "blue")  # type: ignore[arg-type]
 
 

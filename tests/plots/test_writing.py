@@ -97,7 +97,7 @@ def test_a_name_must_be_a_file_name(name: str, tmp_path: Path) -> None:
 
 def test_an_unknown_png_mode_is_refused(tmp_path: Path) -> None:
     # Under a run-time type checker the annotation speaks first.
-    with pytest.raises((ValueError, TypeError), match="(?s)auto.*never"):
+    with pytest.raises((ValueError, TypeError), match=r"(?s)auto.*never"):
         write_figure(plot_cohesion(synthetic.cohesion()), synthetic.cohesion(), tmp_path, "x", png="yes")  # type: ignore[arg-type]
 
 
