@@ -265,7 +265,7 @@ def _write_model(bench: Bench) -> None:
             "name": bench.config.model,
             "architecture": str(cfg.original_architecture),
             "fingerprint": fingerprint(bench.model),
-            "parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
+            "parameters": parameter_count(bench.model),
             "n_layers": int(cfg.n_layers),
             "d_model": int(cfg.d_model),
             "dtype": bench.config.dtype,
@@ -273,6 +273,13 @@ def _write_model(bench: Bench) -> None:
             "plain_route": unsupported(bench.model),
         },
     )
+
+
+def parameter_count(model: HookedTransformer) -> int:
+    """Parameters of a model; an unembedding that repeats the embedding (tied weights) counts once."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    tied = model.W_E.shape == model.W_U.T.shape and bool((model.W_E == model.W_U.T).all())
+    return total - (model.W_U.numel() if tied else 0)
 
 
 def _write_seconds(directory: RunDirectory, seconds: float) -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from cast_lens.experiments import RunConfig, run
+from cast_lens.experiments.run import parameter_count
 from cast_lens.vectors import DifferenceVectors, SteeringVector
 from tests.models.files import write_folder
+from tests.tiny import tiny_model
 
 FRAMES = (
     "parallelism",
@@ -171,6 +173,12 @@ def test_a_directory_in_use_is_refused(config: RunConfig, finished: Path) -> Non
 
     with FileLock(finished / ".lock"), pytest.raises(ValueError, match="in use by another run"):
         run(config, finished, write_report=False)
+
+
+def test_a_tied_embedding_counts_once() -> None:
+    tied, free = tiny_model("llama-tied"), tiny_model("llama")
+    assert parameter_count(free) == sum(p.numel() for p in free.parameters())
+    assert parameter_count(tied) == sum(p.numel() for p in tied.parameters()) - tied.W_U.numel()
 
 
 def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_path: Path) -> None:
