@@ -17,8 +17,9 @@ from torch import Tensor
 from .block import Block
 from .layout import Batch, Tail
 
-# Scores that are held at a time: what the softmax has just read, the next product finds in the cache.
-SCORE_BYTES = 16e6
+# Scores, or keys and values gathered for nodes that share some, that are held at a time: what one step has written
+# the next finds in the cache, and no prompt can be so long that a budget breaks.
+GROUP_BYTES = 16e6
 # Rows that stand together are read as a view; others are gathered.
 Rows = slice | Int[Tensor, " row"]
 # Trunk rows that a row sees, as runs.
@@ -48,35 +49,32 @@ class TailGroup:
     own_distance: Int[Tensor, "tail own own_key"]
 
 
-def trunk_groups(batch: Batch) -> list[TrunkGroup]:
-    """Group the trunk's nodes for attention."""
+def trunk_groups(batch: Batch, *, key_bytes: int) -> list[TrunkGroup]:
+    """Group the trunk's nodes for attention; ``key_bytes`` is what one key and its value take."""
     grouped: dict[tuple[int, int], list[int]] = {}
     for index, node in enumerate(batch.trunk.nodes):
         grouped.setdefault((node.depth, node.stop - node.start), []).append(index)
     device = batch.tokens.device
     groups = []
     for (depth, length), members in grouped.items():
-        nodes = [batch.trunk.nodes[index] for index in members]
+        size = max(1, int(GROUP_BYTES / (key_bytes * (depth + length)))) if depth else len(members)
         own = torch.arange(length, device=device) + depth
         distance = own[:, None] - torch.arange(depth + length, device=device)[None]
-        groups.append(
-            TrunkGroup(
-                shape=(len(nodes), length),
-                rows=_rows([((node.start, node.stop),) for node in nodes], device),
-                keys=_rows([(*node.parents, (node.start, node.stop)) for node in nodes], device),
-                mask=distance >= 0,
-                distance=distance,
-            )
-        )
+        for begin in range(0, len(members), size):
+            nodes = [batch.trunk.nodes[index] for index in members[begin : begin + size]]
+            rows = _rows([((node.start, node.stop),) for node in nodes], device)
+            keys = _rows([(*node.parents, (node.start, node.stop)) for node in nodes], device)
+            groups.append(TrunkGroup((len(nodes), length), rows, keys, distance >= 0, distance))
     return groups
 
 
-def tail_groups(batch: Batch, *, row_scores: int) -> list[TailGroup]:
+def tail_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TailGroup]:
     """Group the prompts' tails for attention.
 
     Args:
         batch: gives the tails.
-        row_scores: attention scores that one row of a tail has for each key, over all variants and heads.
+        score_bytes: what the scores of a row for one key take, over all variants and heads.
+        key_bytes: what one key and its value take.
     """
     grouped: dict[tuple[int, int, tuple[int, ...]], list[int]] = {}
     for index, tail in enumerate(batch.tails):
@@ -84,7 +82,7 @@ def tail_groups(batch: Batch, *, row_scores: int) -> list[TailGroup]:
         grouped.setdefault((tail.prefix_length, len(tail.tokens), shape), []).append(index)
     groups = []
     for (prefix, length, _), members in grouped.items():
-        size = max(1, int(SCORE_BYTES / (4 * row_scores * length * (prefix + length))))
+        size = max(1, int(GROUP_BYTES / ((prefix + length) * max(key_bytes, score_bytes * length))))
         groups += [_tail_group(batch, members[i : i + size]) for i in range(0, len(members), size)]
     return groups
 

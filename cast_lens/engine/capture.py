@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from . import reference
+from .attention import GROUP_BYTES
 from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
 from .block import MLP_ROWS
 from .forward import run_pass
@@ -87,9 +88,11 @@ def rows_within(model: HookedTransformer, memory_mb: float) -> int:
     """
     if not memory_mb > 0:
         raise ValueError(f"memory_mb={memory_mb} must be a positive number of megabytes")
-    cfg = model.cfg
-    mlp = 3 * MLP_ROWS * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize
-    return max(1, int((memory_mb * 1e6 - mlp) / row_bytes(model)))
+    budget, row = memory_mb * 1e6 - 2 * GROUP_BYTES, row_bytes(model)
+    hidden = 3 * int(model.cfg.d_mlp or model.cfg.d_model) * model.cfg.dtype.itemsize
+    if budget < MLP_ROWS * (row + hidden):
+        return max(1, int(budget / (row + hidden)))
+    return int((budget - MLP_ROWS * hidden) / row)
 
 
 def _capture_batch(

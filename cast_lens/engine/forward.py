@@ -87,7 +87,11 @@ def run_pass(
     rows = first.new_empty(n_trunk + n_tail * len(order), width)
     rows[: n_trunk + n_tail] = first
     positions = torch.cat((batch.positions[:n_trunk], batch.positions[n_trunk:].repeat(len(order))))
-    groups = (trunk_groups(batch), tail_groups(batch, row_scores=len(order) * int(kernel.cfg.n_heads)))
+    score_bytes = 4 * len(order) * int(kernel.cfg.n_heads)
+    groups = (
+        trunk_groups(batch, key_bytes=kernel.key_bytes),
+        tail_groups(batch, score_bytes=score_bytes, key_bytes=kernel.key_bytes),
+    )
     angles: dict[str, tuple[Tensor, Tensor] | None] = {}
     cache = KeysValues() if keep_cache else None
     final = kernel.cfg.n_layers - 1 if until is None else until

@@ -97,6 +97,12 @@ class Kernel:
     norm_final: RowMap
     unembedding: Any
 
+    @property
+    def key_bytes(self) -> int:
+        """What one key and its value take, over all heads, at one layer."""
+        block = self.blocks[0]
+        return 2 * block.n_kv_heads * block.d_head * block.w_qkv.element_size()
+
     def embed(
         self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"]
     ) -> Float[Tensor, "row d_model"]:

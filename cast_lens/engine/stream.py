@@ -104,6 +104,7 @@ def capture_to_disk(
         "prompts": _digest(prompts),
         "samples": len(prompts),
         "model": fingerprint(model),
+        "dtype": str(model.cfg.dtype),
         "layers": list(chosen),
         "chat": chat,
         "shard_samples": size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,9 @@ def padded_logits(
         assert intervention is not None
         return torch.where(edited[..., None], intervention(residual), residual)
 
-    hooks = [] if intervention is None else [(f"blocks.{intervention.layer}.hook_resid_post", steer)]
+    hooks: list[Any] = (
+        [] if intervention is None else [(f"blocks.{intervention.layer}.hook_resid_post", steer)]
+    )
     with torch.no_grad():
         logits = model.run_with_hooks(ids, attention_mask=mask, fwd_hooks=hooks)
     return [row[width - len(sequence) :].float() for row, sequence in zip(logits, sequences, strict=True)]

@@ -1,0 +1,79 @@
+"""Memory budgets cut the work in pieces; no piece knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+
+from cast_lens.engine import attention, block, capture, score, scoring
+from cast_lens.engine.capture import rows_within
+from cast_lens.engine.decoding import decode
+from cast_lens.engine.layout import TokenPrompt
+from tests.closeness import assert_close
+from tests.engine.cases import all_kinds, few_shot_prompts
+from tests.tiny import tiny_model
+
+# Just above the attention's own allowance: some forty rows of the tiny models.
+SMALL_MB = 32.2
+
+
+class Counting:
+    """A progress bar that counts pieces."""
+
+    def __init__(self) -> None:
+        self.pieces = 0
+
+    def __call__(self, items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
+        self.pieces = total
+        return items
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "gpt2"])
+def test_a_small_budget_gives_the_same_numbers_in_more_pieces(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts, items = tiny_model(architecture), few_shot_prompts(), all_kinds()
+    stop = {5}.__contains__
+    whole = score(model, prompts, items, keep_logits=True)
+    residuals = capture(model, prompts)
+    written = decode(model, prompts, items, max_new_tokens=4, stop=stop)
+    monkeypatch.setattr(attention, "GROUP_BYTES", 2e4)
+    monkeypatch.setattr(block, "MLP_ROWS", 7)
+    monkeypatch.setattr(scoring, "UNEMBED_ROWS", 11)
+    count = Counting()
+    parts = score(model, prompts, items, keep_logits=True, memory_mb=SMALL_MB, progress=count)
+    assert count.pieces > 10
+    for a, b in zip(whole.answer_logprobs, parts.answer_logprobs, strict=True):
+        assert_close(a, b)
+    assert whole.logits is not None
+    assert parts.logits is not None
+    assert_close(parts.logits, whole.logits)
+    assert torch.equal(parts.first_token, whole.first_token)
+    assert_close(capture(model, prompts, memory_mb=SMALL_MB, progress=count), residuals)
+    assert count.pieces > 2
+    assert decode(model, prompts, items, max_new_tokens=4, stop=stop, memory_mb=SMALL_MB) == written
+
+
+def test_rows_grow_with_the_budget_and_never_vanish() -> None:
+    model = tiny_model("llama")
+    rows = [rows_within(model, megabytes) for megabytes in (1e-6, 33, 64, 128, 512)]
+    assert rows[0] == 1
+    assert rows == sorted(set(rows))
+
+
+@pytest.mark.parametrize("memory_mb", [0, -1.0, float("nan")])
+def test_a_budget_that_is_none_is_refused(memory_mb: float) -> None:
+    with pytest.raises(ValueError, match="memory_mb"):
+        score(tiny_model("llama"), few_shot_prompts()[:1], memory_mb=memory_mb)
+
+
+def test_an_interrupted_variant_list_keeps_its_order() -> None:
+    """More variants than fit beside one prompt: they come in several jobs and land in their own rows."""
+    model, prompts = tiny_model("llama"), [TokenPrompt((5, 6, 7, 8), ((9,), (10,)), 0)]
+    items = all_kinds()
+    together = score(model, prompts, items)
+    alone = [score(model, prompts, [item]).answer_logprobs[0][1] for item in items]
+    assert_close(together.answer_logprobs[0][1:], torch.stack(alone))

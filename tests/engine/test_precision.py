@@ -1,0 +1,43 @@
+"""In bfloat16 the fast path is as far from the truth as plain hooks are, no further."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cast_lens.engine import capture, score
+from cast_lens.engine.decoding import decode
+from tests.engine.cases import ANSWERS, all_kinds, few_shot_prompts, padded_scores
+from tests.tiny import tiny_model
+
+# Every kind of norm, attention and MLP that rounds in its own way.
+KINDS = ("llama", "gemma2", "gpt2", "neox", "olmo2", "qwen3")
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_bfloat16_is_as_good_as_plain_hooks(architecture: str) -> None:
+    exact, rough = tiny_model(architecture), tiny_model(architecture, dtype=torch.bfloat16)
+    prompts, items = few_shot_prompts(), all_kinds()[::3]
+    truth, fast = (score(model, prompts, items, keep_logits=True) for model in (exact, rough))
+    assert truth.logits is not None
+    assert fast.logits is not None
+    ours, theirs = [], []
+    for variant, item in enumerate([None, *items]):
+        _, plain = padded_scores(rough, prompts, item)
+        ours.append((fast.logits[variant] - truth.logits[variant]).pow(2).mean().sqrt())
+        theirs.append((plain - truth.logits[variant]).pow(2).mean().sqrt())
+    # Rounding to eight bits at every step is noise, the same number of steps gives noise of about the same size.
+    assert torch.stack(ours).mean() < 1.5 * torch.stack(theirs).mean()
+    assert torch.stack(theirs).mean() > 0
+    assert capture(rough, prompts).dtype == torch.float32
+
+
+def test_bfloat16_decodes() -> None:
+    written = decode(
+        tiny_model("llama", dtype=torch.bfloat16),
+        few_shot_prompts(ANSWERS),
+        all_kinds(),
+        max_new_tokens=3,
+        stop=lambda token: False,
+    )
+    assert {len(ids) for row in written for ids in row} == {3}
