@@ -29,7 +29,7 @@ class Scores:
         prompts: the tokenised prompts.
     """
 
-    answer_logprobs: tuple[Float[Tensor, "variant choice"], ...]
+    answer_logprobs: tuple[Float[Tensor, "variant _"], ...]
     first_token: Int[Tensor, "variant sample"]
     logits: Float[Tensor, "variant sample vocab"] | None
     interventions: tuple[Intervention, ...]

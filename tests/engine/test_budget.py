@@ -59,12 +59,12 @@ def test_a_small_budget_gives_the_same_numbers_in_more_pieces(
 
 def test_rows_grow_with_the_budget_and_never_vanish() -> None:
     model = tiny_model("llama")
-    rows = [rows_within(model, megabytes) for megabytes in (1e-6, 33, 64, 128, 512)]
+    rows = [rows_within(model, megabytes) for megabytes in (1e-6, 33.0, 64.0, 128.0, 512.0)]
     assert rows[0] == 1
     assert rows == sorted(set(rows))
 
 
-@pytest.mark.parametrize("memory_mb", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("memory_mb", [0.0, -1.0, float("nan")])
 def test_a_budget_that_is_none_is_refused(memory_mb: float) -> None:
     with pytest.raises(ValueError, match="memory_mb"):
         score(tiny_model("llama"), few_shot_prompts()[:1], memory_mb=memory_mb)

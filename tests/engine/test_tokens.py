@@ -97,8 +97,8 @@ def test_interventions_that_do_not_fit_are_refused() -> None:
         score(model, ["fine"], [Intervention(torch.ones(width + 1), 0, name="v")])
     with pytest.raises(ValueError, match=r"layers=\[2, 1\] must be increasing"):
         capture(model, ["fine"], layers=(2, 1))
-    with pytest.raises(ValueError, match="memory_mb=0 must be a positive number"):
-        capture(model, ["fine"], memory_mb=0)
+    with pytest.raises(ValueError, match="memory_mb=0.0 must be a positive number"):
+        capture(model, ["fine"], memory_mb=0.0)
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         answer(model, ["fine"], max_new_tokens=0)
     with pytest.raises(ValueError, match="labels_only needs answers of one token"):
