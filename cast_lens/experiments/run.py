@@ -94,7 +94,7 @@ class Bench:
         budget = c.budget or max(1, len(plain) // 2)
         chosen = select(space, budget, method=c.select, seed=c.seed, differences=plain.at(layer).numpy())
         return differences.mean(
-            chosen.indices, note=f"{c.select} selection of {budget} from {len(plain)} samples"
+            chosen.indices.tolist(), note=f"{c.select} selection of {budget} from {len(plain)} samples"
         )
 
 
