@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,7 +71,7 @@ def test_free_answers_are_scored_by_their_gold_alone() -> None:
         ([TokenPrompt((5, 6), ((7,), ()), 0, "mood 3")], "mood 3: answer 1 tokenises to nothing"),
     ],
 )
-def test_empty_things_are_named(prompts: list[object], message: str) -> None:
+def test_empty_things_are_named(prompts: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tokenise(tiny_model("llama"), prompts)
 
@@ -97,7 +99,7 @@ def test_interventions_that_do_not_fit_are_refused() -> None:
         score(model, ["fine"], [Intervention(torch.ones(width + 1), 0, name="v")])
     with pytest.raises(ValueError, match=r"layers=\[2, 1\] must be increasing"):
         capture(model, ["fine"], layers=(2, 1))
-    with pytest.raises(ValueError, match="memory_mb=0.0 must be a positive number"):
+    with pytest.raises(ValueError, match=r"memory_mb=0.0 must be a positive number"):
         capture(model, ["fine"], memory_mb=0.0)
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         answer(model, ["fine"], max_new_tokens=0)
