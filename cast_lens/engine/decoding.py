@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -22,9 +22,10 @@ from .forward import Pass, run_pass
 from .kernel import Kernel, kernel_for
 from .layout import Batch, TokenPrompt, build_batch
 from .progress import Progress, quiet
-from .scoring import UNEMBED_ROWS, check_interventions, plan_jobs
+from .scoring import check_interventions, plan_jobs
 from .support import unsupported
 from .tokens import PromptLike, tokenise
+from .vocabulary import read_out
 
 Stop = Callable[[int], bool]
 
@@ -213,12 +214,8 @@ def _first_rows(kernel: Kernel, batch: Batch, done: Pass) -> _Rows:
         variant=variants.repeat(n_prompts),
         prompt=prompts.repeat_interleave(n_variants),
         own=own,
-        tokens=_greedy(kernel, done.tails[:, lasts].transpose(0, 1).flatten(0, 1)),
+        tokens=read_out(kernel, kernel.norm_final(done.tails[:, lasts].transpose(0, 1).flatten(0, 1)))[1],
     )
-
-
-def _greedy(kernel: Kernel, rows: Float[Tensor, "row d_model"]) -> Int[Tensor, " row"]:
-    return torch.cat([kernel.logits(chunk).max(dim=-1).indices for chunk in rows.split(UNEMBED_ROWS)])
 
 
 def _step(
@@ -250,4 +247,4 @@ def _step(
         for item, mine in steered:
             if item.layer == layer:
                 x[mine] = item(x[mine])
-    return _greedy(kernel, x)
+    return read_out(kernel, kernel.norm_final(x))[1]

@@ -96,6 +96,7 @@ class Kernel:
     position_embedding: Any
     norm_final: RowMap
     unembedding: Any
+    unembedding_bias: Float[Tensor, " vocab"] | None
 
     @property
     def key_bytes(self) -> int:
@@ -125,18 +126,13 @@ class Kernel:
             )
         return attention.rotary_cos[positions], attention.rotary_sin[positions]
 
-    def logits(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-        """Next-token logits of residuals after the last block."""
-        return self.unembed(self.norm_final(rows))
-
     def unembed(
-        self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " wanted"] | None = None
-    ) -> Float[Tensor, "row wanted"]:
-        """Logits of the wanted tokens only (all of the vocabulary when None) from normalised residuals."""
-        weight, bias = self.unembedding.W_U.detach(), self.unembedding.b_U.detach()
-        if tokens is not None:
-            weight, bias = weight[:, tokens], bias[tokens]
-        logits = torch.addmm(bias, normed, weight)
+        self, normed: Float[Tensor, "row d_model"], tokens: Int[Tensor, " token"] | slice
+    ) -> Float[Tensor, "row token"]:
+        """Logits of some tokens from normalised residuals."""
+        logits = normed @ self.unembedding.W_U.detach()[:, tokens]
+        if self.unembedding_bias is not None:
+            logits += self.unembedding_bias[tokens]
         cap = self.cfg.output_logits_soft_cap
         return cap * torch.tanh(logits / cap) if cap is not None and cap > 0 else logits
 
@@ -171,6 +167,7 @@ def kernel_for(model: HookedTransformer) -> Kernel:
             position_embedding=model.pos_embed if model.cfg.positional_embedding_type == "standard" else None,
             norm_final=final,
             unembedding=model.unembed,
+            unembedding_bias=unless_zero(model.unembed.b_U),
         )
     _kernels[model] = (_state(model), kernel)
     return kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -20,12 +20,7 @@ from .progress import Progress, quiet
 from .scores import Scores
 from .support import unsupported
 from .tokens import PromptLike, tokenise
-
-# Rows that are unembedded at a time: 128 rows of a 50,000-token vocabulary are 25 MB in float32, which the
-# allocator keeps for the next 128; beyond 32 MB glibc would hand them back and fault them in again.
-UNEMBED_ROWS = 128
-# Rows whose normaliser is taken at a time: 16 stay in the cache between the passes that it takes.
-NORMALISE_ROWS = 16
+from .vocabulary import Keep, read_out
 
 
 def check_interventions(model: HookedTransformer, interventions: Sequence[Intervention]) -> None:
@@ -138,6 +133,21 @@ class _Collected:
             self.logprobs[prompt] = known
         known[variants] = logprobs
 
+    def keeper(self, members: list[int], variants: list[int], columns: int) -> Keep | None:
+        """Where logits of rows (variant, column) go, when they are kept; the first columns are the members'."""
+        if self.logits is None:
+            return None
+        logits, owners, kinds = self.logits, torch.tensor(members), torch.tensor(variants)
+
+        def keep(first_row: int, first_token: int, block: Tensor) -> None:
+            rows = torch.arange(first_row, first_row + len(block))
+            rows = rows[rows % columns < len(owners)]
+            tokens = slice(first_token, first_token + block.shape[1])
+            kept = block[(rows - first_row).to(block.device)].cpu()
+            logits[kinds[rows // columns], owners[rows % columns], tokens] = kept
+
+        return keep
+
     def scores(self, interventions: Sequence[Intervention], prompts: Sequence[TokenPrompt]) -> Scores:
         filled = tuple(torch.empty(self.first.shape[0], 0) if x is None else x for x in self.logprobs)
         return Scores(filled, self.first, self.logits, tuple(interventions), tuple(prompts))
@@ -185,7 +195,7 @@ def read_tails(
     collected: _Collected,
     labels_only: bool,
 ) -> None:
-    """From final residuals to log-probabilities; unembeds a few hundred rows at a time."""
+    """From final residuals to log-probabilities."""
     steps = [
         (offset + row, token, index, number)
         for index, (tail, offset) in enumerate(zip(batch.tails, batch.offsets, strict=False))
@@ -193,49 +203,39 @@ def read_tails(
         for row, token in pairs
     ]
     lasts = [offset + tail.last for tail, offset in zip(batch.tails, batch.offsets, strict=False)]
-    columns = sorted({*lasts, *(column for column, *_ in steps)})
-    place = {column: row for row, column in enumerate(columns)}
-    n_variants = tails.shape[0]
-    normed = kernel.norm_final(tails[:, columns].reshape(n_variants * len(columns), -1))
-    at = torch.tensor([place[column] for column, *_ in steps], dtype=torch.long, device=normed.device)
-    wanted = torch.tensor([token for _, token, *_ in steps], dtype=torch.long, device=normed.device)
-    values = torch.empty(n_variants, len(steps))
-    greedy = torch.full((n_variants, len(columns)), -1, dtype=torch.long)
-    size = max(1, UNEMBED_ROWS // len(columns)) * len(columns)
-    for start in range(0, len(normed), size):
-        block = slice(start // len(columns), (start + size) // len(columns))
-        chunk = normed[start : start + size]
-        if labels_only:
-            tokens, inverse = wanted.unique(return_inverse=True)
-            logits = kernel.unembed(chunk, tokens).float().view(-1, len(columns), len(tokens))
-            values[block] = logits[:, at, inverse].cpu()
-            continue
-        logits = kernel.unembed(chunk).float().view(-1, len(columns), kernel.cfg.d_vocab_out)
-        normaliser, best = _normalise(logits)
-        values[block] = (logits[:, at, wanted] - normaliser[:, at]).cpu()
-        greedy[block] = best.cpu()
-        if collected.logits is not None:
-            rows = torch.tensor(variants)[block]
-            collected.logits[rows[:, None], torch.tensor(members)[None]] = logits[
-                :, [place[c] for c in lasts]
-            ].cpu()
-    collected.first[torch.tensor(variants)[:, None], torch.tensor(members)[None]] = greedy[
-        :, [place[c] for c in lasts]
-    ]
+    # The last prompt tokens first, in the order of ``members``.
+    columns = list(dict.fromkeys([*lasts, *(column for column, *_ in steps)]))
+    place = {column: index for index, column in enumerate(columns)}
+    by_variant = (tails.shape[0], len(columns))
+    normed = kernel.norm_final(tails[:, columns].flatten(0, 1))
+    values = _wanted_logits(
+        kernel, normed.unflatten(0, by_variant), [(place[c], token) for c, token, *_ in steps]
+    )
+    if not labels_only:
+        at = [place[column] for column, *_ in steps]
+        normaliser, best = read_out(kernel, normed, collected.keeper(members, variants, len(columns)))
+        values -= normaliser.cpu().view(by_variant)[:, at]
+        first = best.cpu().view(by_variant)[:, : len(members)]
+        collected.first[torch.tensor(variants)[:, None], torch.tensor(members)[None]] = first
     counts = [len(tail.scored) for tail in batch.tails]
     starts = [sum(counts[:index]) for index in range(len(counts))]
     answer = torch.tensor([starts[index] + number for _, _, index, number in steps], dtype=torch.long)
-    sums = torch.zeros(n_variants, sum(counts)).index_add_(1, answer, values)
+    sums = torch.zeros(by_variant[0], sum(counts)).index_add_(1, answer, values)
     for member, mine in zip(members, sums.split(counts, dim=1), strict=True):
         collected.add(member, variants, mine)
 
 
-def _normalise(
-    logits: Float[Tensor, "variant column vocab"],
-) -> tuple[Float[Tensor, "variant column"], Int[Tensor, "variant column"]]:
-    """Log of the sum of exponentials over the vocabulary, and the most probable token."""
-    parts = [
-        (rows.logsumexp(-1), rows.max(-1).indices) for rows in logits.flatten(0, 1).split(NORMALISE_ROWS)
-    ]
-    sums, best = zip(*parts, strict=True)
-    return torch.cat(sums).view(logits.shape[:2]), torch.cat(best).view(logits.shape[:2])
+def _wanted_logits(
+    kernel: Kernel,
+    normed: Float[Tensor, "variant column d_model"],
+    steps: list[tuple[int, int]],
+) -> Float[Tensor, "variant step"]:
+    """Logits of the answers' tokens for steps (column that predicts, token); on the CPU."""
+    found = torch.empty(len(normed), len(steps))
+    by_column: dict[int, list[int]] = {}
+    for step, (column, _) in enumerate(steps):
+        by_column.setdefault(column, []).append(step)
+    for column, mine in by_column.items():
+        tokens = torch.tensor([steps[step][1] for step in mine], device=normed.device)
+        found[:, mine] = kernel.unembed(normed[:, column], tokens).float().cpu()
+    return found
