@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import begin, in_turns, parser, peak_memory, show, text_prompts
+from common import as_transformer_lens, begin, in_turns, parser, peak_memory, show, text_prompts
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -52,7 +52,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
     begin(given)
-    fast, plain = load_model(), load_model()
+    fast, plain = load_model(), as_transformer_lens(load_model())
     hf = AutoModelForCausalLM.from_pretrained(
         cache_folder() / "smollm2-135m-instruct", dtype=torch.float32
     ).eval()
