@@ -7,7 +7,8 @@ direction; only what the vector does beyond it is the vector's. Which placebo an
 - ``random_direction``: does any direction of this length do it?
 - ``shuffled_coordinates``: does any direction with these very entries do it? Residual streams have a few
   coordinates of outsize scale, which a Gaussian direction misses and a permuted one moves to others.
-- ``zero``: does the code path alone do it? It must equal the unsteered model.
+- ``zero``: does the code path alone do it? It must equal the unsteered model;
+- ``random_subsets``: does it matter which samples were averaged? Means of random samples of equal number.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .vectors import SteeringVector
+from .vectors import DifferenceVectors, SteeringVector
 
 
 def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
@@ -51,6 +52,37 @@ def shuffled_coordinates(vector: SteeringVector, *, seed: int) -> SteeringVector
 def zero(vector: SteeringVector) -> SteeringVector:
     """The zero vector at the same layers."""
     return _placebo(vector, torch.zeros_like(vector.directions), f"zero({vector.provenance.task})")
+
+
+def random_subsets(
+    differences: DifferenceVectors, size: int, *, count: int, seed: int
+) -> dict[str, SteeringVector]:
+    """Mean vectors of random samples, each of the same number: what a selection of that many has to beat.
+
+    Args:
+        differences: the pool.
+        size: samples averaged in each vector.
+        count: vectors.
+        seed: of a local generator; the same seed gives the same subsets.
+
+    Returns:
+        Vectors by name (``random 0``, ``random 1``, ...), as ``sweep`` takes them.
+
+    Raises:
+        ValueError: when the pool does not hold that many samples.
+    """
+    if not 1 <= size <= len(differences):
+        raise ValueError(
+            f"size={size} must be from 1 to {len(differences)}, the samples of {differences.task!r}"
+        )
+    generator = _generator(seed)
+    drawn = [torch.randperm(len(differences), generator=generator)[:size].tolist() for _ in range(count)]
+    return {
+        f"random {number}": differences.mean(
+            sorted(rows), note=f"random subset {number} of {size}, seed={seed}"
+        )
+        for number, rows in enumerate(drawn)
+    }
 
 
 def _generator(seed: int) -> torch.Generator:

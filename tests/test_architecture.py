@@ -30,6 +30,7 @@ RANK = {
     "extraction": 5,
     "hooks": 5,
     "steering": 6,
+    "effects": 6,
     "evaluation": 6,
     "methods": 7,
     "experiments": 8,

@@ -7,6 +7,8 @@ here.
 - ``cohesion``: how well the differences of one task agree, and how far they part few-shot from zero-shot;
 - ``matrix_entropy``, ``entropy_by_layer``: how many directions the activations fill;
 - ``project``, ``project_layers``: the activations in two dimensions, PCA or UMAP, in one joint basis;
+- ``arrow_cosines``: how parallel the arrows of such a picture are as drawn;
+- ``planted_differences``: difference vectors of a known cosine, to see what a picture makes of them;
 - ``cosine_matrix``: the square of cosines at one layer, optionally clustered, for heat maps.
 """
 
@@ -14,16 +16,19 @@ from .alignment import alignment, alignment_samples
 from .cohesion import cohesion
 from .entropy import entropy_by_layer, matrix_entropy
 from .parallelism import cosine_matrix, parallelism
-from .projection import project, project_layers
+from .planted import planted_differences
+from .projection import arrow_cosines, project, project_layers
 
 __all__ = [
     "alignment",
     "alignment_samples",
+    "arrow_cosines",
     "cohesion",
     "cosine_matrix",
     "entropy_by_layer",
     "matrix_entropy",
     "parallelism",
+    "planted_differences",
     "project",
     "project_layers",
 ]

@@ -89,6 +89,34 @@ def project_layers(
     return pd.concat(frames, ignore_index=True)
 
 
+def arrow_cosines(projection: pd.DataFrame) -> pd.DataFrame:
+    """Cosine between the mean arrows of every two tasks *as drawn*: what the eye takes from a projection.
+
+    Compare with ``parallelism``, which measures the same arrows where they live. Under PCA the two agree as far as
+    two axes reach; under UMAP they need not agree at all.
+
+    Args:
+        projection: from ``project`` or ``project_layers``.
+
+    Returns:
+        ``task_a, task_b, layer, drawn_cosine``, one row a layer and unordered pair; NaN where an arrow has no
+        length.
+    """
+    import pandas as pd
+
+    ends = projection.groupby(["layer", "task", "condition"], sort=False)[["x", "y"]].mean()
+    arrows = ends.xs("few-shot", level="condition") - ends.xs("zero-shot", level="condition")
+    rows = []
+    for layer, part in arrows.groupby(level="layer", sort=False):
+        values = part.to_numpy()
+        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        units = values / np.where(lengths > 0, lengths, np.nan)
+        names = list(part.index.get_level_values("task"))
+        for a, b in zip(*np.triu_indices(len(names), k=1), strict=True):
+            rows.append((names[a], names[b], layer, float(units[a] @ units[b])))
+    return pd.DataFrame(rows, columns=["task_a", "task_b", "layer", "drawn_cosine"])
+
+
 def _activations(differences: Sequence[DifferenceVectors], layer: int) -> Float[np.ndarray, "total d_model"]:
     for one in differences:
         one.at(layer)  # names the layers that are there when this one is not

@@ -3,7 +3,7 @@
 - intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster),
   ``proportion_interval`` (Wilson); each an ``Estimate``;
 - tests: ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
-  ``common_direction_test``, and ``adjust_p_values`` over a table of them;
+  ``common_direction_test``, ``placebo_test`` (rank among placebos), and ``adjust_p_values`` over a table of them;
 - planning: ``mcnemar_power``, ``minimal_detectable_effect``;
 - transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
   ``negative_transfer_rate``;
@@ -19,6 +19,7 @@ from .permutation import (
     correlation_test,
     cosine_test,
     paired_permutation_test,
+    placebo_test,
 )
 from .power import mcnemar_power, minimal_detectable_effect
 from .significance import McNemar, adjust_p_values, mcnemar_exact
@@ -41,6 +42,7 @@ __all__ = [
     "negative_transfer_rate",
     "paired_difference",
     "paired_permutation_test",
+    "placebo_test",
     "proportion_interval",
     "recovered_fraction",
     "relative_boost",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from .arrays import as_pair, cluster_codes
+from .arrays import as_pair, as_values, cluster_codes
 
 BATCH = 4_000_000
 """Numbers permuted at a time, so that a test of many examples holds about 32 MB."""
@@ -183,6 +183,29 @@ def correlation_test(
         random_state=np.random.default_rng(seed),
     )
     return HypothesisTest(float(found.statistic), float(found.pvalue), left.size)
+
+
+def placebo_test(observed: float, placebos: ArrayLike) -> HypothesisTest:
+    """Is an effect larger than those of its placebos? Its rank among them is the test.
+
+    The null: the treatment is one more draw from what the placebos were drawn from. One-sided: p is small when the
+    effect exceeds theirs. With m placebos p cannot fall below ``1 / (m + 1)``, so 19 are the least that can reach
+    5 %.
+
+    Args:
+        observed: effect of the treatment.
+        placebos: effect of each placebo, measured in the same way on the same examples.
+
+    Returns:
+        The effect beyond the placebos' mean as statistic; ``n`` is the number of placebos.
+
+    Raises:
+        ValueError: on no placebos, or effects that are not finite.
+    """
+    effects, effect = as_values("placebos", placebos), as_values("observed", [observed])[0]
+    # Means of the same outcomes in another order differ by rounding; a tie counts against the treatment.
+    hits = int((effects >= effect - 1e-12 * max(1.0, abs(effect))).sum())
+    return HypothesisTest(float(effect - effects.mean()), (1 + hits) / (1 + effects.size), effects.size)
 
 
 def _sign_flip_p(values: Float[np.ndarray, " unit"], n_permutations: int, seed: int) -> float:
