@@ -6,9 +6,10 @@ drawn, whether a chat template is used and how many samples are averaged: those 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from transformer_lens import HookedTransformer
 
@@ -16,8 +17,9 @@ from .engine import Progress, capture, quiet
 from .engine.batching import DEFAULT_BUDGET_MB
 from .engine.capture import check_layers
 from .models import fingerprint, model_name
-from .tasks import Example, Split, Task, demonstrations, few_shot_prompts, zero_shot_prompts
+from .tasks import Example, Prompt, Split, Task, demonstrations, few_shot_prompts, zero_shot_prompts
 from .tasks.prompts import Demonstrations
+from .tasks.random_text import with_random_text
 from .vectors import DifferenceVectors, Provenance
 
 
@@ -34,6 +36,10 @@ class Extraction:
         chat: use the model's chat template.
         seed: of samples and demonstrations.
         shuffle_labels: placebo: demonstrations with answers that carry no information.
+        random_text: placebo: random words, of equal length in tokens, in place of the demonstrations.
+
+    Raises:
+        ValueError: when both placebos are asked for.
     """
 
     samples: int = 40
@@ -44,6 +50,14 @@ class Extraction:
     chat: bool = False
     seed: int = 0
     shuffle_labels: bool = False
+    random_text: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shuffle_labels and self.random_text:
+            raise ValueError(
+                "shuffle_labels and random_text are two placebos: random text has no labels to shuffle; "
+                "choose one of them"
+            )
 
 
 def versions() -> dict[str, str]:
@@ -79,7 +93,24 @@ def difference_vectors(
     """
     how = extraction or Extraction()
     queries = tuple(examples) if examples is not None else draw_samples(task, how)
-    few = few_shot_prompts(
+    few = shown_prompts(model, task, queries, how)
+    zero = zero_shot_prompts(task, queries, instruction=how.instruction)
+    both = capture(model, [*few, *zero], layers=layers, chat=how.chat, memory_mb=memory_mb, progress=progress)
+    about = provenance(model, task, how, queries, note=_placebo_note(how))
+    n = len(queries)
+    return DifferenceVectors(both[:n], both[n:], check_layers(model, layers), about.sample_ids, about)
+
+
+def shown_prompts(
+    model: HookedTransformer, task: Task, queries: Sequence[Example], extraction: Extraction
+) -> list[Prompt]:
+    """The few-shot side: each query behind what the extraction shows, labelled, shuffled or random.
+
+    Raises:
+        ValueError: see ``few_shot`` and ``with_random_text``.
+    """
+    how = extraction
+    prompts = few_shot_prompts(
         task,
         queries,
         shots=how.shots,
@@ -89,24 +120,56 @@ def difference_vectors(
         instruction=how.instruction,
         shuffle_labels=how.shuffle_labels,
     )
-    zero = zero_shot_prompts(task, queries, instruction=how.instruction)
-    both = capture(model, [*few, *zero], layers=layers, chat=how.chat, memory_mb=memory_mb, progress=progress)
-    provenance = Provenance(
+    if not how.random_text:
+        return prompts
+    return with_random_text(
+        prompts, task, seed=how.seed, length=token_length(model), instruction=how.instruction
+    )
+
+
+def token_length(model: HookedTransformer) -> Callable[[str], int]:
+    """Length of a text in the model's tokens.
+
+    Raises:
+        ValueError: when the model has no tokenizer.
+    """
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("lengths in tokens need the model's tokenizer; load the model with load_model")
+
+    def length(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    return length
+
+
+def provenance(
+    model: HookedTransformer,
+    task: Task,
+    extraction: Extraction,
+    queries: Sequence[Example],
+    *,
+    note: str = "",
+) -> Provenance:
+    """Where a vector taken from these queries comes from."""
+    return Provenance(
         model=model_name(model),
         fingerprint=fingerprint(model),
         task=task.name,
         template=task.template.name,
-        shots=how.shots,
-        seed=how.seed,
+        shots=extraction.shots,
+        seed=extraction.seed,
         sample_ids=tuple(query.id for query in queries),
-        chat=how.chat,
+        chat=extraction.chat,
         versions=versions(),
-        note="demonstrations with shuffled labels" if how.shuffle_labels else "",
+        note=note,
     )
-    n = len(queries)
-    return DifferenceVectors(
-        both[:n], both[n:], check_layers(model, layers), provenance.sample_ids, provenance
-    )
+
+
+def _placebo_note(extraction: Extraction) -> str:
+    if extraction.random_text:
+        return "random text in place of the demonstrations"
+    return "demonstrations with shuffled labels" if extraction.shuffle_labels else ""
 
 
 def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:

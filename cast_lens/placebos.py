@@ -9,6 +9,8 @@ direction; only what the vector does beyond it is the vector's. Which placebo an
   coordinates of outsize scale, which a Gaussian direction misses and a permuted one moves to others.
 - ``zero``: does the code path alone do it? It must equal the unsteered model;
 - ``random_subsets``: does it matter which samples were averaged? Means of random samples of equal number.
+
+``matched`` gives any other vector (of shuffled labels, of random text) the norms of the vector it stands beside.
 """
 
 from __future__ import annotations
@@ -52,6 +54,41 @@ def shuffled_coordinates(vector: SteeringVector, *, seed: int) -> SteeringVector
 def zero(vector: SteeringVector) -> SteeringVector:
     """The zero vector at the same layers."""
     return _placebo(vector, torch.zeros_like(vector.directions), f"zero({vector.provenance.task})")
+
+
+def matched(vector: SteeringVector, *, like: SteeringVector) -> SteeringVector:
+    """The vector's direction with the norm of another one at each layer, so that only directions differ.
+
+    Args:
+        vector: gives directions and provenance.
+        like: gives norms; of the same layers, from the same model.
+
+    Raises:
+        ValueError: vectors of different layers, widths or models; a zero vector where ``like`` is none.
+    """
+    theirs, ours = like.provenance, vector.provenance
+    if vector.layers != like.layers or vector.directions.shape != like.directions.shape:
+        raise ValueError(
+            f"the vector of {ours.task!r} {tuple(vector.directions.shape)} at layers {vector.layers} cannot take the "
+            f"norms of {theirs.task!r} {tuple(like.directions.shape)} at {like.layers}; extract both alike"
+        )
+    if ours.fingerprint != theirs.fingerprint:
+        raise ValueError(
+            f"the vector of {ours.task!r} comes from {ours.model!r} and that of {theirs.task!r} from another model "
+            f"({theirs.model!r}); extract both from one model"
+        )
+    own = vector.directions.double().norm(dim=-1, keepdim=True)
+    wanted = like.directions.double().norm(dim=-1, keepdim=True)
+    empty = ((own == 0) & (wanted > 0)).flatten()
+    if bool(empty.any()):
+        layer = vector.layers[int(empty.nonzero()[0])]
+        raise ValueError(
+            f"the vector of {ours.task!r} is zero at layer {layer} and has no direction to scale to the norm of "
+            f"{theirs.task!r}; leave that layer out"
+        )
+    directions = vector.directions.double() / own.clamp_min(torch.finfo(torch.float64).tiny) * wanted
+    note = f"{ours.note + '; ' if ours.note else ''}norms of {theirs.task}"
+    return SteeringVector(directions.float(), vector.layers, replace(ours, note=note))
 
 
 def random_subsets(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cast_lens.engine import reference, tokenise
-from cast_lens.extraction import Extraction, difference_vectors, draw_samples
+from cast_lens.extraction import (
+    Extraction,
+    difference_vectors,
+    draw_samples,
+    shown_prompts,
+    token_length,
+)
 from cast_lens.models import fingerprint
 from cast_lens.tasks import demonstrations, few_shot, zero_shot
 from tests.closeness import assert_close
@@ -60,3 +68,24 @@ def test_shuffled_labels_change_the_few_shot_side_only() -> None:
     shuffled = difference_vectors(model, task, Extraction(samples=3, shots=4, shuffle_labels=True))
     assert torch.equal(plain.zero_shot, shuffled.zero_shot)
     assert not torch.allclose(plain.few_shot, shuffled.few_shot)
+
+
+def test_random_text_is_as_long_as_the_demonstrations_in_tokens() -> None:
+    model, task = tiny_model("llama"), label_task()
+    how = Extraction(samples=3, shots=4)
+    random = replace(how, random_text=True)
+    queries = draw_samples(task, how)
+    length = token_length(model)
+    right, placebo = (shown_prompts(model, task, queries, each)[0].demonstrations for each in (how, random))
+    for (body, answer), (text, last) in zip(right, placebo, strict=True):
+        # A word of one token fills any last gap where there is one; these words have up to five.
+        assert 0 <= length(f"{body} {answer}") - length(f"{text} {last}") <= 1
+    plain, found = difference_vectors(model, task, how), difference_vectors(model, task, random)
+    assert_close(found.zero_shot, plain.zero_shot)
+    assert not torch.allclose(plain.few_shot, found.few_shot)
+    assert found.provenance.note == "random text in place of the demonstrations"
+
+
+def test_two_placebos_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="shuffle_labels and random_text are two placebos"):
+        Extraction(shuffle_labels=True, random_text=True)

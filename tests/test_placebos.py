@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from cast_lens.placebos import random_direction, shuffled_coordinates, zero
+from cast_lens.placebos import matched, random_direction, shuffled_coordinates, zero
 from cast_lens.vectors import Provenance, SteeringVector
 
 D_MODEL = 256
@@ -89,3 +90,29 @@ def test_zero_is_zero() -> None:
 def test_a_zero_layer_stays_zero() -> None:
     empty = SteeringVector(torch.zeros(1, D_MODEL), (0,), ORIGIN)
     assert torch.equal(random_direction(empty, seed=0).directions, torch.zeros(1, D_MODEL))
+
+
+def test_matched_keeps_directions_and_takes_norms() -> None:
+    vector = _vector()
+    other = SteeringVector(7 * vector.directions.flip(0), vector.layers, replace(ORIGIN, task="capital"))
+    found = matched(other, like=vector)
+    torch.testing.assert_close(
+        found.directions.norm(dim=-1), vector.directions.norm(dim=-1), rtol=1e-6, atol=0
+    )
+    assert float(_cosines(found.directions, other.directions).min()) > 1 - 1e-6
+    assert (found.provenance.task, found.provenance.note) == ("capital", "norms of antonym")
+    empty = SteeringVector(torch.zeros(3, D_MODEL), vector.layers, ORIGIN)
+    assert torch.equal(matched(vector, like=empty).directions, empty.directions)
+
+
+def test_what_cannot_be_matched_is_refused() -> None:
+    vector = _vector()
+    holed = vector.directions.clone()
+    holed[1] = 0
+    with pytest.raises(ValueError, match="'antonym' is zero at layer 5 and has no direction to scale"):
+        matched(SteeringVector(holed, vector.layers, ORIGIN), like=vector)
+    with pytest.raises(ValueError, match=r"at layers \(1, 2, 3\) cannot take the norms of 'antonym'"):
+        matched(SteeringVector(vector.directions, (1, 2, 3), ORIGIN), like=vector)
+    foreign = replace(ORIGIN, fingerprint="f" * 16, model="other")
+    with pytest.raises(ValueError, match="comes from 'other' and that of 'antonym' from another model"):
+        matched(SteeringVector(vector.directions, vector.layers, foreign), like=vector)

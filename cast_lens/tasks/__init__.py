@@ -18,6 +18,7 @@ from .prompts import (
     zero_shot,
     zero_shot_prompts,
 )
+from .random_text import with_random_text, word_count
 from .types import SPLITS, Example, Kind, Prompt, Split, Task, TaskInfo, Template
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "list_tasks",
     "load_task",
     "normalise_answer",
+    "with_random_text",
+    "word_count",
     "zero_shot",
     "zero_shot_prompts",
 ]

@@ -1,0 +1,269 @@
+"""Methods that make a steering vector of a source, and the placebos that stand beside them.
+
+Every method has one signature, ``fit(source) -> SteeringVector``, and reads no target. Placebos have the norm of the
+``cast`` vector at each layer and are steered at its layer and strength, so that they differ from it in direction only.
+
+The same task as source and target gives the upper bound of a mean: ``VectorMethod.condition`` names it apart, as
+``cast (own vector)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import placebos
+from ..engine import capture
+from ..extraction import draw_samples, provenance
+from ..interventions import Operator, Position
+from ..tasks import Prompt, few_shot_prompts
+from ..vectors import DifferenceVectors, SteeringVector
+from .conditions import Condition
+from .sources import Source
+from .steered import Setting, steered
+
+# Dummy queries that a task vector is averaged over, as in the public code of arXiv 2310.15916.
+DUMMY_QUERIES = 2
+# A largest singular value this small beside the mean is rounding: the samples do not differ.
+_NO_SPREAD = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class VectorMethod:
+    """One way from a source to a steering vector.
+
+    Attributes:
+        name: in frames and figures; placebos begin with ``placebo:``.
+        fit: makes the vector.
+        operator: how it enters the residual stream; None for the run's operator.
+        strengths: what to sweep; None for the run's strengths.
+        position: where it enters; None for the run's position.
+        placebo: whether it is a control, which takes layer and strength of ``cast``.
+        about: what it is, and its source.
+    """
+
+    name: str
+    fit: Callable[[Source], SteeringVector]
+    operator: Operator | None = None
+    strengths: tuple[float, ...] | None = None
+    position: Position | None = None
+    placebo: bool = False
+    about: str = ""
+
+    def name_on(self, *, source: str, target: str) -> str:
+        """The name in frames: a source's vector on the source itself is another thing than transfer."""
+        return f"{self.name} (own vector)" if source == target else self.name
+
+    def condition(
+        self,
+        vector: SteeringVector,
+        prompts: tuple[Prompt, ...],
+        setting: Setting,
+        *,
+        source: str,
+        seed: int = 0,
+    ) -> Condition:
+        """Zero-shot prompts of a target under the vector, with the method's own operator and position.
+
+        Raises:
+            ValueError: no prompts.
+        """
+        if not prompts:
+            raise ValueError("prompts is empty; give the target's zero-shot prompts")
+        place = replace(
+            setting,
+            operator=self.operator or setting.operator,
+            position=self.position or setting.position,
+        )
+        name = self.name_on(source=source, target=prompts[0].task)
+        return steered(vector, prompts, place, source=source, method=name, seed=seed)
+
+
+def contrastive_mean(source: Source) -> SteeringVector:
+    """Mean few-shot minus zero-shot residual over the chosen samples (arXiv 2507.13236, section 4.3)."""
+    found = source.samples()
+    return found.mean(source.indices, note=source.explain("few-shot minus zero-shot", found))
+
+
+def contrastive_mean_of_all(source: Source) -> SteeringVector:
+    """The same over every sample: what the selection adds is the difference to this."""
+    return contrastive_mean(replace(source, indices=None, note=""))
+
+
+def side_mean(source: Source, side: Literal["few-shot", "zero-shot"]) -> SteeringVector:
+    """Mean residual of one side, nothing subtracted: what the contrast adds is the difference to this."""
+    found = source.samples()
+    kept = found.few_shot if side == "few-shot" else found.zero_shot
+    alone = DifferenceVectors(kept, torch.zeros_like(kept), found.layers, found.sample_ids, found.provenance)
+    return alone.mean(source.indices, note=source.explain(f"{side} residuals", found))
+
+
+def principal_component(source: Source, *, centred: bool = False) -> SteeringVector:
+    """First principal direction of the chosen samples' differences at each layer, as long as their mean.
+
+    By full singular value decomposition in float64; the sign is the one in which the mean difference projects
+    positively. Not centred by default: that is the direction which holds most of the differences' squared length,
+    the rival of their mean. Centred, it is the direction in which the samples differ most from each other, with what
+    they share taken out; the sign-flipped pairs of representation engineering (arXiv 2310.01405) amount to the former,
+    in-context vectors (arXiv 2311.06668) use the latter with the mean added.
+
+    Raises:
+        ValueError: when centred samples do not differ from each other.
+    """
+    found = source.samples()
+    kind = "centred" if centred else "not centred"
+    vector = found.mean(
+        source.indices, note=source.explain(f"first principal component ({kind}) of differences", found)
+    )
+    rows = found.values if source.indices is None else found.values[list(source.indices)]
+    rows = rows.double().permute(1, 0, 2)
+    mean = rows.mean(dim=1)
+    spread = rows - mean[:, None] if centred else rows
+    _, sizes, axes = torch.linalg.svd(spread, full_matrices=False)
+    norms = mean.norm(dim=-1)
+    flat = (sizes[:, 0] <= _NO_SPREAD * norms) & (norms > 0)
+    if bool(flat.any()):
+        layer = found.layers[int(flat.nonzero()[0])]
+        raise ValueError(
+            f"the differences of {source.task.name!r} do not differ from each other at layer {layer}, so they have no "
+            "centred principal component; give at least two samples that differ, or centred=False"
+        )
+    first = axes[:, 0]
+    sign = torch.where((first * mean).sum(dim=-1) < 0, -1.0, 1.0)
+    return replace(vector, directions=(first * (sign * norms)[:, None]).float())
+
+
+def task_vector(source: Source, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
+    """Residual at the last token of a few-shot prompt that ends in a dummy query (arXiv 2310.15916).
+
+    The mean over ``dummies`` queries behind the same demonstrations, none of them a demonstration. It overwrites the
+    residual at the last prompt token of a zero-shot query (``replace`` at strength 1, ``prompt_last``). The prompts
+    are the task's own, not the paper's ``x->y``; the layer is chosen on validation examples, as there.
+
+    Raises:
+        ValueError: see ``draw_samples``.
+    """
+    how, task = source.extraction, source.task
+    queries = draw_samples(task, replace(how, samples=dummies))
+    prompts = few_shot_prompts(
+        task, queries, shots=how.shots, seed=how.seed, pool=how.split, instruction=how.instruction
+    )
+    layers = source.samples().layers
+    states = capture(source.model, prompts, layers=layers, chat=how.chat)
+    note = f"task vector: few-shot residuals of {dummies} dummy queries"
+    about = provenance(source.model, task, how, queries, note=note)
+    return SteeringVector(states.double().mean(dim=0).float(), layers, about)
+
+
+def placebo_mean(source: Source, kind: str) -> SteeringVector:
+    """The contrastive mean of placebo demonstrations, over the same samples, with the norms of ``cast``."""
+    found = source.samples(kind)
+    placebo = found.mean(source.indices, note=source.explain(f"{kind} minus zero-shot", found))
+    return placebos.matched(placebo, like=contrastive_mean(source))
+
+
+def zero_shot_difference(source: Source) -> SteeringVector:
+    """Difference of the means of two random halves of the zero-shot residuals, with the norms of ``cast``.
+
+    Two sets of prompts of one kind differ by sampling alone. All samples take part, chosen or not.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    found = source.samples()
+    if len(found) < 2:
+        raise ValueError(
+            f"the zero-shot difference of {source.task.name!r} needs at least 2 samples, got {len(found)}"
+        )
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(source.seed))
+    half = len(found) // 2
+    means = [_mean(found.zero_shot, part) for part in (order[:half], order[half:])]
+    note = f"placebo: difference of two halves of the zero-shot prompts, seed {source.seed}"
+    about = replace(found.provenance, note=note)
+    return placebos.matched(
+        SteeringVector((means[0] - means[1]).float(), found.layers, about), like=contrastive_mean(source)
+    )
+
+
+def _mean(stack: Float[Tensor, "sample layer d_model"], rows: Tensor) -> Float[Tensor, "layer d_model"]:
+    return stack[rows].double().mean(dim=0)
+
+
+_METHODS = (
+    VectorMethod(
+        "cast",
+        contrastive_mean,
+        about="mean few-shot minus zero-shot residual of the chosen samples (arXiv 2507.13236)",
+    ),
+    VectorMethod(
+        "cast: all samples",
+        contrastive_mean_of_all,
+        about="the same over every sample: the ablation of the selection",
+    ),
+    VectorMethod(
+        "few-shot mean",
+        lambda source: side_mean(source, "few-shot"),
+        about="mean few-shot residual, nothing subtracted: the ablation of the contrast",
+    ),
+    VectorMethod(
+        "zero-shot mean",
+        lambda source: side_mean(source, "zero-shot"),
+        about="mean zero-shot residual, nothing subtracted",
+    ),
+    VectorMethod(
+        "pca",
+        principal_component,
+        about="first principal component of the differences, not centred, as long as their mean",
+    ),
+    VectorMethod(
+        "task vector",
+        task_vector,
+        operator="replace",
+        strengths=(1.0,),
+        position="prompt_last",
+        about="few-shot residual of dummy queries in place of the query's (arXiv 2310.15916)",
+    ),
+    VectorMethod(
+        "placebo: random direction",
+        lambda source: placebos.random_direction(contrastive_mean(source), seed=source.seed),
+        placebo=True,
+        about="a random direction of the norm of cast",
+    ),
+    VectorMethod(
+        "placebo: shuffled coordinates",
+        lambda source: placebos.shuffled_coordinates(contrastive_mean(source), seed=source.seed),
+        placebo=True,
+        about="the entries of cast in another order",
+    ),
+    VectorMethod(
+        "placebo: shuffled labels",
+        lambda source: placebo_mean(source, "shuffled labels"),
+        placebo=True,
+        about="cast from demonstrations with shuffled answers",
+    ),
+    VectorMethod(
+        "placebo: zero-shot difference",
+        zero_shot_difference,
+        placebo=True,
+        about="difference of the means of two halves of the zero-shot prompts",
+    ),
+    VectorMethod(
+        "placebo: random text",
+        lambda source: placebo_mean(source, "random text"),
+        placebo=True,
+        about="cast from random words of equal length in place of the demonstrations",
+    ),
+    VectorMethod(
+        "placebo: zero vector",
+        lambda source: placebos.zero(contrastive_mean(source)),
+        operator="add",
+        placebo=True,
+        about="nothing added: must equal zero-shot",
+    ),
+)
+VECTOR_METHODS: dict[str, VectorMethod] = {method.name: method for method in _METHODS}
