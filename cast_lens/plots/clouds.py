@@ -63,7 +63,7 @@ def plot_projection(frame: pd.DataFrame, *, method: str = "pca", layer: int | No
     require_choice("layer", shown, layers, figure="plot_projection")
     tasks, means = in_order(frame["task"]), method == "pca"
     arrows = {one: _arrows(frame[frame["layer"] == one], tasks, means=means) for one in layers}
-    note = "PCA" if means else f"{method.upper()}: neighbourhoods only, no directions"
+    note = "PCA" if means else f"{method.upper()}: no directions"
     figure = blank(f"From zero-shot to few-shot activations ({note})", height=620)
     for task in tasks:
         trace = _sample_trace(task, frame[frame["task"] == task], arrows=means)
