@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 
 from .engine import Progress, answer, quiet, score, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
-from .interventions import Intervention
+from .interventions import Steering
 from .tasks import Prompt, is_match, is_valid
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SLACK = 3
 def evaluate(
     model: HookedTransformer,
     prompts: Sequence[Prompt],
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Steering] = (),
     *,
     max_new_tokens: int | None = None,
     chat: bool = False,

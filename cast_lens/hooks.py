@@ -15,21 +15,22 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.utilities import USE_DEFAULT_VALUE, get_attention_mask
 
-from .interventions import Intervention
+from .interventions import Steering
 from .positions import ForwardPass
 
 _ABSENT = object()
 
 
 class Edit:
-    """One intervention as a hook, with what it takes to notice that it did not act."""
+    """One intervention at one of its layers as a hook, with what it takes to notice that it did not act."""
 
     def __init__(
-        self, intervention: Intervention, watch: Watch, prompt_length: Int[Tensor, " length"] | None
+        self, intervention: Steering, layer: int, watch: Watch, prompt_length: Int[Tensor, " length"] | None
     ) -> None:
         self.intervention = intervention
+        self.layer = layer
         self.prompt_length = prompt_length
-        self.name = f"blocks.{intervention.layer}.hook_resid_post"
+        self.name = f"blocks.{layer}.hook_resid_post"
         self._watch = watch
         self._handle: LensHandle | None = None
         self._passes = 0
@@ -63,18 +64,24 @@ class Edit:
                 f"{self.name} ran outside a forward pass; inside a steer context run the whole model"
             )
         self._watch.fired.append(self)
+        if self.intervention.samples not in (None, running.batch):
+            raise ValueError(
+                f"there are vectors for {self.intervention.samples} prompts, but the model was run on "
+                f"{running.batch} rows; run all of these prompts as one batch, in their order"
+            )
         chosen = running.chosen(self.intervention.position, self.prompt_length).to(tensor.device)
         if not bool(chosen.any()):
             return tensor
         self._edited = True
         steered = tensor.clone()
-        steered[chosen] = self.intervention(tensor[chosen])
+        owners = chosen.nonzero()[:, 0]
+        steered[chosen] = self.intervention.edit(self.layer, tensor[chosen], owners)
         return steered
 
     def check_pass(self, running: ForwardPass, fired: int) -> None:
         """Refuse a pass that ran this hook's layer without the hook, or ran the hook more than once."""
         self._passes += 1
-        expected = int(self.intervention.layer in running.layers)
+        expected = int(self.layer in running.layers)
         if fired != expected:
             raise ValueError(
                 f"the steering hook at {self.name} ran {fired} times in a forward pass, not {expected}; "

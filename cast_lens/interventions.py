@@ -2,23 +2,83 @@
 
 An ``Intervention`` says *where* (layer, position) and *what* (operator, direction, strength). It never
 changes its argument in place and returns the argument's dtype and device. Layer ``l`` means
-``blocks.{l}.hook_resid_post``.
+``blocks.{l}.hook_resid_post``. ``PromptVectors`` add to each prompt a vector of its own, at several layers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from operator import index
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Position = Literal["last", "prompt_last", "all"]
 POSITIONS: tuple[Position, ...] = ("last", "prompt_last", "all")
 Operator = Literal["add", "norm_preserving_add", "ablate", "replace"]
 OPERATORS: tuple[Operator, ...] = ("add", "norm_preserving_add", "ablate", "replace")
+
+
+class Steering(Protocol):
+    """What the engine and the hooks ask of anything that edits the residual stream."""
+
+    @property
+    def layer(self) -> int:
+        """The first block whose output is edited."""
+        ...
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All of them, increasing."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """``d_model`` of the residual stream that it was made for."""
+        ...
+
+    @property
+    def strength(self) -> float:
+        """Factor on what is added."""
+        ...
+
+    @property
+    def operator(self) -> Operator:
+        """What is done; see ``Intervention``."""
+        ...
+
+    @property
+    def position(self) -> Position:
+        """Which tokens are edited; see ``Intervention``."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Label in frames and figures."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that it was made for; empty when it is not known."""
+        ...
+
+    @property
+    def samples(self) -> int | None:
+        """Prompts that it is made for; None when it is the same for every prompt."""
+        ...
+
+    def of(self, samples: Sequence[int]) -> Steering:
+        """The same for some of the prompts, in this order."""
+        ...
+
+    def edit(
+        self, layer: int, residual: Float[Tensor, "row d_model"], owners: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
+        """The edited rows at one of its layers; ``owners`` is the prompt that each row belongs to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +149,31 @@ class Intervention:
                 "check the run that made it (half precision?)"
             )
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The one layer."""
+        return (self.layer,)
+
+    @property
+    def width(self) -> int:
+        """``d_model``."""
+        return len(self.direction)
+
+    @property
+    def samples(self) -> None:
+        """It is the same for every prompt."""
+        return None
+
+    def of(self, samples: Sequence[int]) -> Intervention:
+        """Itself."""
+        return self
+
+    def edit(
+        self, layer: int, residual: Float[Tensor, "row d_model"], owners: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
+        """The edited rows, whichever prompts they belong to."""
+        return self(residual)
+
     def __call__(self, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """The edited residual, a new tensor; positions are chosen by the caller.
 
@@ -115,3 +200,86 @@ class Intervention:
             unit = unit / unit.norm()
             return residual - self.strength * (residual @ unit).unsqueeze(-1) * unit
         return (1 - self.strength) * residual + self.strength * direction
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptVectors:
+    """Vectors that differ from prompt to prompt, added at several layers at once (arXiv 2506.03426).
+
+    Wherever interventions go (``score``, ``answer``, ``evaluate``, ``steer``) these do too, with prompts in the
+    same order. Strength 0 is the identity, bit for bit.
+
+    Attributes:
+        directions: [sample, layer, d_model], finite; a view expanded over samples costs no memory.
+        layers: block index of each entry of the layer axis, increasing.
+        strength: finite factor.
+        position: see ``Intervention``.
+        name, fingerprint: see ``Intervention``.
+
+    Raises:
+        ValueError: on directions that are not finite floating-point numbers [sample, layer, d_model], layers that
+            do not fit them, a non-finite strength or an unknown position.
+    """
+
+    directions: Float[Tensor, "sample layer d_model"]
+    layers: tuple[int, ...]
+    strength: float = 1.0
+    position: Position = "last"
+    name: str = ""
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.directions.shape)
+        object.__setattr__(self, "layers", tuple(index(layer) for layer in self.layers))
+        object.__setattr__(self, "strength", float(self.strength))
+        if len(shape) != 3 or not shape[0] or not self.directions.is_floating_point():
+            raise ValueError(
+                "directions must be floating-point vectors [sample, layer, d_model] of at least one sample, "
+                f"got {self.directions.dtype} of shape {shape}"
+            )
+        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+            raise ValueError(f"layers must be one or more increasing block indices from 0, got {self.layers}")
+        if len(self.layers) != shape[1]:
+            raise ValueError(f"directions of shape {shape} do not fit {len(self.layers)} layers")
+        if not bool(torch.isfinite(self.directions).all()):
+            raise ValueError(
+                f"directions of shape {shape} have NaN or infinite entries; check the run that made them"
+            )
+        if not -float("inf") < self.strength < float("inf"):
+            raise ValueError(f"strength={self.strength} must be a finite number")
+        if self.position not in POSITIONS:
+            raise ValueError(f"position={self.position!r} is unknown; choose one of {', '.join(POSITIONS)}")
+
+    @property
+    def layer(self) -> int:
+        """The first layer."""
+        return self.layers[0]
+
+    @property
+    def width(self) -> int:
+        """``d_model``."""
+        return int(self.directions.shape[2])
+
+    @property
+    def operator(self) -> Operator:
+        """Vectors are added."""
+        return "add"
+
+    @property
+    def samples(self) -> int:
+        """Prompts that there are vectors for."""
+        return len(self.directions)
+
+    def of(self, samples: Sequence[int]) -> PromptVectors:
+        """The vectors of some of the prompts, in this order."""
+        return replace(self, directions=self.directions[list(samples)])
+
+    def edit(
+        self, layer: int, residual: Float[Tensor, "row d_model"], owners: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
+        """``h + strength * v`` with the vector of each row's prompt; a new tensor."""
+        if self.strength == 0:
+            return residual.clone()
+        exact = torch.promote_types(residual.dtype, torch.float32)
+        own = self.directions[:, self.layers.index(layer)].to(device=residual.device, dtype=exact)
+        return residual + (self.strength * own[owners]).to(residual.dtype)

@@ -20,14 +20,14 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from .engine.tokens import tokenise
 from .hooks import Edit, Watch
-from .interventions import Intervention
+from .interventions import Intervention, PromptVectors, Steering
 from .positions import prompt_lengths
 
 
 @contextmanager
 def steer(
     model: HookedTransformer,
-    *interventions: Intervention,
+    *interventions: Steering,
     prompt_length: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[HookedTransformer]:
     """Steer a model for as long as the context lasts; its hooks are gone afterwards, also after an exception.
@@ -45,7 +45,8 @@ def steer(
 
     Args:
         model: in ``eval()`` mode.
-        interventions: what to do, and where; see ``SteeringVector.intervention``.
+        interventions: what to do, and where; see ``SteeringVector.intervention``. ``PromptVectors`` steer each
+            row of a batch with the vectors of its prompt.
         prompt_length: real tokens of the prompt, BOS included: one number, or one a row.
 
     Yields:
@@ -61,7 +62,7 @@ def steer(
     _check(model, interventions)
     lengths = None if prompt_length is None else prompt_lengths(prompt_length)
     watch = Watch.of(model)
-    edits = [Edit(item, watch, lengths) for item in interventions]
+    edits = [Edit(item, layer, watch, lengths) for item in interventions for layer in item.layers]
     try:
         watch.hold(edits)
         yield model
@@ -76,7 +77,7 @@ def generate(
     model: HookedTransformer,
     prompts: str | Sequence[str],
     *,
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Steering] = (),
     max_new_tokens: int = 16,
     stop: str | None = "\n",
     use_cache: bool = True,
@@ -147,23 +148,23 @@ def _answer(model: HookedTransformer, written: Sequence[int], stop: str | None) 
     return text, ended
 
 
-def _check(model: HookedTransformer, interventions: Sequence[Intervention]) -> None:
+def _check(model: HookedTransformer, interventions: Sequence[Steering]) -> None:
     if model.training:
         raise ValueError("model is in train mode, which steering does not expect; call model.eval() first")
     for index, item in enumerate(interventions):
         name = f"intervention {index}" + (f" ({item.name})" if getattr(item, "name", "") else "")
-        if not isinstance(item, Intervention):
+        if not isinstance(item, Intervention | PromptVectors):
             raise ValueError(
                 f"{name} is a {type(item).__name__}; steer takes interventions: "
                 "vector.intervention(layer, strength=...) makes one from a steering vector"
             )
-        if item.layer >= model.cfg.n_layers:
+        if item.layers[-1] >= model.cfg.n_layers:
             raise ValueError(
-                f"{name} is at layer {item.layer}, but the model has layers 0 ... {model.cfg.n_layers - 1}"
+                f"{name} is at layer {item.layers[-1]}, but the model has layers 0 ... {model.cfg.n_layers - 1}"
             )
-        if len(item.direction) != model.cfg.d_model:
+        if item.width != model.cfg.d_model:
             raise ValueError(
-                f"{name} has a direction of width {len(item.direction)}, but the model's residual stream is "
+                f"{name} has a direction of width {item.width}, but the model's residual stream is "
                 f"{model.cfg.d_model} wide; use a vector that was taken from this model"
             )
     known = {item.fingerprint for item in interventions} - {""}

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..interventions import Intervention
+from ..interventions import Steering
 from . import reference
 from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
@@ -33,7 +33,7 @@ Stop = Callable[[int], bool]
 def answer(
     model: HookedTransformer,
     prompts: Sequence[PromptLike],
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Steering] = (),
     *,
     max_new_tokens: int = 8,
     stop_at_newline: bool = True,
@@ -79,7 +79,7 @@ def answer(
 def decode(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Steering] = (),
     *,
     max_new_tokens: int,
     stop: Stop,
@@ -93,12 +93,13 @@ def decode(
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    check_interventions(model, interventions)
+    check_interventions(model, interventions, len(prompts))
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
     if unsupported(model) is not None:
         for index, prompt in enumerate(progress(prompts, "answer (plain route)", len(prompts))):
             for variant, item in enumerate([None, *interventions]):
-                tokens = reference.answer(model, prompt, item, max_new_tokens=max_new_tokens, stop=stop)
+                own = None if item is None else item.of([index])
+                tokens = reference.answer(model, prompt, own, max_new_tokens=max_new_tokens, stop=stop)
                 written[variant][index] = tokens
         return written
     extra = 3 * cache_bytes(model) + row_bytes(model)
@@ -109,7 +110,7 @@ def decode(
             )
         )
         for members, chosen in progress(jobs, "answer", len(jobs)):
-            items = [interventions[index] for index in chosen]
+            items = [interventions[index].of(members) for index in chosen]
             rows = _decode(model, [prompts[index] for index in members], items, max_new_tokens, stop)
             for place, variant in enumerate([0, *(index + 1 for index in chosen)]):
                 for column, index in enumerate(members):
@@ -166,14 +167,17 @@ class _Rows:
 def _decode(
     model: HookedTransformer,
     prompts: list[TokenPrompt],
-    interventions: list[Intervention],
+    interventions: list[Steering],
     max_new_tokens: int,
     stop: Stop,
 ) -> list[list[tuple[int, ...]]]:
     kernel = kernel_for(model)
     whole = bool(interventions) and interventions[0].position == "all"
     if whole and len({len(prompt.tokens) for prompt in prompts}) > 1:
-        parts = [_decode(model, [prompt], interventions, max_new_tokens, stop) for prompt in prompts]
+        parts = [
+            _decode(model, [prompt], [item.of([i]) for item in interventions], max_new_tokens, stop)
+            for i, prompt in enumerate(prompts)
+        ]
         return [[part[variant][0] for part in parts] for variant in range(len(interventions) + 1)]
     batch = build_batch(prompts, whole=whole, answers=False, device=model.cfg.device or "cpu")
     done = run_pass(kernel, batch, interventions, keep_cache=True)
@@ -223,7 +227,7 @@ def _step(
     batch: Batch,
     trunk: list[tuple[Tensor, Tensor]],
     rows: _Rows,
-    interventions: list[Intervention],
+    interventions: list[Steering],
     positions: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
     """Feed each row's last token and return the next ones."""
@@ -245,6 +249,6 @@ def _step(
         rows.own[layer] = (torch.cat((keys, k[:, :, None]), 2), torch.cat((values, v[:, :, None]), 2))
         block.finish(x, attend_rows(block, q, rows.own[layer], trunk[layer], paths))
         for item, mine in steered:
-            if item.layer == layer:
-                x[mine] = item(x[mine])
+            if layer in item.layers:
+                x[mine] = item.edit(layer, x[mine], rows.prompt[mine])
     return read_out(kernel, kernel.norm_final(x))[1]

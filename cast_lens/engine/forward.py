@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions import Intervention
+from ..interventions import Steering
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
 from .block import Block
 from .kernel import Kernel
@@ -61,7 +61,7 @@ def steered_columns(batch: Batch, position: str) -> slice | Int[Tensor, " steere
 def run_pass(
     kernel: Kernel,
     batch: Batch,
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Steering] = (),
     *,
     observe: Callable[[int, Float[Tensor, "column d_model"]], None] | None = None,
     until: int | None = None,
@@ -72,7 +72,7 @@ def run_pass(
     Args:
         kernel: the model's arithmetic.
         batch: trunk and tails.
-        interventions: one variant each.
+        interventions: one variant each; those that differ by prompt are for the batch's prompts, in its order.
         observe: called after each block with the unsteered tails (a view; copy what you keep).
         until: last block to run (all when None).
         keep_cache: keep keys and values for decoding.
@@ -82,6 +82,7 @@ def run_pass(
     for index in order[1:]:
         by_layer.setdefault(interventions[index].layer, []).append(index)
     columns = {item.position: steered_columns(batch, item.position) for item in interventions}
+    owners = _owners(batch)
     n_trunk, n_tail, width = batch.n_trunk, batch.n_tail, kernel.cfg.d_model
     first = kernel.embed(batch.tokens, batch.positions)
     rows = first.new_empty(n_trunk + n_tail * len(order), width)
@@ -114,11 +115,14 @@ def run_pass(
         tails = rows[n_trunk:].view(len(order), n_tail, width)
         if observe is not None:
             observe(layer, tails[0])
-        for index in by_layer.get(layer, ()):
-            where = columns[interventions[index].position]
+        for _ in by_layer.get(layer, ()):
             tails[active] = tails[0]
-            tails[active, where] = interventions[index](tails[0, where])
             active += 1
+        for row in range(1, active):
+            item = interventions[order[row]]
+            if layer in item.layers:
+                where = columns[item.position]
+                tails[row, where] = item.edit(layer, tails[row, where], owners[where])
     if cache is not None:
         cache.tails = [
             (_branch(k, layer, order, interventions), _branch(v, layer, order, interventions))
@@ -128,11 +132,17 @@ def run_pass(
     return Pass(tails[torch.tensor(order).argsort()] if len(order) > 1 else tails, cache, order)
 
 
+def _owners(batch: Batch) -> Int[Tensor, " column"]:
+    """The prompt, counted within the batch, that each column of the tails belongs to."""
+    lengths = torch.tensor([len(tail.tokens) for tail in batch.tails])
+    return torch.arange(len(batch.tails)).repeat_interleave(lengths).to(batch.tokens.device)
+
+
 def _upto(angles: tuple[Tensor, Tensor] | None, stop: int) -> tuple[Tensor, Tensor] | None:
     return None if angles is None else (angles[0][:stop], angles[1][:stop])
 
 
-def _branch(x: Tensor, layer: int, order: tuple[int, ...], interventions: Sequence[Intervention]) -> Tensor:
+def _branch(x: Tensor, layer: int, order: tuple[int, ...], interventions: Sequence[Steering]) -> Tensor:
     """Give variants that branch off later their unsteered keys below their layer."""
     source = [0 if i < 0 or interventions[i].layer >= layer else row for row, i in enumerate(order)]
     return x[torch.tensor(source, device=x.device)]

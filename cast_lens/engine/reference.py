@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..interventions import Intervention
+from ..interventions import Steering
 from .layout import TokenPrompt
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
@@ -24,18 +24,23 @@ def hook_name(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_post"
 
 
-def edit_hook(intervention: Intervention, prompt_length: int) -> Hook:
-    """The intervention as a TransformerLens hook for an unpadded sequence that begins with the prompt."""
+def edit_hooks(intervention: Steering, prompt_length: int) -> list[Hook]:
+    """An intervention as TransformerLens hooks for one unpadded sequence that begins with the prompt."""
+    return [(hook_name(layer), _edit(intervention, layer, prompt_length)) for layer in intervention.layers]
+
+
+def _edit(intervention: Steering, layer: int, prompt_length: int) -> Callable[..., Tensor]:
     first = prompt_length - 1
     chosen = {"last": slice(first, None), "prompt_last": slice(first, first + 1), "all": slice(None)}
     where = chosen[intervention.position]
 
     def edit(residual: Tensor, hook: Any) -> Tensor:
         edited = residual.clone()
-        edited[:, where] = intervention(residual[:, where])
+        rows = residual[0, where]
+        edited[0, where] = intervention.edit(layer, rows, torch.zeros(len(rows), dtype=torch.long))
         return edited
 
-    return hook_name(intervention.layer), edit
+    return edit
 
 
 @torch.no_grad()
@@ -59,10 +64,10 @@ def logits(
     tokens: Sequence[int],
     *,
     prompt_length: int,
-    intervention: Intervention | None = None,
+    intervention: Steering | None = None,
 ) -> Float[Tensor, "position vocab"]:
     """Logits at every position of prompt + continuation, steered or not; float32."""
-    hooks = [] if intervention is None else [edit_hook(intervention, prompt_length)]
+    hooks = [] if intervention is None else edit_hooks(intervention, prompt_length)
     out = model.run_with_hooks(**_input(model, tokens), fwd_hooks=hooks, return_type="logits")
     return out[0].float()
 
@@ -81,7 +86,7 @@ def refuse_steered(model: HookedTransformer) -> None:
 
 
 def score(
-    model: HookedTransformer, prompt: TokenPrompt, intervention: Intervention | None = None
+    model: HookedTransformer, prompt: TokenPrompt, intervention: Steering | None = None
 ) -> tuple[Float[Tensor, " choice"], Float[Tensor, " vocab"]]:
     """Summed log-probability of each admissible answer, and the logits of the first answer token."""
     refuse_steered(model)
@@ -98,7 +103,7 @@ def score(
 def answer(
     model: HookedTransformer,
     prompt: TokenPrompt,
-    intervention: Intervention | None = None,
+    intervention: Steering | None = None,
     *,
     max_new_tokens: int,
     stop: Callable[[int], bool],

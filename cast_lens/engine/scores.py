@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions import Intervention
+from ..interventions import Steering
 from .layout import TokenPrompt
 
 if TYPE_CHECKING:
@@ -32,13 +32,14 @@ class Scores:
     answer_logprobs: tuple[Float[Tensor, "variant _"], ...]
     first_token: Int[Tensor, "variant sample"]
     logits: Float[Tensor, "variant sample vocab"] | None
-    interventions: tuple[Intervention, ...]
+    interventions: tuple[Steering, ...]
     prompts: tuple[TokenPrompt, ...]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a variant and sample.
 
-        Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered), ``gold_logprob``,
+        Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered; of several
+        layers the first), ``gold_logprob``,
         ``choice`` (index of the most probable admissible answer), ``choice_correct``, ``first_match`` (greedy
         first token is the gold answer's), ``first_valid`` (it begins some admissible answer), ``gold_margin``
         (gold minus best other answer). NaN where there is no gold answer, no other answer, or (the two

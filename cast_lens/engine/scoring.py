@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..interventions import Intervention
+from ..interventions import Steering
 from . import reference
 from .batching import DEFAULT_BUDGET_MB, plan_batches
 from .capture import check_layers, rows_within
@@ -23,26 +23,33 @@ from .tokens import PromptLike, tokenise
 from .vocabulary import Keep, read_out
 
 
-def check_interventions(model: HookedTransformer, interventions: Sequence[Intervention]) -> None:
-    """Refuse interventions that do not fit the model.
+def check_interventions(model: HookedTransformer, interventions: Sequence[Steering], samples: int) -> None:
+    """Refuse interventions that do not fit the model or the prompts.
 
     Raises:
-        ValueError: a layer out of range or a direction of the wrong width, by index and name.
+        ValueError: a layer out of range, a direction of the wrong width, or vectors for another number of prompts,
+            by index and name.
     """
     width = int(model.cfg.d_model)
     for index, item in enumerate(interventions):
-        check_layers(model, (item.layer,))
-        if item.direction.shape != (width,):
+        check_layers(model, item.layers)
+        name = f"intervention {index} ({item.name or 'unnamed'})"
+        if item.width != width:
             raise ValueError(
-                f"intervention {index} ({item.name or 'unnamed'}) has a direction of width "
-                f"{item.direction.shape[0]}, but d_model is {width}; was the vector taken from another model?"
+                f"{name} has a direction of width {item.width}, but d_model is {width}; was the vector taken "
+                "from another model?"
+            )
+        if item.samples not in (None, samples):
+            raise ValueError(
+                f"{name} has vectors for {item.samples} prompts, but there are {samples}; make them for these "
+                "prompts, in this order"
             )
 
 
 def score(
     model: HookedTransformer,
     prompts: Sequence[PromptLike],
-    interventions: Sequence[Intervention] = (),
+    interventions: Sequence[Steering] = (),
     *,
     chat: bool = False,
     keep_logits: bool = False,
@@ -60,7 +67,7 @@ def score(
     Args:
         model: any ``HookedTransformer``.
         prompts: see ``tokenise``.
-        interventions: variants to run beside the unsteered model.
+        interventions: variants to run beside the unsteered model: ``Intervention`` or ``PromptVectors``.
         chat: use the model's chat template.
         keep_logits: keep the full-vocabulary logits of the first answer token.
         labels_only: unembed nothing but the answers' first tokens. ``answer_logprobs`` are then unnormalised
@@ -71,7 +78,7 @@ def score(
     Raises:
         ValueError: see ``tokenise`` and ``check_interventions``.
     """
-    check_interventions(model, interventions)
+    check_interventions(model, interventions, len(prompts))
     ready = tokenise(model, prompts, chat=chat)
     if labels_only and any(len(answer) > 1 for prompt in ready for answer in prompt.answers):
         raise ValueError("labels_only needs answers of one token each; leave it off for longer answers")
@@ -89,7 +96,7 @@ def score(
 def plan_jobs(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Steering],
     *,
     memory_mb: float,
     answers: bool = True,
@@ -148,7 +155,7 @@ class _Collected:
 
         return keep
 
-    def scores(self, interventions: Sequence[Intervention], prompts: Sequence[TokenPrompt]) -> Scores:
+    def scores(self, interventions: Sequence[Steering], prompts: Sequence[TokenPrompt]) -> Scores:
         filled = tuple(torch.empty(self.first.shape[0], 0) if x is None else x for x in self.logprobs)
         return Scores(filled, self.first, self.logits, tuple(interventions), tuple(prompts))
 
@@ -156,13 +163,13 @@ class _Collected:
 def _score_plain(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Steering],
     collected: _Collected,
     progress: Progress,
 ) -> None:
     for index, prompt in enumerate(progress(prompts, "score (plain route)", len(prompts))):
         for variant, item in enumerate([None, *interventions]):
-            logprobs, logits = reference.score(model, prompt, item)
+            logprobs, logits = reference.score(model, prompt, None if item is None else item.of([index]))
             collected.add(index, [variant], logprobs[None].cpu())
             collected.first[variant, index] = int(logits.argmax())
             if collected.logits is not None:
@@ -173,7 +180,7 @@ def _score_batch(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
     members: list[int],
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Steering],
     chosen: list[int],
     collected: _Collected,
     labels_only: bool,
@@ -181,7 +188,7 @@ def _score_batch(
     kernel = kernel_for(model)
     whole = bool(chosen) and interventions[chosen[0]].position == "all"
     batch = build_batch([prompts[index] for index in members], whole=whole, device=model.cfg.device or "cpu")
-    tails = run_pass(kernel, batch, [interventions[index] for index in chosen]).tails
+    tails = run_pass(kernel, batch, [interventions[index].of(members) for index in chosen]).tails
     variants = [0, *(index + 1 for index in chosen)]
     read_tails(kernel, batch, tails, members, variants, collected, labels_only)
 
