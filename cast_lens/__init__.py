@@ -11,7 +11,8 @@ A map, in the order in which things flow:
 - ``sweep`` scores prompts over layers × strengths × directions in one pass; ``score`` and ``answer`` run any set of
   ``Intervention`` objects; ``steer`` puts them on a model as hooks;
 - ``evaluate`` gives one row an example; ``cast_lens.stats`` the intervals and tests;
-- ``cast_lens.plots`` draws frames; ``cast_lens.experiments.run`` does all of it and writes a report.
+- ``cast_lens.plots`` draws frames, ``explore`` shows vectors to pick and turn by hand; ``cast_lens.experiments.run``
+  does all of it and writes a report.
 
 Names load when they are first used, so importing the package is quick.
 """
@@ -44,6 +45,7 @@ _HOME = {
     "difference_vectors": "extraction",
     "entropy_by_layer": "geometry",
     "evaluate": "evaluation",
+    "explore": "exploration",
     "export_gguf": "gguf",
     "few_shot": "tasks",
     "few_shot_prompts": "tasks",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from .engine import answer, bars, capture, score, sweep
     from .evaluation import evaluate
     from .experiments import RunConfig
+    from .exploration import explore
     from .extraction import Extraction, difference_vectors
     from .geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project
     from .gguf import export_gguf, import_gguf

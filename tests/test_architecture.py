@@ -34,8 +34,10 @@ RANK = {
     "evaluation": 6,
     "methods": 7,
     "experiments": 8,
-    "report": 8,
-    "cli": 9,
+    "report": 9,
+    "exploration": 10,
+    "cli_experiment": 10,
+    "cli": 11,
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 

@@ -120,10 +120,10 @@ def _pair_styles(frame: pd.DataFrame) -> dict[tuple[str, str], PairStyle]:
         cycle = [(colour, dash) for dash in DASHES for colour in PALETTE]
         return {key: PairStyle(" – ".join(key), *cycle[place % len(cycle)]) for place, key in enumerate(keys)}
     families = zip(pairs["family_a"], pairs["family_b"], strict=True)
-    return {key: _family_style(*sorted(map(str, both))) for key, both in zip(keys, families, strict=True)}
+    return {key: family_style(*sorted(map(str, both))) for key, both in zip(keys, families, strict=True)}
 
 
-def _family_style(first: str, second: str) -> PairStyle:
+def family_style(first: str, second: str) -> PairStyle:
     """A colour for each family, and one for each combination of two."""
     entry = f"within {first}" if first == second else f"{first} – {second}"
     known = [*zip(FAMILIES, FAMILIES, strict=True), *combinations(FAMILIES, 2)]

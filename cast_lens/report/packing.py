@@ -33,7 +33,12 @@ def figure_data(shown: Sequence[Exhibit]) -> str:
         layout = {name: value for name, value in whole["layout"].items() if name not in ("template", "title")}
         figures[one.name] = {"data": whole["data"], "layout": layout}
     templates = {theme: plain(template(theme).to_plotly_json()) for theme in THEMES}
-    text = json.dumps({"templates": templates, "figures": figures}, ensure_ascii=False, separators=(",", ":"))
+    return as_script({"templates": templates, "figures": figures})
+
+
+def as_script(value: Any) -> str:
+    """Plain data as JSON that is safe inside a ``script`` element: no ``<`` is left."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

@@ -1,0 +1,18 @@
+"""One view of the difference vectors of several tasks, to pick and turn by hand: arrows, cosines, parallelism,
+single samples.
+
+- ``explore``: from a run directory, or from vectors;
+- ``Exploration``: shows itself in a notebook, ``save`` writes a page, ``widget`` talks to the kernel.
+
+Everything that the view may show is computed once; picking happens in the browser. So one HTML page, plotly.js
+inside, is the view in a notebook cell (in a frame), on disk, and with no kernel and no network, and needs nothing
+that the package does not already have. The same script is the front end of an anywidget (extra ``notebooks``), for
+those who want to set the layer from Python or to read which samples they circled. It is anywidget and not plotly's
+``FigureWidget``: that one sends every redraw through the kernel, so it is dead in a saved page, and it has no task
+list or slider of its own without more widgets around it.
+"""
+
+from .building import explore
+from .view import Exploration
+
+__all__ = ["Exploration", "explore"]
