@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from . import cli_experiment
+
 app = typer.Typer(
     name="cast-lens",
     help="Cross-task Activation Steering Transfer: difference vectors, parallelism, steering, with controls.",
@@ -146,7 +148,7 @@ def main() -> None:
 
 def _run(settings: Any, out: Path) -> None:
     from .engine.progress import bars
-    from .experiments.run import run as run_job
+    from .experiments.main_job import run as run_job
 
     run_job(settings, out, progress=bars, say=lambda text: typer.echo(text, err=True))
     typer.echo(f"Report: {out / 'report.html'}")
@@ -166,10 +168,12 @@ def _explained(job: Callable[[], None], out: Path | None = None) -> None:
 
 
 def _parse(name: str, value: Any) -> Any:
-    if name in ("sources", "targets"):
+    if name in ("sources", "targets", "methods", "prompting", "selections", "languages"):
         return [item.strip() for item in value.split(",") if item.strip()]
     if name == "strengths":
         return [_number(name, item, float) for item in value.split(",") if item.strip()]
+    if name in ("few_shots", "budgets"):
+        return [_number(name, item, int) for item in value.split(",") if item.strip()]
     if name == "layers":
         found: list[int] = []
         for item in value.split(","):
@@ -200,3 +204,6 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)
+
+
+app.add_typer(cli_experiment.register(_explained, _parse), name="experiment")

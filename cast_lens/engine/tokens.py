@@ -50,13 +50,27 @@ def tokenise(
             raise ValueError(
                 f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows"
             )
-        need = len(prompt.tokens) + room + max((len(answer) - 1 for answer in prompt.answers), default=0)
+        need = _length(prompt) + room
         if need > limit:
             raise ValueError(
                 f"{name} needs {need} tokens ({len(prompt.tokens)} of prompt), {need - limit} more than the "
                 f"model's context of {limit}; use fewer demonstrations or shorter examples"
             )
     return ready
+
+
+def longest_prompt(model: HookedTransformer, prompts: Sequence[Prompt | str], *, chat: bool = False) -> int:
+    """Tokens that the longest of the prompts takes with its longest answer.
+
+    Raises:
+        ValueError: an empty prompt; ``chat`` without a chat template; a model without tokenizer.
+    """
+    made = [_tokenise(model, prompt, index, chat) for index, prompt in enumerate(prompts)]
+    return max((_length(prompt) for prompt in made), default=0)
+
+
+def _length(prompt: TokenPrompt) -> int:
+    return len(prompt.tokens) + max((len(answer) - 1 for answer in prompt.answers), default=0)
 
 
 def _tokenise(model: HookedTransformer, prompt: Prompt | str, index: int, chat: bool) -> TokenPrompt:

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
-
-from ..interventions import OPERATORS, POSITIONS, Operator, Position
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from ..interventions import Operator, Position
 
 DEFAULT_SOURCES = ("review-sentiment", "headline-topic", "science", "present-past")
 DEFAULT_TARGETS = (
@@ -82,6 +83,9 @@ class RunConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        # Here, so that the command line can show its options without loading PyTorch.
+        from ..interventions import OPERATORS, POSITIONS
+
         for name in ("shots", "samples", "validation", "test", "finalists", "bootstrap"):
             least = 2 if name in ("samples", "validation", "test") else 1
             if getattr(self, name) < least:
@@ -125,20 +129,33 @@ class RunConfig:
         }
 
 
+Config = TypeVar("Config", bound=RunConfig)
+
+
 def make_config(values: Mapping[str, Any], *, origin: str = "arguments") -> RunConfig:
-    """A config from names and values.
+    """The configuration of a run, from names and values; see ``config_of``."""
+    return config_of(RunConfig, values, origin=origin)
+
+
+def config_of(kind: type[Config], values: Mapping[str, Any], *, origin: str = "arguments") -> Config:
+    """A configuration from names and values.
+
+    Args:
+        kind: ``RunConfig`` or a configuration that extends it.
+        values: by name of the field.
+        origin: named in errors.
 
     Raises:
         ValueError: for an unknown name (with the nearest known one) or a value of the wrong type.
     """
-    known = {field.name: field for field in fields(RunConfig)}
+    known = {field.name: field for field in fields(kind)}
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
             raise ValueError(f"{origin}: unknown key {name!r}{hint}")
-    default = RunConfig()
-    return RunConfig(
+    default = kind()
+    return kind(
         **{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()}
     )
 
@@ -159,10 +176,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config {path} is no valid TOML: {error}") from error
 
 
+# Types of the entries of fields that are empty by default.
+_EMPTY: dict[str, type] = {"layers": int}
+
+
 def _typed(name: str, value: Any, default: Any, origin: str) -> Any:
     if isinstance(default, tuple):
         items = list(value) if isinstance(value, list | tuple) else [value]
-        kind = {"layers": int, "strengths": float}.get(name, str)
+        kind = type(default[0]) if default else _EMPTY.get(name, str)
         return tuple(_typed(name, item, kind(), origin) for item in items)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -48,9 +48,7 @@ class RunDirectory:
 
     def write_frame(self, name: str, frame: pd.DataFrame) -> Path:
         """Write a frame as parquet, whole or not at all."""
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
-        return atomic_write(self.path / "frames" / f"{name}.parquet", buffer.getvalue())
+        return atomic_write(self.path / "frames" / f"{name}.parquet", frame_bytes(frame))
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON, whole or not at all."""
@@ -61,6 +59,13 @@ class RunDirectory:
         """Read what ``write_json`` wrote; None when it is not there."""
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def frame_bytes(frame: pd.DataFrame) -> bytes:
+    """A frame as parquet, to be written whole."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -97,13 +102,16 @@ def _same_config(directory: RunDirectory, config: RunConfig) -> None:
         directory.write_json("config.json", wanted)
         directory.write_json("versions.json", {**versions(), "python": platform.python_version()})
         return
-    changed = [key for key in wanted if key not in _INERT and found.get(key) != wanted[key]]
+    # A run and experiments may share a directory: what only one of them varies is not compared.
+    changed = [key for key in wanted if key not in _INERT and key in found and found[key] != wanted[key]]
     if changed:
         detail = "; ".join(f"{key} was {found.get(key)!r}, is {wanted[key]!r}" for key in changed[:3])
         raise ValueError(
             f"{directory.path} holds a run of another configuration ({detail}); choose another --out, "
             "or give the same arguments to continue it"
         )
+    if set(wanted) - set(found):
+        directory.write_json("config.json", {**found, **wanted})
     made = directory.read_json("versions.json") or {}
     differing = [name for name, version in versions().items() if made.get(name) != version]
     if differing:

@@ -12,6 +12,7 @@ written.
 
 from .clouds import plot_alignment, plot_cohesion, plot_entropy, plot_projection
 from .dose import plot_loss, plot_pareto, plot_scaling, plot_steerability
+from .forests import plot_methods
 from .parallel import plot_cosine_matrix, plot_parallelism
 from .samples import plot_selection, plot_token_effects
 from .style import TaskStyle, task_style, themed
@@ -27,6 +28,7 @@ __all__ = [
     "plot_entropy",
     "plot_gain",
     "plot_loss",
+    "plot_methods",
     "plot_parallelism",
     "plot_pareto",
     "plot_projection",

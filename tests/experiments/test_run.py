@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cast_lens.experiments import RunConfig, run
-from cast_lens.experiments.run import parameter_count
+from cast_lens.experiments.bench import parameter_count
 from cast_lens.vectors import DifferenceVectors, SteeringVector
 from tests.models.files import write_folder
 from tests.tiny import tiny_model
@@ -191,7 +191,7 @@ def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_p
     assert len(vector.provenance.sample_ids) == 2
     rows = [differences.sample_ids.index(name) for name in vector.provenance.sample_ids]
     assert torch.equal(vector.directions, differences.mean(rows).directions)
-    assert "farthest-point selection of 2 from 4" in vector.provenance.note
+    assert "mean over 2 of 4 samples; chosen by farthest-point" in vector.provenance.note
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""A grid of cells, each on disk before the next begins.
+
+An experiment is a list of ``Cell``. Each finished cell is one parquet file, written whole or not at all, so that a run
+that is killed at any moment goes on where it stopped and ends with the same frame, bit for bit: at most one cell a
+worker is computed twice. A cell that fails leaves its traceback in ``failed/`` and does not take the others down.
+
+    experiments/NAME/plan.json        the cells, in order
+    experiments/NAME/cells/KEY.parquet
+    experiments/NAME/failed/KEY.json  cell, error and traceback
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import atomic_write
+from .store import frame_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One piece of an experiment's work: what is computed and written at once.
+
+    Attributes:
+        kind: what is done; an experiment's ``compute`` decides by it.
+        target, source: tasks, where the cell has them.
+        variant: a method, a template, a language.
+        number: a count or a seed.
+        prepares: makes something that later cells read (a vector, a sweep) and no row of the result. All
+            preparing cells are finished before the others begin.
+    """
+
+    kind: str
+    target: str = ""
+    source: str = ""
+    variant: str = ""
+    number: int = 0
+    prepares: bool = False
+
+    @property
+    def key(self) -> str:
+        """File name: readable, and never the same for two cells."""
+        parts = [self.kind, self.target, self.source, self.variant, str(self.number)]
+        words = re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part)).strip("-")
+        return f"{words[:80]}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The cells of one experiment on disk.
+
+    Attributes:
+        path: ``experiments/NAME`` of a run directory.
+        cells: in the order in which they are run and joined.
+    """
+
+    path: Path
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def planned(cls, path: Path, cells: Sequence[Cell]) -> Grid:
+        """Write the plan; the same cells give the same plan.
+
+        Raises:
+            ValueError: when two cells are the same.
+        """
+        keys = [cell.key for cell in cells]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"{path.name}: cells stand twice in the plan: {', '.join(twice[:4])}")
+        plan = json.dumps([asdict(cell) for cell in cells], indent=1, ensure_ascii=False)
+        atomic_write(path / "plan.json", plan.encode())
+        return cls(path, tuple(cells))
+
+    @classmethod
+    def read(cls, path: Path) -> Grid:
+        """The plan that ``planned`` wrote."""
+        rows = json.loads((path / "plan.json").read_text(encoding="utf-8"))
+        return cls(path, tuple(Cell(**row) for row in rows))
+
+    def file(self, cell: Cell) -> Path:
+        """Where the cell's frame is, or will be."""
+        return self.path / "cells" / f"{cell.key}.parquet"
+
+    def failure(self, cell: Cell) -> Path:
+        """Where the cell's traceback is, when it failed."""
+        return self.path / "failed" / f"{cell.key}.json"
+
+    def done(self) -> list[Cell]:
+        """Finished cells."""
+        return [cell for cell in self.cells if self.file(cell).is_file()]
+
+    def failed(self) -> list[tuple[Cell, str]]:
+        """Cells that failed and have not been finished since, with their errors in a line."""
+        found = []
+        for cell in self.cells:
+            if self.failure(cell).is_file() and not self.file(cell).is_file():
+                found.append((cell, str(json.loads(self.failure(cell).read_text(encoding="utf-8"))["error"])))
+        return found
+
+    def open_cells(self, *, prepares: bool, retry_failed: bool) -> list[Cell]:
+        """Cells still to do."""
+        return [
+            cell
+            for cell in self.cells
+            if cell.prepares == prepares
+            and not self.file(cell).is_file()
+            and (retry_failed or not self.failure(cell).is_file())
+        ]
+
+    def compute(self, cell: Cell, make: Callable[[Cell], pd.DataFrame]) -> str:
+        """Make a cell and write it, or write why it could not be made.
+
+        Returns:
+            the error in a line; empty when the cell is finished.
+        """
+        try:
+            frame = make(cell)
+        except Exception as error:
+            line = f"{type(error).__name__}: {error}"
+            about: dict[str, Any] = {
+                "cell": asdict(cell),
+                "error": line,
+                "traceback": traceback.format_exc(),
+            }
+            atomic_write(self.failure(cell), json.dumps(about, indent=1, ensure_ascii=False).encode())
+            return line
+        atomic_write(self.file(cell), frame_bytes(frame))
+        self.failure(cell).unlink(missing_ok=True)
+        return ""
+
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """Frames of the finished cells that hold results, in the plan's order."""
+        import pandas as pd
+
+        for cell in self.cells:
+            if not cell.prepares and self.file(cell).is_file():
+                yield pd.read_parquet(self.file(cell))
+
+    def joined(self) -> pd.DataFrame:
+        """All finished results in one frame; empty when there are none."""
+        import pandas as pd
+
+        found = [frame for frame in self.frames() if len(frame)]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -1,0 +1,225 @@
+"""Runs an experiment, or goes on with it: plan, cells, summary, each on disk before the next."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..engine import Progress, quiet
+from ..files import atomic_write
+from .bench import Bench, Say, load_tasks
+from .catalogue import find
+from .cells import Cell, Grid
+from .protocol import Experiment, Tasks, prepare
+from .settings import ExperimentConfig
+from .store import RunDirectory, frame_bytes, open_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_experiment(
+    name: str,
+    config: ExperimentConfig,
+    out: Path,
+    *,
+    workers: int = 1,
+    retry_failed: bool = False,
+    progress: Progress = quiet,
+    say: Say = lambda text: None,
+) -> pd.DataFrame:
+    """Run one experiment in a run directory, or continue it.
+
+    Experiments in one directory share their vectors and settings. The numbers do not depend on ``workers``.
+
+    Args:
+        name: a key of ``EXPERIMENTS``.
+        config: what to do.
+        out: run directory; one of the same configuration is continued.
+        workers: processes; each loads the model and uses ``config.threads`` threads.
+        retry_failed: compute again cells that failed before.
+        progress: wraps batches, when this process does the work.
+        say: told what is being done.
+
+    Returns:
+        the frame ``result`` of the experiment; all frames are in ``out/experiments/NAME``.
+
+    Raises:
+        ValueError: bad input, before any work starts; a directory in use, or of another configuration.
+        RuntimeError: when every cell failed, or a worker process died.
+    """
+    if workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
+    experiment, started = find(name), time.time()
+    config = replace(config, threads=config.threads or torch.get_num_threads())
+    tasks = load_tasks(config, experiment.tasks(config))
+    cells = experiment.plan(config, tasks)
+    with open_run(out, config) as directory, _threads(config.threads):
+        grid = Grid.planned(directory.path / "experiments" / name, cells)
+        compute = _InProcess(experiment, config, tasks, directory, progress, say)
+        for prepares in (True, False):
+            todo = grid.open_cells(prepares=prepares, retry_failed=retry_failed)
+            if todo:
+                say(
+                    f"{name}: {len(todo)} of {len(grid.cells)} cells to do{' (preparing)' if prepares else ''}"
+                )
+                if workers == 1 or len(todo) == 1:
+                    compute.run(grid, todo)
+                else:
+                    _in_workers(name, config, out, grid, todo, workers, say)
+        return _finish(experiment, config, tasks, grid, directory, time.time() - started, say)
+
+
+def _finish(
+    experiment: Experiment,
+    config: ExperimentConfig,
+    tasks: Tasks,
+    grid: Grid,
+    directory: RunDirectory,
+    seconds: float,
+    say: Say,
+) -> pd.DataFrame:
+    """Summarise what is there, and say what is not."""
+    failed = grid.failed()
+    for cell, error in failed:
+        say(f"{experiment.name}: cell {cell.key} failed: {error}")
+    rows = grid.joined()
+    if rows.empty:
+        raise RuntimeError(
+            f"{experiment.name}: no cell has a result; tracebacks are in {grid.path / 'failed'}. "
+            "Mend the cause and give --retry-failed"
+        )
+    frames = experiment.summarise(rows, config, tasks)
+    for key, frame in {"rows": rows, **frames}.items():
+        atomic_write(grid.path / f"{key}.parquet", frame_bytes(frame))
+    kept = directory.read_json(f"experiments/{experiment.name}/summary.json") or {"seconds": 0.0}
+    directory.write_json(
+        f"experiments/{experiment.name}/summary.json",
+        {
+            "question": experiment.question,
+            "cells": len(grid.cells),
+            "done": len(grid.done()),
+            "failed": [[cell.key, error] for cell, error in failed],
+            "seconds": kept["seconds"] + seconds,
+        },
+    )
+    return frames["result"]
+
+
+class _InProcess:
+    """Cells in this process; the model is loaded when the first one needs it."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: ExperimentConfig,
+        tasks: Tasks,
+        directory: RunDirectory,
+        progress: Progress = quiet,
+        say: Say = lambda text: None,
+    ) -> None:
+        self.experiment, self.config, self.tasks = experiment, config, tasks
+        self.directory, self.progress, self.say = directory, progress, say
+        self._bench: Bench | None = None
+
+    def bench(self) -> Bench:
+        """Model and tasks, checked against what will be read."""
+        if self._bench is None:
+            self._bench = Bench.loaded(
+                self.config, dict(self.tasks), self.directory, progress=self.progress, say=self.say
+            )
+        return self._bench
+
+    def make(self, cell: Cell) -> pd.DataFrame:
+        """Rows of one cell."""
+        if cell.kind == "setting" and cell.prepares:
+            return prepare(self.bench(), cell)
+        return self.experiment.compute(self.bench(), cell)
+
+    def run(self, grid: Grid, cells: Sequence[Cell]) -> None:
+        """Compute cells one after the other."""
+        self.bench()
+        clock = _Clock(len(cells), grid.path.name, self.say)
+        for cell in cells:
+            clock.tick(cell, grid.compute(cell, self.make))
+
+
+class _Clock:
+    """Says how far the cells are, and how long the rest may take."""
+
+    def __init__(self, total: int, name: str, say: Say) -> None:
+        self.total, self.name, self.say, self.done, self.started = total, name, say, 0, time.time()
+
+    def tick(self, cell: Cell, error: str) -> None:
+        """One more cell is done."""
+        self.done += 1
+        left = (time.time() - self.started) / self.done * (self.total - self.done)
+        ending = f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
+        what = f"failed: {error}" if error else "done"
+        self.say(f"{self.name}: {self.done}/{self.total} {cell.key.rsplit('-', 1)[0]} {what}{ending}")
+
+
+def _in_workers(
+    name: str, config: ExperimentConfig, out: Path, grid: Grid, cells: Sequence[Cell], workers: int, say: Say
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    clock = _Clock(len(cells), name, say)
+    start = partial(_start_worker, name, config, out)
+    try:
+        with ProcessPoolExecutor(min(workers, len(cells)), context, initializer=start) as pool:
+            waiting = {pool.submit(_work, grid, cell): cell for cell in cells}
+            for future in as_completed(waiting):
+                clock.tick(waiting[future], future.result())
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"{name}: a worker process died (out of memory?). Finished cells are kept: give the same command again, "
+            "perhaps with fewer --workers"
+        ) from error
+
+
+_worker: _InProcess | None = None
+
+
+def _start_worker(name: str, config: ExperimentConfig, out: Path) -> None:
+    """In a worker: load what its cells need, and end when the parent does."""
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(config.threads)
+    experiment = find(name)
+    tasks = load_tasks(config, experiment.tasks(config))
+    _worker = _InProcess(experiment, config, tasks, RunDirectory(out))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        # A killed parent leaves a worker that would wait for cells for ever.
+        os._exit(1)
+
+
+def _work(grid: Grid, cell: Cell) -> str:
+    assert _worker is not None
+    return grid.compute(cell, _worker.make)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

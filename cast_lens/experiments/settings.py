@@ -1,0 +1,82 @@
+"""What an experiment does: a run's configuration, and what single experiments vary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .config import RunConfig
+
+# Ways to choose samples that need nothing but the difference vectors.
+SELECTIONS = (
+    "cast",
+    "influence",
+    "diversity",
+    "vote-k",
+    "ideal",
+    "facility-location",
+    "farthest-point",
+    "k-means",
+    "parallel",
+    "random",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentConfig(RunConfig):
+    """Everything that decides an experiment's numbers; see ``RunConfig`` for what it shares with a run.
+
+    One configuration serves all experiments of a directory, so that they share vectors and settings.
+
+    Attributes:
+        methods: vector methods of ``cross-domain``, keys of ``methods.VECTOR_METHODS``; empty for all.
+        prompting: prompting methods of ``cross-domain``, keys of ``methods.PROMPT_METHODS``; empty for all.
+        few_shots: numbers of in-task demonstrations, of ``cross-domain``, ``shots`` and ``scaling``; those that do
+            not fit the context are left out and named.
+        retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
+        budgets: numbers of chosen samples, of ``selection`` and ``scaling``.
+        selections: ways to choose them, keys of ``selection.METHODS``.
+        repeats: seeds of everything that is drawn at random, in ``selection``, ``scaling`` and ``ablation``.
+        languages: of ``cross-lingual``; empty for all languages that the source tasks have.
+        texts: neutral texts on which side effects are measured.
+        queries: queries that ``efficiency`` times.
+        threads: of PyTorch in each worker; 0 for its own choice. Another number may change the last bits.
+    """
+
+    methods: tuple[str, ...] = ()
+    prompting: tuple[str, ...] = ()
+    few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    retrieved: int = 1
+    budgets: tuple[int, ...] = (4, 8, 16, 32)
+    selections: tuple[str, ...] = SELECTIONS
+    repeats: int = 10
+    languages: tuple[str, ...] = ()
+    texts: int = 24
+    queries: int = 16
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        for name in ("retrieved", "repeats", "texts", "queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.threads < 0:
+            raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
+        for name in ("few_shots", "budgets"):
+            given = getattr(self, name)
+            if not given or min(given) < 1 or list(given) != sorted(set(given)):
+                raise ValueError(f"{name}={list(given)} must be one or more increasing numbers from 1")
+
+    def quick(self) -> ExperimentConfig:
+        """A small version of all of it."""
+        small = RunConfig.quick(self)
+        assert isinstance(small, ExperimentConfig)
+        return replace(
+            small,
+            few_shots=tuple(k for k in self.few_shots if k <= 4),
+            budgets=tuple(n for n in self.budgets if n <= 8) or self.budgets[:1],
+            selections=tuple(name for name in ("cast", "k-means", "random") if name in self.selections)
+            or self.selections,
+            repeats=min(self.repeats, 3),
+            texts=min(self.texts, 6),
+            queries=min(self.queries, 6),
+        )
