@@ -7,6 +7,7 @@ without the unembedding, on the same tokens: the limit of the machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -62,7 +63,7 @@ def main() -> None:
     few = shared[: max(1, given.prompts // 4)]
     difference = float((capture(fast, few) - with_cache(plain, few)).abs().max())
     largest = float(capture(fast, few).abs().max())
-    jobs = {
+    jobs: dict[str, Callable[[], Any]] = {
         "capture, shared beginning": partial(capture, fast, shared),
         "capture, nothing shared": partial(capture, fast, apart),
         "run_with_cache": partial(with_cache, plain, shared),

@@ -7,7 +7,7 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -58,7 +58,7 @@ def seconds(job: Callable[[], Any], *, device: str = "cpu") -> float:
     return time.perf_counter() - started
 
 
-def in_turns(jobs: dict[str, Callable[[], Any]], *, rounds: int, device: str = "cpu") -> dict[str, float]:
+def in_turns(jobs: Mapping[str, Callable[[], Any]], *, rounds: int, device: str = "cpu") -> dict[str, float]:
     """Median seconds of each job, one after the other in every round, so that drift hits all alike."""
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):

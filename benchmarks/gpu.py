@@ -36,7 +36,7 @@ SMALL = {
 }
 
 
-def random_model(shape: dict[str, int], *, device: str, dtype: torch.dtype) -> HookedTransformer:
+def random_model(shape: dict[str, Any], *, device: str, dtype: torch.dtype) -> HookedTransformer:
     """A Llama of this shape; weights small enough that activations stay finite."""
     config = HookedTransformerConfig(
         **shape,

@@ -1,86 +1,123 @@
 """The same vectors and the same sweep through steering-vectors, repeng and nnsight, as their documentation says.
 
 Run by ``make bench-peers`` in a virtual environment of its own. Vectors: mean difference at the last token between two
-lists of texts, at every layer. Sweep: 16 prompts of 30 tokens, 240 cells (30 layers × 8 strengths); peers run some of
-the cells and the rest is extrapolated. repeng steers every position, so it is compared with position ``all``; it trains
-principal components, no mean difference, so it has no row for vectors.
+lists of texts, at every layer, eight texts a batch. Sweep: 16 prompts of 30 tokens in one batch, 240 cells (30 layers ×
+8 strengths); peers run some of the cells and the rest is extrapolated. repeng steers every position, so it is compared
+with position ``all``; it trains principal components, no mean difference, so it has no row for vectors.
+
+Every package runs in a process of its own, on a model that it loads itself, after one call that is not counted.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 from common import begin, machine, parser, peak_memory, seconds, show, text_prompts
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cast_lens.engine import TokenPrompt, capture, score
+from cast_lens.engine import capture, score
 from cast_lens.interventions import Intervention
 from cast_lens.models import load_model
 from cast_lens.models.cache import cache_folder
 from cast_lens.tasks import few_shot_prompts, load_task, zero_shot_prompts
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+BATCH = 8
+MEMORY_MB = 1024.0
 Cell = tuple[int, float]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every package is given, and what cast_lens made of it."""
+
+    pairs: list[tuple[str, str]]
+    directions: Float[Tensor, "layer d_model"]
+    tokens: Int[Tensor, "prompt position"]
+    cells: list[Cell]
+    logits: dict[str, Float[Tensor, "cell prompt vocab"]]
+    seconds: dict[str, float]
+    all_cells: int
+    threads: int
+
+
+def folder() -> str:
+    return str(cache_folder() / "smollm2-135m-instruct")
+
+
+def hugging_face() -> tuple[Any, Any]:
+    """Model and tokenizer as everybody loads them."""
+    model = AutoModelForCausalLM.from_pretrained(folder(), dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder())
 
 
 class SteeringVectorsPeer:
-    """steering-vectors: ``train_steering_vector`` and ``SteeringVector.apply``."""
+    """``train_steering_vector`` and ``SteeringVector.apply``."""
 
     name, position = "steering-vectors", "last"
 
-    def __init__(self, folder: str, directions: Float[Tensor, "layer d_model"]) -> None:
+    def __init__(self, directions: Float[Tensor, "layer d_model"]) -> None:
         from steering_vectors import SteeringVector
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.make = lambda layer: SteeringVector({layer: directions[layer]}, "decoder_block")
+        self.model, self.tokenizer = hugging_face()
+        self.steering = [
+            SteeringVector({layer: row}, "decoder_block") for layer, row in enumerate(directions)
+        ]
 
     def vectors(self, pairs: list[tuple[str, str]]) -> Float[Tensor, "layer d_model"]:
         from steering_vectors import train_steering_vector
 
-        found = train_steering_vector(self.model, self.tokenizer, pairs, read_token_index=-1)
+        found = train_steering_vector(
+            self.model, self.tokenizer, pairs, read_token_index=-1, batch_size=BATCH
+        )
         return torch.stack([found.layer_activations[layer] for layer in sorted(found.layer_activations)])
 
-    @torch.no_grad()
     def logits(self, tokens: Tensor, cell: Cell) -> Float[Tensor, "prompt vocab"]:
         layer, strength = cell
-        with self.make(layer).apply(self.model, multiplier=strength, min_token_index=tokens.shape[1] - 1):
+        steering = self.steering[layer]
+        with steering.apply(self.model, multiplier=strength, min_token_index=tokens.shape[1] - 1):
             return self.model(tokens).logits[:, -1]
 
 
 class NnsightPeer:
-    """nnsight: a trace a cell."""
+    """A trace a batch of texts, a trace a cell."""
 
     name, position = "nnsight", "last"
 
-    def __init__(self, folder: str, directions: Float[Tensor, "layer d_model"]) -> None:
-        from nnsight import LanguageModel
+    def __init__(self, directions: Float[Tensor, "layer d_model"]) -> None:
+        from nnsight import TransformersModel
 
-        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.model = LanguageModel(hf, tokenizer=AutoTokenizer.from_pretrained(folder))
-        self.directions = directions
+        model, tokenizer = hugging_face()
+        self.model, self.directions = TransformersModel(model, tokenizer=tokenizer), directions
 
-    @torch.no_grad()
-    def last_states(self, text: str) -> Float[Tensor, "layer d_model"]:
-        found = []
-        with self.model.trace(text):
-            states = [].save()  # type: ignore[attr-defined]
+    def last_states(self, texts: list[str]) -> Float[Tensor, "sample layer d_model"]:
+        import nnsight
+
+        with self.model.trace(texts):
+            found = nnsight.save([])
             for layer in self.model.model.layers:
-                states.append(layer.output[0, -1] if layer.output.ndim == 3 else layer.output[-1])
-        found = list(states)
-        return torch.stack(found)
+                found.append(layer.output[:, -1])
+        return torch.stack(list(found), dim=1)
 
     def vectors(self, pairs: list[tuple[str, str]]) -> Float[Tensor, "layer d_model"]:
-        return torch.stack([self.last_states(a) - self.last_states(b) for a, b in pairs]).mean(dim=0)
+        found = []
+        for start in range(0, len(pairs), BATCH):
+            positive, negative = zip(*pairs[start : start + BATCH], strict=True)
+            found.append(self.last_states(list(positive)) - self.last_states(list(negative)))
+        return torch.cat(found).mean(dim=0)
 
-    @torch.no_grad()
     def logits(self, tokens: Tensor, cell: Cell) -> Float[Tensor, "prompt vocab"]:
         layer, strength = cell
         edit = strength * self.directions[layer]
@@ -91,26 +128,29 @@ class NnsightPeer:
 
 
 class RepengPeer:
-    """repeng: a ``ControlModel`` a layer, ``set_control`` a strength; all positions."""
+    """A ``ControlModel`` a layer, ``set_control`` a strength; all positions."""
 
     name, position = "repeng", "all"
 
-    def __init__(self, folder: str, directions: Float[Tensor, "layer d_model"]) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.directions = directions
-
-    @torch.no_grad()
-    def logits(self, tokens: Tensor, cell: Cell) -> Float[Tensor, "prompt vocab"]:
-        # repeng 0.4 reads a name that numpy 2 dropped.
+    def __init__(self, directions: Float[Tensor, "layer d_model"]) -> None:
+        # repeng 0.4 names np.float_ in its annotations, which numpy 2 dropped; it asks for numpy<2.
         if not hasattr(np, "float_"):
             setattr(np, "float_", np.float64)  # noqa: B010
-        from repeng import ControlModel, ControlVector
+        from repeng import ControlVector
+
+        self.model = hugging_face()[0]
+        self.control = ControlVector("llama", {layer: row.numpy() for layer, row in enumerate(directions)})
+
+    def logits(self, tokens: Tensor, cell: Cell) -> Float[Tensor, "prompt vocab"]:
+        from repeng import ControlModel
 
         layer, strength = cell
         wrapped = ControlModel(self.model, [layer])
         try:
-            wrapped.set_control(ControlVector("llama", {layer: self.directions[layer].numpy()}), strength)
-            return wrapped(tokens).logits[:, -1]
+            wrapped.set_control(self.control, strength)
+            # It reads position_ids as [prompt, position]; transformers hands its layers [1, position] unless told.
+            positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+            return wrapped(tokens, position_ids=positions).logits[:, -1]
         finally:
             wrapped.reset()
             wrapped.unwrap()
@@ -127,6 +167,80 @@ def measured(job: Callable[[], Any]) -> tuple[Any, float, float]:
     return kept[0], taken, peak.above
 
 
+def ours(*, pairs: int, sampled: int, threads: int) -> tuple[list[Row], Work]:
+    """Rows of cast_lens, and the work for the others."""
+    model, task = load_model(), load_task("review-sentiment")
+    queries = task.test[:pairs]
+    positive = [prompt.text for prompt in few_shot_prompts(task, queries, shots=2, seed=0)]
+    negative = [prompt.text for prompt in zero_shot_prompts(task, queries)]
+
+    def vectors(n: int) -> Float[Tensor, "layer d_model"]:
+        return (capture(model, positive[:n]) - capture(model, negative[:n])).mean(dim=0)
+
+    vectors(1)
+    directions, vector_s, peak = measured(partial(vectors, len(positive)))
+    rows = [row(f"cast_lens {version('cast-lens')}", "vectors", vector_s, vector_s, peak)]
+    prompts = text_prompts(model.tokenizer, 16, 30)
+    cells = [(layer, strength) for layer in range(model.cfg.n_layers) for strength in STRENGTHS]
+    chosen = cells[:: max(1, len(cells) // sampled)]
+    taken, logits = {"vectors": vector_s}, {}
+    for position in ("last", "all"):
+        grid, some = (
+            [Intervention(directions[layer], layer, strength, position=position) for layer, strength in which]
+            for which in (cells, chosen)
+        )
+        kept = score(model, prompts, some, keep_logits=True).logits
+        assert kept is not None
+        logits[position] = kept[1:]
+        _, sweep_s, peak = measured(partial(score, model, prompts, grid, memory_mb=MEMORY_MB))
+        taken[position] = sweep_s
+        rows.append(row(rows[0]["package"], f"sweep, {position}", sweep_s, sweep_s, peak))
+    tokens = torch.tensor([prompt.tokens for prompt in prompts])
+    couples = list(zip(positive, negative, strict=True))
+    return rows, Work(couples, directions, tokens, chosen, logits, taken, len(cells), threads)
+
+
+def row(package: str, job: str, taken: float, our_s: float, peak: float) -> Row:
+    """One line of the table."""
+    return {
+        "package": package,
+        "job": job,
+        "s": taken,
+        "times cast_lens": taken / our_s,
+        "peak MB above": round(peak),
+    }
+
+
+@torch.no_grad()
+def peer_rows(kind: Callable[..., Any], work: Work) -> list[Row]:
+    """Rows of one package; a missing or failing package is a row that says so."""
+    torch.set_num_threads(work.threads)
+    name = getattr(kind, "name", "?")
+    rows: list[Row] = []
+    try:
+        peer = kind(work.directions)
+        name = f"{name} {version(name)}"
+        if hasattr(peer, "vectors"):
+            peer.vectors(work.pairs[:1])
+            found, taken, peak = measured(lambda: peer.vectors(work.pairs))
+            rows.append(row(name, "vectors", taken, work.seconds["vectors"], peak))
+            rows[-1]["largest difference"] = float((found - work.directions).abs().max())
+            rows[-1]["largest value"] = float(work.directions.abs().max())
+        reference = work.logits[peer.position]
+        peer.logits(work.tokens, work.cells[0])
+        outs, taken, peak = measured(lambda: [peer.logits(work.tokens, cell) for cell in work.cells])
+        taken *= work.all_cells / len(work.cells)
+        rows.append(row(name, f"sweep, {peer.position}", taken, work.seconds[peer.position], peak))
+        rows[-1]["largest difference"] = float((torch.stack(outs) - reference).abs().max())
+        rows[-1]["largest value"] = float(reference.abs().max())
+        rows[-1]["note"] = f"{len(work.cells)} of {work.all_cells} cells run"
+    except ImportError as error:
+        rows.append({"package": name, "note": f"not installed: {error}; use make bench-peers"})
+    except Exception as error:
+        rows.append({"package": name, "note": f"failed: {type(error).__name__}: {str(error)[:150]}"})
+    return rows
+
+
 def main() -> None:
     """Command line."""
     options = parser(__doc__)
@@ -134,88 +248,15 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=16)
     given = options.parse_args()
     begin(given)
-    model = load_model()
-    folder = str(cache_folder() / "smollm2-135m-instruct")
-    task = load_task("review-sentiment")
-    queries = task.test[: given.pairs]
-    positive = [prompt.text for prompt in few_shot_prompts(task, queries, shots=2, seed=0)]
-    negative = [prompt.text for prompt in zero_shot_prompts(task, queries)]
-    ours, vector_s, vector_mb = measured(
-        lambda: (capture(model, positive) - capture(model, negative)).mean(dim=0)
-    )
-    prompts: list[TokenPrompt] = text_prompts(model.tokenizer, 16, 30)
-    tokens = torch.tensor([prompt.tokens for prompt in prompts])
-    cells: list[Cell] = [(layer, strength) for layer in range(model.cfg.n_layers) for strength in STRENGTHS]
-    rows = [
-        {"package": "cast_lens", "job": "vectors", "s": vector_s, "peak MB": round(vector_mb)},
-    ]
-    chosen = cells[:: max(1, len(cells) // given.sampled)]
-    reference = {}
-    for position in ("last", "all"):
-        grid = [Intervention(ours[layer], layer, strength, position=position) for layer, strength in cells]
-        _, sweep_s, sweep_mb = measured(partial(score, model, prompts, grid, memory_mb=1024))
-        rows.append(
-            {"package": "cast_lens", "job": f"sweep, {position}", "s": sweep_s, "peak MB": round(sweep_mb)}
-        )
-        some = [Intervention(ours[layer], layer, strength, position=position) for layer, strength in chosen]
-        reference[position] = score(model, prompts, some, keep_logits=True).logits
+    rows, work = ours(pairs=given.pairs, sampled=given.sampled, threads=torch.get_num_threads())
+    spawn = multiprocessing.get_context("spawn")
     for kind in PEERS:
-        rows += peer_rows(
-            kind, folder, ours, list(zip(positive, negative, strict=True)), tokens, cells, chosen, reference
-        )
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            rows += process.submit(peer_rows, kind, work).result()
     if given.json:
         print(json.dumps({"benchmark": "peers", "machine": machine(), "rows": rows}, indent=1))
     else:
         show(rows, as_json=False, title="The same vectors and sweep through other packages")
-
-
-def peer_rows(
-    kind: Callable[..., Any],
-    folder: str,
-    directions: Tensor,
-    pairs: list[tuple[str, str]],
-    tokens: Tensor,
-    cells: list[Cell],
-    chosen: list[Cell],
-    reference: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """Rows of one package; a missing or failing package is a row that says so."""
-    name = getattr(kind, "name", "?")
-    rows = []
-    try:
-        peer = kind(folder, directions)
-        if hasattr(peer, "vectors"):
-            found, taken, peak = measured(lambda: peer.vectors(pairs))
-            worst = float((found.float() - directions).abs().max())
-            rows.append(
-                {
-                    "package": name,
-                    "job": "vectors",
-                    "s": taken,
-                    "peak MB": round(peak),
-                    "largest difference": worst,
-                }
-            )
-        outs, taken, peak = measured(lambda: [peer.logits(tokens, cell) for cell in chosen])
-        worst = max(
-            float((out.float() - reference[peer.position][index + 1]).abs().max())
-            for index, out in enumerate(outs)
-        )
-        rows.append(
-            {
-                "package": name,
-                "job": f"sweep, {peer.position}",
-                "s": taken / len(chosen) * len(cells),
-                "peak MB": round(peak),
-                "largest difference": worst,
-                "note": f"{len(chosen)} of {len(cells)} cells run",
-            }
-        )
-    except ImportError as error:
-        rows.append({"package": name, "note": f"not installed: {error}; use make bench-peers"})
-    except Exception as error:
-        rows.append({"package": name, "note": f"failed: {type(error).__name__}: {str(error)[:150]}"})
-    return rows
 
 
 if __name__ == "__main__":
