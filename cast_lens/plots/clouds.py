@@ -21,7 +21,8 @@ class Arrows:
     """One layer's arrows: the points of every trace, and what the axes show.
 
     Attributes:
-        x, y: for each trace its points; in a sample trace zero-shot, few-shot, gap, over and over.
+        x, y: for each trace its points; in a sample trace zero-shot twice, few-shot, gap, over and over. Where angles
+            follow the previous point plotly does not draw a first point, so the start stands there twice.
         x_title, y_title: of the axes.
     """
 
@@ -105,9 +106,10 @@ def _arrows(rows: pd.DataFrame, tasks: list[str], *, means: bool) -> Arrows:
 
 
 def _sides(rows: pd.DataFrame, axis: str) -> np.ndarray:
-    """[sample, 2]: the zero-shot and the few-shot coordinate of each sample."""
+    """[sample, 3]: the zero-shot coordinate of each sample, once more, and the few-shot one."""
     wide = rows.pivot(index="sample_id", columns="condition", values=axis)
-    return wide.loc[list(dict.fromkeys(rows["sample_id"])), list(ENDS)].to_numpy(dtype=np.float64)
+    order = [ENDS[0], *ENDS]
+    return wide.loc[list(dict.fromkeys(rows["sample_id"])), order].to_numpy(dtype=np.float64)
 
 
 def _axis_title(rows: pd.DataFrame, axis: str, place: int) -> str:
@@ -124,8 +126,8 @@ def _sample_trace(task: str, rows: pd.DataFrame, *, arrows: bool) -> go.Scatter:
     once = rows.drop_duplicates("sample_id")
     texts = [hover_text(text, limit=160) for text in (once["text"] if "text" in once else once["sample_id"])]
     colour = task_style(task).colour
-    ends = ("circle", "arrow") if arrows else ("circle-open", "circle")
-    sizes = (5, 8) if arrows else (7, 7)
+    ends = ("circle", "circle", "arrow") if arrows else ("circle-open", "circle-open", "circle")
+    sizes = (0, 5, 8) if arrows else (0, 7, 7)
     return go.Scatter(
         mode="lines+markers" if arrows else "markers",
         name=task,
@@ -140,7 +142,7 @@ def _sample_trace(task: str, rows: pd.DataFrame, *, arrows: bool) -> go.Scatter:
             "line": {"width": 0 if arrows else 1.5, "color": colour},
             "angleref": "previous" if arrows else "up",
         },
-        text=[line for text in texts for line in (f"zero-shot<br>{text}", f"few-shot<br>{text}", "")],
+        text=[f"{side}<br>{text}" for text in texts for side in (ENDS[0], *ENDS, ENDS[1])],
         hovertemplate=f"<b>{task}</b>, %{{text}}<extra></extra>",
     )
 
@@ -154,8 +156,8 @@ def _mean_trace(task: str) -> go.Scatter:
         line={"color": style.colour, "width": 4},
         marker={
             "color": style.colour,
-            "symbol": [style.symbol, "arrow"],
-            "size": [9, 18],
+            "symbol": [style.symbol, style.symbol, "arrow"],
+            "size": [0, 9, 18],
             "angleref": "previous",
             "opacity": 1,
             "line": {"width": 0},

@@ -14,6 +14,8 @@ from .style import translucent
 
 SLIDER_HEIGHT = 80
 """Pixels that a slider adds to a figure."""
+LAYER_MARK = "chosen layer"
+"""Name of the shape that a layer slider moves."""
 COSINE_RANGE = (-1.0, 1.0)
 ROW_HEIGHT = 34
 """Pixels of one row of a heat map of tasks."""

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .drawing import BAR, COSINE_RANGE, ROW_HEIGHT, add_slider, band, blank, nested
+from .drawing import BAR, COSINE_RANGE, LAYER_MARK, ROW_HEIGHT, add_slider, band, blank, nested
 from .frames import in_order, layer_text, require, require_choice
 from .style import DASHES, NEUTRAL, PALETTE
 
@@ -31,22 +31,27 @@ class PairStyle:
     dash: str
 
 
-def plot_parallelism(frame: pd.DataFrame) -> go.Figure:
+def plot_parallelism(frame: pd.DataFrame, *, layer: int | None = None) -> go.Figure:
     """Cosine between the mean differences of every two tasks, layer by layer.
 
-    Pairs within a family above, pairs across families below (one panel when the frame has no families).
-    Shaded: each pair's bootstrap interval; grey: where random directions, and differences of random zero-shot
-    prompts, would lie.
+    The slider moves an upright line, to read all pairs off at one layer; in a report it moves with the other
+    figures' layers. Pairs within a family above, pairs across families below (one panel when the frame has no
+    families). Shaded: each pair's bootstrap interval; grey: where random directions, and differences of random
+    zero-shot prompts, would lie.
 
     Args:
         frame: from ``geometry.parallelism``: ``layer, task_a, task_b, cosine, low, high``; with ``family_a,
             family_b`` the panels part, with ``null_random_low, null_random_high, null_pairs_low,
             null_pairs_high`` the nulls are drawn (the widest over a panel's pairs at each layer).
+        layer: marked at first; the middle one when None.
 
     Raises:
-        ValueError: when a column is missing or the frame is empty.
+        ValueError: when a column is missing, the frame is empty, or the layer is not in it.
     """
     require(frame, ["layer", "task_a", "task_b", "cosine", "low", "high"], figure="plot_parallelism")
+    layers = sorted(int(value) for value in frame["layer"].unique())
+    marked = layers[len(layers) // 2] if layer is None else layer
+    require_choice("layer", marked, layers, figure="plot_parallelism")
     panels = _panels(frame)
     figure = blank("Parallelism of mean difference vectors", height=150 + 290 * len(panels))
     figure = make_subplots(
@@ -67,7 +72,18 @@ def plot_parallelism(frame: pd.DataFrame) -> go.Figure:
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
     figure.update_yaxes(title_text="cosine", range=COSINE_RANGE, zeroline=True)
     figure.update_xaxes(title_text="layer", row=len(panels))
+    if len(layers) > 1:
+        _mark(figure, layers, marked)
     return figure
+
+
+def _mark(figure: go.Figure, layers: list[int], marked: int) -> None:
+    """An upright line at a layer, through all panels, and the slider that moves it."""
+    line = {"color": NEUTRAL, "width": 2, "dash": "dot"}
+    place = {"x0": marked, "x1": marked, "y0": 0, "y1": 1, "yref": "paper"}
+    figure.add_shape(type="line", name=LAYER_MARK, line=line, **place)
+    updates = [[{}, {"shapes[0].x0": one, "shapes[0].x1": one}, []] for one in layers]
+    add_slider(figure, layer_text(layers), updates, name="Layer", active=layers.index(marked))
 
 
 def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

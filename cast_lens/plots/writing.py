@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
-from .drawing import SLIDER_HEIGHT
+from .drawing import LAYER_MARK, SLIDER_HEIGHT
 
 _log = logging.getLogger("cast_lens")
 
@@ -131,13 +131,17 @@ def _draw(figures: Mapping[Path, go.Figure]) -> str:
 
 
 def still(figure: go.Figure) -> go.Figure:
-    """A copy for a picture: no sliders and menus; the title says what a slider was set to."""
+    """A copy for a picture: no sliders and menus; the title says what a slider was set to, unless all of it is drawn
+    and the slider moves a mark, which goes with it.
+    """
     picture = go.Figure(figure)
     if not (picture.layout.sliders or picture.layout.updatemenus):
         return picture
+    marks = [shape for shape in picture.layout.shapes if shape.name == LAYER_MARK]
+    picture.layout.shapes = [shape for shape in picture.layout.shapes if shape.name != LAYER_MARK]
     for slider in picture.layout.sliders:
-        chosen = f"{slider.name.lower()} {slider.steps[slider.active].label}"
-        picture.layout.title.text += f", {chosen}"
+        if not marks:
+            picture.layout.title.text += f", {slider.name.lower()} {slider.steps[slider.active].label}"
         picture.layout.height -= SLIDER_HEIGHT
         picture.layout.margin.t = None
     picture.layout.sliders = picture.layout.updatemenus = None

@@ -109,17 +109,18 @@ function cloud(data, now) {
     named.add(key);
     return {
       type: "scatter", mode: planar ? "lines+markers" : "markers", name: key, legendgroup: key, showlegend: Boolean(first),
-      x: members.flatMap((one) => [sides(one)[0], sides(one)[2], null]),
-      y: members.flatMap((one) => [sides(one)[1], sides(one)[3], null]),
-      customdata: members.flatMap((one) => Array(3).fill([task.name, one.id])),
-      text: members.flatMap((one) => data.sides.map((side) => `${about(data, one)}<br>${side}`).concat("")),
+      // Where angles follow the previous point, a first point is not drawn: the start stands there twice.
+      x: members.flatMap((one) => [sides(one)[0], sides(one)[0], sides(one)[2], null]),
+      y: members.flatMap((one) => [sides(one)[1], sides(one)[1], sides(one)[3], null]),
+      customdata: members.flatMap((one) => Array(4).fill([task.name, one.id])),
+      text: members.flatMap((one) => [0, 0, 1, 1].map((side) => `${about(data, one)}<br>${data.sides[side]}`)),
       hovertemplate: "%{text}<extra></extra>",
       opacity: now.any ? (selected ? 1 : 0.12) : 0.7,
-      line: { color: byCondition ? data.neutral : paint, width: selected ? 2 : 1 },
+      line: { color: byCondition ? data.neutral : paint, width: selected && !byCondition ? 2 : 1 },
       marker: {
-        color: members.flatMap(() => [...both, data.neutral]), opacity: 1,
-        symbol: members.flatMap(() => (planar ? ["circle", "arrow", "circle"] : ["circle-open", "circle", "circle"])),
-        size: members.flatMap(() => (planar ? [5, 8, 0] : [7, 7, 0])),
+        color: members.flatMap(() => [both[0], both[0], both[1], data.neutral]), opacity: 1,
+        symbol: members.flatMap(() => (planar ? ["circle", "circle", "arrow", "circle"] : ["circle-open", "circle-open", "circle", "circle"])),
+        size: members.flatMap(() => (planar ? [0, 5, 8, 0] : [0, 7, 7, 0])),
         angleref: planar ? "previous" : "up", line: { width: planar ? 0 : 1.5 },
       },
     };
@@ -136,9 +137,9 @@ function means(data, now) {
     const middle = [0, 1, 2, 3].map((part) => task.samples.reduce((sum, _, index) => sum + points[4 * index + part], 0) / task.samples.length);
     const paint = { task: task.colour, family: data.families[task.family] }[now.colour] ?? data.text[now.theme];
     return {
-      type: "scatter", mode: "lines+markers", showlegend: false, x: [middle[0], middle[2]], y: [middle[1], middle[3]],
+      type: "scatter", mode: "lines+markers", showlegend: false, x: [middle[0], middle[0], middle[2]], y: [middle[1], middle[1], middle[3]],
       opacity: now.any ? 0.35 : 1, line: { color: paint, width: 4 },
-      marker: { color: paint, symbol: [task.symbol, "arrow"], size: [9, 18], angleref: "previous", opacity: 1, line: { width: 0 } },
+      marker: { color: paint, symbol: [task.symbol, task.symbol, "arrow"], size: [0, 9, 18], angleref: "previous", opacity: 1, line: { width: 0 } },
       hovertemplate: `<b>${safe(task.name)}</b>: mean of ${task.samples.length} samples<extra></extra>`,
     };
   });
@@ -185,7 +186,7 @@ function curves(data, now) {
   pairs.forEach((pair, place) => {
     const colour = each ? data.palette[place % data.palette.length] : pair.colour;
     const name = each ? `${pair.a} – ${pair.b}` : pair.entry;
-    if (each) traces.push({ ...outline(data.layers, pair.low, pair.high), fillcolor: `${colour}24`, legendgroup: name });
+    if (each) traces.push({ ...outline(data.layers, pair.low, pair.high), fillcolor: `${colour}40`, legendgroup: name });
     traces.push({
       type: "scatter", mode: "lines", x: data.layers, y: pair.cosine, name, legendgroup: name, showlegend: !named.has(name), opacity: each ? 1 : 0.65,
       line: { color: colour, width: 2, dash: each ? "solid" : pair.dash }, customdata: data.layers.map((_, at) => [pair.low[at], pair.high[at]]),

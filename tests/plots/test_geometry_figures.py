@@ -65,6 +65,17 @@ def test_parallelism_without_families_or_nulls_is_one_panel() -> None:
     assert "yaxis2" not in figure.layout.to_plotly_json()
 
 
+def test_parallelism_slider_moves_a_line_through_both_panels() -> None:
+    figure = plot_parallelism(synthetic.parallelism(), layer=8)
+    (mark,), (slider,) = figure.layout.shapes, figure.layout.sliders
+    assert (mark.x0, mark.x1, mark.y0, mark.y1, mark.yref) == (8, 8, 0, 1, "paper")
+    assert slider.steps[slider.active].label == "8"
+    _, layout, _ = slider.steps[-1].args
+    assert layout == {"shapes[0].x0": 28, "shapes[0].x1": 28}
+    with pytest.raises(ValueError, match="layer=3 is not in the frame"):
+        plot_parallelism(synthetic.parallelism(), layer=3)
+
+
 def test_cosine_matrix_mirrors_pairs_and_moves_with_the_slider() -> None:
     frame = synthetic.cosines()
     figure = plot_cosine_matrix(frame, layer=8)
@@ -102,10 +113,12 @@ def test_projection_draws_one_arrow_a_sample_and_one_a_task() -> None:
     rows = frame[(frame["layer"] == 4) & (frame["task"] == "science") & (frame["sample_id"] == "science-1")]
     zero, few = rows["x"].round(4)
     samples, mean = (trace for trace in figure.data if trace.name == "science")
-    assert list(samples.x[3:6]) == [zero, few, None]
-    assert samples.text[4].startswith("few-shot<br>Sample 1 of &lt;b&gt;science")
+    assert list(samples.x[4:8]) == [zero, zero, few, None], "plotly draws no first point of an arrow"
+    assert list(samples.marker.size[4:8]) == [0, 5, 8, 0]
+    assert samples.text[6].startswith("few-shot<br>Sample 1 of &lt;b&gt;science")
     centres = frame[(frame["layer"] == 4) & (frame["task"] == "science")].groupby("condition")["x"].mean()
-    np.testing.assert_allclose(mean.x, [centres["zero-shot"], centres["few-shot"]], atol=5e-5)  # 4 digits
+    expected = [centres["zero-shot"], centres["zero-shot"], centres["few-shot"]]
+    np.testing.assert_allclose(mean.x, expected, atol=5e-5)  # 4 digits
     assert samples.line.color == mean.line.color == task_style("science").colour
 
 
@@ -118,7 +131,7 @@ def test_projection_slider_moves_every_trace_and_names_the_variance() -> None:
     assert list(traces) == list(range(10))
     assert len(data["x"]) == len(data["y"]) == 10
     first = frame[(frame["layer"] == 20) & (frame["sample_id"] == "review-sentiment-0")]
-    assert data["y"][0][:2] == list(first["y"].round(4))
+    assert data["y"][0][1:3] == list(first["y"].round(4))
     assert layout["xaxis.title.text"] == "principal component 1 (33 % of variance)"
 
 
@@ -127,7 +140,7 @@ def test_umap_has_no_arrows_and_says_so() -> None:
     assert len(figure.data) == len(synthetic.TASKS)
     assert "no directions" in figure.layout.title.text
     assert {trace.mode for trace in figure.data} == {"markers"}
-    assert list(figure.data[0].marker.symbol[:2]) == ["circle-open", "circle"]
+    assert list(figure.data[0].marker.symbol[1:3]) == ["circle-open", "circle"]
     assert figure.layout.yaxis.scaleanchor is None
     assert plot_projection(synthetic.projection(3)).layout.yaxis.scaleanchor == "x"
 

@@ -11,7 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cast_lens.plots import plot_cohesion, plot_projection, plot_sweep, write_figure, write_figures
+from cast_lens.plots import (
+    plot_cohesion,
+    plot_parallelism,
+    plot_projection,
+    plot_sweep,
+    write_figure,
+    write_figures,
+)
 from cast_lens.plots.writing import still
 from tests.plots import synthetic
 
@@ -108,6 +115,9 @@ def test_a_picture_says_what_the_slider_was_set_to() -> None:
     assert (picture.layout.sliders, picture.layout.margin.t) == ((), None)
     assert picture.layout.height == figure.layout.height - 80
     assert len(figure.layout.sliders) == 1, "the page keeps its slider"
+    curves = still(plot_parallelism(synthetic.parallelism()))
+    assert curves.layout.title.text == "Parallelism of mean difference vectors", "it shows all layers"
+    assert (curves.layout.shapes, curves.layout.sliders) == ((), ())
     assert still(plot_sweep(synthetic.sweep())).layout.updatemenus == ()
 
 

@@ -62,9 +62,10 @@ async def slide(page: Page, found: dict[str, Any]) -> None:
     await page.wait(f"{SLIDERS}[0].value === '0'")
     found["sliders after"] = await page.value(f"{SLIDERS}.map(s => s.getAttribute('aria-valuetext'))")
     found["cosine after"] = await page.value(shown)
+    found["mark"] = await page.value("document.querySelector('[data-figure=parallelism]').layout.shapes[0].x0")
     arrow = "document.querySelector('[data-figure=projection_pca]').data[0].x[0]"
     before = await page.value(arrow)
-    await page.value(f"{SLIDERS}[1].value = 2; {SLIDERS}[1].dispatchEvent(new Event('input'))")
+    await page.value(f"{SLIDERS}[2].value = 2; {SLIDERS}[2].dispatchEvent(new Event('input'))")
     found["arrow moved"] = before != await page.value(arrow)
     await page.value(
         "(s => { s.value = 3; s.dispatchEvent(new Event('change')); })(document.querySelector('.control select'))"
@@ -115,8 +116,9 @@ def test_page_and_figures_follow_the_theme(found: dict[str, Any]) -> None:
 
 
 def test_sliders_move_figures_by_keyboard_and_together(found: dict[str, Any]) -> None:
-    assert found["sliders before"] == ["layer 24", "layer 12"]
-    assert found["sliders after"] == ["layer 0", "layer 12"], "the second figure has no layer 0"
+    assert found["sliders before"] == ["layer 14", "layer 24", "layer 12"]
+    assert found["sliders after"] == ["layer 0", "layer 0", "layer 12"], "the last figure has no layer 0"
+    assert found["mark"] == 0
     assert found["cosine before"] != found["cosine after"]
     assert found["arrow moved"]
 
