@@ -10,7 +10,8 @@ A map, in the order in which things flow:
 - ``space_from_residuals`` and ``select`` choose which samples to average;
 - ``sweep`` scores prompts over layers × strengths × directions in one pass; ``score`` and ``answer`` run any set of
   ``Intervention`` objects; ``steer`` puts them on a model as hooks;
-- ``evaluate`` gives one row an example; ``cast_lens.stats`` the intervals and tests;
+- ``evaluate`` gives one row an example; ``VECTOR_METHODS`` and ``PROMPT_METHODS`` hold what is compared, and
+  ``evaluate_conditions`` runs any number of them on the same examples; ``cast_lens.stats`` the intervals and tests;
 - ``cast_lens.plots`` draws frames, ``explore`` shows vectors to pick and turn by hand; ``cast_lens.experiments.run``
   does all of it and writes a report.
 
@@ -25,16 +26,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Condition": "methods",
     "DifferenceVectors": "vectors",
     "Example": "tasks",
     "Extraction": "extraction",
     "Intervention": "interventions",
+    "PROMPT_METHODS": "methods",
     "Prompt": "tasks",
     "Provenance": "vectors",
     "RunConfig": "experiments",
     "Selection": "selection",
+    "Setting": "methods",
+    "Source": "methods",
     "SteeringVector": "vectors",
     "Task": "tasks",
+    "VECTOR_METHODS": "methods",
     "alignment": "geometry",
     "answer": "engine",
     "bars": "engine",
@@ -45,6 +51,7 @@ _HOME = {
     "difference_vectors": "extraction",
     "entropy_by_layer": "geometry",
     "evaluate": "evaluation",
+    "evaluate_conditions": "methods",
     "explore": "exploration",
     "export_gguf": "gguf",
     "few_shot": "tasks",
@@ -88,6 +95,14 @@ if TYPE_CHECKING:
     from .geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project
     from .gguf import export_gguf, import_gguf
     from .interventions import Intervention
+    from .methods import (
+        PROMPT_METHODS,
+        VECTOR_METHODS,
+        Condition,
+        Setting,
+        Source,
+        evaluate_conditions,
+    )
     from .models import list_models, load_model
     from .placebos import random_direction
     from .selection import Selection, select, space_from_residuals

@@ -16,6 +16,7 @@ from ..engine import Progress, quiet
 from ..evaluation import evaluate
 from ..interventions import Intervention
 from ..tasks import Prompt
+from .batching import BatchedCondition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,26 +43,32 @@ class Condition:
     seed: int = 0
 
 
+AnyCondition = Condition | BatchedCondition
+
+
 def evaluate_conditions(
     model: HookedTransformer,
-    conditions: Sequence[Condition],
+    conditions: Sequence[AnyCondition],
     *,
     chat: bool = False,
     progress: Progress = quiet,
 ) -> pd.DataFrame:
     """Outcomes of several conditions, one row an example and condition.
 
-    Conditions that share their prompts share one pass of the engine.
+    Conditions that share their prompts share one pass of the engine; those with several queries to a prompt come last.
 
     Returns:
         ``target, sample, method, source, layer, strength, operator, position, seed, text, gold, answer`` and the
-        outcomes of ``evaluate``. Without an intervention layer is -1 and strength 0.
+        outcomes of ``evaluate``. Without an intervention layer is -1 and strength 0. What several queries in one
+        prompt cannot tell is NaN; see ``BatchedCondition.outcomes``.
     """
     import pandas as pd
 
     groups: dict[tuple[Prompt, ...], list[Condition]] = {}
+    together = [condition for condition in conditions if isinstance(condition, BatchedCondition)]
     for condition in conditions:
-        groups.setdefault(condition.prompts, []).append(condition)
+        if isinstance(condition, Condition):
+            groups.setdefault(condition.prompts, []).append(condition)
     frames = []
     for prompts, members in groups.items():
         edits = [member.intervention for member in members if member.intervention is not None]
@@ -70,8 +77,13 @@ def evaluate_conditions(
         for member in members:
             variant += member.intervention is not None
             rows = found[found["variant"] == (variant if member.intervention is not None else 0)]
-            frames.append(rows.assign(method=member.method, source=member.source, seed=member.seed))
+            frames.append(_named(rows, member))
+    frames += [_named(batch.outcomes(model, chat=chat, progress=progress), batch) for batch in together]
     joined = pd.concat(frames, ignore_index=True).rename(columns={"task": "target"})
     first = ["target", "sample", "method", "source", "layer", "strength", "operator", "position", "seed"]
     rest = [name for name in joined.columns if name not in {*first, "variant", "name"}]
     return joined[first + rest]
+
+
+def _named(rows: pd.DataFrame, condition: AnyCondition) -> pd.DataFrame:
+    return rows.assign(method=condition.method, source=condition.source, seed=condition.seed)

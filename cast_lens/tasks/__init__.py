@@ -15,10 +15,12 @@ from .prompts import (
     demonstrations,
     few_shot,
     few_shot_prompts,
+    prompts_showing,
     zero_shot,
     zero_shot_prompts,
 )
 from .random_text import with_random_text, word_count
+from .splits import input_key
 from .types import SPLITS, Example, Kind, Prompt, Split, Task, TaskInfo, Template
 
 __all__ = [
@@ -35,11 +37,13 @@ __all__ = [
     "demonstrations",
     "few_shot",
     "few_shot_prompts",
+    "input_key",
     "is_match",
     "is_valid",
     "list_tasks",
     "load_task",
     "normalise_answer",
+    "prompts_showing",
     "with_random_text",
     "word_count",
     "zero_shot",

@@ -38,6 +38,7 @@ __all__ = [
     "is_match",
     "is_valid",
     "normalise_answer",
+    "prompts_showing",
     "zero_shot",
     "zero_shot_prompts",
 ]
@@ -72,10 +73,7 @@ class _Drawing:
             answers = shuffled_answers(task, drawn, seed=seed, pool=self.pool)
         else:
             answers = [gold(task, example) for example in drawn]
-        bodies = [body(task, example) for example in drawn]
-        if self.instruction:
-            bodies[0] = definition(task) + bodies[0]
-        return tuple(zip(bodies, answers, strict=True))
+        return _pairs(task, drawn, answers, instruction=self.instruction)
 
 
 def zero_shot(task: Task, example: Example, *, instruction: bool = True) -> Prompt:
@@ -178,6 +176,55 @@ def cross_task_prompts(
     """`cross_task` of every example, in order."""
     drawing = _Drawing(shots, seed, demonstrations, pool, instruction, shuffle_labels)
     return _across(source, target, tuple(examples), drawing)
+
+
+def prompts_showing(
+    task: Task,
+    examples: Sequence[Example],
+    shown: Sequence[Sequence[Example]],
+    *,
+    source: Task | None = None,
+    instruction: bool = True,
+) -> list[Prompt]:
+    """Queries behind demonstrations that you chose yourself, each behind its own.
+
+    Args:
+        task: gives the queries.
+        examples: the queries.
+        shown: for each query its demonstrations, in the order in which they are shown.
+        source: the task that the demonstrations come from; None for the queries' own.
+        instruction: whether each task's definition opens its part.
+
+    Raises:
+        ValueError: when a query has no demonstrations, or there are not as many lists as queries.
+    """
+    if len(shown) != len(examples) or not all(shown):
+        raise ValueError(
+            f"shown holds {len(shown)} lists of demonstrations for {len(examples)} queries; give each query one "
+            "list of at least one example"
+        )
+    across = source is not None and source.name != task.name
+    opening = definition(task) if across and instruction else ""
+    home = task if source is None else source
+    return [
+        _prompt(
+            task,
+            example,
+            shown=_pairs(home, own, [gold(home, each) for each in own], instruction=instruction),
+            opening=opening,
+        )
+        for example, own in zip(examples, shown, strict=True)
+    ]
+
+
+def _pairs(
+    task: Task, drawn: Sequence[Example], answers: Sequence[str], *, instruction: bool
+) -> tuple[tuple[str, str], ...]:
+    """Demonstrations as text, the definition before the first."""
+    bodies = [body(task, example) for example in drawn]
+    if instruction:
+        bodies[0] = definition(task) + bodies[0]
+    return tuple(zip(bodies, answers, strict=True))
 
 
 def _in_task(task: Task, examples: Sequence[Example], drawing: _Drawing) -> list[Prompt]:

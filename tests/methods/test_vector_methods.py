@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -53,13 +54,13 @@ def test_means_are_those_of_the_chosen_samples() -> None:
     some = source(true, indices=(1, 4, 5), note="random selection")
     rows = [1, 4, 5]
     # float64 sums, rounded once to float32.
-    close = {"rtol": 1e-6, "atol": 1e-6}
-    torch.testing.assert_close(fitted("cast", some), true.values[rows].mean(dim=0), **close)
-    torch.testing.assert_close(fitted("cast: all samples", some), true.values.mean(dim=0), **close)
-    torch.testing.assert_close(fitted("few-shot mean", some), true.few_shot[rows].mean(dim=0), **close)
-    torch.testing.assert_close(fitted("zero-shot mean", some), true.zero_shot[rows].mean(dim=0), **close)
+    close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
+    close(fitted("cast", some), true.values[rows].mean(dim=0))
+    close(fitted("cast: all samples", some), true.values.mean(dim=0))
+    close(fitted("few-shot mean", some), true.few_shot[rows].mean(dim=0))
+    close(fitted("zero-shot mean", some), true.zero_shot[rows].mean(dim=0))
     contrast = fitted("few-shot mean", some) - fitted("zero-shot mean", some)
-    torch.testing.assert_close(contrast, fitted("cast", some), **close)
+    close(contrast, fitted("cast", some))
     about = VECTOR_METHODS["cast"].fit(some).provenance
     assert about.note == "few-shot minus zero-shot: mean over 3 of 6 samples; random selection"
     assert about.sample_ids == ("mood-001", "mood-004", "mood-005")
@@ -168,13 +169,14 @@ def test_a_task_vector_is_the_residual_of_dummy_queries_behind_the_same_demonstr
 
 def test_a_task_vector_overwrites_the_last_prompt_token_alone() -> None:
     method, model = VECTOR_METHODS["task vector"], toy_model()
+    assert method.strengths == (1.0,)
     vector = SteeringVector(noise(3, 8, seed=2).round(), LAYERS, vectors(noise(2, 3, 8, seed=1)).provenance)
     task = label_task("tone")
     condition = method.condition(
         vector,
         zero_shot(task, task.test).prompts,
-        Setting(2, method.strengths[0]),
-        source="mood",  # type: ignore[index]
+        Setting(2, 1.0),
+        source="mood",
     )
     edit = condition.intervention
     assert edit is not None

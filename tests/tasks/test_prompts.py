@@ -17,6 +17,7 @@ from cast_lens.tasks import (
     few_shot,
     few_shot_prompts,
     load_task,
+    prompts_showing,
     zero_shot,
     zero_shot_prompts,
 )
@@ -338,3 +339,18 @@ def test_an_unknown_split_or_way_is_an_error() -> None:
         refused, match=r'demonstrations=.random. is unknown; choose "fixed" or "per-query"|Type-check'
     ):
         few_shot(task, task.test[0], shots=1, seed=0, demonstrations="random")  # type: ignore[arg-type]
+
+
+def test_chosen_demonstrations_are_shown_as_drawn_ones_are() -> None:
+    source, target = lettered_task(), labelled_task()
+    own = demonstrations(target, shots=3, seed=4)
+    assert prompts_showing(target, target.test, [own] * 12) == few_shot_prompts(
+        target, target.test, shots=3, seed=4
+    )
+    others = demonstrations(source, shots=2, seed=4)
+    for instruction in (True, False):
+        assert prompts_showing(
+            target, target.test, [others] * 12, source=source, instruction=instruction
+        ) == cross_task_prompts(source, target, target.test, shots=2, seed=4, instruction=instruction)
+    with pytest.raises(ValueError, match="shown holds 12 lists of demonstrations for 12 queries"):
+        prompts_showing(target, target.test, [own] * 11 + [()])
