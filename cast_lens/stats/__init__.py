@@ -3,7 +3,8 @@
 - intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster),
   ``proportion_interval`` (Wilson); each an ``Estimate``;
 - tests: ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
-  ``common_direction_test``, ``placebo_test`` (rank among placebos), and ``adjust_p_values`` over a table of them;
+  ``common_direction_test``, ``placebo_test`` (rank among placebos), ``stratified_placebo_test`` (the same over several
+  sources), and ``adjust_p_values`` over a table of them;
 - planning: ``mcnemar_power``, ``minimal_detectable_effect``;
 - transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
   ``negative_transfer_rate``;
@@ -24,6 +25,7 @@ from .permutation import (
 from .power import mcnemar_power, minimal_detectable_effect
 from .significance import McNemar, adjust_p_values, mcnemar_exact
 from .steerability import steerability, steerability_summary
+from .strata import stratified_placebo_test
 from .transfer import gain_split, negative_transfer_rate, recovered_fraction, relative_boost
 
 __all__ = [
@@ -48,4 +50,5 @@ __all__ = [
     "relative_boost",
     "steerability",
     "steerability_summary",
+    "stratified_placebo_test",
 ]
