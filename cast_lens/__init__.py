@@ -45,6 +45,7 @@ _HOME = {
     "answer": "engine",
     "bars": "engine",
     "capture": "engine",
+    "changed_answers": "evaluation",
     "cohesion": "geometry",
     "cosine_matrix": "geometry",
     "cross_task": "tasks",
@@ -88,7 +89,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from .engine import answer, bars, capture, score, sweep
-    from .evaluation import evaluate
+    from .evaluation import changed_answers, evaluate
     from .experiments import RunConfig
     from .exploration import explore
     from .extraction import Extraction, difference_vectors

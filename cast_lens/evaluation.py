@@ -7,8 +7,8 @@ outcomes: ``exact_match`` (the greedy answer is the gold one), ``valid`` (it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformer_lens import HookedTransformer
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Tokens that a model may write beyond the longest admissible answer: enough to see that it ended, or did not.
 SLACK = 3
+# Characters of a query and of an answer that a line about a change shows.
+QUERY_SHOWN, ANSWER_SHOWN = 60, 30
 
 
 def evaluate(
@@ -84,3 +86,58 @@ def evaluate(
     for name in ("choice_correct", "first_match", "first_valid"):
         frame[name] = frame[name].astype(float)
     return frame.drop(columns="choice")
+
+
+def changed_answers(answers: pd.DataFrame, *, limit: int = 3) -> pd.DataFrame:
+    """Which greedy answers each intervention changes, for the cells of ``plots.plot_sweep``.
+
+    Args:
+        answers: from ``evaluate``.
+        limit: examples told a variant; answers that turn right or wrong go before those that were and stay wrong.
+
+    Returns:
+        one row an intervention: ``variant, name, layer, strength, n``; ``n_changed`` (answers that are not the
+        unsteered one), ``n_mended`` and ``n_broken`` (of them, those that turned right, or wrong); ``changed``, text
+        with one example a line, empty when none changed.
+
+    Raises:
+        ValueError: when a column or the unsteered variant is missing, or ``limit`` is below 1.
+    """
+    import pandas as pd
+
+    needed = ("variant", "name", "layer", "strength", "sample", "text", "gold", "answer", "exact_match")
+    missing = [name for name in needed if name not in answers]
+    if missing or limit < 1 or not (answers["variant"] == 0).any():
+        raise ValueError(
+            "answers must come from evaluate, the unsteered variant 0 included, and limit be 1 or more; "
+            f"missing columns: {missing}, variants: {sorted(set(answers.get('variant', ())))[:5]}, limit={limit}"
+        )
+    plain = answers[answers["variant"] == 0].set_index("sample")
+    rows = []
+    for variant, cell in answers[answers["variant"] != 0].groupby("variant", sort=True):
+        before = plain.loc[cell["sample"]]
+        turn = cell["exact_match"].to_numpy() - before["exact_match"].to_numpy()
+        found = cell.assign(before=before["answer"].to_numpy(), turn=turn)
+        found = found[found["answer"] != found["before"]].sort_values(
+            "turn", key=lambda turns: -abs(turns), kind="stable"
+        )
+        told = [_told(row) for row in found.head(limit).to_dict("records")]
+        mended, broken = int((found["turn"] > 0).sum()), int((found["turn"] < 0).sum())
+        where = cell.iloc[0][["name", "layer", "strength"]]
+        rows.append((variant, *where, len(cell), len(found), mended, broken, "\n".join(told)))
+    columns = [*needed[:4], "n", "n_changed", "n_mended", "n_broken", "changed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _told(row: Mapping[Hashable, Any]) -> str:
+    """One changed answer in a line: the query's longest line (the first of several is the definition), both answers."""
+    lines = str(row["text"]).strip().splitlines() or [""]
+    query = _cut(max(lines[1:] or lines, key=len), QUERY_SHOWN)
+    mark = {1.0: ", now right", -1.0: ", now wrong"}.get(row["turn"], "")
+    before, after = (_cut(row[name], ANSWER_SHOWN) or "nothing" for name in ("before", "answer"))
+    return f"{query} (gold: {row['gold']}): {before} → {after}{mark}"
+
+
+def _cut(text: object, longest: int) -> str:
+    plain = " ".join(str(text).split())
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"

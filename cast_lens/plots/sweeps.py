@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ def plot_sweep(frame: pd.DataFrame, *, source: str | None = None, metric: str | 
     Args:
         frame: ``source, kind, layer, strength, n`` and one column or more of outcomes (``first_match,
             first_valid, choice_correct, gold_logprob, exact_match, valid``); perhaps ``chosen``,
-            ``<metric>_low`` and ``<metric>_high``, ``changed`` (text), and rows of kind ``unsteered``, which
-            go to the hover text.
+            ``<metric>_low`` and ``<metric>_high``; ``changed`` and ``n_changed`` from
+            ``evaluation.changed_answers``; and rows of kind ``unsteered``, which go to the hover text.
         source: rows to draw; all sources when None.
         metric: shown at first; the first one that the frame has when None.
 
@@ -126,10 +126,21 @@ def _notes(panel: pd.DataFrame, metrics: Sequence[str]) -> list[list[str]]:
     texts = []
     for row in panel.to_dict("records"):
         known = [f"{METRICS[name]} {metric_text(name, row[name])}" for name in rest if row[name] == row[name]]
-        changed = [hover_text(row["changed"])] if row.get("changed") else []
+        changed = _changes(row)
         texts.append("".join(f"<br>{line}" for line in (*known, *changed)))
     grid = _grid(panel.assign(text=texts), "text")
     return [[text if isinstance(text, str) else "" for text in row] for row in grid.to_numpy()]
+
+
+def _changes(row: Mapping[Hashable, Any]) -> list[str]:
+    """Lines of hover text on the answers that a cell changes; none where answers were not written out."""
+    lines = row.get("changed")
+    if not isinstance(lines, str) or not lines:
+        return []
+    count = (
+        f"{row['n_changed']:.0f} of {row['n']:.0f} answers change" if "n_changed" in row else "answers change"
+    )
+    return [f"<b>{count}</b>", *(hover_text(line, width=64, limit=150) for line in lines.splitlines())]
 
 
 def _ring(panel: pd.DataFrame) -> go.Scatter:

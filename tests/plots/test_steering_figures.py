@@ -57,8 +57,12 @@ def test_sweep_metric_menu_changes_values_and_scale() -> None:
 
 
 def test_sweep_hover_tells_n_interval_unsteered_and_changes() -> None:
-    frame = synthetic.sweep(("science",)).assign(changed="")
-    frame.loc[frame["chosen"], "changed"] = "bad → good: 3"
+    frame = synthetic.sweep(("science",)).assign(changed=np.nan, n_changed=np.nan)
+    frame = frame.astype({"changed": object})
+    frame.loc[frame["chosen"], ["changed", "n_changed"]] = (
+        "one (gold: A): B → <A>, now right\ntwo (gold: B): B → C",
+        9,
+    )
     vector = heat(plot_sweep(frame))[0]
     assert "n = %{customdata[0]}" in vector.hovertemplate
     assert (
@@ -67,7 +71,10 @@ def test_sweep_hover_tells_n_interval_unsteered_and_changes() -> None:
     )
     low, value, high = vector.customdata[2][9][2], vector.customdata[2][9][1], vector.customdata[2][9][3]
     assert low < value <= high
-    assert vector.text[2][9] == f"<br>exact match {100 * value:.0f} %<br>bad → good: 3"
+    assert vector.text[2][9] == (
+        f"<br>exact match {100 * value:.0f} %<br><b>9 of 24 answers change</b>"
+        "<br>one (gold: A): B → &lt;A&gt;, now right<br>two (gold: B): B → C"
+    )
     assert vector.text[0][0] == ""
 
 

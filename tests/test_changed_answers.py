@@ -1,0 +1,67 @@
+"""Which answers an intervention changes: a hand-made frame of answers in, counts and lines out."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from cast_lens.evaluation import changed_answers
+
+GOLD = {"a": "yes", "b": "no", "c": "yes", "d": "no"}
+ANSWERS = {
+    0: {"a": "It is", "b": "no", "c": "yes", "d": "maybe"},
+    1: {"a": "yes", "b": "yes", "c": "yes", "d": "  perhaps\n"},
+    2: {"a": "It is", "b": "no", "c": "yes", "d": "maybe"},
+}
+
+
+def answers() -> pd.DataFrame:
+    rows = [
+        {
+            "variant": variant,
+            "name": "steered" if variant else "unsteered",
+            "layer": 7 if variant else -1,
+            "strength": 1.5 * variant,
+            "sample": sample,
+            "text": f"Definition: a line that is by far the longest of this prompt\nQuestion: is it {sample}?\nAnswer:",
+            "gold": GOLD[sample],
+            "answer": answer,
+            "exact_match": float(answer == GOLD[sample]),
+        }
+        for sample in GOLD
+        for variant, by_sample in ANSWERS.items()
+        for answer in [by_sample[sample]]
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_counts_what_changed_and_which_way() -> None:
+    first, second = changed_answers(answers()).to_dict("records")
+    assert (first["variant"], first["layer"], first["strength"], first["n"]) == (1, 7, 1.5, 4)
+    assert (first["n_changed"], first["n_mended"], first["n_broken"]) == (3, 1, 1)
+    assert (second["n_changed"], second["changed"]) == (0, "")
+
+
+def test_tells_turned_answers_first_and_no_more_than_asked() -> None:
+    lines = changed_answers(answers()).loc[0, "changed"].splitlines()
+    assert lines == [
+        "Question: is it a? (gold: yes): It is → yes, now right",
+        "Question: is it b? (gold: no): no → yes, now wrong",
+        "Question: is it d? (gold: no): maybe → perhaps",
+    ]
+    assert changed_answers(answers(), limit=1).loc[0, "changed"].splitlines() == lines[:1]
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    mixed = answers().sample(frac=1, random_state=3)
+    columns = ["variant", "n_changed", "n_mended", "n_broken"]
+    pd.testing.assert_frame_equal(changed_answers(mixed)[columns], changed_answers(answers())[columns])
+
+
+@pytest.mark.parametrize(
+    ("frame", "limit"),
+    [(answers().drop(columns="answer"), 3), (answers().query("variant > 0"), 3), (answers(), 0)],
+)
+def test_refuses_what_is_not_from_evaluate(frame: pd.DataFrame, limit: int) -> None:
+    with pytest.raises(ValueError, match="answers must come from evaluate"):
+        changed_answers(frame, limit=limit)
