@@ -1,7 +1,7 @@
 """Run every notebook from top to bottom in a fresh kernel; with ``--write``, keep the outputs.
 
-Pictures are kept as static PNG beside plotly's own data where a browser is found, so that a notebook reads well
-without being run.
+Pictures are kept as static PNG where a browser is found, so that a notebook reads well without being run, and as
+plotly's own data otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,25 @@ FOLDER = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # A notebook is for a sitting: on two cores none may take longer than this, in seconds.
 LIMIT = 120
+# A table of results has a few thousand characters, plotly.js some millions.
+LONGEST_HTML = 500_000
+# What the kernel runs first: pictures wide enough for a title beside a menu, and without sliders and menus, which
+# do nothing in a picture.
+SETUP = """
+import plotly.graph_objects as go
+import plotly.io
+from plotly.io._base_renderers import PngRenderer
+from cast_lens.plots.writing import still
+
+
+class Picture(PngRenderer):
+    def to_mimebundle(self, fig_dict):
+        return super().to_mimebundle(still(go.Figure(fig_dict)).to_dict())
+
+
+plotly.io.renderers["png"] = Picture(width=900)
+plotly.io.renderers.default = plotly.io.renderers.default  # looks the renderer up again
+"""
 
 
 def execute(path: Path, *, write: bool) -> float:
@@ -30,8 +50,28 @@ def execute(path: Path, *, write: bool) -> float:
     if write:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
+            for output in cell.get("outputs", ()):
+                drop_pages(output)
         nbformat.write(notebook, path)
     return time.time() - started
+
+
+def drop_pages(output: nbformat.NotebookNode) -> None:
+    """Leave out HTML that carries a whole library (``explore`` does); its text says what to call."""
+    if len(output.get("data", {}).get("text/html", "")) > LONGEST_HTML:
+        del output["data"]["text/html"]
+
+
+def run_all(names: list[str], *, write: bool) -> list[str]:
+    """Run the notebooks, all of them without names; returns those that took too long."""
+    paths = [Path(name) for name in names] or sorted(FOLDER.glob("[0-9]*.ipynb"))
+    slow = []
+    for path in paths:
+        seconds = execute(path, write=write)
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
+        if seconds > LIMIT:
+            slow.append(path.name)
+    return slow
 
 
 def main() -> None:
@@ -42,13 +82,12 @@ def main() -> None:
     options = parser.parse_args()
     pictures = any(shutil.which(name) for name in BROWSERS)
     os.environ.setdefault("PLOTLY_RENDERER", "png" if pictures else "plotly_mimetype")
-    paths = [Path(name) for name in options.names] or sorted(FOLDER.glob("[0-9]*.ipynb"))
-    slow = []
-    for path in paths:
-        seconds = execute(path, write=options.write)
-        print(f"{path.name}: {seconds:.0f} s", flush=True)
-        if seconds > LIMIT:
-            slow.append(path.name)
+    with tempfile.TemporaryDirectory() as folder:
+        startup = Path(folder) / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "pictures.py").write_text(SETUP)
+        os.environ["IPYTHONDIR"] = folder
+        slow = run_all(options.names, write=options.write)
     if slow:
         print(f"over {LIMIT} s: {', '.join(slow)}", file=sys.stderr)
 
