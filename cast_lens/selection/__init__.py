@@ -2,12 +2,14 @@
 
 ``similarity_graph`` connects samples that the model (or a sentence encoder) sees as alike. ``select`` then
 chooses a budget of them by any of ``METHODS`` under one protocol, and returns a ``Selection`` that keeps the
-scores behind each choice. The method ``cast`` follows what arXiv 2507.13236 says of its selection step; what
-it leaves open has defaults of ours, each of them a field of ``SelectionParameters``.
+scores behind each choice; ``selection_plane`` lays the pool out as a map. The method ``cast`` follows what
+arXiv 2507.13236 says of its selection step; what it leaves open has defaults of ours, each of them a field of
+``SelectionParameters``.
 """
 
 from .graph import GraphSummary, SimilarityGraph, similarity_graph
 from .influence import cascade_influence, diffusion_influence
+from .plane import selection_plane
 from .protocol import METHODS, SEEDED, WITHOUT_SPACE, select
 from .result import Selection, SelectionParameters, Trace
 from .spaces import space_from_residuals, space_from_texts
@@ -24,6 +26,7 @@ __all__ = [
     "cascade_influence",
     "diffusion_influence",
     "select",
+    "selection_plane",
     "similarity_graph",
     "space_from_residuals",
     "space_from_texts",
