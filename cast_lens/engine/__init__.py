@@ -5,6 +5,7 @@
 - ``score``: log-probabilities of answers, unsteered and under many interventions, from one pass;
 - ``sweep``: ``score`` over layers × strengths × directions;
 - ``answer``: greedy answers under many interventions;
+- ``answer_losses``, ``Prefixes``, ``frozen``: the loss of answers, with gradients to what steers;
 - ``tokenise``: prompts as the model reads them;
 - ``reference``: the plain hook route that all of these must equal, and that serves unknown architectures;
 - ``unsupported``: why a model would take the plain route.
@@ -12,7 +13,9 @@
 
 from .capture import capture
 from .decoding import answer
+from .gradients import answer_losses, frozen
 from .layout import TokenPrompt
+from .prefixes import Prefix, Prefixes
 from .progress import Progress, bars, quiet
 from .scores import Scores
 from .scoring import score
@@ -23,14 +26,18 @@ from .tokens import tokenise
 
 __all__ = [
     "CapturedResiduals",
+    "Prefix",
+    "Prefixes",
     "Progress",
     "Scores",
     "Sweep",
     "TokenPrompt",
     "answer",
+    "answer_losses",
     "bars",
     "capture",
     "capture_to_disk",
+    "frozen",
     "quiet",
     "score",
     "sweep",

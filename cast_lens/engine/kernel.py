@@ -68,6 +68,8 @@ def _block(block: Any) -> Block:
         norm_mlp=None if post else second,
         norm_attention_out=first if post else (norm_rows(block.ln1_post) if both else None),
         add_mlp=None if cfg.attn_only else mlp_adder(block.mlp, mlp_out),
+        mlp=None if cfg.attn_only else block.mlp,
+        norm_mlp_out=mlp_out,
         parallel=bool(cfg.parallel_attn_mlp),
         w_qkv=w_qkv,
         b_qkv=unless_zero(b_qkv),

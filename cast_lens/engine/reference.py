@@ -120,6 +120,19 @@ def answer(
     return tuple(written)
 
 
+def answer_loss(model: HookedTransformer, prompt: TokenPrompt, intervention: Steering) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the gold answer's tokens, in nats, with gradients to the intervention's vectors."""
+    refuse_steered(model)
+    answer = prompt.answers[prompt.gold]
+    ids = _input(model, prompt.tokens + answer)
+    out = model.run_with_hooks(
+        **ids, fwd_hooks=edit_hooks(intervention, len(prompt.tokens)), return_type="logits"
+    )
+    rows = out[0, len(prompt.tokens) - 1 : -1]
+    log_probs = rows.to(torch.promote_types(rows.dtype, torch.float32)).log_softmax(dim=-1)
+    return -log_probs[range(len(answer)), list(answer)].mean()
+
+
 def _input(model: HookedTransformer, tokens: Sequence[int]) -> dict[str, Any]:
     """With its mask: for a left-padding tokenizer TransformerLens takes a leading pad token for padding."""
     ids = torch.tensor([list(tokens)], device=model.cfg.device)

@@ -1,0 +1,123 @@
+"""Keys and values of what stands before the last prompt token, computed once and handed out again and again.
+
+Training steers the last prompt token and what follows it, so everything before is the same in every epoch.
+Prompts that begin alike share their beginnings here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from .attention import Path
+from .batching import DEFAULT_BUDGET_MB, plan_batches
+from .capture import rows_within
+from .forward import run_pass
+from .kernel import kernel_for
+from .layout import TokenPrompt, build_batch
+from .progress import Progress, quiet
+
+Shard = Float[Tensor, "row layer two kv_head d_head"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """Keys and values before the last token of some prompts, padded on the right with zeros.
+
+    Attributes:
+        values: [sample, position, layer, 2, kv_head, d_head]: keys, then values.
+        lengths: real positions of each sample.
+    """
+
+    values: Float[Tensor, "sample position layer two kv_head d_head"]
+    lengths: Int[Tensor, " sample"]
+
+    def at(
+        self, layer: int
+    ) -> tuple[
+        Float[Tensor, "sample kv_head position d_head"], Float[Tensor, "sample kv_head position d_head"]
+    ]:
+        """Keys and values of one layer, views."""
+        keys, values = self.values[:, :, layer].unbind(dim=2)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+
+@dataclass(slots=True, eq=False)
+class Prefixes:
+    """A store of prefixes within a memory budget; what does not fit is computed whenever it is asked for.
+
+    Attributes:
+        model: whose keys these are.
+        prompts: those that the store was made for.
+        shards: keys and values of the trunk of some prompts each.
+        places: shard and rows of each prompt that is stored.
+    """
+
+    model: HookedTransformer
+    prompts: tuple[TokenPrompt, ...]
+    shards: list[Shard] = field(default_factory=list)
+    places: dict[int, tuple[int, Path]] = field(default_factory=dict)
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        model: HookedTransformer,
+        prompts: Sequence[TokenPrompt],
+        *,
+        memory_mb: float,
+        progress: Progress = quiet,
+    ) -> Prefixes:
+        """Run the prompts and keep what fits into ``memory_mb`` megabytes."""
+        store = cls(model, tuple(prompts))
+        batches = list(plan_batches(prompts, max_rows=rows_within(model, DEFAULT_BUDGET_MB), answers=False))
+        free = memory_mb * 1e6
+        for batch in progress(batches, "run the prompts once", len(batches)):
+            if free <= 0:
+                break
+            shard, paths = _trunk(model, [prompts[index] for index in batch])
+            free -= shard.numel() * shard.element_size()
+            if free >= 0:
+                store.places.update({index: (len(store.shards), paths[i]) for i, index in enumerate(batch)})
+                store.shards.append(shard)
+        return store
+
+    @property
+    def stored(self) -> int:
+        """Prompts whose keys and values are held."""
+        return len(self.places)
+
+    @torch.no_grad()
+    def gather(self, indices: Sequence[int]) -> Prefix:
+        """The prefixes of some prompts, in this order."""
+        missing = sorted({index for index in indices if index not in self.places})
+        places, shards = self.places, self.shards
+        if missing:
+            shard, paths = _trunk(self.model, [self.prompts[index] for index in missing])
+            shards = [*shards, shard]
+            places = {**places, **{index: (-1, paths[i]) for i, index in enumerate(missing)}}
+        lengths = torch.tensor([len(self.prompts[index].tokens) - 1 for index in indices])
+        like = shards[0]
+        out = like.new_zeros(len(indices), int(lengths.max()), *like.shape[1:])
+        for row, index in enumerate(indices):
+            number, path = places[index]
+            at = 0
+            for start, stop in path:
+                out[row, at : at + stop - start] = shards[number][start:stop]
+                at += stop - start
+        return Prefix(out, lengths.to(out.device))
+
+
+def _trunk(model: HookedTransformer, prompts: list[TokenPrompt]) -> tuple[Shard, list[Path]]:
+    """Keys and values of everything but the prompts' last tokens, and the rows that each prompt sees."""
+    batch = build_batch(prompts, answers=False, device=model.cfg.device or "cpu")
+    cache = run_pass(kernel_for(model), batch, keep_cache=True).cache
+    assert cache is not None
+    cache.tails.clear()
+    stacked = torch.stack([torch.stack(both, dim=1) for both in cache.trunk], dim=1)
+    return stacked, [tail.path for tail in batch.tails]
