@@ -26,10 +26,15 @@ LONGEST_HTML = 500_000
 # What the kernel runs first: pictures wide enough for a title beside a menu, and without sliders and menus, which
 # do nothing in a picture.
 SETUP = """
+import warnings
+
 import plotly.graph_objects as go
 import plotly.io
 from plotly.io._base_renderers import PngRenderer
 from cast_lens.plots.writing import still
+
+# Without ipywidgets tqdm says that it has no bar to draw; no bar is drawn here either way.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 class Picture(PngRenderer):
