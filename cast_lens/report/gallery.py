@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from .. import plots
 from ..plots.clouds import projection_methods
 from ..plots.frames import in_order
 from ..plots.writing import Png
+from .exhibit import Exhibit
 from .record import RunRecord, read_run
 from .tables import OUTCOMES
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Exhibit:
-    """One figure with its words.
-
-    Attributes:
-        name: of the files, and of the figure in the page.
-        section: of the page.
-        title: heading of the figure.
-        caption: how to read it.
-        alt: what it shows, for those who do not see it.
-        figure: the figure.
-        frame: the numbers behind it.
-    """
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    alt: str
-    figure: go.Figure
-    frame: pd.DataFrame
 
 
 def write_figures(run_dir: Path, *, png: Png = "auto") -> list[Path]:
@@ -71,7 +47,8 @@ def exhibits(record: RunRecord) -> list[Exhibit]:
         ("cohesion", _cohesion),
         ("entropy", _entropy),
     )
-    return [one for name, build in builders if name in record.frames for one in build(record.frames[name])]
+    of_run = [one for name, build in builders if name in record.frames for one in build(record.frames[name])]
+    return [*of_run, *(one for chapter in record.chapters for one in chapter.exhibits)]
 
 
 def _transfer(frame: pd.DataFrame) -> Iterator[Exhibit]:

@@ -14,7 +14,7 @@ import numpy as np
 import plotly.offline
 
 from ..plots.style import Theme, template
-from .gallery import Exhibit
+from .exhibit import Exhibit
 
 DIGITS = 4
 """Significant digits of numbers in figures: finer than a pixel."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
-from .gallery import Exhibit, exhibits
+from .exhibit import Exhibit
+from .gallery import exhibits
 from .packing import figure_data, library
 from .prose import QUESTION, as_toml, limits, method_sentences, provenance
 from .record import RunRecord, read_run
@@ -69,7 +70,12 @@ def render(record: RunRecord, shown: list[Exhibit], omitted: list[str]) -> str:
     return folder.get_template("report.html.j2").render(
         **_words(record),
         **_tables(record),
-        figures={section: [one for one in shown if one.section == section] for section in SECTIONS},
+        is_run=record.is_run,
+        chapters=record.chapters,
+        figures={
+            section: [one for one in shown if one.section == section]
+            for section in (*SECTIONS, *(chapter.name for chapter in record.chapters))
+        },
         heights={one.name: int(one.figure.layout.height) for one in shown},
         omitted=omitted,
         figure_data=figure_data(shown),
@@ -92,7 +98,7 @@ def _words(record: RunRecord) -> dict[str, Any]:
         "limits": limits(record),
         "provenance": provenance(record),
         "config": as_toml(record.config),
-        "finished": record.seconds is not None,
+        "finished": record.seconds is not None or not record.is_run,
         "missing": _missing(record),
         "scope": f"{_few(record.sources, 'source')}, {_few(record.targets, 'target')}",
     }

@@ -95,9 +95,12 @@ def provenance(record: RunRecord) -> list[tuple[str, str]]:
             f"{config.get('dtype', '')}, {model.get('device', config.get('device', ''))}".strip(", "),
         ),
         ("Seed", str(config.get("seed", ""))),
-        ("Duration", _duration(record.seconds)),
+        ("Duration", _duration(record.seconds) if record.is_run else ""),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("Command", "cast-lens run --config run.toml --out DIRECTORY"),
+        (
+            "Command",
+            f"cast-lens {'run' if record.is_run else 'experiment NAME'} --config run.toml --out DIRECTORY",
+        ),
     ]
     return [(name, value) for name, value in rows if value]
 

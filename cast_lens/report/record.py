@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from .chapters import Chapter, read_chapters
 
 STEERED = "steered"
 OWN = "steered (own vector)"
@@ -25,6 +27,7 @@ class RunRecord:
         model: name, fingerprint, size; empty when the run ended before the model was loaded.
         seconds: time of all sittings together; None when the run is not finished.
         frames: the tidy frames that are there, by name.
+        chapters: the experiments that the directory holds.
     """
 
     path: Path
@@ -33,6 +36,12 @@ class RunRecord:
     model: Mapping[str, Any]
     seconds: float | None
     frames: Mapping[str, pd.DataFrame]
+    chapters: Sequence[Chapter] = ()
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the main job was begun here; a directory may hold experiments alone."""
+        return bool(self.frames) or not self.chapters
 
     @property
     def sources(self) -> list[str]:
@@ -66,15 +75,17 @@ def read_run(run_dir: Path) -> RunRecord:
     """
     if not (run_dir / "config.json").is_file():
         raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
+    config = _json(run_dir / "config.json")
     seconds = _json(run_dir / "seconds.json").get("seconds")
     found = {name: _frame(run_dir / "frames", name) for name in FRAMES}
     return RunRecord(
         path=run_dir,
-        config=_json(run_dir / "config.json"),
+        config=config,
         versions=_json(run_dir / "versions.json"),
         model=_json(run_dir / "model.json"),
         seconds=None if seconds is None else float(seconds),
         frames={name: frame for name, frame in found.items() if frame is not None and len(frame)},
+        chapters=read_chapters(run_dir, config),
     )
 
 

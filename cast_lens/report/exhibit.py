@@ -1,0 +1,31 @@
+"""A figure with the words that stand beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exhibit:
+    """One figure with its words.
+
+    Attributes:
+        name: of the files, and of the figure in the page.
+        section: of the page.
+        title: heading of the figure.
+        caption: how to read it.
+        alt: what it shows, for those who do not see it.
+        figure: the figure.
+        frame: the numbers behind it.
+    """
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    alt: str
+    figure: go.Figure
+    frame: pd.DataFrame

@@ -1,0 +1,76 @@
+"""Frames as text: estimates with their intervals in one column, shares in per cent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+Rows = list[list[str]]
+
+SIGNED = frozenset({"gain", "boost", "total", "format", "choice", "difference", "change", "slope"})
+"""Columns whose sign matters: printed with it."""
+SHARES = frozenset(
+    {
+        *(
+            "exact_match",
+            "valid",
+            "choice_correct",
+            "first_match",
+            "first_valid",
+            "value",
+            "baseline",
+            "negative",
+        ),
+        *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
+        *("random", "difference", "change", "oracle_gain", "chosen_gain"),
+    }
+)
+"""Columns that hold shares: printed in per cent."""
+ENDS = ("_low", "_high")
+
+
+def printed(frame: pd.DataFrame) -> tuple[list[str], Rows]:
+    """Column headings and cells; ``x_low`` and ``x_high`` (or ``low`` and ``high``) go into the column of ``x``."""
+    spans = {name: _ends(name, frame) for name in frame.columns}
+    hidden = {end for ends in spans.values() if ends for end in ends}
+    shown = [name for name in frame.columns if name not in hidden]
+    heads = [_head(str(name)) for name in shown]
+    rows = [[_cell(str(name), row, spans[name]) for name in shown] for _, row in frame.iterrows()]
+    return heads, rows
+
+
+def _ends(name: str, frame: pd.DataFrame) -> tuple[str, str] | None:
+    own = (f"{name}_low", f"{name}_high")
+    if set(own) <= set(frame.columns):
+        return own
+    plain = ("low", "high")
+    return plain if name in ("value", "y") and set(plain) <= set(frame.columns) else None
+
+
+def _head(name: str) -> str:
+    text = name.replace("_", " ")
+    return f"{text}, %" if name in SHARES else text
+
+
+def _cell(name: str, row: pd.Series, ends: tuple[str, str] | None) -> str:
+    value = _number(name, row[name])
+    if ends is None or value == "":
+        return value
+    low, high = (_number(name, row[end]) for end in ends)
+    return f"{value} [{low}, {high}]" if low and high else value
+
+
+def _number(name: str, value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return value or ""
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return "yes" if value else "no"
+    if pd.isna(value):
+        return ""
+    if float(value).is_integer() and name not in SHARES:
+        return f"{int(value)}".replace("-", "−")
+    number = 100 * float(value) if name in SHARES else float(value)
+    sign = "+" if name in SIGNED else ""
+    form = f"{sign}.1f" if name in SHARES else f"{sign}.3g"
+    return f"{number:{form}}".replace("-", "−")

@@ -1,0 +1,211 @@
+"""Experiments last: killed and continued, in several processes, with failing cells, they end with the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from cast_lens import experiments
+from cast_lens.cli import app
+from cast_lens.experiments import ExperimentConfig, run_experiment
+from cast_lens.experiments.catalogue import EXPERIMENTS, cross_domain, find
+from cast_lens.experiments.cells import Cell, Grid
+from cast_lens.report import write_report
+from tests.models.files import write_folder
+
+NAME = "cross-domain"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_folder(folder)
+    return ExperimentConfig(
+        model=str(folder),
+        sources=("review-sentiment", "yes-no-facts"),
+        targets=("yes-no-facts", "question-type"),
+        shots=2,
+        samples=4,
+        validation=3,
+        test=4,
+        strengths=(1.0, 2.0),
+        placebos=2,
+        finalists=2,
+        bootstrap=50,
+        methods=("cast", "task vector", "placebo: random direction"),
+        prompting=("cross-task few-shot",),
+        few_shots=(1, 5000),
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    run_experiment(NAME, config, out)
+    return out
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every frame of the experiment, byte for byte."""
+    folder = out / "experiments" / NAME
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+def test_rows_hold_every_condition_on_the_same_examples(finished: Path) -> None:
+    rows = pd.read_parquet(finished / "experiments" / NAME / "rows.parquet")
+    assert set(rows["method"]) == {
+        "zero-shot",
+        "few-shot, k=1",
+        "cross-task few-shot",
+        "cast",
+        "cast (own vector)",
+        "task vector",
+        "task vector (own vector)",
+        "placebo: random direction",
+        "placebo: random direction (own vector)",
+    }
+    for _, part in rows.groupby("target"):
+        assert part.groupby(["method", "source", "seed"])["sample"].agg(tuple).nunique() == 1
+    own = rows["method"].str.endswith("(own vector)")
+    assert (rows.loc[own, "target"] == rows.loc[own, "source"]).all()
+
+
+def test_demonstrations_that_do_not_fit_are_left_out_and_named(
+    config: ExperimentConfig, finished: Path
+) -> None:
+    assert Grid.read(finished / "experiments" / NAME).failed() == []
+    frames = {
+        path.stem: pd.read_parquet(path) for path in (finished / "experiments" / NAME).glob("*.parquet")
+    }
+    answer = " ".join(find(NAME).read(frames, config).answer)
+    assert "Not run: 5000 in-task demonstrations" in answer
+
+
+def test_pooled_gains_are_the_mean_over_pairs(finished: Path) -> None:
+    folder = finished / "experiments" / NAME
+    methods, result = (pd.read_parquet(folder / f"{name}.parquet") for name in ("methods", "result"))
+    one = methods[(methods["method"] == "cast") & (methods["metric"] == "exact_match")].iloc[0]
+    pairs = result[(result["method"] == "cast") & (result["metric"] == "exact_match")]
+    assert one["pairs"] == len(pairs) == 3
+    assert one["gain"] == pytest.approx(pairs["gain"].mean())
+
+
+def test_the_same_numbers_from_two_processes(
+    config: ExperimentConfig, finished: Path, tmp_path: Path
+) -> None:
+    run_experiment(NAME, config, tmp_path / "out", workers=2)
+    assert contents(tmp_path / "out") == contents(finished)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_killed_and_continued_it_ends_with_the_same_bytes(
+    config: ExperimentConfig, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code = (
+        "import sys; from pathlib import Path; from cast_lens.experiments import ExperimentConfig, run_experiment\n"
+        f"run_experiment({NAME!r}, {config!r}, Path({str(out)!r}))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    cells = out / "experiments" / NAME / "cells"
+    ends = time.time() + 120
+    while job.poll() is None and time.time() < ends and len(list(cells.glob("[!.]*.parquet"))) < 3:
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    written = {path.name: path.stat().st_mtime_ns for path in cells.glob("[!.]*.parquet")}
+    assert 3 <= len(written) < len(contents(finished))
+    run_experiment(NAME, config, out)
+    assert {path.name: path.stat().st_mtime_ns for path in cells.glob("*.parquet")}.items() >= written.items()
+    assert contents(out) == contents(finished)
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(
+    config: ExperimentConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = find(NAME)
+
+    def broken(bench: object, cell: Cell) -> pd.DataFrame:
+        if cell.kind == "few-shot":
+            raise ZeroDivisionError("a cell of this test")
+        return whole.compute(bench, cell)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cross_domain, "EXPERIMENT", dataclasses.replace(whole, compute=broken))
+    out = tmp_path / "out"
+    told: list[str] = []
+    run_experiment(NAME, config, out, say=told.append)
+    assert any("ZeroDivisionError: a cell of this test" in line for line in told)
+    shown = CliRunner().invoke(app, ["experiment", "status", str(out)]).output
+    assert "4 failed" in shown
+    assert "ZeroDivisionError" in shown
+    assert "ZeroDivisionError" in write_report(out).read_text()
+    monkeypatch.setattr(cross_domain, "EXPERIMENT", whole)
+    run_experiment(NAME, config, out)
+    assert len(Grid.read(out / "experiments" / NAME).failed()) == 4
+    run_experiment(NAME, config, out, retry_failed=True)
+    assert contents(out) == contents(finished)
+
+
+def test_without_any_result_the_tracebacks_are_named(
+    config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(bench: object, cell: Cell) -> pd.DataFrame:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cross_domain, "EXPERIMENT", dataclasses.replace(find(NAME), compute=broken))
+    with pytest.raises(RuntimeError, match="no cell has a result; tracebacks are in"):
+        run_experiment(NAME, config, tmp_path / "out")
+
+
+def test_a_directory_in_use_or_of_another_configuration_is_refused(
+    config: ExperimentConfig, finished: Path
+) -> None:
+    with FileLock(finished / ".lock"), pytest.raises(ValueError, match="in use by another run"):
+        run_experiment(NAME, config, finished)
+    with pytest.raises(ValueError, match="another configuration \\(shots was 2, is 3\\)"):
+        run_experiment(NAME, dataclasses.replace(config, shots=3), finished)
+    with pytest.raises(ValueError, match="workers=0"):
+        run_experiment(NAME, config, finished, workers=0)
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'cross-domain'"):
+        find("cross-domian")
+    with pytest.raises(AttributeError, match="no attribute 'cross_domian'"):
+        _ = experiments.cross_domian
+    assert all(callable(getattr(experiments, name.replace("-", "_"))) for name in EXPERIMENTS)
+
+
+def test_every_experiment_is_a_command_with_the_options_of_the_configuration() -> None:
+    listed = CliRunner().invoke(app, ["experiment", "list"]).output
+    assert all(name in listed for name in EXPERIMENTS)
+    shown = CliRunner().invoke(app, ["experiment", "cross-domain", "--help"], terminal_width=200).output
+    for field in dataclasses.fields(ExperimentConfig):
+        assert f"--{field.name.replace('_', '-')}" in shown
+
+
+def test_the_command_writes_a_report_with_the_chapter(config: ExperimentConfig, tmp_path: Path) -> None:
+    options = [
+        *("--model", config.model, "--sources", "review-sentiment", "--targets", "question-type"),
+        *("--shots", "2", "--samples", "4", "--validation", "3", "--test", "4", "--strengths", "1,2"),
+        *("--finalists", "2", "--bootstrap", "50", "--methods", "cast,placebo: random direction"),
+        *("--prompting", "cross-task few-shot", "--few-shots", "1", "--threads", "1"),
+    ]
+    done = CliRunner().invoke(app, ["experiment", "cross-domain", *options, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert 'id="experiment-cross-domain"' in page
+    assert "What cannot be concluded" in page
+    assert 'id="outcomes"' not in page
+    assert (tmp_path / "out" / "figures" / "cross_domain_methods.html").is_file()
