@@ -3,7 +3,7 @@
 Samples are put into about sqrt(n) cells by spherical k-means; a sample is then compared with the members of
 the cells nearest to it (an inverted file, as in arXiv 1702.08734 without its compression). How many cells is
 read off a sample of rows whose exact neighbours are computed: the fewest that hold the asked share of them.
-On data without structure this grows towards an exact search instead of losing neighbours silently.
+On data without structure that is most of them; then every pair is compared once instead, and nothing is lost.
 
 All the work is matrix products, so nothing has to be compiled first: 100,000 rows take less time than
 pynndescent needs to compile.
@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt
 
+from .all_pairs import search_all_pairs
 from .blocks import map_blocks, row_blocks
+from .hits import Hits, beating, keep_best
 from .neighbours import RECALL_ROWS, exact_sample, joined
 
 CENTRE_ROUNDS = 8  # assignments move little afterwards, and the number of probed cells absorbs the rest
 CENTRE_ROWS = 64  # rows a cell used to place the centres
 ROUND_ENTRIES = 8_000_000  # (sample, cell) pairs handled between two merges
+ALL_PAIRS_ABOVE = 0.5  # share of the cells from which on comparing every pair once takes no longer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,17 +61,27 @@ def cell_neighbours(
     generator = np.random.default_rng([seed, 1])
     cells = _split(units, round(len(units) ** 0.5), generator, threads)
     probes = _probes_needed(cells, k, (1 + recall) / 2, generator, threads)
-    nearest = _nearest_cells(cells, probes, threads)
     best = np.full((len(units), k), -np.inf, dtype=np.float32)
     which = np.full((len(units), k), -1, dtype=np.int32)
+    if probes > ALL_PAIRS_ABOVE * len(cells.centres):
+        search_all_pairs(cells.rows, best, which, threads=threads)
+    else:
+        _search_nearest(cells, probes, best, which, threads)
+        _complete(cells, best, which, threads)
+    return _in_first_order(cells.order, best, which)
+
+
+def _search_nearest(
+    cells: _Cells, probes: int, best: np.ndarray, which: np.ndarray, threads: int | None
+) -> None:
+    """Compare each row with the members of its nearest cells, a few of them at a time."""
+    nearest = _nearest_cells(cells, probes, threads)
     start = 0
     while start < probes:
         # Rounds widen as the thresholds sharpen, which keeps the hits of a round near a few k a row.
-        stop = min(probes, max(1, start * 4), start + max(1, ROUND_ENTRIES // len(units)))
+        stop = min(probes, max(1, start * 4), start + max(1, ROUND_ENTRIES // len(best)))
         _search_round(cells, nearest[:, start:stop], best, which, threads)
         start = stop
-    _complete(cells, best, which, threads)
-    return _in_first_order(cells.order, best, which)
 
 
 def _complete(cells: _Cells, best: np.ndarray, which: np.ndarray, threads: int | None) -> None:
@@ -140,23 +153,14 @@ def _search_round(
     queries = (flat // nearest.shape[1]).astype(np.int32)
     floor = best.min(axis=1)
 
-    def hits(cell: int) -> tuple[np.ndarray, ...]:
+    def hits(cell: int) -> Hits:
         return _hits(cells, cell, queries[bounds[cell] : bounds[cell + 1]], floor, best.shape[1])
 
-    query, member, cosine = joined(map_blocks(hits, range(len(cells.centres)), threads=threads))
-    order = np.argsort(query, kind="stable")
-    query, member, cosine = query[order], member[order], cosine[order]
-
-    def merge(block: slice) -> None:
-        span = slice(*np.searchsorted(query, (block.start, block.stop)))
-        _merge(best[block], which[block], query[span] - block.start, member[span], cosine[span])
-
-    map_blocks(merge, row_blocks(len(best), 64 * best.shape[1]), threads=threads)
+    found = map_blocks(hits, range(len(cells.centres)), threads=threads)
+    keep_best(best, which, found, threads=threads)
 
 
-def _hits(
-    cells: _Cells, cell: int, queries: np.ndarray, floor: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hits(cells: _Cells, cell: int, queries: np.ndarray, floor: np.ndarray, k: int) -> Hits:
     """(query, member, cosine) of pairs that beat the query's k-th best so far, at most k a query."""
     low, high = cells.offsets[cell], cells.offsets[cell + 1]
     none = np.empty(0, dtype=np.int32)
@@ -166,31 +170,7 @@ def _hits(
         cosine = cells.rows[query] @ cells.rows[low:high].T
         inside = np.flatnonzero((query >= low) & (query < high))
         cosine[inside, query[inside] - low] = -np.inf
-        row, column = np.divmod(np.flatnonzero((cosine > floor[query, None]).ravel()), max(1, high - low))
-        if len(row) > 2 * k * len(query):
-            column = np.argpartition(cosine, high - low - k, axis=1)[:, high - low - k :].ravel()
-            row = np.repeat(np.arange(len(query)), k)
-            beats = cosine[row, column] > floor[query[row]]
-            row, column = row[beats], column[beats]
+        row, column = beating(cosine, floor[query], k)
         parts.append((query[row], (column + low).astype(np.int32), cosine[row, column]))
     query, member, cosine = joined(parts)
     return query, member, cosine
-
-
-def _merge(
-    best: np.ndarray, which: np.ndarray, query: np.ndarray, member: np.ndarray, cosine: np.ndarray
-) -> None:
-    if not len(query):
-        return
-    k = best.shape[1]
-    count = np.bincount(query, minlength=len(best))
-    touched = np.flatnonzero(count)
-    slot = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count) + k
-    row = np.searchsorted(touched, query)
-    padded = np.full((len(touched), k + count.max()), -np.inf, dtype=np.float32)
-    names = np.full(padded.shape, -1, dtype=np.int32)
-    padded[:, :k], names[:, :k] = best[touched], which[touched]
-    padded[row, slot], names[row, slot] = cosine, member
-    kept = np.argpartition(padded, count.max(), axis=1)[:, count.max() :]
-    best[touched] = np.take_along_axis(padded, kept, axis=1)
-    which[touched] = np.take_along_axis(names, kept, axis=1)
