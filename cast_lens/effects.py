@@ -44,6 +44,18 @@ NEUTRAL_TEXTS = (
     "A new bridge was built across the valley in the year after the flood had carried the old one away.",
     "She opened the window, listened for a while to the rain, and then went back to her desk to write.",
     "The old clock in the hall runs a few minutes slow, so everybody in the house is always a bit late.",
+    "Potatoes keep for months in a dark and cool cellar, as long as no frost gets in through the window.",
+    "After lunch the ferry crosses to the island, where two buses wait on the quay for the passengers.",
+    "He learned to swim in a quarry outside the village, long before there was a pool in the next town.",
+    "The kettle has a dent on one side because it fell off the stove when we moved to the new kitchen.",
+    "On clear nights you can see the lights of the harbour from the garden behind the school.",
+    "The meeting was moved to Thursday, since the larger room had already been given to the choir.",
+    "Sand from the dunes blows over the road in spring, and a plough has to push it back to the beach.",
+    "My neighbour repairs bicycles in his garage and leaves them outside the door when they are ready.",
+    "Wool shrinks in hot water, so wash the blanket by hand and dry it flat on a clean sheet.",
+    "The tower was used as a lookout, later as a store for grain, and today it stands empty.",
+    "A thin layer of snow covered the fields, and the tracks of a hare led across to the hedge.",
+    "We took the wrong turning at the mill and reached the farm from the other side of the hill.",
 )
 """Everyday sentences without labels, questions or opinions; written for this package."""
 
