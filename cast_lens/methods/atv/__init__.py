@@ -1,0 +1,41 @@
+"""Adaptive task vectors (arXiv 2506.03426): a small model reads the query and writes a vector for every layer.
+
+    atv = train(model, tasks, folder="runs/atv", watch=...)
+    evaluate(model, prompts, [atv.intervention(prompts)])
+    with atv.steer(model, prompts): model.generate(...)
+
+- ``Design``, ``Training``: every switch of the recipe; ``PAPER``, ``PAPER_TRAINING``: its values;
+- ``train``: against the frozen large model, with early stop and checkpoints; ``loss_bar`` shows it;
+- ``ATV``: ``vectors``, ``intervention``, ``steer``, ``save``, ``load``;
+- ``Generator``: what a small model of your own has to offer.
+"""
+
+from .data import Item, Material, gather, readings
+from .design import PAPER, PAPER_TRAINING, Design, Training
+from .expansion import Expansion
+from .generators import BlocksGenerator, ConstantGenerator, Generator, build_generator
+from .training import train
+from .vectors import ATV
+from .watching import Step, Watch, loss_bar, silent
+
+__all__ = [
+    "ATV",
+    "PAPER",
+    "PAPER_TRAINING",
+    "BlocksGenerator",
+    "ConstantGenerator",
+    "Design",
+    "Expansion",
+    "Generator",
+    "Item",
+    "Material",
+    "Step",
+    "Training",
+    "Watch",
+    "build_generator",
+    "gather",
+    "loss_bar",
+    "readings",
+    "silent",
+    "train",
+]

@@ -1,0 +1,155 @@
+"""What an adaptive task vector is made of, and how it is trained: the recipe's switches, all in two objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...interventions import POSITIONS, Position
+from ...models import EMBEDDED
+
+GeneratorKind = Literal["blocks", "residual", "huggingface", "constant"]
+GENERATORS: tuple[GeneratorKind, ...] = ("blocks", "residual", "huggingface", "constant")
+Pooling = Literal["last", "mean"]
+Start = Literal["zero", "torch"]
+Reading = Literal["prompt", "question"]
+# The steered model itself as the small one.
+SELF = "self"
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What writes the vectors, and where they go (arXiv 2506.03426; ``PAPER`` has its values).
+
+    Attributes:
+        generator: ``blocks``, the first blocks of the small model ``source``; ``residual``, the steered model's own
+            zero-shot residual at ``layer``, no second model at all; ``huggingface``, any causal or encoder model;
+            ``constant``, nothing is read: one learned vector a layer, the static counterpart of an ATV.
+        source: the small model: for ``blocks`` the embedded model, ``self`` or a name that ``load_model`` takes; for
+            ``huggingface`` a folder or hub name.
+        layer: the block whose output is read (``blocks``, ``residual``); a Hugging Face model's last one is.
+        pooling: state at the ``last`` token, or the ``mean`` over all.
+        trained: whether the small model is trained along. The paper trains it; frozen, every text is read once.
+        standardise: whether states are centred and scaled by their mean and deviation over the training texts, before
+            the expansion. Residuals at one position have a large part in common, which the paper's code leaves in.
+        rank: of the expansion; None for one full linear map.
+        start: expansion that gives ``zero`` vectors at first, so that training begins at the unsteered model, or
+            ``torch``'s default initialisation, as the paper's code.
+        layers: blocks that get a vector; all when None.
+        strength: factor on the vectors. The paper's 0.001 with 15 epochs of single examples is what its long training
+            can afford; it scales the effective step size.
+        position: ``last`` as the paper says, also the tokens decoded after it: a step then runs few tokens with
+            gradients. ``all`` as its code does.
+        reads: ``prompt``, the small model reads what the large one does; ``question``, it reads ``Q: … A:`` as in the
+            code's training.
+
+    Raises:
+        ValueError: on an unknown name, a negative layer, a rank below 1, or a non-finite strength.
+    """
+
+    generator: GeneratorKind = "blocks"
+    source: str = EMBEDDED
+    layer: int = 15
+    pooling: Pooling = "last"
+    trained: bool = False
+    standardise: bool = True
+    rank: int | None = None
+    start: Start = "zero"
+    layers: tuple[int, ...] | None = None
+    strength: float = 1.0
+    position: Position = "last"
+    reads: Reading = "prompt"
+
+    def __post_init__(self) -> None:
+        choices: dict[str, tuple[str, ...]] = {
+            "generator": GENERATORS,
+            "pooling": ("last", "mean"),
+            "start": ("zero", "torch"),
+            "position": POSITIONS,
+            "reads": ("prompt", "question"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+        if self.layer < 0 or (self.rank is not None and self.rank < 1):
+            raise ValueError(f"layer={self.layer} must be 0 or more, and rank={self.rank} 1 or more or None")
+        if not -float("inf") < self.strength < float("inf") or self.strength == 0:
+            raise ValueError(f"strength={self.strength} must be finite and not 0, or nothing can be learned")
+        if self.trained and self.generator in ("residual", "constant"):
+            raise ValueError(
+                f"generator={self.generator!r} has no parameters to train; leave trained off, or choose blocks"
+            )
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the expansion (and the small model, when it is trained) is fitted against the frozen large model.
+
+    Learning rate, weight decay, epochs and examples are the recipe's. Its batch of one example and its lack of any
+    model selection are not: 16 prompts a step keep two cores busy, and the epoch with the lowest validation loss is
+    kept.
+
+    Attributes:
+        examples: training examples a task at most, balanced over the classes.
+        validation: validation examples a task at most.
+        templates: how each example is asked: ``own`` (the task's template with its definition), ``bare`` (without the
+            definition), ``plain`` (a template of the task's kind, whatever the task). Prompts that come out equal
+            count once. Validation asks in the first way only.
+        ending: text behind each answer, which the model learns to write too, so that decoding ends there; empty in
+            the recipe.
+        learning_rate, weight_decay: of Adam; constant, no warm-up, no clipping.
+        batch: prompts a step.
+        epochs: at most.
+        patience: epochs without a lower validation loss before training stops; the recipe never stops early.
+        seed: of the start, the draw of examples and the order of the prompts.
+        memory_mb: for keys and values of the prompts, kept from epoch to epoch.
+        recompute: gradient checkpointing: less memory, one more forward pass.
+        mixed_precision: run the large model in bfloat16 where torch's autocast does so.
+        checkpoint_steps: steps between checkpoints; one is also written after each epoch.
+    """
+
+    examples: int = 90
+    validation: int = 90
+    templates: tuple[str, ...] = ("own", "bare", "plain")
+    ending: str = "\n"
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-5
+    batch: int = 16
+    epochs: int = 15
+    patience: int = 2
+    seed: int = 0
+    memory_mb: float = 2000.0
+    recompute: bool = False
+    mixed_precision: bool = False
+    checkpoint_steps: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", tuple(self.templates))
+        for name in ("examples", "validation", "batch", "epochs", "patience", "checkpoint_steps"):
+            if int(getattr(self, name)) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("learning_rate", "memory_mb"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
+
+
+PAPER = Design(
+    generator="huggingface",
+    source="gpt2",
+    trained=True,
+    standardise=False,
+    start="torch",
+    strength=0.001,
+    position="all",
+    reads="question",
+)
+"""As the released code of arXiv 2506.03426 does it."""
+
+PAPER_TRAINING = Training(ending="", batch=3, patience=15, seed=42)
+"""The same for training: one example in three templates a step, 15 epochs (ours still keeps the best one)."""

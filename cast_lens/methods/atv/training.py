@@ -1,0 +1,277 @@
+"""Training against the frozen large model: cross-entropy of whole answers, several tasks and templates in one run."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ...engine import Prefixes, Progress, answer_losses, frozen, quiet, unsupported
+from ...extraction import versions
+from ...interventions import PromptVectors
+from ...models import fingerprint, model_name
+from ...tasks import Task
+from ...tasks.splits import stable_seed
+from ...vectors import Provenance
+from .data import Item, Material, gather
+from .design import Design, Training
+from .expansion import Expansion, standards
+from .generators import Generator, build_generator
+from .run_state import RESULT, RunState, claim, parameters, save_bad_batch
+from .vectors import ATV, restore, vector_layers
+from .watching import Step, Watch, silent
+
+
+def train(
+    model: HookedTransformer,
+    tasks: Sequence[Task],
+    *,
+    design: Design | None = None,
+    training: Training | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    generator: Generator | None = None,
+    watch: Watch = silent,
+    progress: Progress = quiet,
+) -> ATV:
+    """Train an adaptive task vector for a large model, whose own parameters stay as they are (arXiv 2506.03426).
+
+    Stops early by the validation loss and gives the ATV with the lowest one. With a folder the run can be killed at any
+    time: the same call continues it and ends at the same numbers, bit for bit on one machine.
+
+    Args:
+        model: the large model.
+        tasks: their train splits are trained on, their validation splits decide when to stop; test splits stay unread.
+        design: what the ATV is made of.
+        training: how it is fitted.
+        folder: for checkpoints, the loss curve and the result (``atv.safetensors``); nothing is kept when None.
+        generator: a small model of your own in place of the one that the design names.
+        watch: called after every step; see ``loss_bar``.
+        progress: wraps the passes that come before training.
+
+    Raises:
+        ValueError: before training, see ``gather``; layers that the model does not have; a folder that holds another
+            run. During training, when a loss or gradient is not finite; the batch is on disk then, and the message
+            says where.
+    """
+    design, training = design or Design(), training or Training()
+    layers = vector_layers(model, design)
+    material = gather(model, tasks, training, reads=design.reads)
+    small = build_generator(design, model) if generator is None else generator
+    place = None if folder is None else Path(folder)
+    if place is not None:
+        claim(place, design=design, training=training, material=material, model=fingerprint(model))
+    job = _Job.of(model, material, design, training, small, layers, progress)
+    with frozen(model):
+        run = job.run(place, watch)
+    restore(run.kept, run.expansion, run.generator)
+    lowest = run.history.validations[run.history.best][1]
+    about = Provenance(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        task=" + ".join(dict.fromkeys(task.name for task in tasks)),
+        template=" + ".join(training.templates),
+        seed=training.seed,
+        versions=versions(),
+        note=f"adaptive task vector, {run.steps} steps, validation loss {lowest:.4f}",
+    )
+    made = ATV(design, training, layers, small, run.expansion, about)
+    if place is not None:
+        made.save(place / RESULT)
+        write_curve(run, place)
+    return made
+
+
+def write_curve(run: RunState, folder: Path) -> None:
+    """The losses as ``loss.csv``, and as a figure, ``loss.html``."""
+    from ...plots import plot_loss, write_figure
+
+    frame = run.history.to_frame()
+    write_figure(plot_loss(frame), frame, folder, "loss", png="never")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What does not change while training."""
+
+    model: HookedTransformer
+    material: Material
+    design: Design
+    training: Training
+    generator: Generator
+    layers: tuple[int, ...]
+    prefixes: Prefixes | None
+    states: Float[Tensor, "item d_small"] | None
+    standards: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        material: Material,
+        design: Design,
+        training: Training,
+        generator: Generator,
+        layers: tuple[int, ...],
+        progress: Progress,
+    ) -> _Job:
+        """Everything that is computed once: states of a frozen small model, keys and values of the prompts."""
+        items = material.items
+        texts = list(dict.fromkeys(item.reading for item in items))
+        place = {text: row for row, text in enumerate(texts)}
+        with torch.no_grad():
+            read = generator.states(texts).to(model.cfg.device)
+        states = read[[place[item.reading] for item in items]]
+        train = states[: len(material.train)]
+        prefixes = None
+        if design.position != "all" and unsupported(model) is None:
+            prompts = [item.prompt for item in items]
+            prefixes = Prefixes.of(model, prompts, memory_mb=training.memory_mb, progress=progress)
+        return cls(
+            model,
+            material,
+            design,
+            training,
+            generator,
+            layers,
+            prefixes,
+            states if generator.module is None else None,
+            standards(train) if design.standardise else None,
+        )
+
+    def start(self) -> RunState:
+        """Fresh weights."""
+        shift, scale = self.standards or (None, None)
+        expansion = Expansion(
+            self.generator.width,
+            len(self.layers),
+            int(self.model.cfg.d_model),
+            rank=self.design.rank,
+            start=self.design.start,
+            seed=self.training.seed,
+            shift=shift,
+            scale=scale,
+        ).to(self.model.cfg.device)
+        optimiser = torch.optim.Adam(
+            parameters(expansion, self.generator),
+            lr=self.training.learning_rate,
+            weight_decay=self.training.weight_decay,
+        )
+        return RunState(expansion, self.generator, optimiser)
+
+    def run(self, folder: Path | None, watch: Watch) -> RunState:
+        """Train until the last epoch or the early stop; from a checkpoint when the folder has one."""
+        run = self.start()
+        if folder is not None:
+            run.load(folder)
+        per_epoch = math.ceil(len(self.material.train) / self.training.batch)
+        total = per_epoch * self.training.epochs
+        while not self._over(run):
+            epoch = len(run.history.validations)
+            for number, batch in enumerate(self._batches(epoch), start=epoch * per_epoch):
+                if number < run.steps:
+                    continue
+                self._step(run, batch, folder)
+                watch(self._told(run, total, epoch))
+                if folder is not None and run.steps % self.training.checkpoint_steps == 0:
+                    run.save(folder)
+            self._validate(run)
+            if folder is not None:
+                run.save(folder)
+            watch(self._told(run, total, epoch, validated=True))
+        return run
+
+    def _over(self, run: RunState) -> bool:
+        done = len(run.history.validations)
+        return done >= self.training.epochs or (done > 0 and run.history.stale() >= self.training.patience)
+
+    def _told(self, run: RunState, total: int, epoch: int, *, validated: bool = False) -> Step:
+        history = run.history
+        latest = history.validations[-1][1] if history.validations else None
+        best = history.validations[history.best][1] if history.validations else None
+        note = ""
+        if validated and self._over(run):
+            note = "last epoch" if len(history.validations) >= self.training.epochs else "stopped early"
+        return Step(run.steps, total, epoch + 1, history.losses[-1], latest, best, validated, note)
+
+    def _batches(self, epoch: int) -> Iterator[list[int]]:
+        """Places of the training items, in an order that follows from seed and epoch."""
+        shuffler = torch.Generator().manual_seed(stable_seed(self.training.seed, epoch) % 2**63)
+        order = torch.randperm(len(self.material.train), generator=shuffler).tolist()
+        for start in range(0, len(order), self.training.batch):
+            yield order[start : start + self.training.batch]
+
+    def _step(self, run: RunState, batch: list[int], folder: Path | None) -> None:
+        vectors, losses = self._losses(run, batch)
+        loss = losses.mean()
+        run.optimiser.zero_grad(set_to_none=True)
+        # A loss beyond all numbers has no gradient to step along.
+        if bool(torch.isfinite(loss)):
+            loss.backward()
+        grown = [parameter.grad for parameter in parameters(run.expansion, self.generator)]
+        if not bool(torch.isfinite(loss)) or not all(
+            bool(torch.isfinite(gradient).all()) for gradient in grown if gradient is not None
+        ):
+            self._refuse(run, batch, vectors, losses, folder)
+        run.optimiser.step()
+        run.history.losses.append(loss.item())
+
+    def _losses(self, run: RunState, batch: list[int]) -> tuple[Tensor, Float[Tensor, " sample"]]:
+        """Vectors of some items and the loss of each; not a number where a vector is none."""
+        items = [self.material.items[index] for index in batch]
+        known = self.states
+        states = self.generator.states([item.reading for item in items]) if known is None else known[batch]
+        vectors = run.expansion(states.to(run.expansion.bias.device))
+        if not bool(torch.isfinite(vectors).all()):
+            return vectors, vectors.flatten(1).sum(dim=1)
+        steering = PromptVectors(vectors, self.layers, self.design.strength, self.design.position)
+        prefix = None if self.prefixes is None else self.prefixes.gather(batch)
+        with self._precision():
+            losses = answer_losses(
+                self.model,
+                [item.prompt for item in items],
+                steering,
+                prefix=prefix,
+                recompute=self.training.recompute,
+            )
+        return vectors, losses
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.training.mixed_precision:
+            return nullcontext()
+        return torch.autocast(torch.device(self.model.cfg.device or "cpu").type, dtype=torch.bfloat16)
+
+    def _validate(self, run: RunState) -> None:
+        first, count = len(self.material.train), len(self.material.validation)
+        sums = 0.0
+        with torch.no_grad():
+            for start in range(0, count, self.training.batch):
+                batch = list(range(first + start, first + min(count, start + self.training.batch)))
+                sums += float(self._losses(run, batch)[1].double().sum())
+        history = run.history
+        history.validations.append((run.steps, sums / count))
+        if history.best < 0 or sums / count < history.validations[history.best][1]:
+            history.best = len(history.validations) - 1
+            run.keep()
+
+    def _refuse(
+        self, run: RunState, batch: list[int], vectors: Tensor, losses: Tensor, folder: Path | None
+    ) -> None:
+        items: list[Item] = [self.material.items[index] for index in batch]
+        place = Path(tempfile.mkdtemp(prefix="cast-lens-")) if folder is None else folder
+        path = save_bad_batch(
+            place, items, vectors, step=run.steps, losses=[float(loss) for loss in losses.detach()]
+        )
+        what = "gradient" if bool(torch.isfinite(losses).all()) else "loss"
+        raise ValueError(
+            f"the {what} of step {run.steps} is not finite; the batch that made it is in {path}, with the vectors "
+            "beside it. Lower learning_rate or strength, or leave mixed_precision off"
+        )
