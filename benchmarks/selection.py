@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -244,7 +246,7 @@ def cases(small: bool) -> dict[str, Callable[[], Row]]:
         "ideal": lambda: ideal(*((600, 30) if small else (3_000, 100))),
         "rivals": lambda: rivals(*((600, 30) if small else (3_000, 100))),
         "pynndescent": lambda: cast(large, "pynndescent"),
-        "million": lambda: cast(1_000_000, "auto"),
+        "million": lambda: cast(1_000_000, "cells"),
     }
 
 
@@ -269,7 +271,13 @@ def main() -> None:
         if (name != "million" or options.million) and (name != "pynndescent" or options.pynndescent)
     ]
     rows = {name: _in_a_fresh_process(name, options.small) for name in wanted}
-    about = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
+    about = {
+        "date": date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+    }
     if options.json:
         print(json.dumps({"about": about, "cases": rows}, indent=2))
         return
@@ -281,7 +289,7 @@ def main() -> None:
 
 def _in_a_fresh_process(name: str, small: bool) -> Row:
     command = [sys.executable, __file__, "--only", name, *(["--small"] if small else [])]
-    start = time.perf_counter()
+    start, load = time.perf_counter(), os.getloadavg()[0]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr}")
@@ -290,6 +298,7 @@ def _in_a_fresh_process(name: str, small: bool) -> Row:
     return {
         **row,
         "process_seconds": round(time.perf_counter() - start, 1),
+        "load_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
         **({"warned": warned} if warned else {}),
     }
 
