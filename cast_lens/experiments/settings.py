@@ -19,6 +19,14 @@ SELECTIONS = (
     "parallel",
     "random",
 )
+# What ``quick`` compares where everything would be compared otherwise.
+QUICK_METHODS = (
+    "cast",
+    "few-shot mean",
+    "pca",
+    "placebo: random direction",
+    "placebo: shuffled labels",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,8 @@ class ExperimentConfig(RunConfig):
         assert isinstance(small, ExperimentConfig)
         return replace(
             small,
+            methods=self.methods or QUICK_METHODS,
+            prompting=self.prompting or ("cross-task few-shot", "batched"),
             few_shots=tuple(k for k in self.few_shots if k <= 4),
             budgets=tuple(n for n in self.budgets if n <= 8) or self.budgets[:1],
             selections=tuple(name for name in ("cast", "k-means", "random") if name in self.selections)

@@ -1,0 +1,143 @@
+"""Tables against closed forms: gains, boosts, negative transfer, splits, on rows made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cast_lens.experiments import wording
+from cast_lens.experiments.contrasts import contrast_table, detectable, pooled_table, split_rows
+from cast_lens.stats import mcnemar_exact, minimal_detectable_effect
+
+OPTIONS = {"n_bootstrap": 200, "seed": 0}
+
+
+def rows(
+    target: str, method: str, source: str, exact: list[int], *, valid: int = 1, seed: int = 0
+) -> pd.DataFrame:
+    n = len(exact)
+    return pd.DataFrame(
+        {
+            "target": target,
+            "sample": [f"{target}-{i}" for i in range(n)],
+            "method": method,
+            "source": source,
+            "layer": 3,
+            "strength": 1.0,
+            "seed": seed,
+            "exact_match": np.array(exact, float),
+            "valid": float(valid),
+            "choice_correct": np.array(exact, float),
+        }
+    )
+
+
+@pytest.fixture
+def outcomes() -> pd.DataFrame:
+    return pd.concat(
+        [
+            rows("t", "zero-shot", "", [1, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+            rows("t", "cast", "a", [1, 1, 1, 1, 1, 1, 1, 0, 1, 0]),
+            rows("t", "cast", "b", [0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+            rows("t", "placebo: random direction", "a", [1, 0, 0, 0, 0, 0, 0, 0, 1, 0], seed=0),
+            rows("t", "placebo: random direction", "a", [1, 1, 0, 0, 0, 0, 0, 0, 1, 0], seed=1),
+            rows("u", "zero-shot", "", [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]),
+            rows("u", "cast", "a", [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]),
+        ],
+        ignore_index=True,
+    )
+
+
+def test_a_contrast_is_paired_tested_and_corrected_over_the_tested_methods_only(
+    outcomes: pd.DataFrame,
+) -> None:
+    found = contrast_table(outcomes, tested="cast".__eq__, n_bootstrap=200, seed=0)
+    one = found[(found["method"] == "cast") & (found["source"] == "a") & (found["target"] == "t")]
+    one = one[one["metric"] == "exact_match"].iloc[0]
+    assert one["gain"] == pytest.approx(0.6)
+    assert one["baseline"] == pytest.approx(0.2)
+    assert one["gain_low"] <= 0.6 <= one["gain_high"]
+    before = outcomes[(outcomes["method"] == "zero-shot") & (outcomes["target"] == "t")]["exact_match"]
+    after = outcomes[(outcomes["method"] == "cast") & (outcomes["source"] == "a")].head(10)["exact_match"]
+    assert one["p_value"] == mcnemar_exact(before, after).p
+    # Three cast cells by three metrics, but validity never varies: every p-value counts as a test all the same.
+    assert one["n_tests"] == 9
+    assert one["p_adjusted"] == pytest.approx(9 * one["p_value"])
+    assert found.loc[found["method"] != "cast", "p_adjusted"].isna().all()
+
+
+def test_draws_of_a_placebo_are_averaged_a_sample(outcomes: pd.DataFrame) -> None:
+    found = contrast_table(outcomes, tested="cast".__eq__, n_bootstrap=200, seed=0)
+    one = found[(found["method"].str.startswith("placebo")) & (found["metric"] == "exact_match")].iloc[0]
+    assert one["n"] == 10
+    assert one["gain"] == pytest.approx(0.05)
+
+
+def test_pooled_numbers_are_over_pairs(outcomes: pd.DataFrame) -> None:
+    found = pooled_table(outcomes, n_bootstrap=200, seed=0)
+    one = found[(found["method"] == "cast") & (found["metric"] == "exact_match")].iloc[0]
+    assert (one["pairs"], one["n"]) == (3, 30)
+    assert one["gain"] == pytest.approx((0.6 - 0.1 + 0.1) / 3)
+    assert one["baseline"] == pytest.approx((0.2 + 0.2 + 0.4) / 3)
+    assert one["boost"] == pytest.approx((0.8 + 0.1 + 0.5) / (0.2 + 0.2 + 0.4) - 1)
+    assert one["negative"] == pytest.approx(1 / 3)
+    assert "zero-shot" not in set(found["method"])
+
+
+def test_pooled_intervals_resample_examples_with_all_that_was_done_to_them() -> None:
+    # One source copied ten times over adds rows and no information: the interval must not shrink.
+    base = [0] * 20
+    gained = [1] * 6 + [0] * 14
+    once = pd.concat([rows("t", "zero-shot", "", base), rows("t", "cast", "a", gained)])
+    often = pd.concat(
+        [rows("t", "zero-shot", "", base), *(rows("t", "cast", f"s{i}", gained) for i in range(10))]
+    )
+    narrow, wide = (
+        pooled_table(one, n_bootstrap=2000, seed=0, metrics=("exact_match",)).iloc[0] for one in (often, once)
+    )
+    assert narrow["gain_high"] - narrow["gain_low"] == pytest.approx(wide["gain_high"] - wide["gain_low"])
+
+
+def test_the_split_adds_up_and_leaves_free_answers_out(outcomes: pd.DataFrame) -> None:
+    free = rows("f", "zero-shot", "", [0, 1]).assign(valid=np.nan, choice_correct=np.nan)
+    found = split_rows(pd.concat([outcomes, free]), wanted="cast".__eq__, n_bootstrap=200, seed=0)
+    np.testing.assert_allclose(found["format"] + found["choice"], found["total"], atol=1e-12)
+    assert set(found["target"]) == {"t", "u"}
+    # All answers were admissible before and after: nothing of it is format.
+    np.testing.assert_allclose(found["format"], 0, atol=1e-12)
+
+
+def test_the_detectable_effect_is_that_of_the_discordance_seen() -> None:
+    before, after = np.zeros(100), np.r_[np.ones(30), np.zeros(70)]
+    assert detectable(before, after, 100) == minimal_detectable_effect(100, discordance=0.3)
+    assert np.isnan(detectable(before, before, 100))
+
+
+@pytest.mark.parametrize(
+    ("gain", "placebo", "words"),
+    [
+        (0.2, 0.05, "less than cast"),
+        (0.05, 0.2, "as much as, or more than, cast"),
+        (-0.1, -0.1, "as much as"),
+    ],
+)
+def test_sentences_say_what_the_placebo_reached(gain: float, placebo: float, words: str) -> None:
+    made = {
+        "metric": "exact_match",
+        "pairs": 2,
+        "n": 40,
+        "baseline": 0.5,
+        "boost": gain / 0.5,
+        "negative": 0.0,
+    }
+    table = pd.DataFrame(
+        [
+            {**made, "method": "cast", "gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.1},
+            {**made, "method": "placebo: x", "gain": placebo, "gain_low": placebo, "gain_high": placebo},
+        ]
+    )
+    assert words in wording.against_placebos(table, "cast")
+    sign = "+" if gain > 0 else "−"
+    assert f"Exact match under cast: {sign}" in wording.pooled(table, "cast")
+    assert wording.against_placebos(table[table["method"] == "cast"], "cast") == ""
