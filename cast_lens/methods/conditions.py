@@ -14,7 +14,7 @@ from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet
 from ..evaluation import evaluate
-from ..interventions import Intervention
+from ..interventions import Steering
 from ..tasks import Prompt
 from .batching import BatchedCondition
 
@@ -39,7 +39,7 @@ class Condition:
     method: str
     prompts: tuple[Prompt, ...]
     source: str = ""
-    intervention: Intervention | None = None
+    intervention: Steering | None = None
     seed: int = 0
 
 
