@@ -1,0 +1,69 @@
+"""How far a vector turns when something about it is changed, beside how far it turns by sampling alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..vectors import DifferenceVectors
+
+# Random halvings behind a split-half cosine.
+HALVINGS = 50
+
+
+def mean_cosines(
+    left: Float[Tensor, "layer d_model"], right: Float[Tensor, "layer d_model"]
+) -> Float[np.ndarray, " layer"]:
+    """Cosine of two vectors at each layer; NaN where one of them is zero."""
+    a, b = left.double(), right.double()
+    lengths = a.norm(dim=-1) * b.norm(dim=-1)
+    cosine = (a * b).sum(dim=-1) / lengths
+    return torch.where(lengths > 0, cosine, torch.full_like(cosine, float("nan"))).numpy()
+
+
+def sampling_cosines(
+    differences: DifferenceVectors, *, seed: int, halvings: int = HALVINGS
+) -> Float[np.ndarray, " layer"]:
+    """Cosine to expect, layer by layer, between the means of two disjoint draws of as many samples.
+
+    The cosine between the means of two random halves, averaged over halvings and stepped up to the full number by
+    the Spearman-Brown formula ``2 r / (1 + r)``: what another draw of samples would do to the vector. A variant
+    whose cosine to the vector is not below this turns it no further than another draw would.
+
+    Args:
+        differences: of one task.
+        seed: of the halvings.
+        halvings: how many.
+
+    Returns:
+        one cosine a layer; NaN for fewer than 4 samples.
+    """
+    n = len(differences)
+    if n < 4:
+        return np.full(len(differences.layers), np.nan)
+    generator = torch.Generator().manual_seed(seed)
+    values, total = differences.values.double(), np.zeros(len(differences.layers))
+    for _ in range(halvings):
+        order = torch.randperm(n, generator=generator)
+        total += mean_cosines(values[order[: n // 2]].mean(dim=0), values[order[n // 2 :]].mean(dim=0))
+    half = np.clip(total / halvings, 0.0, 1.0)
+    return 2 * half / (1 + half)
+
+
+def resampled_cosine(
+    differences: Float[np.ndarray, "sample d_model"], *, replicates: int, seed: int
+) -> float:
+    """Mean cosine between the mean of samples and the means of bootstrap resamples of them.
+
+    Resampling only spreads a mean, so the value is below 1 for any samples that differ; compare it between sets of
+    the same size.
+    """
+    n = len(differences)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=replicates)
+    gram = differences @ differences.T
+    weights = counts / n
+    across = weights @ gram.mean(axis=1)
+    lengths = np.sqrt(np.maximum(np.einsum("rs,rs->r", weights @ gram, weights), 0.0) * gram.mean())
+    return float((across / np.maximum(lengths, np.finfo(np.float64).tiny)).mean())
