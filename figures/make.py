@@ -1,13 +1,21 @@
-"""Rebuild the gallery: one default run on the embedded model, every figure as html, png and csv into this folder."""
+"""Rebuild the gallery: every figure as html, png and csv into this folder.
+
+The default run on the embedded model (continued, or left alone when it is finished) gives most of them, small studies
+of one of its vectors the others.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
+from studies import studies
+
 from cast_lens.engine import bars
 from cast_lens.experiments import RunConfig, run
+from cast_lens.plots import write_figures
 
 FOLDER = Path(__file__).parent
 ENDINGS = (".html", ".png", ".csv", ".js")
@@ -16,15 +24,31 @@ ENDINGS = (".html", ".png", ".csv", ".js")
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/latest"), help="run directory, continued if begun")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/latest"), help="run directory, continued if begun"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small run and small studies: what figures look like"
+    )
+    parser.add_argument("--to", type=Path, default=FOLDER, help="folder of the gallery")
     options = parser.parse_args()
-    run(RunConfig(), options.out, progress=bars, say=print)
-    for old in FOLDER.iterdir():
+    config = RunConfig().quick() if options.quick else RunConfig()
+    run(config, options.out, progress=bars, say=print)
+    options.to.mkdir(parents=True, exist_ok=True)
+    for old in options.to.iterdir():
         if old.suffix in ENDINGS:
             old.unlink()
     for path in sorted((options.out / "figures").iterdir()):
-        shutil.copy2(path, FOLDER / path.name)
-        print(FOLDER.name + "/" + path.name)
+        shutil.copy2(path, options.to / path.name)
+    settings = json.loads((options.out / "settings.json").read_text(encoding="utf-8"))
+    made = {}
+    for name, one in studies(config, options.out, settings, n=config.test):
+        print(f"Study: {name}")
+        made[name] = one
+    write_figures(made, options.to)
+    for path in sorted(options.to.iterdir()):
+        if path.suffix in ENDINGS:
+            print(path)
 
 
 if __name__ == "__main__":

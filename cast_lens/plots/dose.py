@@ -107,7 +107,7 @@ def plot_pareto(
 ) -> go.Figure:
     """Gain on the target against side effects elsewhere: up and to the left is better.
 
-    The stepped line joins the points that no other point beats on both axes.
+    Rings and the stepped line between them mark the points that no other point beats on both axes.
 
     Args:
         frame: ``method, gain, side_effect`` as shares (0.1 is 10 points; a side effect is a loss, so less is
@@ -123,8 +123,9 @@ def plot_pareto(
     front = _front(frame)
     figure.add_trace(
         go.Scatter(
-            x=100 * front["side_effect"], y=100 * front["gain"], mode="lines", name="not beaten on both",
+            x=100 * front["side_effect"], y=100 * front["gain"], mode="lines+markers", name="not beaten on both",
             line={"color": NEUTRAL, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
+            marker={"symbol": "circle-open", "size": 16, "color": NEUTRAL, "line": {"width": 2}},
         )
     )  # fmt: skip
     for method in sorted(in_order(frame["method"]), key=method_order):

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .drawing import blank
-from .frames import hover_text, require
+from .frames import hover_text, percent, require
 from .style import PALETTE
 
 
@@ -16,7 +16,8 @@ def plot_selection(frame: pd.DataFrame) -> go.Figure:
 
     Args:
         frame: one row a sample: ``x, y, influence, rank`` (place in the choice, from 0; anything for the
-            others), ``chosen``; perhaps ``text`` or ``sample_id`` for hover.
+            others), ``chosen``; perhaps ``text`` or ``sample_id`` for hover, and ``explained_x, explained_y``
+            (shares of variance, from ``selection.selection_plane``) for the axes.
 
     Raises:
         ValueError: when a column is missing or the frame is empty.
@@ -37,7 +38,8 @@ def plot_selection(frame: pd.DataFrame) -> go.Figure:
                 mode="markers+text" if picked else "markers",
                 name=name,
                 text=[str(int(rank) + 1) for rank in rows["rank"]] if picked else None,
-                textposition="top center",
+                # Up and down in turn: neighbours in the plane are often neighbours in the choice.
+                textposition=[f"{'bottom' if rank % 2 else 'top'} center" for rank in rows["rank"]],
                 marker={
                     "size": rows["influence"],
                     "sizemode": "area",
@@ -51,8 +53,13 @@ def plot_selection(frame: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{customdata}<br>influence %{marker.size:.3g}<extra></extra>",
             )
         )
-    figure.update_xaxes(showticklabels=False, ticklen=0)
-    figure.update_yaxes(showticklabels=False, ticklen=0, zeroline=False)
+    titles = {
+        axis: f"principal component {place} ({percent(frame[f'explained_{axis}'].iloc[0])} of variance)"
+        for place, axis in enumerate("xy", start=1)
+        if f"explained_{axis}" in frame
+    }
+    figure.update_xaxes(showticklabels=False, ticklen=0, title_text=titles.get("x"))
+    figure.update_yaxes(showticklabels=False, ticklen=0, zeroline=False, title_text=titles.get("y"))
     return figure
 
 

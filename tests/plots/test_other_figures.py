@@ -64,6 +64,7 @@ def test_pareto_joins_the_points_that_none_beats() -> None:
     )
     figure = plot_pareto(frame)
     assert list(figure.data[0].x) == [0, 20]
+    assert figure.data[0].mode == "lines+markers", "a front of one point is seen too"
     assert list(figure.data[0].y) == [10, 30]
     steered = next(trace for trace in figure.data if trace.name == "steered")
     np.testing.assert_allclose(steered.error_y.array, [30, 10])
@@ -92,6 +93,10 @@ def test_selection_numbers_the_chosen_in_order() -> None:
     assert chosen.marker.sizeref == others.marker.sizeref > 0, "one scale for both"
     assert list(chosen.customdata) == ["one", "&lt;two&gt;"]
     assert len(others.x) == 1
+    assert list(chosen.textposition) == ["bottom center", "top center"]
+    shares = frame.assign(explained_x=0.41, explained_y=0.2)
+    assert plot_selection(shares).layout.xaxis.title.text == "principal component 1 (41 % of variance)"
+    assert plot_selection(frame).layout.yaxis.title.text is None
 
 
 def test_token_effects_show_what_moves_most() -> None:
