@@ -7,7 +7,7 @@ service:
     1. Sentence: first query
     2. Sentence: second query
 
-    Answer all 2, one line each, as "number. answer".
+    Answers 1 to 2, one per line:
     1.
 
 What is read back is only the text: there is one continuation for several queries, so no probability belongs to one of
@@ -132,7 +132,7 @@ def parse_answers(text: str, count: int) -> list[str]:
 def _joint_prompt(task: Task, examples: Sequence[Example]) -> Prompt:
     """All queries under one definition, ending where the first answer begins."""
     items = [f"{number}. {_uncued(task, example)}" for number, example in enumerate(examples, start=1)]
-    ask = f'Answer all {len(items)}, one line each, as "number. answer".\n1.'
+    ask = f"Answers 1 to {len(items)}, one per line:\n1."
     text = definition(task) + "\n".join(items) + "\n\n" + ask
     names = [examples[0].id, examples[-1].id]
     return Prompt((), text, "", (), task.name, " to ".join(dict.fromkeys(names)))

@@ -43,10 +43,10 @@ def test_a_prompt_asks_its_queries_under_one_definition() -> None:
     assert condition.prompts[0].text == (
         "Definition: Say good or bad.\n"
         "1. Text: mood item number 18\n2. Text: mood item number 19\n3. Text: mood item number 20\n\n"
-        'Answer all 3, one line each, as "number. answer".\n1.'
+        "Answers 1 to 3, one per line:\n1."
     )
     assert condition.prompts[1].text.count("Text:") == 2
-    assert "Answer all 2" in condition.prompts[1].text
+    assert "Answers 1 to 2, one" in condition.prompts[1].text
     assert condition.prompts[0].sample_id == "mood-018 to mood-020"
     assert [prompt.sample_id for prompt in condition.queries] == [example.id for example in task.test]
 
