@@ -15,7 +15,7 @@ from ..experiments.cells import Grid
 from ..experiments.config import config_of
 from ..experiments.protocol import Experiment
 from ..experiments.settings import ExperimentConfig
-from .exhibit import Exhibit
+from .exhibit import Exhibit, file_name
 from .numbers import Rows, printed
 
 LONGEST = 40
@@ -91,7 +91,7 @@ def _chapter(experiment: Experiment, path: Path, config: ExperimentConfig) -> Ch
         failures,
         [
             Exhibit(
-                f"{experiment.name.replace('-', '_')}_{one.name}",
+                file_name(f"{experiment.name.replace('-', '_')}_{one.name}"),
                 experiment.name,
                 one.title,
                 one.caption,

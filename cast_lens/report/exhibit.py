@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -29,3 +30,8 @@ class Exhibit:
     alt: str
     figure: go.Figure
     frame: pd.DataFrame
+
+
+def file_name(task: str) -> str:
+    """A task's name as part of a file name: hub data sets have slashes in theirs."""
+    return re.sub(r"[^\w.-]+", "-", task)

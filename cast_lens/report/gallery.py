@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from .. import plots
 from ..plots.clouds import projection_methods
 from ..plots.frames import in_order
 from ..plots.writing import Png
-from .exhibit import Exhibit
+from .exhibit import Exhibit, file_name
 from .record import RunRecord, read_run
 from .tables import OUTCOMES
 
@@ -207,8 +206,3 @@ def _entropy(frame: pd.DataFrame) -> Iterator[Exhibit]:
         plots.plot_entropy(frame),
         frame,
     )
-
-
-def file_name(task: str) -> str:
-    """A task's name as part of a file name: hub data sets have slashes in theirs."""
-    return re.sub(r"[^\w.-]+", "-", task)
