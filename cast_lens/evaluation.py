@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformer_lens import HookedTransformer
 
-from .engine import Progress, answer, quiet, score, tokenise
+from .engine import Progress, quiet, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
+from .engine.joint import score_and_answer
 from .interventions import Steering
 from .tasks import Prompt, is_match, is_valid
 
@@ -56,9 +57,8 @@ def evaluate(
         ValueError: see ``score`` and ``answer``.
     """
     tokens = tokenise(model, prompts, chat=chat)
-    scores = score(model, tokens, interventions, memory_mb=memory_mb, progress=progress)
     longest = max((len(ids) for prompt in tokens for ids in prompt.answers), default=8)
-    texts = answer(
+    scores, texts = score_and_answer(
         model,
         tokens,
         interventions,
@@ -133,9 +133,9 @@ def _told(row: Mapping[Hashable, Any]) -> str:
     """One changed answer in a line: the query's longest line (the first of several is the definition), both answers."""
     lines = str(row["text"]).strip().splitlines() or [""]
     query = _cut(max(lines[1:] or lines, key=len), QUERY_SHOWN)
-    mark = {1.0: ", now right", -1.0: ", now wrong"}.get(row["turn"], "")
-    before, after = (_cut(row[name], ANSWER_SHOWN) or "nothing" for name in ("before", "answer"))
-    return f"{query} (gold: {row['gold']}): {before} → {after}{mark}"
+    mark = {1.0: " (now right)", -1.0: " (now wrong)"}.get(row["turn"], "")
+    before, after = (_cut(row[name], ANSWER_SHOWN) for name in ("before", "answer"))
+    return f"{query} (gold: {row['gold']}): “{before}” → “{after}”{mark}"
 
 
 def _cut(text: object, longest: int) -> str:

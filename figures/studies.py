@@ -111,9 +111,10 @@ def studies(
 
 def titled(figure: go.Figure, *more: str) -> go.Figure:
     """A figure with a second, smaller line below its title."""
-    room = 0 if figure.layout.updatemenus else 10
+    # Headings of panels stand between the second line and the axes.
+    room = 100 if figure.layout.annotations else 80
     return figure.update_layout(
-        title_subtitle={"text": "; ".join(more), "font": {"size": 13}}, margin={"t": 70 + room}
+        title_subtitle={"text": "; ".join(more), "font": {"size": 13}}, margin={"t": room}
     )
 
 

@@ -45,9 +45,9 @@ def test_counts_what_changed_and_which_way() -> None:
 def test_tells_turned_answers_first_and_no_more_than_asked() -> None:
     lines = changed_answers(answers()).loc[0, "changed"].splitlines()
     assert lines == [
-        "Question: is it a? (gold: yes): It is → yes, now right",
-        "Question: is it b? (gold: no): no → yes, now wrong",
-        "Question: is it d? (gold: no): maybe → perhaps",
+        "Question: is it a? (gold: yes): “It is” → “yes” (now right)",
+        "Question: is it b? (gold: no): “no” → “yes” (now wrong)",
+        "Question: is it d? (gold: no): “maybe” → “perhaps”",
     ]
     assert changed_answers(answers(), limit=1).loc[0, "changed"].splitlines() == lines[:1]
 
