@@ -71,6 +71,11 @@ def answer(
         memory_mb=memory_mb,
         progress=progress,
     )
+    return texts_of(model, written)
+
+
+def texts_of(model: HookedTransformer, written: list[list[tuple[int, ...]]]) -> list[list[str]]:
+    """What ``decode`` wrote, as text."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
     return [[str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in row] for row in written]
@@ -181,8 +186,30 @@ def _decode(
         return [[part[variant][0] for part in parts] for variant in range(len(interventions) + 1)]
     batch = build_batch(prompts, whole=whole, answers=False, device=model.cfg.device or "cpu")
     done = run_pass(kernel, batch, interventions, keep_cache=True)
+    return write(model, batch, done, interventions, prompts, max_new_tokens, stop)
+
+
+def write(
+    model: HookedTransformer,
+    batch: Batch,
+    done: Pass,
+    interventions: list[Steering],
+    prompts: list[TokenPrompt],
+    max_new_tokens: int,
+    stop: Stop,
+    *,
+    first: Int[Tensor, "variant sample"] | None = None,
+) -> list[list[tuple[int, ...]]]:
+    """Go on from a pass that kept its keys, which are used up: continuations [variant][sample].
+
+    Args:
+        model, batch, done, interventions, prompts: what ran.
+        max_new_tokens, stop: see ``decode``.
+        first: first tokens, where they have been read off the pass already.
+    """
+    kernel = kernel_for(model)
     written: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(len(interventions) + 1)]
-    rows = _first_rows(kernel, batch, done)
+    rows = _first_rows(kernel, batch, done, first)
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=batch.tokens.device)
     for step in range(max_new_tokens):
         alive = []
@@ -199,8 +226,10 @@ def _decode(
     return [[tuple(tokens) for tokens in row] for row in written]
 
 
-def _first_rows(kernel: Kernel, batch: Batch, done: Pass) -> _Rows:
-    """The first token of each row, and the keys of its tail."""
+def _first_rows(
+    kernel: Kernel, batch: Batch, done: Pass, first: Int[Tensor, "variant sample"] | None
+) -> _Rows:
+    """The first token of each row, and the keys of its tail up to the last prompt token."""
     assert done.cache is not None
     n_variants, n_prompts = done.tails.shape[0], len(batch.tails)
     lasts = [offset + tail.last for tail, offset in zip(batch.tails, batch.offsets, strict=False)]
@@ -208,9 +237,11 @@ def _first_rows(kernel: Kernel, batch: Batch, done: Pass) -> _Rows:
     variants, prompts = torch.arange(n_variants, device=device), torch.arange(n_prompts, device=device)
     place = torch.tensor(done.order, device=device).argsort()
 
+    # Whole prompts that run together are of one length; behind the last token stand the answers' chains.
+    columns = torch.tensor([range(last - batch.tails[0].last, last + 1) for last in lasts], device=device)
+
     def of_rows(x: Tensor) -> Tensor:
-        by_prompt = x[place].unflatten(1, (n_prompts, x.shape[1] // n_prompts))
-        return by_prompt.permute(1, 0, 3, 2, 4).flatten(0, 1)
+        return x[place][:, columns].permute(1, 0, 3, 2, 4).flatten(0, 1)
 
     own = [(of_rows(k), of_rows(v)) for k, v in done.cache.tails]
     done.cache.tails.clear()
@@ -218,8 +249,12 @@ def _first_rows(kernel: Kernel, batch: Batch, done: Pass) -> _Rows:
         variant=variants.repeat(n_prompts),
         prompt=prompts.repeat_interleave(n_variants),
         own=own,
-        tokens=read_out(kernel, kernel.norm_final(done.tails[:, lasts].transpose(0, 1).flatten(0, 1)))[1],
+        tokens=first.T.flatten().to(device) if first is not None else _read(kernel, done, lasts),
     )
+
+
+def _read(kernel: Kernel, done: Pass, lasts: list[int]) -> Int[Tensor, " row"]:
+    return read_out(kernel, kernel.norm_final(done.tails[:, lasts].transpose(0, 1).flatten(0, 1)))[1]
 
 
 def _step(

@@ -82,7 +82,7 @@ def score(
     ready = tokenise(model, prompts, chat=chat)
     if labels_only and any(len(answer) > 1 for prompt in ready for answer in prompt.answers):
         raise ValueError("labels_only needs answers of one token each; leave it off for longer answers")
-    collected = _Collected(len(ready), len(interventions) + 1, keep_logits, int(model.cfg.d_vocab_out))
+    collected = Collected(len(ready), len(interventions) + 1, keep_logits, int(model.cfg.d_vocab_out))
     if unsupported(model) is not None:
         _score_plain(model, ready, interventions, collected, progress)
         return collected.scores(interventions, ready)
@@ -125,7 +125,7 @@ def plan_jobs(
             yield from ((batch, chosen) for batch in batches)
 
 
-class _Collected:
+class Collected:
     """Results as they come in."""
 
     def __init__(self, prompts: int, variants: int, keep_logits: bool, vocab: int) -> None:
@@ -133,7 +133,8 @@ class _Collected:
         self.first = torch.full((variants, prompts), -1, dtype=torch.long)
         self.logits = torch.empty(variants, prompts, vocab) if keep_logits else None
 
-    def add(self, prompt: int, variants: list[int], logprobs: Tensor) -> None:
+    def add(self, prompt: int, variants: list[int], logprobs: Float[Tensor, "variant choice"]) -> None:
+        """Put down a prompt's log-probabilities under some variants."""
         known = self.logprobs[prompt]
         if known is None:
             known = torch.empty(self.first.shape[0], logprobs.shape[1])
@@ -156,6 +157,7 @@ class _Collected:
         return keep
 
     def scores(self, interventions: Sequence[Steering], prompts: Sequence[TokenPrompt]) -> Scores:
+        """Everything, when all of it is there."""
         filled = tuple(torch.empty(self.first.shape[0], 0) if x is None else x for x in self.logprobs)
         return Scores(filled, self.first, self.logits, tuple(interventions), tuple(prompts))
 
@@ -164,7 +166,7 @@ def _score_plain(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
     interventions: Sequence[Steering],
-    collected: _Collected,
+    collected: Collected,
     progress: Progress,
 ) -> None:
     for index, prompt in enumerate(progress(prompts, "score (plain route)", len(prompts))):
@@ -182,7 +184,7 @@ def _score_batch(
     members: list[int],
     interventions: Sequence[Steering],
     chosen: list[int],
-    collected: _Collected,
+    collected: Collected,
     labels_only: bool,
 ) -> None:
     kernel = kernel_for(model)
@@ -199,7 +201,7 @@ def read_tails(
     tails: Float[Tensor, "variant column d_model"],
     members: list[int],
     variants: list[int],
-    collected: _Collected,
+    collected: Collected,
     labels_only: bool,
 ) -> None:
     """From final residuals to log-probabilities."""
