@@ -50,11 +50,9 @@ def side_by_side(
         for this, that in comparisons:
             if this not in by_method or that not in by_method:
                 continue
+            both = matched_queries(by_method[that], by_method[this], metrics)
             for metric in metrics:
-                found = compared_pair(
-                    by_method[that], by_method[this], metric, n_bootstrap=n_bootstrap, seed=seed
-                )
-                if found:
+                if found := change(both, metric, n_bootstrap=n_bootstrap, seed=seed):
                     rows.append({**named, "method": this, "against": that, "metric": metric, **found})
     columns = [*within, "method", "against", "metric", "n", "value", "against_value", "difference"]
     frame = pd.DataFrame(rows, columns=[*columns, "low", "high", "p_value"])
@@ -67,28 +65,36 @@ def holm(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"])
 
 
-def compared_pair(
-    against: pd.DataFrame, treated: pd.DataFrame, metric: str, *, n_bootstrap: int, seed: int
-) -> dict[str, Any]:
-    """One comparison; empty when the two share no query with a known outcome."""
-    before, after = _paired(against, metric), _paired(treated, metric)
+def matched_queries(
+    against: pd.DataFrame, treated: pd.DataFrame, metrics: Sequence[str] = OUTCOMES
+) -> pd.DataFrame:
+    """Outcomes of both sides on the queries that both have, draws averaged; columns of one end in ``_against``."""
     # Demonstrations of the target itself have no source, and stand beside every source of the other side.
     sourceless = (against["source"] == "").all() or (treated["source"] == "").all()
     keys = [key for key in UNIT if not (sourceless and key == "source")]
-    both = after.merge(before, on=keys, suffixes=("", "_against"))
+    before, after = (
+        side.groupby(list(UNIT), sort=False)[list(metrics)].mean().reset_index()
+        for side in (against, treated)
+    )
+    return after.merge(before, on=keys, suffixes=("", "_against"))
+
+
+def change(both: pd.DataFrame, metric: str, *, n_bootstrap: int, seed: int) -> dict[str, Any]:
+    """One comparison of what ``matched_queries`` found; empty when no outcome is known."""
+    both = both.dropna(subset=[metric, f"{metric}_against"])
     if both.empty:
         return {}
     left, right = both[f"{metric}_against"].to_numpy(float), both[metric].to_numpy(float)
     clusters = (both["target"] + "\n" + both["sample"]).to_numpy()
-    change = paired_difference(left, right, clusters=clusters, n_bootstrap=n_bootstrap, seed=seed)
+    found = paired_difference(left, right, clusters=clusters, n_bootstrap=n_bootstrap, seed=seed)
     test = paired_permutation_test(left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS)
     return {
         "n": len(both),
         "value": float(right.mean()),
         "against_value": float(left.mean()),
-        "difference": change.value,
-        "low": change.low,
-        "high": change.high,
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
         "p_value": test.p,
     }
 
@@ -98,10 +104,6 @@ def once(outcomes: pd.DataFrame) -> pd.DataFrame:
     zero = outcomes["method"] == BASELINE
     again = outcomes[zero].duplicated(["target", "sample"])
     return outcomes.drop(index=again.index[again]).reset_index(drop=True)
-
-
-def _paired(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return rows.dropna(subset=[metric]).groupby(list(UNIT), sort=False)[metric].mean().reset_index()
 
 
 def _parts(outcomes: pd.DataFrame, within: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
