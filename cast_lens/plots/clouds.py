@@ -65,7 +65,8 @@ def plot_projection(frame: pd.DataFrame, *, method: str = "pca", layer: int | No
     tasks, means = in_order(frame["task"]), method == "pca"
     arrows = {one: _arrows(frame[frame["layer"] == one], tasks, means=means) for one in layers}
     note = "PCA" if means else f"{method.upper()}: no directions"
-    figure = blank(f"From zero-shot to few-shot activations ({note})", height=620)
+    where = f", layer {shown}" if len(layers) == 1 else ""
+    figure = blank(f"From zero-shot to few-shot activations ({note}){where}", height=620)
     for task in tasks:
         trace = _sample_trace(task, frame[frame["task"] == task], arrows=means)
         figure.add_trace(trace.update(showlegend=not means))

@@ -139,6 +139,7 @@ def test_umap_has_no_arrows_and_says_so() -> None:
     figure = plot_projection(pd.concat([synthetic.projection(3), synthetic.umap(3)]), method="umap")
     assert len(figure.data) == len(synthetic.TASKS)
     assert "no directions" in figure.layout.title.text
+    assert figure.layout.title.text.endswith(", layer 12"), "one layer has no slider to say which"
     assert {trace.mode for trace in figure.data} == {"markers"}
     assert list(figure.data[0].marker.symbol[1:3]) == ["circle-open", "circle"]
     assert figure.layout.yaxis.scaleanchor is None
