@@ -25,6 +25,7 @@ NEEDED = {
     "plot_entropy": "task, layer, condition, entropy",
     "plot_gain": "target, source, method, metric, gain, gain_low, gain_high",
     "plot_loss": "step, loss",
+    "plot_methods": "method, metric, gain, gain_low, gain_high, n",
     "plot_parallelism": "layer, task_a, task_b, cosine, low, high",
     "plot_pareto": "method, gain, side_effect",
     "plot_projection": "task, sample_id, condition, layer, x, y",
