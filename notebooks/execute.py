@@ -51,7 +51,7 @@ def execute(path: Path, *, write: bool) -> float:
     """Run one notebook and give its seconds; an error in a cell ends everything."""
     notebook = nbformat.read(path, as_version=4)
     started = time.time()
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(FOLDER)}}).execute()
     if write:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
