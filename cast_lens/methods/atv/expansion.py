@@ -73,9 +73,11 @@ def standards(
 ) -> tuple[Float[Tensor, " d_small"], Float[Tensor, " d_small"]]:
     """Mean and standard deviation of each coordinate; 1 where it does not vary."""
     exact = states.detach().double()
-    deviation = exact.std(dim=0, correction=0)
-    flat = deviation <= 1e-6 * exact.abs().amax(dim=0) if len(exact) else deviation > 0
-    return exact.mean(dim=0).to(states.dtype), torch.where(flat, 1.0, deviation).to(states.dtype)
+    mean = exact.mean(dim=0)
+    deviation = (exact - mean).square().mean(dim=0).sqrt()
+    # Below this a deviation is rounding, and dividing by it would make noise of it.
+    varies = deviation > 1e-6 * mean.abs()
+    return mean.to(states.dtype), torch.where(varies, deviation, 1.0).to(states.dtype)
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:

@@ -98,6 +98,13 @@ def write_curve(run: RunState, folder: Path) -> None:
     write_figure(plot_loss(frame), frame, folder, "loss", png="never")
 
 
+@torch.no_grad()
+def _states(generator: Generator, items: Sequence[Item]) -> Float[Tensor, "item d_small"]:
+    """What the small model makes of each item, each text read once."""
+    place = {text: row for row, text in enumerate(dict.fromkeys(item.reading for item in items))}
+    return generator.states(list(place))[[place[item.reading] for item in items]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     """What does not change while training."""
@@ -125,11 +132,7 @@ class _Job:
     ) -> _Job:
         """Everything that is computed once: states of a frozen small model, keys and values of the prompts."""
         items = material.items
-        texts = list(dict.fromkeys(item.reading for item in items))
-        place = {text: row for row, text in enumerate(texts)}
-        with torch.no_grad():
-            read = generator.states(texts).to(model.cfg.device)
-        states = read[[place[item.reading] for item in items]]
+        states = _states(generator, material.items).to(model.cfg.device)
         train = states[: len(material.train)]
         prefixes = None
         if design.position != "all" and unsupported(model) is None:
