@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, sweep
-from ..evaluation import evaluate
+from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position
 from ..methods import Setting
 from ..tasks import Prompt
@@ -50,8 +50,11 @@ def sweep_source(
         one row a cell: ``kind`` (entry of ``directions``, or ``unsteered``), ``layer, strength, n``, means of
         ``first_match, first_valid, choice_correct, gold_logprob, gold_margin`` with Wilson intervals of the shares;
         ``exact_match, valid`` of greedy
-        answers for the finalists (NaN elsewhere); ``chosen``.
+        answers for the finalists (NaN elsewhere); ``n_changed, changed`` (finalists: answers that are not the
+        unsteered ones, and a few of them; see ``changed_answers``); ``chosen``.
     """
+    import pandas as pd
+
     found = sweep(
         model,
         prompts,
@@ -77,6 +80,11 @@ def sweep_source(
     for name in ("exact_match", "valid"):
         frame.loc[best.index, name] = means[name].to_numpy()[1:]
         frame.loc[frame["kind"] == "unsteered", name] = means[name].iloc[0]
+    told = changed_answers(answers)
+    frame["n_changed"] = pd.Series(told["n_changed"].to_numpy(float), index=best.index)
+    frame["changed"] = pd.Series(told["changed"].to_numpy(), index=best.index).reindex(
+        frame.index, fill_value=""
+    )
     ranked = frame.loc[best.index].sort_values(
         ["exact_match", "gold_logprob"], ascending=False, kind="stable"
     )

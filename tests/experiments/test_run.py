@@ -125,6 +125,10 @@ def test_the_chosen_cell_is_the_best_finalist_of_the_sources_own_validation(fini
         assert chosen["exact_match"] == finalists["exact_match"].max()
         assert (part["n"] == 3).all()
         assert set(part["kind"]) == {"unsteered", "vector", "placebo: random direction"}
+        # What the cell changed is told of the finalists, whose answers were written.
+        assert finalists["n_changed"].notna().all()
+        assert part.loc[~part.index.isin(finalists.index), "n_changed"].isna().all()
+        assert ((finalists["changed"] != "") == (finalists["n_changed"] > 0)).all()
 
 
 def test_the_same_run_gives_the_same_frames(config: RunConfig, finished: Path, tmp_path: Path) -> None:
