@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformer_lens import HookedTransformer
 
-from .engine import Progress, quiet, tokenise
+from .engine import Progress, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
-from .engine.joint import score_and_answer
 from .interventions import Steering
 from .tasks import Prompt, is_match, is_valid
 

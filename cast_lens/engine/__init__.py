@@ -5,6 +5,7 @@
 - ``score``: log-probabilities of answers, unsteered and under many interventions, from one pass;
 - ``sweep``: ``score`` over layers × strengths × directions;
 - ``answer``: greedy answers under many interventions;
+- ``score_and_answer``: both from one pass;
 - ``answer_losses``, ``Prefixes``, ``frozen``: the loss of answers, with gradients to what steers;
 - ``tokenise``: prompts as the model reads them;
 - ``reference``: the plain hook route that all of these must equal, and that serves unknown architectures;
@@ -14,6 +15,7 @@
 from .capture import capture
 from .decoding import answer
 from .gradients import answer_losses, frozen
+from .joint import score_and_answer
 from .layout import TokenPrompt
 from .prefixes import Prefix, Prefixes
 from .progress import Progress, bars, quiet
@@ -40,6 +42,7 @@ __all__ = [
     "frozen",
     "quiet",
     "score",
+    "score_and_answer",
     "sweep",
     "tokenise",
     "unsupported",
