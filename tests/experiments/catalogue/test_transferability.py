@@ -1,0 +1,95 @@
+"""The matrix: planted hubs and families, nothing where nothing is, sentences that fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cast_lens.experiments.catalogue.transferability import EXPERIMENT
+from cast_lens.experiments.cells import Cell
+from cast_lens.experiments.controls import RANDOM
+from cast_lens.tasks import Task
+from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
+from tests.experiments.small_grid import small_bench, small_config, small_tasks
+from tests.small_tasks import label_task
+
+SOURCES = ("a1", "b1")
+TARGETS = ("a2", "a3", "a4", "b2", "b3", "b4")
+
+
+def tasks() -> dict[str, Task]:
+    made = {name: label_task(name) for name in (*SOURCES, *TARGETS)}
+    return {name: replace(task, family=name[0]) for name, task in made.items()}
+
+
+def kin(target: str, source: str, method: str, query: int) -> bool:
+    """A vector helps its own family and harms the other."""
+    return target[0] == source[0] if method == "cast" else query < 4
+
+
+def test_sources_are_targets_of_each_other() -> None:
+    cells = EXPERIMENT.plan(small_config(), small_tasks())
+    assert [cell.target for cell in cells if cell.kind == "steered"] == ["tone", "mood", "double"]
+
+
+def test_planted_families_and_clusters_are_found() -> None:
+    rows = crossed(TARGETS, SOURCES, kin)
+    frames = EXPERIMENT.summarise(rows, small_config(), tasks())
+    structure = frames["structure"].set_index(["method", "metric", "question"])
+    gap = structure.loc[("cast", "exact_match", "same family less other families")]
+    assert gap["value"] == 1.0
+    # 6! x 2! renamings, of which the 3! x 3! x 2 that keep families whole, with either name, show as much either way.
+    assert gap["p_value"] < 0.15
+    found = structure.loc[("cast", "exact_match", "silhouette of target clusters")]
+    assert found["value"] == pytest.approx(1.0)
+    members = frames["clusters"].query("method == 'cast' and metric == 'exact_match' and role == 'target'")
+    groups = members.groupby("cluster")["task"].agg(lambda names: {name[0] for name in names})
+    assert sorted(map(sorted, groups)) == [["a"], ["b"]]
+    assert np.isnan(structure.loc[("cast", "exact_match", "silhouette of source clusters"), "value"])
+    placebo = structure.loc[(RANDOM, "exact_match", "same family less other families")]
+    assert placebo["value"] == 0.0
+
+
+def test_hubs_are_named_with_their_numbers() -> None:
+    def right(target: str, source: str, method: str, query: int) -> bool:
+        return source == "a1" if method == "cast" else query < 4
+
+    frames = EXPERIMENT.summarise(crossed(TARGETS, SOURCES, right), small_config(), tasks())
+    margins = frames["hubs"].query("method == 'cast' and metric == 'exact_match' and role == 'source'")
+    assert margins.set_index("task")["gain"].to_dict() == {"a1": 0.5, "b1": -0.5}
+    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+    assert "As a source, a1 has the highest mean change in exact match, +50.0" in text
+    assert "b1 the lowest, −50.0" in text
+
+
+@pytest.mark.parametrize(
+    ("right", "said"), [(helps, "+50.0 points"), (nothing, "+0.0 points"), (harms, "−50.0 points")]
+)
+def test_sentences_fit_what_came_out(right: Right, said: str) -> None:
+    frames = EXPERIMENT.summarise(crossed(TARGETS, SOURCES, right), small_config(), tasks())
+    reading = EXPERIMENT.read(frames, small_config())
+    text = " ".join(reading.answer)
+    assert said in text
+    assert "nan" not in text
+    assert "tasks that do not differ" in text
+    assert {one.name for one in EXPERIMENT.draw(frames, small_config())} == {"matrix", "hubs"}
+
+
+def test_a_source_is_no_target_of_its_own() -> None:
+    rows = crossed(("a1", "b1", "a2"), SOURCES, helps)
+    frames = EXPERIMENT.summarise(rows, small_config(), tasks())
+    pairs = frames["result"].query("method == 'cast' and metric == 'exact_match'")
+    assert (pairs["target"] != pairs["source"]).all()
+    assert len(pairs) == 4
+
+
+def test_a_cell_repeats(tmp_path: Path) -> None:
+    cell = Cell("steered", "tone")
+    pd.testing.assert_frame_equal(
+        EXPERIMENT.compute(small_bench(tmp_path / "a"), cell),
+        EXPERIMENT.compute(small_bench(tmp_path / "b"), cell),
+    )
