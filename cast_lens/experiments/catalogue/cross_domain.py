@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...extraction import token_length
 from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, evaluate_conditions, few_shot
 from .. import wording
 from ..bench import Bench, fits, test_examples
@@ -18,8 +19,6 @@ from ..settings import ExperimentConfig
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NEEDS_NO_SOURCE = ("batched",)
 
 
 def vector_methods(config: ExperimentConfig) -> list[str]:
@@ -51,7 +50,7 @@ def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
         cells.append(Cell("steered", target))
         cells += [Cell("few-shot", target, number=k) for k in config.few_shots]
         for method in prompt_methods(config):
-            sources = ("",) if method in NEEDS_NO_SOURCE else config.sources
+            sources = config.sources if PROMPT_METHODS[method].needs_source else ("",)
             cells += [Cell("prompting", target, source, method) for source in sources if source != target]
     return cells
 
@@ -112,6 +111,7 @@ def prompting_condition(bench: Bench, cell: Cell) -> AnyCondition:
         shots=shots,
         seed=config.seed,
         embed=bench.embed,
+        length=token_length(bench.model),
     )
 
 
