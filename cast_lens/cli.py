@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_experiment
+from . import cli_atv, cli_experiment
 
 app = typer.Typer(
     name="cast-lens",
@@ -207,3 +207,4 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 app.add_typer(cli_experiment.register(_explained, _parse), name="experiment")
+app.add_typer(cli_atv.register(_explained), name="atv")

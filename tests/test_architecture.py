@@ -36,6 +36,7 @@ RANK = {
     "experiments": 8,
     "report": 9,
     "exploration": 10,
+    "cli_atv": 10,
     "cli_experiment": 10,
     "cli": 11,
 }

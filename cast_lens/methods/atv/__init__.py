@@ -7,6 +7,9 @@
 - ``Design``, ``Training``: every switch of the recipe; ``PAPER``, ``PAPER_TRAINING``: its values;
 - ``train``: against the frozen large model, with early stop and checkpoints; ``loss_bar`` shows it;
 - ``ATV``: ``vectors``, ``intervention``, ``steer``, ``save``, ``load``;
+- ``evaluate_atv``, ``gains``: outcomes of examples, and what changes a task;
+- ``generate_vectors``, ``generated_cosines``, ``generated_norms``, ``generated_against``, ``generated_cloud``: what
+  the vectors are like;
 - ``Generator``: what a small model of your own has to offer.
 """
 
@@ -14,6 +17,15 @@ from .data import Item, Material, gather, readings
 from .design import PAPER, PAPER_TRAINING, Design, Training
 from .expansion import Expansion
 from .generators import BlocksGenerator, ConstantGenerator, Generator, build_generator
+from .inside import (
+    Generated,
+    generate_vectors,
+    generated_against,
+    generated_cloud,
+    generated_cosines,
+    generated_norms,
+)
+from .outcomes import evaluate_atv, gains
 from .training import train
 from .vectors import ATV
 from .watching import Step, Watch, loss_bar, silent
@@ -26,6 +38,7 @@ __all__ = [
     "ConstantGenerator",
     "Design",
     "Expansion",
+    "Generated",
     "Generator",
     "Item",
     "Material",
@@ -33,7 +46,14 @@ __all__ = [
     "Training",
     "Watch",
     "build_generator",
+    "evaluate_atv",
+    "gains",
     "gather",
+    "generate_vectors",
+    "generated_against",
+    "generated_cloud",
+    "generated_cosines",
+    "generated_norms",
     "loss_bar",
     "readings",
     "silent",

@@ -1,0 +1,242 @@
+"""Inside an adaptive task vector: how its vectors lie to each other, to CAST's, and how long they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ...tasks import Split, Task
+from ...vectors import SteeringVector
+from .data import draw, readings
+from .vectors import ATV
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEIGHBOURS = 15  # UMAP's own default (arXiv 1802.03426)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generated:
+    """The vectors that an ATV writes for some queries, as they are added: ``strength`` is in them.
+
+    Attributes:
+        directions: [sample, layer, d_model], float32 on the CPU.
+        layers: block index of each entry of the layer axis.
+        tasks, sample_ids: of each sample; samples of a task stand together.
+    """
+
+    directions: Float[Tensor, "sample layer d_model"]
+    layers: tuple[int, ...]
+    tasks: tuple[str, ...]
+    sample_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n, layers = self.directions.shape[:2]
+        if not n or (layers, n, n) != (len(self.layers), len(self.tasks), len(self.sample_ids)):
+            raise ValueError(
+                f"directions {tuple(self.directions.shape)}, {len(self.layers)} layers, {len(self.tasks)} tasks and "
+                f"{len(self.sample_ids)} sample_ids must agree on at least one [sample, layer, d_model]"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks, each once."""
+        return tuple(dict.fromkeys(self.tasks))
+
+    def at(self, layer: int, task: str | None = None) -> Float[Tensor, "sample d_model"]:
+        """Vectors at one layer, of one task or of all.
+
+        Raises:
+            ValueError: when the layer has no vectors.
+        """
+        if layer not in self.layers:
+            raise ValueError(
+                f"layer={layer} has no vectors; there are some at {', '.join(map(str, self.layers))}"
+            )
+        rows = [i for i, name in enumerate(self.tasks) if task is None or name == task]
+        return self.directions[rows, self.layers.index(layer)].double()
+
+
+def generate_vectors(
+    atv: ATV, tasks: Sequence[Task], *, split: Split = "validation", examples: int = 1000, seed: int = 0
+) -> Generated:
+    """The vectors of the tasks' queries, each in its own template.
+
+    Raises:
+        ValueError: no tasks; a query that the small model cannot read.
+    """
+    drawn = [(task, draw(task, examples, seed=seed, split=split)) for task in tasks]
+    texts = [text for task, chosen in drawn for text in readings(task, chosen, atv.design.reads)]
+    return Generated(
+        atv.vectors(texts) * atv.design.strength,
+        atv.layers,
+        tuple(task.name for task, chosen in drawn for _ in chosen),
+        tuple(example.id for _, chosen in drawn for example in chosen),
+    )
+
+
+def generated_cosines(generated: Generated) -> pd.DataFrame:
+    """Cosine between the vectors of different queries, within and between tasks, layer by layer.
+
+    What all vectors have in common (the bias) raises every cosine, so there is a second one without it: after the mean
+    of the tasks' means was taken away.
+
+    Returns:
+        one row a layer and pair of tasks: ``layer, task_a, task_b, kind`` (``within`` or ``between``), ``cosine,
+        centred_cosine`` (means over pairs of different samples), ``n`` (pairs). Without pairs there is no row.
+    """
+    import pandas as pd
+
+    rows = []
+    names = generated.names
+    for layer in generated.layers:
+        by_task = [generated.at(layer, name) for name in names]
+        centre = torch.stack([vectors.mean(dim=0) for vectors in by_task]).mean(dim=0)
+        plain = [F.normalize(vectors, dim=-1) for vectors in by_task]
+        centred = [F.normalize(vectors - centre, dim=-1) for vectors in by_task]
+        for a, first in enumerate(names):
+            for b in range(a, len(names)):
+                n = len(plain[a]) * (len(plain[b]) - 1) // 2 if a == b else len(plain[a]) * len(plain[b])
+                if n:
+                    rows.append(
+                        {
+                            "layer": layer,
+                            "task_a": first,
+                            "task_b": names[b],
+                            "kind": "within" if a == b else "between",
+                            "cosine": _mean_cosine(plain[a], plain[b], same=a == b),
+                            "centred_cosine": _mean_cosine(centred[a], centred[b], same=a == b),
+                            "n": n,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _mean_cosine(first: Float[Tensor, "sample d"], second: Float[Tensor, "other d"], *, same: bool) -> float:
+    total = first @ second.T
+    if not same:
+        return float(total.mean())
+    n = len(first)
+    return float((total.sum() - total.diagonal().sum()) / (n * (n - 1)))
+
+
+def generated_norms(generated: Generated) -> pd.DataFrame:
+    """Length of the vectors, one row a layer and sample: ``layer, task, sample_id, norm``."""
+    import pandas as pd
+
+    norms = generated.directions.norm(dim=-1)
+    return pd.DataFrame(
+        {
+            "layer": [layer for _ in generated.tasks for layer in generated.layers],
+            "task": [task for task in generated.tasks for _ in generated.layers],
+            "sample_id": [sample for sample in generated.sample_ids for _ in generated.layers],
+            "norm": norms.flatten().numpy(),
+        }
+    )
+
+
+def generated_against(generated: Generated, vectors: Mapping[str, SteeringVector]) -> pd.DataFrame:
+    """How parallel the vectors of each task are to constant ones, such as CAST's mean difference vectors.
+
+    Args:
+        generated: from ``generate_vectors``.
+        vectors: by the task that they were taken from.
+
+    Returns:
+        one row a layer, task of the queries and task of the constant vector: ``layer, task, source, same`` (whether
+        they are one task), ``cosine`` (of the mean generated vector), ``sample_cosine`` (mean over samples). Layers
+        that a constant vector does not hold are left out.
+
+    Raises:
+        ValueError: no vectors, or none with a layer in common.
+    """
+    import pandas as pd
+
+    rows = []
+    for source, vector in vectors.items():
+        for layer in (one for one in generated.layers if one in vector.layers):
+            constant = vector.at(layer).double()
+            for task in generated.names:
+                own = generated.at(layer, task)
+                rows.append(
+                    {
+                        "layer": layer,
+                        "task": task,
+                        "source": source,
+                        "same": task == source,
+                        "cosine": float(F.cosine_similarity(own.mean(dim=0), constant, dim=0)),
+                        "sample_cosine": float(F.cosine_similarity(own, constant[None], dim=-1).mean()),
+                    }
+                )
+    if not rows:
+        raise ValueError(
+            f"none of the {len(vectors)} constant vectors holds a layer of {list(generated.layers)}; capture them there"
+        )
+    return pd.DataFrame(rows)
+
+
+def generated_cloud(
+    generated: Generated, layer: int, *, method: Literal["pca", "umap"] = "pca", seed: int = 0
+) -> pd.DataFrame:
+    """The vectors at one layer in two dimensions, a point a query.
+
+    Args:
+        generated: from ``generate_vectors``.
+        layer: block index.
+        method: ``pca`` (centred) or ``umap`` (cosine distance, 15 neighbours, seeded), whose distances between
+            clusters mean nothing.
+        seed: of UMAP.
+
+    Returns:
+        ``task, sample_id, layer, x, y, explained_x, explained_y``; the last two are shares of variance, NaN for UMAP.
+
+    Raises:
+        ValueError: an unknown method, a layer without vectors, or too few vectors.
+    """
+    import pandas as pd
+
+    if method not in ("pca", "umap"):
+        raise ValueError(f"method={method!r} is unknown; choose pca or umap")
+    values = generated.at(layer).numpy()
+    least = NEIGHBOURS + 1 if method == "umap" else 3
+    if len(values) < least:
+        raise ValueError(
+            f"method={method!r} needs at least {least} vectors, got {len(values)}; ask for more queries"
+        )
+    points, explained = _umap(values, seed) if method == "umap" else _pca(values)
+    frame = pd.DataFrame({"task": generated.tasks, "sample_id": generated.sample_ids, "layer": layer})
+    return frame.assign(x=points[:, 0], y=points[:, 1], explained_x=explained[0], explained_y=explained[1])
+
+
+def _pca(
+    values: Float[np.ndarray, "sample d"],
+) -> tuple[Float[np.ndarray, "sample 2"], Float[np.ndarray, " 2"]]:
+    left, lengths, axes = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    # An axis may point either way: its largest loading is made positive, so that a machine gives one picture.
+    largest = np.take_along_axis(axes[:2], np.abs(axes[:2]).argmax(axis=1)[:, None], axis=1)[:, 0]
+    points = left[:, :2] * lengths[:2] * np.where(largest < 0, -1.0, 1.0)
+    total = np.square(lengths).sum()
+    return points, np.square(lengths[:2]) / (total if total > 0 else 1.0)
+
+
+def _umap(
+    values: Float[np.ndarray, "sample d"], seed: int
+) -> tuple[Float[np.ndarray, "sample 2"], Float[np.ndarray, " 2"]]:
+    with warnings.catch_warnings():
+        # About its optional parts, and that a seed means one thread.
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        drawn = UMAP(
+            n_components=2, n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1
+        ).fit_transform(values)
+    return np.asarray(drawn, dtype=np.float64), np.full(2, np.nan)
