@@ -87,6 +87,8 @@ class ExperimentConfig(RunConfig):
             selections=tuple(name for name in ("cast", "k-means", "random") if name in self.selections)
             or self.selections,
             repeats=min(self.repeats, 3),
+            # German is in the suite that ships; of a folder's languages nothing is known here.
+            languages=self.languages or (() if self.tasks or self.hub else ("de",)),
             texts=min(self.texts, 6),
             queries=min(self.queries, 6),
         )
