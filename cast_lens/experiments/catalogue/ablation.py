@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...interventions import Operator, Position, PromptVectors, Steering
 from ...methods import Condition, Setting, evaluate_conditions
@@ -210,7 +210,7 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
     if {"chosen samples", "random samples"} <= set(real):
         comparisons.append(("chosen samples", "random samples"))
     groups = dict(zip(outcomes["method"], outcomes["group"], strict=True))
-    options = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+    options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
     result = contrast_table(outcomes, tested=lambda name: name in real, **options)
     versus = side_by_side(outcomes, comparisons, **options)
     methods = pooled_table(outcomes, **options)
