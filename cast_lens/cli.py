@@ -207,4 +207,4 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 app.add_typer(cli_experiment.register(_explained, _parse), name="experiment")
-app.add_typer(cli_atv.register(_explained), name="atv")
+app.add_typer(cli_atv.register(_explained, _parse), name="atv")

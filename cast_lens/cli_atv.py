@@ -20,7 +20,8 @@ app = typer.Typer(
     help="Adaptive task vectors: a small model reads the query and writes a vector for every layer.",
 )
 Explained = Callable[[Callable[[], None], "Path | None"], None]
-_report: list[Explained] = []
+Parse = Callable[[str, Any], Any]
+_given: dict[str, Any] = {}
 
 # Seen in training unless told otherwise: the English tasks that ship. `--hold-out` takes some of them away.
 Tasks = Annotated[
@@ -55,13 +56,12 @@ def train(
         bool | None, typer.Option("--trained/--frozen", help="Whether the small model is trained along.")
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the expansion (default: full).")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Layers that get a vector, comma-separated (all).")
-    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers that get a vector: 8,12 or 10-20 (all).")] = None,
     strength: Annotated[float | None, typer.Option(help="Factor on the vectors.")] = None,
     position: Annotated[str | None, typer.Option(help="last, prompt_last or all.")] = None,
     reads: Annotated[str | None, typer.Option(help="prompt or question: what the small model reads.")] = None,
     examples: Annotated[int | None, typer.Option(help="Training examples a task at most.")] = None,
+    validation: Annotated[int | None, typer.Option(help="Validation examples a task at most.")] = None,
     templates: Annotated[str | None, typer.Option(help="own, bare, plain: how examples are asked.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
     batch: Annotated[int | None, typer.Option(help="Prompts a step.")] = None,
@@ -98,7 +98,7 @@ def train(
         typer.echo(f"{made.n_parameters} parameters trained, {made.provenance.note}")
         typer.echo(f"ATV: {out / 'atv.safetensors'}, loss curve: {out / 'loss.html'}")
 
-    _report[0](job, out)
+    _given["explained"](job, out)
 
 
 @app.command("eval")
@@ -117,6 +117,7 @@ def evaluate(
 
     def job() -> None:
         from .engine import bars
+        from .files import load_tensors
         from .methods.atv import ATV, evaluate_atv, gains
         from .models import load_model
         from .tasks import SPLITS
@@ -124,6 +125,7 @@ def evaluate(
         if split not in SPLITS:
             raise ValueError(f"--split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
         file = _file(path)
+        load_tensors(file, kind="ATV")  # a wrong path is told before a model is loaded
         chosen = _tasks(tasks, folder, None)
         loaded = load_model(*([model] if model else []), device=device, dtype=dtype)
         atv = ATV.load(file, loaded)
@@ -143,7 +145,7 @@ def evaluate(
         _print_gains(found)
         typer.echo(f"Numbers: {where.with_suffix('.csv')}")
 
-    _report[0](job, None)
+    _given["explained"](job, None)
 
 
 @app.command()
@@ -167,12 +169,12 @@ def show(path: Annotated[Path, typer.Argument(help="A run directory, or its atv.
         typer.echo(f"small model: {about['generator']['name']} {about['generator']['fingerprint']}".rstrip())
         typer.echo(f"parameters trained: {about['n_parameters']}")
 
-    _report[0](job, None)
+    _given["explained"](job, None)
 
 
-def register(explained: Explained) -> typer.Typer:
-    """The commands, with the error reporting of the command line that they are added to."""
-    _report[:] = [explained]
+def register(explained: Explained, parse: Parse) -> typer.Typer:
+    """The commands, with the error reporting and the parsing of the command line that they are added to."""
+    _given.update(explained=explained, parse=parse)
     return app
 
 
@@ -184,7 +186,7 @@ def _switches(given: dict[str, Any], *, paper: bool) -> tuple[Design, Training]:
 
     values = dict(given)
     if "layers" in values:
-        values["layers"] = tuple(_number(item) for item in _names(values["layers"]))
+        values["layers"] = tuple(_given["parse"]("layers", values["layers"]))
     if "templates" in values:
         values["templates"] = tuple(_names(values["templates"]))
     own = {field.name for field in fields(Design)}
@@ -197,12 +199,6 @@ def _switches(given: dict[str, Any], *, paper: bool) -> tuple[Design, Training]:
         **{name: value for name, value in values.items() if name in rest},
     )
     return design, training
-
-
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise ValueError(f"--layers: {text!r} is no block index")
-    return int(text)
 
 
 def _names(text: str) -> list[str]:
