@@ -5,13 +5,15 @@ lists of texts, at every layer, eight texts a batch. Sweep: 16 prompts of 30 tok
 8 strengths); peers run some of the cells and the rest is extrapolated. repeng steers every position, so it is compared
 with position ``all``; it trains principal components, no mean difference, so it has no row for vectors.
 
-Every package runs in a process of its own, on a model that it loads itself, after one call that is not counted.
+Every package runs in a process of its own, on a model that it loads itself, after one call that is not counted. The
+ratio is one of processor seconds, which other work on the machine changes less than it changes the clock's.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -48,7 +50,7 @@ class Work:
     tokens: Int[Tensor, "prompt position"]
     cells: list[Cell]
     logits: dict[str, Float[Tensor, "cell prompt vocab"]]
-    seconds: dict[str, float]
+    cpu_s: dict[str, float]
     all_cells: int
     threads: int
 
@@ -159,12 +161,22 @@ class RepengPeer:
 PEERS: tuple[Callable[..., Any], ...] = (SteeringVectorsPeer, NnsightPeer, RepengPeer)
 
 
-def measured(job: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Result, seconds and peak MB above the start."""
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock seconds, processor seconds, peak MB above the start."""
+
+    s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def measured(job: Callable[[], Any]) -> tuple[Any, Cost]:
+    """What a job gives and costs."""
     kept: list[Any] = []
+    started = time.process_time()
     with peak_memory() as peak:
         taken = seconds(lambda: kept.append(job()))
-    return kept[0], taken, peak.above
+    return kept[0], Cost(taken, time.process_time() - started, peak.above)
 
 
 def ours(*, pairs: int, sampled: int, threads: int) -> tuple[list[Row], Work]:
@@ -178,12 +190,13 @@ def ours(*, pairs: int, sampled: int, threads: int) -> tuple[list[Row], Work]:
         return (capture(model, positive[:n]) - capture(model, negative[:n])).mean(dim=0)
 
     vectors(1)
-    directions, vector_s, peak = measured(partial(vectors, len(positive)))
-    rows = [row(f"cast_lens {version('cast-lens')}", "vectors", vector_s, vector_s, peak)]
+    name = f"cast_lens {version('cast-lens')}"
+    directions, cost = measured(partial(vectors, len(positive)))
+    rows = [row(name, "vectors", cost, cost.cpu_s)]
     prompts = text_prompts(model.tokenizer, 16, 30)
     cells = [(layer, strength) for layer in range(model.cfg.n_layers) for strength in STRENGTHS]
     chosen = cells[:: max(1, len(cells) // sampled)]
-    taken, logits = {"vectors": vector_s}, {}
+    taken, logits = {"vectors": cost.cpu_s}, {}
     for position in ("last", "all"):
         grid, some = (
             [Intervention(directions[layer], layer, strength, position=position) for layer, strength in which]
@@ -192,22 +205,23 @@ def ours(*, pairs: int, sampled: int, threads: int) -> tuple[list[Row], Work]:
         kept = score(model, prompts, some, keep_logits=True).logits
         assert kept is not None
         logits[position] = kept[1:]
-        _, sweep_s, peak = measured(partial(score, model, prompts, grid, memory_mb=MEMORY_MB))
-        taken[position] = sweep_s
-        rows.append(row(rows[0]["package"], f"sweep, {position}", sweep_s, sweep_s, peak))
+        _, cost = measured(partial(score, model, prompts, grid, memory_mb=MEMORY_MB))
+        taken[position] = cost.cpu_s
+        rows.append(row(name, f"sweep, {position}", cost, cost.cpu_s))
     tokens = torch.tensor([prompt.tokens for prompt in prompts])
     couples = list(zip(positive, negative, strict=True))
     return rows, Work(couples, directions, tokens, chosen, logits, taken, len(cells), threads)
 
 
-def row(package: str, job: str, taken: float, our_s: float, peak: float) -> Row:
-    """One line of the table."""
+def row(package: str, job: str, cost: Cost, our_cpu_s: float, *, share: float = 1.0) -> Row:
+    """One line of the table, extrapolated from the share of the job that was run."""
     return {
         "package": package,
         "job": job,
-        "s": taken,
-        "times cast_lens": taken / our_s,
-        "peak MB above": round(peak),
+        "s": cost.s / share,
+        "CPU s": cost.cpu_s / share,
+        "times cast_lens's CPU s": cost.cpu_s / share / our_cpu_s,
+        "peak MB above": round(cost.peak_mb),
     }
 
 
@@ -222,15 +236,15 @@ def peer_rows(kind: Callable[..., Any], work: Work) -> list[Row]:
         name = f"{name} {version(name)}"
         if hasattr(peer, "vectors"):
             peer.vectors(work.pairs[:1])
-            found, taken, peak = measured(lambda: peer.vectors(work.pairs))
-            rows.append(row(name, "vectors", taken, work.seconds["vectors"], peak))
+            found, cost = measured(lambda: peer.vectors(work.pairs))
+            rows.append(row(name, "vectors", cost, work.cpu_s["vectors"]))
             rows[-1]["largest difference"] = float((found - work.directions).abs().max())
             rows[-1]["largest value"] = float(work.directions.abs().max())
         reference = work.logits[peer.position]
         peer.logits(work.tokens, work.cells[0])
-        outs, taken, peak = measured(lambda: [peer.logits(work.tokens, cell) for cell in work.cells])
-        taken *= work.all_cells / len(work.cells)
-        rows.append(row(name, f"sweep, {peer.position}", taken, work.seconds[peer.position], peak))
+        outs, cost = measured(lambda: [peer.logits(work.tokens, cell) for cell in work.cells])
+        share = len(work.cells) / work.all_cells
+        rows.append(row(name, f"sweep, {peer.position}", cost, work.cpu_s[peer.position], share=share))
         rows[-1]["largest difference"] = float((torch.stack(outs) - reference).abs().max())
         rows[-1]["largest value"] = float(reference.abs().max())
         rows[-1]["note"] = f"{len(work.cells)} of {work.all_cells} cells run"
