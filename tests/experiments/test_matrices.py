@@ -25,6 +25,13 @@ def test_few_tasks_are_renamed_in_every_way() -> None:
     assert (found.statistic, found.p, found.n) == (pytest.approx(1.0), pytest.approx(2 / 12), 6)
 
 
+def test_ranks_once_or_in_every_arrangement_are_one_test() -> None:
+    x, y = (np.random.default_rng(seed).integers(0, 5, size=(4, 3)).astype(float) for seed in (3, 4))
+    fast = matrix_test(x, y, n_permutations=150)
+    slow = matrix_test(x, y, lambda a, b: spearman(a, b), n_permutations=150)
+    assert (fast.statistic, fast.p) == (pytest.approx(slow.statistic), slow.p)
+
+
 def test_missing_pairs_are_left_out() -> None:
     frame = pd.DataFrame({"target": ["a", "a", "b"], "source": ["x", "y", "x"], "gain": [1.0, 2.0, 3.0]})
     matrix = as_matrix(frame, "gain")
