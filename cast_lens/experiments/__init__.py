@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .config import RunConfig, make_config, read_toml
+    from .contrasts import contrast_table
     from .main_job import run
     from .runner import run_experiment
     from .settings import ExperimentConfig
@@ -26,6 +27,7 @@ __all__ = [
     "EXPERIMENTS",
     "ExperimentConfig",
     "RunConfig",
+    "contrast_table",
     "make_config",
     "read_toml",
     "run",
@@ -34,6 +36,7 @@ __all__ = [
 _HOME = {
     "ExperimentConfig": "settings",
     "RunConfig": "config",
+    "contrast_table": "contrasts",
     "make_config": "config",
     "read_toml": "config",
     "run": "main_job",
