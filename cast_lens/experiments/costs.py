@@ -1,0 +1,154 @@
+"""What running a model costs: floating-point operations from its architecture, time and memory by measurement."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def forward_flops(
+    cfg: Any, *, new: int, past: int = 0, layers: int | None = None, read: int | None = None
+) -> int:
+    """Floating-point operations of the matrix products of a forward pass over new tokens behind cached ones.
+
+    With ``t`` new tokens, ``p`` cached ones, ``d`` the width, ``h`` heads, ``g`` key-value heads, ``e`` the width of a
+    head, ``m`` that of the MLP and ``v`` the vocabulary, a multiplication with its addition counted as 2:
+
+    - queries, keys, values, output: ``2 t d e (2 h + 2 g)`` a layer;
+    - scores and their product with the values: ``4 t (p + t) h e`` a layer, the causal half not taken off, as
+      implementations compute it;
+    - MLP: ``2 t d m`` for each of its 2 matrices (3 where it is gated), for each expert that a token visits, and
+      ``2 t d`` for each expert's gate;
+    - unembedding: ``2 r d v`` for ``r`` tokens that are read.
+
+    Norms, activations, rotary embeddings and a steering vector (``d`` additions a token) are left out: together below
+    one per cent.
+
+    Args:
+        cfg: of a ``HookedTransformer``.
+        new: tokens that run.
+        past: tokens whose keys and values are there already.
+        layers: blocks that run; all of them when None.
+        read: tokens that are unembedded; 1 when None.
+    """
+    heads, head, width = int(cfg.n_heads), int(cfg.d_head), int(cfg.d_model)
+    grouped = int(cfg.n_key_value_heads or heads)
+    projections = 2 * new * width * head * (2 * heads + 2 * grouped)
+    attention = 4 * new * (past + new) * heads * head
+    block = projections + attention + _mlp_flops(cfg, new)
+    blocks = int(cfg.n_layers) if layers is None else layers
+    return blocks * block + 2 * (1 if read is None else read) * width * int(cfg.d_vocab_out)
+
+
+def _mlp_flops(cfg: Any, new: int) -> int:
+    if cfg.attn_only:
+        return 0
+    matrices = 3 if cfg.gated_mlp else 2
+    one = 2 * new * int(cfg.d_model) * int(cfg.d_mlp) * matrices
+    if not cfg.num_experts:
+        return one
+    return one * int(cfg.experts_per_token) + 2 * new * int(cfg.d_model) * int(cfg.num_experts)
+
+
+def answer_flops(cfg: Any, *, prompt: int, written: int, shared: int = 0) -> int:
+    """Operations of a greedy answer with a key-value cache.
+
+    Args:
+        cfg: of a ``HookedTransformer``.
+        prompt: tokens of the prompt.
+        written: tokens of the answer; the last of them is read off and not run.
+        shared: tokens of the prompt whose keys and values are there from an earlier query.
+    """
+    first = forward_flops(cfg, new=prompt - shared, past=shared)
+    return first + sum(forward_flops(cfg, new=1, past=prompt + step) for step in range(max(0, written - 1)))
+
+
+def sweep_flops(
+    cfg: Any, *, prompts: Sequence[tuple[int, int]], layers: Sequence[int], strengths: int
+) -> int:
+    """Operations of choosing layer and strength by ``engine.sweep``: the blocks above each layer run once a cell.
+
+    Args:
+        cfg: of a ``HookedTransformer``.
+        prompts: tokens of each prompt, and tokens of its answers beyond their first ones.
+        layers: that are swept.
+        strengths: how many.
+    """
+    total = 0
+    for length, answers in prompts:
+        tail = 1 + answers
+        total += forward_flops(cfg, new=length + answers, read=tail)
+        for layer in layers:
+            above = int(cfg.n_layers) - 1 - layer
+            total += strengths * forward_flops(cfg, new=tail, past=length - 1, layers=above, read=tail)
+    return total
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with; one token of the shortest is left to run."""
+    shortest = min(len(row) for row in rows)
+    for place in range(shortest):
+        if len({row[place] for row in rows}) > 1:
+            return place
+    return max(0, shortest - 1)
+
+
+def seconds(run: Callable[[], object], model: HookedTransformer) -> float:
+    """Wall time of a call; a GPU is waited for."""
+    _wait(model)
+    started = time.perf_counter()
+    run()
+    _wait(model)
+    return time.perf_counter() - started
+
+
+def peak_megabytes(run: Callable[[], object], model: HookedTransformer) -> float:
+    """Most memory that a call takes beyond what was taken before it, in MB.
+
+    On a GPU what PyTorch allocated there; on the CPU the growth of the process's resident memory, which Linux tells.
+    Memory that an earlier call left to the allocator is not seen. NaN where it cannot be measured.
+    """
+    device = torch.device(model.cfg.device or "cpu")
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    before_kb = _reset_peak() if device.type == "cpu" else None
+    run()
+    after_kb = _status("VmHWM") if before_kb is not None else None
+    if before_kb is None or after_kb is None:
+        return float("nan")
+    return max(0.0, (after_kb - before_kb) * 1.024e-3)
+
+
+def _wait(model: HookedTransformer) -> None:
+    if torch.device(model.cfg.device or "cpu").type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _reset_peak() -> int | None:
+    """Resident memory now, with the kernel's peak set back to it; None where the kernel does not do that."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int | None:
+    try:
+        found = re.search(rf"{name}:\s*(\d+) kB", _STATUS.read_text())
+    except OSError:
+        return None
+    return int(found[1]) if found else None

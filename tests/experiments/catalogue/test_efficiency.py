@@ -1,0 +1,144 @@
+"""Costs a query: planned methods, counted numbers that repeat, tables of hand-made rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cast_lens.experiments.bench import Bench
+from cast_lens.experiments.catalogue.efficiency import EXPERIMENT, methods_of
+from cast_lens.experiments.catalogue.efficiency_reading import (
+    CAST_ENGINE,
+    CAST_HOOKS,
+    ZERO_ENGINE,
+    ZERO_HOOKS,
+)
+from cast_lens.experiments.cells import Cell
+from cast_lens.experiments.costs import answer_flops
+from cast_lens.plots.costs import plot_costs
+from tests.experiments.small_grid import small_bench, small_config, small_tasks
+
+MEASURED = ["seconds", "megabytes", "megabytes_single"]
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Bench]:
+    """Two benches of one configuration that share nothing."""
+    return small_bench(tmp_path_factory.mktemp("a")), small_bench(tmp_path_factory.mktemp("b"))
+
+
+def made(method: str, tokens: int, flops: float, *, target: str = "tone", once: float = 0.0) -> pd.DataFrame:
+    """Two queries of the given costs, and both together."""
+    query = {
+        "part": "query",
+        "queries": 1,
+        "tokens": tokens,
+        "written": 2,
+        "flops": flops,
+        "flops_cached": flops / 2,
+    }
+    rows = [{**query, "seconds": seconds} for seconds in (0.01, 0.03)]
+    batch = {"part": "batch", "queries": 2, "seconds": 0.02, "megabytes": 5.0, "megabytes_single": 1.0}
+    return pd.DataFrame([*rows, batch]).assign(target=target, source="mood", method=method, once_flops=once)
+
+
+def test_each_method_has_a_cell_with_another_tasks_source() -> None:
+    cells = [cell for cell in EXPERIMENT.plan(small_config(), small_tasks()) if not cell.prepares]
+    assert {(cell.target, cell.source) for cell in cells} == {("tone", "mood"), ("mood", "double")}
+    assert len(cells) == 2 * 9
+    assert ZERO_HOOKS not in methods_of(small_config(chat=True), "mood")
+    assert methods_of(small_config(shots=1), "") == [ZERO_ENGINE, "few-shot, k=1", "batched", ZERO_HOOKS]
+
+
+def test_tables_are_means_a_query() -> None:
+    rows = pd.concat(
+        [
+            made(ZERO_ENGINE, 10, 2e9),
+            made(ZERO_ENGINE, 20, 4e9, target="mood"),
+            made("few-shot, k=2", 60, 12e9),
+            made(CAST_HOOKS, 10, 2e9, once=100e9),
+        ],
+        ignore_index=True,
+    )
+    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    result = frames["result"].set_index("method")
+    assert result.loc[ZERO_ENGINE, ["tokens", "gflops", "flops_ratio", "n", "targets"]].tolist() == [
+        15,
+        3,
+        1,
+        4,
+        2,
+    ]
+    # Against zero-shot on the one target that it ran on.
+    assert result.loc["few-shot, k=2", ["flops_ratio", "cached_ratio"]].tolist() == [6.0, 3.0]
+    assert result.loc[CAST_HOOKS, "once_gflops"] == 100.0
+    timings = frames["timings"].set_index("method")
+    assert timings.loc[CAST_HOOKS, ["median_ms", "batch_ms", "megabytes"]].tolist() == pytest.approx(
+        [20.0, 10.0, 5.0]
+    )
+    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+    assert "few-shot, k=2 after 10 queries" in text
+    assert "as much as 50 steered queries" in text
+    assert "60 tokens, 6.00 times the operations" in text
+    assert len(EXPERIMENT.draw(frames, small_config())) == 1
+
+
+def test_sentences_survive_what_is_missing() -> None:
+    rows = made(ZERO_ENGINE, 10, 2e9).assign(megabytes=np.nan)
+    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+    assert "Memory could not be measured" in text
+    assert "nan" not in text
+    dear = pd.concat(
+        [rows, made("few-shot, k=2", 5, 1e9), made(CAST_HOOKS, 10, 2e9, once=1e9)], ignore_index=True
+    )
+    text = " ".join(
+        EXPERIMENT.read(EXPERIMENT.summarise(dear, small_config(), small_tasks()), small_config()).answer
+    )
+    assert "few-shot, k=2 never" in text
+
+
+@pytest.mark.parametrize("method", [*methods_of(small_config(), "mood")])
+def test_what_is_counted_repeats(method: str, benches: tuple[Bench, Bench]) -> None:
+    cell = Cell("cost", "tone", "mood", method)
+    frames = [EXPERIMENT.compute(bench, cell) for bench in benches]
+    counted = [frame.drop(columns=MEASURED) for frame in frames]
+    pd.testing.assert_frame_equal(*counted)
+    queries = frames[0][frames[0]["part"] == "query"]
+    assert queries["queries"].sum() == 4
+    assert (queries["flops_cached"] <= queries["flops"]).all()
+    assert (frames[0]["seconds"] > 0).all()
+    assert (frames[0]["once_flops"] > 0).all() == (method in (CAST_ENGINE, CAST_HOOKS, "retrieved few-shot"))
+
+
+def test_zero_shot_costs_its_prompt_and_its_answer(benches: tuple[Bench, Bench]) -> None:
+    bench = benches[0]
+    rows = EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", ZERO_ENGINE)).query("part == 'query'")
+    for row in rows.itertuples():
+        assert row.flops == answer_flops(bench.model.cfg, prompt=int(row.tokens), written=int(row.written))
+    steered = EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", CAST_ENGINE)).query("part == 'query'")
+    assert (steered["tokens"].to_numpy() == rows["tokens"].to_numpy()).all()
+    assert (steered["flops"].to_numpy() > steered["flops_cached"].to_numpy()).all()
+
+
+def test_prompts_beyond_the_context_are_left_out(tmp_path: Path) -> None:
+    bench = small_bench(tmp_path)
+    bench.model.cfg.n_ctx, room = 90, bench.model.cfg.n_ctx
+    try:
+        assert EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", "few-shot, k=2")).empty
+    finally:
+        bench.model.cfg.n_ctx = room
+
+
+def test_bars_are_drawn_for_what_is_there() -> None:
+    frame = pd.DataFrame({"method": ["a", "b"], "gflops": [2.0, 1.0]})
+    figure = plot_costs(frame)
+    assert len(figure.data) == 1
+    assert list(figure.data[0].y) == ["b", "a"]
+    assert figure.layout.xaxis.title.text == "GFLOP a query"
+    assert len(plot_costs(frame.assign(cached_gflops=1.0)).data) == 2
+    with pytest.raises(ValueError, match="plot_costs needs the columns"):
+        plot_costs(frame.drop(columns="gflops"))
