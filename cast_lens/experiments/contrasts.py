@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE = "zero-shot"
-# Every p-value of a comparison of several seeds comes from this many sign flips: the smallest is 1 / 2000.
+# Sign flips where outcomes are multiples of no common unit; all others are counted exactly.
 PERMUTATIONS = 1999
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from .arrays import as_pair, as_values, cluster_codes
+from .flips import exact_flip_p
 
 BATCH = 4_000_000
 """Numbers permuted at a time, so that a test of many examples holds about 32 MB."""
@@ -49,7 +50,8 @@ def paired_permutation_test(
         baseline: outcome of each example without the treatment.
         treated: outcome of the same examples with it.
         clusters: examples with one label are exchanged together; every example on its own when None.
-        n_permutations: random exchanges; with few examples all of them are gone through instead, exactly.
+        n_permutations: random exchanges. With few examples, and for outcomes that are multiples of one unit (right
+            or wrong, or averages of it), all of them are counted instead, exactly, and p has no floor.
         seed: of the exchanges.
 
     Returns:
@@ -214,6 +216,9 @@ def _sign_flip_p(values: Float[np.ndarray, " unit"], n_permutations: int, seed: 
 
     if values.size < 2 or not values.any():
         return 1.0
+    exact = exact_flip_p(values)
+    if exact is not None:
+        return exact
     found = permutation_test(
         (values, -values),
         lambda kept, flipped, axis: kept.sum(axis=axis),
