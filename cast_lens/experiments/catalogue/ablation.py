@@ -2,8 +2,8 @@
 
 The reference is the contrastive mean as the run makes it. What is varied:
 
-- contrast: the few-shot mean or the zero-shot mean with nothing subtracted, each with layer and strength of its own;
-  and the few-shot mean with the reference's norms, so that only its direction differs;
+- contrast: the few-shot mean with nothing subtracted, as long as it is, with layer and strength of its own; and the
+  few-shot and the zero-shot mean with the reference's norms, so that only directions differ;
 - samples: chosen, random (``repeats`` draws) and all, at the reference's layer and strength;
 - layers: 3 and 5 neighbouring ones around the reference's, the strength divided among them;
 - position and operator: the other ones.
@@ -37,7 +37,8 @@ from .ablation_reading import CAST, QUESTION, draw, placebo_of, read
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRASTS = ("few-shot mean", "zero-shot mean")
+RAW = "few-shot mean"
+SIDES = ("few-shot mean", "zero-shot mean")
 POSITIONS: tuple[Position, ...] = ("last", "prompt_last", "all")
 OPERATORS: tuple[Operator, ...] = ("add", "norm_preserving_add")
 WINDOWS = (3, 5)
@@ -70,7 +71,7 @@ class Variant:
 
 def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
     """Settings and strengths first; then one cell a pair of different tasks."""
-    cells = settings_first(config, ("cast", *CONTRASTS))
+    cells = settings_first(config, ("cast", RAW))
     cells += [Cell("strengths", source=source, prepares=True) for source in config.sources]
     return cells + [
         Cell("steered", target, source)
@@ -133,12 +134,11 @@ def variants(bench: Bench, source: str) -> Iterator[Variant]:
     setting, vector = bench.setting(source), bench.vector(source)
     here = partial(Variant, layer=setting.layer, operator=setting.operator, position=setting.position)
     yield here(CAST, "reference", vector, strength=setting.strength)
-    for method in CONTRASTS:
-        own = bench.setting(source, method)
-        made = bench.vector(source, method)
-        yield Variant(method, "contrast", made, own.layer, own.operator, own.position, own.strength)
-    few = matched(bench.vector(source, CONTRASTS[0]), like=vector)
-    yield here("few-shot mean, norm of cast", "contrast", few)
+    own = bench.setting(source, RAW)
+    raw = bench.vector(source, RAW)
+    yield Variant(RAW, "contrast", raw, own.layer, own.operator, own.position, own.strength)
+    for side in SIDES:
+        yield here(f"{side}, norm of cast", "contrast", matched(bench.vector(source, side), like=vector))
     yield from samples(bench, source, setting)
     if setting.operator == "add":
         for count in WINDOWS:

@@ -37,13 +37,14 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
     return Reading(
         tuple(part for part in answer if part),
         f"Every variant with the contrastive mean as the run makes it ({CAST}), and with a random direction of the "
-        "variant's own norm, layer, strength, position and operator, on the same test queries over all pairs. Few-shot "
-        "and zero-shot mean have layer and strength of their own from the source's validation split; chosen, random "
-        f"and all samples stand at those of {CAST}; the others keep its layer and choose their strength there, from "
+        "variant's own norm, layer, strength, position and operator, on the same test queries over all pairs. The "
+        "few-shot mean has layer and strength of its own from the source's validation split; chosen, random and all "
+        f"samples stand at those of {CAST}; the others keep its layer and choose their strength there, from "
         "two strengths more than it had. P-values are corrected after Holm over the table of comparisons.",
         wording.LIMITS
-        + " Variants are changed one at a time: how two changes act together is not seen. A strength "
-        "chosen on few validation queries is itself uncertain, so that a variant may do better at another one. "
+        + " Variants are changed one at a time: how two changes act together is not seen. The few-shot mean "
+        f"as it is has the length of a residual, many times that of {CAST}, and may fail for that alone: with the norm of {CAST} "
+        "only its direction is judged. A strength chosen on few validation queries is itself uncertain, so that a variant may do better at another one. "
         + wording.detectable(methods, CAST),
     )
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ALL = "all"
 RANDOM = "random"
 PLACEBO = "placebo: random direction"
+# Enough that a p-value can stand correction over a table of a thousand tests.
+RELABELLINGS = 99_999
 
 
 def named(selection: str, budget: int) -> str:
@@ -110,10 +112,11 @@ def methods_table(outcomes: pd.DataFrame, config: ExperimentConfig) -> pd.DataFr
         own, draws = (effects[row["metric"], row[side]] for side in ("method", "against"))
         pools = [draws.loc[source].to_numpy() for source in own.index.unique("source")]
         observed = [float(own.loc[source].iloc[0]) for source in own.index.unique("source")]
-        test = stratified_placebo_test(observed, pools, seed=config.seed)
+        test = stratified_placebo_test(observed, pools, seed=config.seed, n_permutations=RELABELLINGS)
         least = 1.0
         for pool in pools:
             least /= len(pool) + 1
+        least = max(least, 1 / (RELABELLINGS + 1))
         rank = sum(_rank(one, pool) for one, pool in zip(observed, pools, strict=True)) / len(pools)
         found.append({"rank": rank, "draw_p": test.p, "draw_least": least, "sources": len(pools)})
     frame = _with_subset(frame).assign(**{name: [one[name] for one in found] for name in found[0]})
