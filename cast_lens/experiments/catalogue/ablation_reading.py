@@ -42,10 +42,10 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
         f"samples stand at those of {CAST}; the others keep its layer and choose their strength there, from "
         "two strengths more than it had. P-values are corrected after Holm over the table of comparisons.",
         wording.LIMITS
-        + " Variants are changed one at a time: how two changes act together is not seen. The few-shot mean "
-        f"as it is has the length of a residual, many times that of {CAST}, and may fail for that alone: with the norm of {CAST} "
-        "only its direction is judged. A strength chosen on few validation queries is itself uncertain, so that a variant may do better at another one. "
-        + wording.detectable(methods, CAST),
+        + " Variants are changed one at a time: how two changes act together is not seen. The few-shot "
+        f"mean as it is has the length of a residual, many times that of {CAST}, and may fail for that alone: with the "
+        f"norm of {CAST} only its direction is judged. A strength chosen on few validation queries is itself "
+        "uncertain, so that a variant may do better at another one. " + wording.detectable(methods, CAST),
     )
 
 

@@ -26,7 +26,7 @@ from .selection import reference
 if TYPE_CHECKING:
     import pandas as pd
 
-# Draws of demonstrations: a prompt of many is read anew for each.
+# In-task demonstrations are drawn so many times at most.
 DRAWS = 3
 
 
@@ -46,8 +46,8 @@ def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
 
 
 def draws(config: ExperimentConfig) -> int:
-    """Draws of in-task demonstrations."""
-    return min(DRAWS, config.repeats)
+    """Draws of in-task demonstrations: a third of the subsets' number, for each costs a pass over long prompts."""
+    return max(1, min(DRAWS, config.repeats // 3))
 
 
 def sizes(config: ExperimentConfig) -> list[int]:

@@ -54,7 +54,7 @@ def read(rows: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], str]:
 
 
 def test_the_plan_ends_where_the_train_split_does() -> None:
-    _, cells = planned(NAME, replace(SMALL, few_shots=(1, 16, 500)))
+    _, cells = planned(NAME, replace(SMALL, few_shots=(1, 16, 500), repeats=7))
     numbers = {cell.number for cell in cells if cell.kind != "steered" and not cell.prepares}
     assert numbers == {1, 16}
     draws = [cell.variant for cell in cells if cell.kind == "in-task" and cell.number == 16]
