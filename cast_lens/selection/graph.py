@@ -30,8 +30,6 @@ SEARCHES: tuple[Search, ...] = ("auto", "exact", "cells", "pynndescent")
 
 # Exact float64 search of 20,000 x 384 takes seconds and grows with n².
 EXACT_UP_TO = 20_000
-# Cells need no compilation (pynndescent compiles for 30 s and more), but their work grows faster with n.
-CELLS_UP_TO = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +179,9 @@ def similarity_graph(
     Args:
         space: [sample, d_model]; see ``cast_lens.selection.spaces``.
         k: neighbours a sample.
-        search: ``exact``; ``cells`` or ``pynndescent`` (approximate); ``auto``: exact up to 20,000 samples,
-            cells up to 250,000, pynndescent above.
+        search: ``exact``; ``cells`` or ``pynndescent`` (approximate); ``auto``: exact up to 20,000 samples, cells
+            above. Cells keep the recall asked for and, where the samples do not cluster, pay for it with time
+            that grows with n²; pynndescent keeps its time and loses recall.
         recall: share of true neighbours wanted of an approximate search; a lower measured one warns.
         seed: of an approximate search.
         threads: over blocks of rows; the result does not depend on it.
@@ -214,7 +213,7 @@ def resolved_search(search: Search, samples: int) -> Search:
     """What ``auto`` stands for at this number of samples."""
     if search != "auto":
         return search
-    return "exact" if samples <= EXACT_UP_TO else "cells" if samples <= CELLS_UP_TO else "pynndescent"
+    return "exact" if samples <= EXACT_UP_TO else "cells"
 
 
 def graph_of_units(
