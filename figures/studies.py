@@ -126,12 +126,14 @@ def scaling(study: Study) -> Made:
     rng = np.random.default_rng(0)
     edits, what = [], []
     for size in sizes:
-        for draw in range(1 if size == len(study.differences) else DRAWS):
+        for draw in range(DRAWS):
             chosen = rng.choice(len(study.differences), size, replace=False)
             vector = study.differences.mean(chosen.tolist())
-            noise = random_direction(vector, seed=draw)
-            edits += [one.intervention(study.layer, strength=study.strength) for one in (vector, noise)]
-            what += [(size, "steered"), (size, RANDOM)]
+            made = [("steered", vector), (RANDOM, random_direction(vector, seed=draw))]
+            # There is one subset of all samples, but as many random directions as of any other.
+            made = made[1:] if size == len(study.differences) and draw else made
+            edits += [one.intervention(study.layer, strength=study.strength) for _, one in made]
+            what += [(size, method) for method, _ in made]
     answers = evaluate(study.model, study.queries, edits)
     answers[["x", "method"]] = [(0, "zero-shot") if not v else what[v - 1] for v in answers["variant"]]
     rows: list[dict[str, Any]] = []
