@@ -133,7 +133,7 @@ def evaluate(
             loaded,
             atv,
             chosen,
-            split=split,  # type: ignore[arg-type]
+            split=split,
             examples=examples,
             seed=seed,
             progress=bars,

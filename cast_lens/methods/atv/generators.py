@@ -21,18 +21,27 @@ BATCH = 16
 
 
 class Generator(Protocol):
-    """Anything that turns texts into states.
+    """Anything that turns texts into states."""
 
-    Attributes:
-        width: of a state.
-        module: what is trained along; None when it is frozen.
-        name, fingerprint: which small model it is.
-    """
+    @property
+    def width(self) -> int:
+        """Of a state."""
+        ...
 
-    width: int
-    module: nn.Module | None
-    name: str
-    fingerprint: str
+    @property
+    def module(self) -> nn.Module | None:
+        """What is trained along; None when it is frozen."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Which small model it is, for people."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Which one it is, for files: they refuse another."""
+        ...
 
     def states(self, texts: Sequence[str]) -> Float[Tensor, "sample d_small"]:
         """One state a text; differentiable in ``module``'s parameters."""

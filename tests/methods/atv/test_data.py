@@ -110,5 +110,6 @@ def test_an_unknown_template_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["examples", "batch", "epochs", "patience", "learning_rate", "memory_mb"])
 def test_trainings_that_make_no_sense_are_refused(name: str) -> None:
+    change: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name}=0"):
-        Training(**{name: 0})
+        Training(**change)

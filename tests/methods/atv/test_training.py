@@ -45,7 +45,7 @@ def killer(at: int, seen: list[Step] | None = None) -> Any:
 
 @pytest.mark.parametrize("design", [RESIDUAL, BLOCKS, replace(RESIDUAL, rank=3, position="all")])
 def test_training_lowers_the_loss_and_leaves_the_model_bit_identical(design: Design) -> None:
-    model, losses = tiny_model("llama"), []
+    model = tiny_model("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps: list[Step] = []
     train(model, tasks(), design=design, training=replace(SMALL, epochs=4), watch=steps.append)
@@ -110,7 +110,8 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: 
 
 
 def test_a_finished_run_is_only_read_again(tmp_path: Path) -> None:
-    model, seen = tiny_model("llama"), []
+    model = tiny_model("llama")
+    seen: list[Step] = []
     first = train(model, tasks(), design=RESIDUAL, training=SMALL, folder=tmp_path)
     again = train(model, tasks(), design=RESIDUAL, training=SMALL, folder=tmp_path, watch=seen.append)
     assert not seen
@@ -187,7 +188,8 @@ def test_a_loss_that_is_no_number_stops_with_its_batch_on_disk(tmp_path: Path) -
 def test_mixed_precision_and_checkpointing_come_near_the_plain_run() -> None:
     model = tiny_model("llama")
     runs = []
-    for change in ({}, {"recompute": True}, {"mixed_precision": True}):
+    changes: list[dict[str, Any]] = [{}, {"recompute": True}, {"mixed_precision": True}]
+    for change in changes:
         steps: list[Step] = []
         train(
             model, tasks(), design=RESIDUAL, training=replace(SMALL, epochs=1, **change), watch=steps.append

@@ -1,0 +1,108 @@
+"""A training step of an adaptive task vector against a forward-backward of the large model on the same tokens.
+
+Both see the same prompts with their answers. The forward-backward is Hugging Face's model with frozen parameters, where
+gradients flow back to the embeddings only (less than training it takes), and once with gradients of all parameters.
+A step is everything that training does: vectors, loss, gradients, Adam. ``last`` has the prompts' keys and values at
+hand, as training has from the first epoch on; what making them costs stands in a row of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import begin, parser, peak_memory, show
+from transformers import AutoModelForCausalLM
+
+from cast_lens.engine import Prefixes, frozen, quiet
+from cast_lens.interventions import Position
+from cast_lens.methods.atv import Design, Item, Training, build_generator, gather
+from cast_lens.methods.atv.training import _Job
+from cast_lens.models import load_model
+from cast_lens.models.cache import cache_folder
+from cast_lens.tasks import load_task
+
+TASKS = ("review-sentiment", "headline-topic", "science", "present-past")
+
+
+def cpu_seconds(jobs: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str, float]:
+    """Median processor seconds of each job, in turns: a busy machine stretches them far less than the clock's."""
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            started = time.process_time()
+            job()
+            taken[name].append(time.process_time() - started)
+    return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
+
+
+def forward_backward(hf: Any, items: list[Item], *, parameters: bool) -> None:
+    """Cross-entropy of the answers through Hugging Face's model."""
+    rows = [item.prompt.tokens + item.prompt.answers[0] for item in items]
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    labels = torch.full_like(ids, -100)
+    for index, item in enumerate(items):
+        start = len(item.prompt.tokens)
+        labels[index, start : len(rows[index])] = torch.tensor(item.prompt.answers[0])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    hf.requires_grad_(parameters)
+    embedded = hf.get_input_embeddings()(ids).detach().requires_grad_()
+    logits = hf(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100).backward()
+    hf.zero_grad(set_to_none=True)
+
+
+def main() -> None:
+    """Command line."""
+    options = parser(__doc__)
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--rounds", type=int, default=3)
+    given = options.parse_args()
+    begin(given)
+    model = load_model()
+    hf = AutoModelForCausalLM.from_pretrained(
+        cache_folder() / "smollm2-135m-instruct", dtype=torch.float32
+    ).eval()
+    training = Training(examples=given.batch, validation=1, templates=("own",), batch=given.batch)
+    material = gather(model, [load_task(name) for name in TASKS], training)
+    batch = list(range(0, len(material.train), len(TASKS)))[: given.batch]
+    items = [material.train[index] for index in batch]
+    jobs: dict[str, Callable[[], Any]] = {
+        "forward-backward, frozen": partial(forward_backward, hf, items, parameters=False),
+        "forward-backward, all parameters": partial(forward_backward, hf, items, parameters=True),
+    }
+    ways: list[tuple[Position, bool]] = [("last", False), ("all", False), ("all", True)]
+    for position, recompute in ways:
+        design = Design(generator="residual", position=position)
+        own = Training(batch=given.batch, recompute=recompute)
+        job = _Job.of(model, material, design, own, build_generator(design, model), tuple(range(30)), quiet)
+        name = f"step, {position}" + (", recompute" if recompute else "")
+        jobs[name] = partial(job._step, job.start(), batch, None)
+    prompts = [item.prompt for item in items]
+    jobs["keys and values, once"] = partial(Prefixes.of, model, prompts, memory_mb=1e4)
+    with frozen(model):
+        taken = cpu_seconds(jobs, rounds=given.rounds)
+        rows = []
+        for name, run in jobs.items():
+            with peak_memory() as peak:
+                run()
+            ratio = taken[name] / taken["forward-backward, frozen"]
+            rows.append(
+                {
+                    "route": name,
+                    "CPU s": taken[name],
+                    "times forward-backward": ratio,
+                    "MB": round(peak.above),
+                }
+            )
+    tokens = sum(len(item.prompt.tokens) + len(item.prompt.answers[0]) for item in items)
+    show(rows, as_json=given.json, title=f"A step on {len(items)} prompts, {tokens} tokens")
+
+
+if __name__ == "__main__":
+    main()
