@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformer_lens import HookedTransformer
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def forward_flops(
@@ -111,10 +110,10 @@ def seconds(run: Callable[[], object], model: HookedTransformer) -> float:
 
 
 def peak_megabytes(run: Callable[[], object], model: HookedTransformer) -> float:
-    """Most memory that a call takes beyond what was taken before it, in MB.
+    """Most memory that tensors of a call take beyond what was taken before it, in MB.
 
-    On a GPU what PyTorch allocated there; on the CPU the growth of the process's resident memory, which Linux tells.
-    Memory that an earlier call left to the allocator is not seen. NaN where it cannot be measured.
+    On a GPU by its allocator's own count; on the CPU from the allocations and releases that PyTorch's profiler records,
+    which do not depend on what the process holds besides. NaN where the profiler records none.
     """
     device = torch.device(model.cfg.device or "cpu")
     if device.type == "cuda":
@@ -124,31 +123,15 @@ def peak_megabytes(run: Callable[[], object], model: HookedTransformer) -> float
         run()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    before_kb = _reset_peak() if device.type == "cpu" else None
-    run()
-    after_kb = _status("VmHWM") if before_kb is not None else None
-    if before_kb is None or after_kb is None:
-        return float("nan")
-    return max(0.0, (after_kb - before_kb) * 1.024e-3)
+    # Otherwise the profiler writes a line to the terminal each time that it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    results = getattr(record.profiler, "kineto_results", None)
+    changes = [event.nbytes() for event in results.events() if event.name() == "[memory]"] if results else []
+    return float(np.cumsum(changes).max()) / 1e6 if changes else float("nan")
 
 
 def _wait(model: HookedTransformer) -> None:
     if torch.device(model.cfg.device or "cpu").type == "cuda":
         torch.cuda.synchronize()
-
-
-def _reset_peak() -> int | None:
-    """Resident memory now, with the kernel's peak set back to it; None where the kernel does not do that."""
-    try:
-        _CLEAR.write_text("5")
-    except OSError:
-        return None
-    return _status("VmRSS")
-
-
-def _status(name: str) -> int | None:
-    try:
-        found = re.search(rf"{name}:\s*(\d+) kB", _STATUS.read_text())
-    except OSError:
-        return None
-    return int(found[1]) if found else None

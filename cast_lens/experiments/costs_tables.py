@@ -55,8 +55,7 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         ``method, n`` (single calls), ``median_ms, quartile_low_ms, quartile_high_ms`` a query of single calls,
-        ``batch_ms`` a query with all at once, ``megabytes, megabytes_single`` above the model (the largest over
-        targets).
+        ``batch_ms`` a query with all at once, ``megabytes`` above the model then (the largest over targets).
     """
     import pandas as pd
 
@@ -74,7 +73,6 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
                 "quartile_high_ms": high,
                 "batch_ms": 1e3 * batch["seconds"].sum() / batch["queries"].sum(),
                 "megabytes": batch["megabytes"].max(),
-                "megabytes_single": batch["megabytes_single"].max(),
             }
         )
     return pd.DataFrame(found)

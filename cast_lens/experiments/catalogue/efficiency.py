@@ -124,16 +124,10 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
 
 
 def _memory(bench: Bench, one: Contender, tokens: Sequence[TokenPrompt]) -> tuple[Written, dict[str, float]]:
-    """What is written after each prompt, and the memory of one and of all prompts.
-
-    Memory comes before the timing, which it warms up: what a first call leaves to the allocator hides in later ones.
-    """
-    one.run([0])
+    """What is written after each prompt, and the memory of all prompts at once; this warms up what is timed next."""
     found: list[Written | None] = []
-    memory = {
-        "megabytes_single": peak_megabytes(lambda: one.run([0]), bench.model),
-        "megabytes": peak_megabytes(lambda: found.append(one.run(range(len(tokens)))), bench.model),
-    }
+    taken = peak_megabytes(lambda: found.append(one.run(range(len(tokens)))), bench.model)
+    memory = {"megabytes": taken}
     if found[0] is not None:
         return found[0], memory
     edits, stop = [] if one.edit is None else [one.edit], stop_rule(bench.model, stop_at_newline=True)

@@ -25,10 +25,11 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
         "with greedy answers of the same greatest length; demonstrations and vector come from one source.",
         "Operations are counted from the architecture and the prompts, and repeat; they are those of the matrix "
         "products, with a key-value cache, each prompt run from its start unless its common beginning is said to be "
-        "kept. Latency and memory were measured on one machine among whatever else ran on it, and will differ on the "
-        "next run. The engine's steered answer comes with an unsteered one, and its cost holds both. Queries of equal "
-        "cost are not equally well answered: what they are worth is said by cross-domain. The cost of preparing a "
-        "vector leaves out the finalists' whole answers and, for all methods, the choice of a prompt.",
+        "kept. Latency was measured on one machine among whatever else ran on it, and will differ on the next run; so "
+        "may memory, with the threads. The engine's steered answer comes with an unsteered one, and its cost holds "
+        "both. Queries of equal cost are not equally well answered: what they are worth is said by cross-domain. The "
+        "cost of preparing a vector leaves out the finalists' whole answers and, for all methods, the choice of a "
+        "prompt.",
     )
 
 
@@ -64,17 +65,24 @@ def _once(result: pd.DataFrame) -> str:
     if cast is None:
         return ""
     few = result[result["method"].str.startswith("few-shot")]
-    after = [
-        f"{row.method} after {cast['once_gflops'] / (row.gflops - cast['gflops']):.0f} queries"
-        if row.gflops > cast["gflops"]
-        else f"{row.method} never"
-        for row in few.itertuples()
-    ]
+    if few.empty:
+        return ""
     return (
         f"Making the vector and choosing its layer and strength takes {cast['once_gflops']:.0f} GFLOP once, as much as "
-        f"{cast['once_gflops'] / cast['gflops']:.0f} steered queries. In operations it is cheaper than prompts run in "
-        f"full: {', '.join(after)}."
+        f"{cast['once_gflops'] / cast['gflops']:.0f} steered queries. In operations that is earned against "
+        f"{_earned(few, cast, 'gflops')} where prompts run in full, and against {_earned(few, cast, 'cached_gflops')} "
+        "where the common beginning of both is kept."
     )
+
+
+def _earned(few: pd.DataFrame, cast: pd.Series, column: str) -> str:
+    """After how many queries the vector has cost less than each few-shot prompt."""
+    parts = []
+    for row in few.to_dict("records"):
+        saved = row[column] - cast[column]
+        after = f"after {cast['once_gflops'] / saved:.0f} queries" if saved > 0 else "never"
+        parts.append(f"{row['method']} {after}")
+    return ", ".join(parts)
 
 
 def _latency(timings: pd.DataFrame) -> str:
@@ -98,7 +106,10 @@ def _memory(timings: pd.DataFrame) -> str:
     most = known.loc[known["megabytes"].idxmax()]
     zero = _at(known, ZERO_ENGINE)
     beside = f" (zero-shot: {zero['megabytes']:.0f} MB)" if zero is not None else ""
-    return f"Most memory above the model for all queries at once: {most['method']}, {most['megabytes']:.0f} MB{beside}."
+    return (
+        f"Most memory that tensors take above the model for all queries at once: {most['method']}, "
+        f"{most['megabytes']:.0f} MB{beside}."
+    )
 
 
 def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
