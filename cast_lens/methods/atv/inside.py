@@ -192,7 +192,7 @@ def generated_cloud(
     Args:
         generated: from ``generate_vectors``.
         layer: block index.
-        method: ``pca`` (centred) or ``umap`` (cosine distance, 15 neighbours, seeded), whose distances between
+        method: ``pca`` (centred) or ``umap`` (of unit vectors, 15 neighbours, seeded), whose distances between
             clusters mean nothing.
         seed: of UMAP.
 
@@ -236,7 +236,8 @@ def _umap(
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        drawn = UMAP(
-            n_components=2, n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1
-        ).fit_transform(values)
+        # Unit vectors: their distances order as their cosines do.
+        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        units = values / np.where(lengths > 0, lengths, 1.0)
+        drawn = UMAP(n_components=2, n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(units)
     return np.asarray(drawn, dtype=np.float64), np.full(2, np.nan)
