@@ -45,7 +45,9 @@ def trained(design: Design) -> tuple[ATV, list[float]]:
 
 @pytest.mark.parametrize("rank", [None, WORDS - 1])
 def test_the_planted_vectors_are_found(rank: int | None) -> None:
-    design = Design(generator="blocks", source="self", layer=0, pooling="mean", layers=(1,), rank=rank)
+    design = Design(
+        generator="blocks", source="self", layer=0, pooling="mean", layers=(1,), rank=rank, strength=1.0
+    )
     atv, losses = trained(design)
     got, right = centred(atv.vectors(QUERIES)[:, 0]), right_vectors()
     assert float(F.cosine_similarity(got, right).min()) > 0.99
@@ -56,7 +58,7 @@ def test_the_planted_vectors_are_found(rank: int | None) -> None:
 
 def test_a_vector_for_all_queries_cannot() -> None:
     """Its best is the answers' marginal, which is uniform: log 8 nats, whatever vector it is."""
-    atv, losses = trained(Design(generator="constant", layers=(1,), start="torch"))
+    atv, losses = trained(Design(generator="constant", layers=(1,), start="torch", strength=1.0))
     assert min(losses) >= BEST_STATIC - 1e-5
     assert losses[-1] == pytest.approx(BEST_STATIC, abs=1e-3)
     assert BEST < BEST_STATIC - 0.5
@@ -69,5 +71,5 @@ def test_a_vector_for_all_queries_cannot() -> None:
 
 def test_the_last_token_alone_knows_nothing_of_the_query() -> None:
     """The toy hides the query from the place that is steered: a generator that reads there is static too."""
-    _, losses = trained(Design(generator="residual", layer=0, layers=(1,)))
+    _, losses = trained(Design(generator="residual", layer=0, layers=(1,), strength=1.0))
     assert min(losses) >= BEST_STATIC - 1e-5

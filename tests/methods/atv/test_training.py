@@ -21,8 +21,8 @@ from tests.small_tasks import label_task, word_task
 from tests.tiny import tiny_model
 
 SMALL = Training(epochs=2, batch=8, learning_rate=1e-2, templates=("own", "bare"))
-RESIDUAL = Design(generator="residual", layer=1)
-BLOCKS = Design(generator="blocks", source="self", layer=1, trained=True, pooling="mean")
+RESIDUAL = Design(generator="residual", layer=1, strength=1.0)
+BLOCKS = Design(generator="blocks", source="self", layer=1, trained=True, pooling="mean", strength=1.0)
 
 
 def tasks() -> list[Task]:

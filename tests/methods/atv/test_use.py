@@ -27,7 +27,9 @@ TRAINING = Training(epochs=1, batch=8, learning_rate=2e-2, templates=("own",))
 
 
 def trained(model: HookedTransformer, **design: Any) -> ATV:
-    made = Design(**{"generator": "residual", "layer": 1, "layers": (0, 2), "start": "torch", **design})
+    made = Design(
+        **{"generator": "residual", "layer": 1, "layers": (0, 2), "start": "torch", "strength": 1.0, **design}
+    )
     return train(model, [TASK], design=made, training=TRAINING)
 
 
