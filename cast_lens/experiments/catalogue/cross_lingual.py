@@ -180,6 +180,10 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
         part: rows[rows["part"] == part].drop(columns="part").dropna(axis=1, how="all").reset_index(drop=True)
         for part in ("outcomes", "geometry")
     }
+    geometry = parts["geometry"]
+    if len(geometry):
+        # Rows of the other part lack these columns, which makes their numbers floats.
+        geometry = geometry.astype({"layer": int, "at_setting": bool})
     outcomes = once(parts["outcomes"])
     outcomes = outcomes.assign(seed=outcomes["seed"].astype(int))
     options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
@@ -204,7 +208,7 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
             foreign=methods["method"].map(foreign), baseline_foreign=float(foreign.get(BASELINE, np.nan))
         ),
         "versus": side_by_side(opened, comparisons, **options),
-        "geometry": parts["geometry"],
+        "geometry": geometry,
     }
 
 

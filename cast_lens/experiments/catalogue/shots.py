@@ -184,6 +184,9 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
         for part in ("steered", "geometry")
     }
     geometry = parts["geometry"].reset_index(drop=True)
+    if len(geometry):
+        # Rows of other parts lack these columns, which makes their numbers floats.
+        geometry = geometry.astype({"shots": int, "most": int, "layer": int, "at_setting": bool})
     empty = pd.DataFrame()
     if parts["steered"].empty:
         return {"result": empty, "methods": empty, "steps": empty, "geometry": geometry}

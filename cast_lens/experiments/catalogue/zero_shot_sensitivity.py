@@ -234,9 +234,12 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
         part: rows[rows["part"] == part].drop(columns="part").dropna(axis=1, how="all").reset_index(drop=True)
         for part in ("steered", "geometry")
     }
-    outcomes, empty = parts["steered"], pd.DataFrame()
+    outcomes, geometry, empty = parts["steered"], parts["geometry"], pd.DataFrame()
+    if len(geometry):
+        # Rows of the other part lack these columns, which makes their numbers floats.
+        geometry = geometry.astype({"layer": int, "at_setting": bool})
     if outcomes.empty:
-        return {"result": empty, "methods": empty, "versus": empty, "geometry": parts["geometry"]}
+        return {"result": empty, "methods": empty, "versus": empty, "geometry": geometry}
     options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
     results, methods = [], []
     for prompt, part in outcomes.groupby("prompt", sort=False):
@@ -253,7 +256,7 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
         "versus": side_by_side(
             outcomes[outcomes["method"] != BASELINE], comparisons, within=("prompt",), **options
         ),
-        "geometry": parts["geometry"],
+        "geometry": geometry,
     }
 
 

@@ -95,6 +95,7 @@ def test_cells_repeat_themselves_and_summarise(bench: Bench) -> None:
     pd.testing.assert_frame_equal(computed(NAME, bench, cell), computed(NAME, bench, cell))
     frames = RUN.summarise(rows, SMALL, {})
     assert set(frames["methods"]["shots"]) == {1, 2}
+    assert "over 1 sources: k = 1: " in words(RUN.read(frames, SMALL))
     text = words(RUN.read(frames, replace(SMALL, few_shots=(1, 2, 99))))
     assert "Left out, beyond the train split or the context of every source: 99" in text
     assert {drawing.name for drawing in RUN.draw(frames, SMALL)} == {"gain", "turning"}
