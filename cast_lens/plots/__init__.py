@@ -6,6 +6,8 @@ written.
 - steering: ``plot_sweep``, ``plot_transfer_matrix``, ``plot_gain``, ``plot_split``, ``plot_steerability``,
   ``plot_pareto``, ``plot_token_effects``;
 - samples and training: ``plot_scaling``, ``plot_selection``, ``plot_loss``;
+- adaptive task vectors: ``plot_written_cosines``, ``plot_written_norms``, ``plot_written_against``,
+  ``plot_written_cloud``;
 - ``write_figure``, ``write_figures`` put them on disk (html, csv, png); ``themed`` turns one dark or light;
   ``task_style`` says which colour, marker and dash a task has in all of them.
 """
@@ -19,6 +21,7 @@ from .style import TaskStyle, task_style, themed
 from .sweeps import plot_sweep
 from .transfers import plot_gain, plot_split, plot_transfer_matrix
 from .writing import write_figure, write_figures
+from .written import plot_written_against, plot_written_cloud, plot_written_cosines, plot_written_norms
 
 __all__ = [
     "TaskStyle",
@@ -39,6 +42,10 @@ __all__ = [
     "plot_sweep",
     "plot_token_effects",
     "plot_transfer_matrix",
+    "plot_written_against",
+    "plot_written_cloud",
+    "plot_written_cosines",
+    "plot_written_norms",
     "task_style",
     "themed",
     "write_figure",
