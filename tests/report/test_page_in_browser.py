@@ -62,7 +62,9 @@ async def slide(page: Page, found: dict[str, Any]) -> None:
     await page.wait(f"{SLIDERS}[0].value === '0'")
     found["sliders after"] = await page.value(f"{SLIDERS}.map(s => s.getAttribute('aria-valuetext'))")
     found["cosine after"] = await page.value(shown)
-    found["mark"] = await page.value("document.querySelector('[data-figure=parallelism]').layout.shapes[0].x0")
+    found["mark"] = await page.value(
+        "document.querySelector('[data-figure=parallelism]').layout.shapes[0].x0"
+    )
     arrow = "document.querySelector('[data-figure=projection_pca]').data[0].x[0]"
     before = await page.value(arrow)
     await page.value(f"{SLIDERS}[2].value = 2; {SLIDERS}[2].dispatchEvent(new Event('input'))")
