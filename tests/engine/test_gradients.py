@@ -101,6 +101,14 @@ def test_prefixes_beyond_the_budget_are_computed_when_asked_for(memory_mb: float
         assert_close(got, by_hooks(model, some, steering.of(order)))
 
 
+def test_prompts_that_begin_alike_share_their_beginning() -> None:
+    model, prompts = tiny_model("llama"), prompts_with_gold(1)
+    store = Prefixes.of(model, prompts, memory_mb=100.0)
+    rows = sum(len(shard) for shard in store.shards)
+    # All but two of the ten begin with the same 14 tokens, which stand there once in a batch.
+    assert rows < sum(len(prompt.tokens) - 1 for prompt in prompts) - 5 * 14
+
+
 def test_gradients_equal_finite_differences() -> None:
     model = tiny_model("llama").to(torch.float64)
     prompts = prompts_with_gold()[:3]
