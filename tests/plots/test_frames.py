@@ -36,6 +36,10 @@ NEEDED = {
     "plot_sweep": "source, kind, layer, strength, n",
     "plot_token_effects": "token, delta",
     "plot_transfer_matrix": "target, source, method, metric, gain, gain_low, gain_high",
+    "plot_written_against": "layer, task, source, same, cosine",
+    "plot_written_cloud": "task, sample_id, layer, x, y",
+    "plot_written_cosines": "layer, task_a, task_b, kind, centred_cosine",
+    "plot_written_norms": "layer, task, norm",
 }
 
 
