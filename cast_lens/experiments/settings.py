@@ -41,7 +41,8 @@ class ExperimentConfig(RunConfig):
         few_shots: numbers of in-task demonstrations, of ``cross-domain``, ``shots`` and ``scaling``; those that do
             not fit the context are left out and named.
         retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
-        budgets: numbers of chosen samples, of ``selection`` and ``scaling``.
+        budgets: numbers of chosen samples, of ``selection`` and ``scaling``; those that ``samples`` does not exceed are
+            left out.
         selections: ways to choose them, keys of ``selection.METHODS``.
         repeats: seeds of everything that is drawn at random, in ``selection``, ``scaling`` and ``ablation``.
         languages: of ``cross-lingual``; empty for all languages that the source tasks have.
@@ -54,7 +55,7 @@ class ExperimentConfig(RunConfig):
     prompting: tuple[str, ...] = ()
     few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     retrieved: int = 1
-    budgets: tuple[int, ...] = (4, 8, 16, 32)
+    budgets: tuple[int, ...] = (4, 8, 16, 32, 64)
     selections: tuple[str, ...] = SELECTIONS
     repeats: int = 10
     languages: tuple[str, ...] = ()
