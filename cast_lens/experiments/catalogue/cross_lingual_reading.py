@@ -51,31 +51,25 @@ def _row(versus: pd.DataFrame, way: str, against: str, metric: str = "exact_matc
 
 
 def verdict(versus: pd.DataFrame, way: str) -> str:
-    """Whether a transferred vector exceeds both of its placebos, in each metric."""
+    """Whether a transferred vector exceeds each of its placebos, in each metric."""
     parts = []
     for metric in wording.metrics(versus):
-        rivals = [_row(versus, way, f"{name}, {way}", metric) for name in (RANDOM, SHUFFLED)]
-        found = [row for row in rivals if row is not None]
-        if len(found) < 2:
-            continue
-        up = all(row["difference"] > 0 and row["p_adjusted"] < 0.05 for row in found)
-        down = all(row["difference"] < 0 and row["p_adjusted"] < 0.05 for row in found)
-        told = (
-            "exceeds both placebos"
-            if up
-            else "falls below both placebos"
-            if down
-            else "cannot be told from them"
-        )
-        numbers = " and ".join(
-            f"{wording.points(row['difference'])} {wording.interval(row['low'], row['high'])}"
-            for row in found
-        )
-        parts.append(
-            f"{wording.NAMES[metric]} {told} ({numbers} points against random and shuffled-label vectors)"
-        )
+        told = [
+            f"{_against(row)} {name} ({wording.points(row['difference'])} points "
+            f"{wording.interval(row['low'], row['high'])})"
+            for name, rival in (("a random direction", RANDOM), ("the vector of shuffled labels", SHUFFLED))
+            if (row := _row(versus, way, f"{rival}, {way}", metric)) is not None
+        ]
+        if told:
+            parts.append(f"{wording.NAMES[metric]} {' and '.join(told)}")
     head = "A vector taken to other languages" if way == OUT else "A vector brought back from other languages"
     return f"{head}: {'; '.join(parts)}." if parts else ""
+
+
+def _against(row: pd.Series) -> str:
+    if row["p_adjusted"] < 0.05:
+        return "exceeds" if row["difference"] > 0 else "falls below"
+    return "cannot be told from"
 
 
 def beside(versus: pd.DataFrame, way: str) -> str:
@@ -119,7 +113,7 @@ def nearness(geometry: pd.DataFrame) -> str:
     listed = "; ".join(f"{row.base} {row.language} {row.cosine:.2f}" for row in rows.itertuples())
     return (
         f"Cosine to the home language's vector at its layer: {listed}. Another draw of as many samples of the home "
-        f"language would give about {rows['sampling'].mean():.2f}."
+        f"language, with the same demonstrations, would give about {rows['sampling'].mean():.2f}."
     )
 
 

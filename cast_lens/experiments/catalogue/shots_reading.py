@@ -121,9 +121,9 @@ def turning(geometry: pd.DataFrame) -> str:
     draw_noise = rows["sampling"].mean()
     return (
         f"Cosine at the setting's layer to the vector of the longest list, mean and range over "
-        f"{rows['source'].nunique()} sources: {told}. Another draw of as many queries would give about "
-        f"{draw_noise:.3f}: {int(within.sum())} of {len(within)} vectors turn no further than that. Norms as a share "
-        f"of the longest list's: {norms}."
+        f"{rows['source'].nunique()} sources: {told}. Another draw of as many queries, with the same "
+        f"demonstrations, would give about {draw_noise:.3f}: {int(within.sum())} of {len(within)} vectors turn no "
+        f"further than that. Norms as a share of the longest list's: {norms}."
     )
 
 

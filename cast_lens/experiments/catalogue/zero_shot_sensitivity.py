@@ -73,7 +73,7 @@ def quoted(task: Task) -> Task:
 
 WORDINGS: dict[str, Wording] = {
     "no instruction": Wording(lambda task: replace(task, instruction="")),
-    "Task: instead of Definition:": Wording(opened("Task: {instruction}\n")),
+    "Task for Definition": Wording(opened("Task: {instruction}\n")),
     "instruction as a paragraph": Wording(opened("{instruction}\n\n")),
     "blank lines": Wording(spaced),
     "quotation marks": Wording(quoted),

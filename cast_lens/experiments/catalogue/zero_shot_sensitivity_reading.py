@@ -55,15 +55,15 @@ def turning(geometry: pd.DataFrame, side: str) -> str:
     if rows.empty:
         return ""
     told = "; ".join(
-        f"{name} {part['cosine'].mean():.2f} ({part['cosine'].min():.2f} to {part['cosine'].max():.2f})"
+        f"{name} {part['cosine'].mean():.3f} ({part['cosine'].min():.3f} to {part['cosine'].max():.3f})"
         for name, part in rows.groupby("wording", sort=False)
     )
     beyond = int((rows["cosine"] < rows["sampling"]).sum())
     where = "only the zero-shot side" if side == SIDES[0] else "both sides"
     return (
         f"With {where} worded otherwise the vector's cosine to the default one, at its layer, mean and range over "
-        f"{rows['source'].nunique()} sources: {told}. Another draw of samples would give about "
-        f"{rows['sampling'].mean():.2f}: {beyond} of {len(rows)} vectors turn further than that."
+        f"{rows['source'].nunique()} sources: {told}. Another draw of samples, with the same demonstrations, would "
+        f"give about {rows['sampling'].mean():.3f}: {beyond} of {len(rows)} vectors turn further than that."
     )
 
 

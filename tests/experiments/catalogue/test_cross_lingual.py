@@ -93,7 +93,11 @@ def test_a_translation_of_a_test_item_in_training_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("out", "told"),
-    [(38, "exact match exceeds both placebos"), (20, "cannot be told from them"), (2, "falls below both")],
+    [
+        (38, "exact match exceeds a random direction (+45.0 points"),
+        (20, "exact match cannot be told from a random direction (+0.0 points"),
+        (2, "exact match falls below a random direction (−45.0 points"),
+    ],
 )
 def test_transfer_is_told_as_it_is(out: int, told: str) -> None:
     frames = RUN.summarise(made_up(out), SMALL, {})
@@ -101,7 +105,12 @@ def test_transfer_is_told_as_it_is(out: int, told: str) -> None:
     row = versus.loc[(f"cast, {OUT}", f"cast, {OWN}")]
     # The own vector comes from another source, and is still paired query by query.
     assert (row["n"], row["difference"]) == (40, pytest.approx((out - 30) / 40))
-    assert told in words(RUN.read(frames, SMALL))
+    text = words(RUN.read(frames, SMALL))
+    assert told in text
+    assert (
+        told.replace("a random direction", "the vector of shuffled labels").removeprefix("exact match ")
+        in text
+    )
     methods = frames["methods"].drop_duplicates("method").set_index("method")
     assert methods.loc[f"cast, {OUT}", "foreign"] == 0.25
 

@@ -74,7 +74,7 @@ def test_wordings_read_as_they_are_called() -> None:
     assert text_of("no instruction", task.name) == f"Review: {query}\nLabel:"
     assert text_of("quotation marks", task.name).endswith(f'Review: "{query}"\nLabel:')
     assert text_of("blank lines", task.name).endswith(f"Review: {query}\n\nLabel:")
-    assert text_of("Task: instead of Definition:", task.name) == "Task:" + text.removeprefix("Definition:")
+    assert text_of("Task for Definition", task.name) == "Task:" + text.removeprefix("Definition:")
     paragraph = text_of("instruction as a paragraph", task.name)
     assert paragraph == text.removeprefix("Definition: ").replace("\nReview:", "\n\nReview:")
     assert "A." in text_of("quotation marks", "science")
@@ -116,7 +116,7 @@ def test_vectors_are_told_apart_as_they_are(other: int, told: str) -> None:
     frames = RUN.summarise(made_up(other), SMALL, {})
     text = words(RUN.read(frames, SMALL))
     assert told in text
-    assert "blank lines 0.70 (0.70 to 0.70)" in text
+    assert "blank lines 0.700 (0.700 to 0.700)" in text
     assert "1 of 1 vectors turn further" in text
     assert "0 of 1 vectors turn further" in text
     assert "moves zero-shot between 25.0 % (default) and 40.0 % (blank lines)" in text
