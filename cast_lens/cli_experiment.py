@@ -144,21 +144,46 @@ def _run(
     values |= {name: parse(name, value) for name, value in options.items()}
     settings = config_of(ExperimentConfig, values, origin=str(config or "options"))
     settings = settings.quick() if quick else settings
-    broken = []
-    for name in names:
+    able, refused = _planned(names, settings)
+    for name, reason in refused.items():
+        _say(f"{name}: left out: {reason}")
+    broken: dict[str, str] = {}
+    for name in able:
         try:
             run_experiment(
                 name, settings, out, workers=workers, retry_failed=retry_failed, progress=bars, say=_say
             )
-        except RuntimeError as error:
-            # In a row of experiments one that has no result does not take the others down.
-            _say(f"cast-lens: {error}")
-            broken.append(name)
+        except (RuntimeError, ValueError) as error:
+            # In a row of experiments one without a result does not take the others down; what stops one alone, or
+            # two alike, lies in what was given.
+            if isinstance(error, ValueError) and (len(able) == 1 or str(error) in broken.values()):
+                raise
+            _say(f"cast-lens: {name}: {error}")
+            broken[name] = str(error)
     write_figures(out)
     typer.echo(f"Report: {write_report(out)}")
     if broken:
         typer.echo(f"cast-lens: without a result: {', '.join(broken)}", err=True)
         raise typer.Exit(1)
+
+
+def _planned(names: tuple[str, ...], settings: ExperimentConfig) -> tuple[list[str], dict[str, str]]:
+    """The experiments that can be asked of these tasks, and why the others cannot, before any work starts."""
+    from .experiments.bench import load_tasks
+    from .experiments.catalogue import find
+
+    able, refused = [], {}
+    for name in names:
+        experiment = find(name)
+        try:
+            experiment.plan(settings, load_tasks(settings, experiment.tasks(settings)))
+        except ValueError as error:
+            refused[name] = str(error)
+            if len(refused) == len(names):
+                raise
+            continue
+        able.append(name)
+    return able, refused
 
 
 def _say(text: str) -> None:
