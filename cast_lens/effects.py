@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 from .engine import score, tokenise
 from .engine.layout import TokenPrompt
 from .engine.tokens import PromptLike
-from .interventions import Intervention
+from .interventions import Intervention, Steering
 from .stats import mean_interval
 
 if TYPE_CHECKING:
@@ -129,13 +129,24 @@ def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0)
 
 
 def token_effects(
-    model: HookedTransformer, prompts: Sequence[PromptLike], intervention: Intervention
+    model: HookedTransformer,
+    prompts: Sequence[PromptLike],
+    intervention: Steering,
+    *,
+    placebos: Sequence[Steering] = (),
 ) -> pd.DataFrame:
     """What the next-token distribution gains and loses, averaged over prompts.
 
+    Args:
+        model: with a tokenizer.
+        prompts: see ``score``.
+        intervention: whose effect it is.
+        placebos: the same edit without its content, such as random directions of its length; run in the same pass.
+
     Returns:
-        One row a token of the vocabulary, largest change first: ``token, before, after, delta`` (probabilities), as
-        ``plots.plot_token_effects`` takes it.
+        One row a token of the vocabulary, largest change first: ``token, before, after, delta`` (probabilities), and
+        the change under each placebo as ``placebo 1, placebo 2, ...``, as ``plots.plot_token_effects`` takes it. Half
+        the sum of a column's absolute changes is the probability that is moved in all.
 
     Raises:
         ValueError: see ``score``; or when the model has no tokenizer.
@@ -144,14 +155,14 @@ def token_effects(
 
     if model.tokenizer is None:
         raise ValueError("token_effects names tokens and needs a tokenizer; load the model with load_model")
-    logits = score(model, prompts, [intervention], keep_logits=True).logits
+    logits = score(model, prompts, [intervention, *placebos], keep_logits=True).logits
     assert logits is not None
-    before, after = logits.softmax(dim=-1).double().mean(dim=1).numpy()
+    before, after, *controls = (one.softmax(dim=-1).double().mean(dim=0).cpu().numpy() for one in logits)
     order = np.argsort(-np.abs(after - before), kind="stable")
     tokens = [str(model.tokenizer.decode([int(index)])) for index in order]
-    return pd.DataFrame(
-        {"token": tokens, "before": before[order], "after": after[order], "delta": (after - before)[order]}
-    )
+    columns = {"before": before, "after": after, "delta": after - before}
+    columns |= {f"placebo {number}": one - before for number, one in enumerate(controls, start=1)}
+    return pd.DataFrame({"token": tokens, **{name: values[order] for name, values in columns.items()}})
 
 
 def divergence(logits: Float[Tensor, "variant sample vocab"]) -> Float[Tensor, "variant sample"]:

@@ -80,3 +80,16 @@ def test_token_effects_are_a_change_of_distribution(
     assert frame["delta"].sum() == pytest.approx(0, abs=1e-5)
     assert frame["delta"].abs().is_monotonic_decreasing
     np.testing.assert_allclose(frame["after"] - frame["before"], frame["delta"], atol=1e-12)
+    assert "placebo 1" not in frame
+
+
+def test_placebos_of_token_effects_are_what_each_does_alone(
+    model: HookedTransformer, edits: list[Intervention]
+) -> None:
+    nothing, push = edits
+    frame = token_effects(model, TEXTS, nothing, placebos=[push, nothing])
+    alone = token_effects(model, TEXTS, push)
+    # One pass with three variants against one with two: float32 sums in another order.
+    for column, expected in (("placebo 1", alone["delta"]), ("placebo 2", frame["delta"])):
+        np.testing.assert_allclose(np.sort(frame[column]), np.sort(expected), atol=1e-7)
+    assert frame["placebo 1"].abs().sum() > 100 * frame["delta"].abs().sum()

@@ -4,7 +4,7 @@ written.
 - geometry: ``plot_parallelism``, ``plot_cosine_matrix``, ``plot_projection``, ``plot_entropy``,
   ``plot_cohesion``, ``plot_alignment``;
 - steering: ``plot_sweep``, ``plot_transfer_matrix``, ``plot_gain``, ``plot_split``, ``plot_steerability``,
-  ``plot_pareto``, ``plot_token_effects``;
+  ``plot_pareto``, ``plot_token_effects``, ``plot_placebos``;
 - samples and training: ``plot_scaling``, ``plot_selection``, ``plot_loss``;
 - adaptive task vectors: ``plot_written_cosines``, ``plot_written_norms``, ``plot_written_against``,
   ``plot_written_cloud``;
@@ -16,6 +16,7 @@ from .clouds import plot_alignment, plot_cohesion, plot_entropy, plot_projection
 from .dose import plot_loss, plot_pareto, plot_scaling, plot_steerability
 from .forests import plot_methods
 from .parallel import plot_cosine_matrix, plot_parallelism
+from .placebos import plot_placebos
 from .samples import plot_selection, plot_token_effects
 from .style import TaskStyle, task_style, themed
 from .sweeps import plot_sweep
@@ -34,6 +35,7 @@ __all__ = [
     "plot_methods",
     "plot_parallelism",
     "plot_pareto",
+    "plot_placebos",
     "plot_projection",
     "plot_scaling",
     "plot_selection",

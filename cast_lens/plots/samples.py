@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from .drawing import blank
 from .frames import hover_text, percent, require
-from .style import PALETTE
+from .style import NEUTRAL, PALETTE
 
 
 def plot_selection(frame: pd.DataFrame) -> go.Figure:
@@ -72,10 +72,11 @@ def _labels(rows: pd.DataFrame) -> list[str]:
 
 def plot_token_effects(frame: pd.DataFrame, *, top: int = 12) -> go.Figure:
     """What the steered next-token distribution gains and loses: change in probability of the tokens that move
-    most.
+    most, and what placebos do to the same tokens.
 
     Args:
-        frame: ``token, delta`` (change in probability); perhaps ``before, after`` for hover.
+        frame: ``token, delta`` (change in probability); perhaps ``before, after`` for hover, and columns whose names
+            begin with ``placebo``, each the changes under one of them, drawn as hollow grey marks.
         top: tokens shown on either side.
 
     Raises:
@@ -103,9 +104,31 @@ def plot_token_effects(frame: pd.DataFrame, *, top: int = 12) -> go.Figure:
                 hovertemplate=f"%{{y}}: %{{x:+.1f}} points{detail}<extra></extra>",
             )
         )
+    placebos = [str(name) for name in frame.columns if str(name).startswith("placebo")]
+    if placebos:
+        figure.add_trace(_placebo_marks(pd.concat([gains, losses]), placebos))
     figure.update_xaxes(title_text="change, percentage points", zeroline=True, zerolinewidth=2)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return figure
+
+
+def _placebo_marks(rows: pd.DataFrame, names: list[str]) -> go.Scatter:
+    """The change of each token under each placebo."""
+    long = rows.melt(id_vars="token", value_vars=names, var_name="placebo", value_name="change")
+    return go.Scatter(
+        x=100 * long["change"],
+        y=[visible(token) for token in long["token"]],
+        mode="markers",
+        name="placebo" if len(names) == 1 else f"{len(names)} placebos",
+        marker={
+            "symbol": "circle-open",
+            "size": 8,
+            "color": NEUTRAL,
+            "line": {"width": 1.5, "color": NEUTRAL},
+        },
+        customdata=long["placebo"],
+        hovertemplate="%{y}: %{x:+.1f} points<br>%{customdata}<extra></extra>",
+    )
 
 
 def visible(token: str) -> str:

@@ -28,6 +28,7 @@ NEEDED = {
     "plot_methods": "method, metric, gain, gain_low, gain_high, n",
     "plot_parallelism": "layer, task_a, task_b, cosine, low, high",
     "plot_pareto": "method, gain, side_effect",
+    "plot_placebos": "method, value",
     "plot_projection": "task, sample_id, condition, layer, x, y",
     "plot_scaling": "x, y, method, low, high",
     "plot_selection": "x, y, influence, rank, chosen",

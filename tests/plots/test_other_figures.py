@@ -14,6 +14,7 @@ from cast_lens.plots import (
     plot_steerability,
     plot_token_effects,
 )
+from cast_lens.plots.style import NEUTRAL
 
 
 def test_scaling_sorts_by_x_and_draws_the_interval() -> None:
@@ -111,6 +112,18 @@ def test_token_effects_show_what_moves_most() -> None:
     _, more = plot_token_effects(frame, top=2).data
     assert list(more.y) == ["‹c›", "⏎"]
     assert plot_token_effects(frame).layout.xaxis.title.text == "change, percentage points"
+
+
+def test_token_effects_show_what_placebos_do_to_the_same_tokens() -> None:
+    frame = pd.DataFrame({"token": ["a", "b", "c"], "delta": [0.3, -0.2, 0.01]})
+    frame = frame.assign(**{"placebo 1": [0.1, -0.05, 0.5], "placebo 2": [0.0, 0.02, 0.4]})
+    *bars, marks = plot_token_effects(frame, top=1).data
+    assert [bar.name for bar in bars] == ["gains", "loses"]
+    assert (marks.name, marks.marker.symbol, marks.marker.color) == ("2 placebos", "circle-open", NEUTRAL)
+    assert list(marks.y) == ["a", "b", "a", "b"], "only at the tokens that are drawn"
+    np.testing.assert_allclose(marks.x, [10, -5, 0, 2])
+    assert list(marks.customdata) == ["placebo 1", "placebo 1", "placebo 2", "placebo 2"]
+    assert plot_token_effects(frame.drop(columns="placebo 2")).data[-1].name == "placebo"
 
 
 @pytest.mark.parametrize("split", [True, False])
