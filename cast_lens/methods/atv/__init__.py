@@ -8,11 +8,13 @@
 - ``train``: against the frozen large model, with early stop and checkpoints; ``loss_bar`` shows it;
 - ``ATV``: ``vectors``, ``intervention``, ``steer``, ``save``, ``load``;
 - ``evaluate_atv``, ``gains``: outcomes of examples, and what changes a task;
+- ``another_query``, ``task_means``, ``random_directions``, ``constant_vectors``: what stands beside its vectors;
 - ``generate_vectors``, ``generated_cosines``, ``generated_norms``, ``generated_against``, ``generated_cloud``: what
   the vectors are like;
 - ``Generator``: what a small model of your own has to offer.
 """
 
+from .controls import another_query, constant_vectors, random_directions, task_means
 from .data import Item, Material, gather, readings
 from .design import PAPER, PAPER_TRAINING, Design, Training
 from .expansion import Expansion
@@ -45,7 +47,9 @@ __all__ = [
     "Step",
     "Training",
     "Watch",
+    "another_query",
     "build_generator",
+    "constant_vectors",
     "evaluate_atv",
     "gains",
     "gather",
@@ -55,7 +59,9 @@ __all__ = [
     "generated_cosines",
     "generated_norms",
     "loss_bar",
+    "random_directions",
     "readings",
     "silent",
+    "task_means",
     "train",
 ]
