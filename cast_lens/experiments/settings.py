@@ -48,6 +48,13 @@ class ExperimentConfig(RunConfig):
         languages: of ``cross-lingual``; empty for all languages that the source tasks have.
         texts: neutral texts on which side effects are measured.
         queries: queries that ``efficiency`` times.
+        atv_examples: training examples a task, of ``atv``; the last number is compared, the others give its learning
+            curve.
+        atv_epochs: of every method that ``atv`` trains, at most.
+        atv_rank: of the adaptive task vector whose parameters the adapters are given too.
+        atv_methods: what ``atv`` trains, keys of ``experiments.trained.TRAINED``; empty for all that can be had.
+        atv_holdouts: what ``atv`` holds out of training, ``task:NAME`` or ``family:NAME``; empty for every target
+            and every family of several.
         threads: of PyTorch in each worker; 0 for its own choice. Another number may change the last bits.
     """
 
@@ -61,16 +68,21 @@ class ExperimentConfig(RunConfig):
     languages: tuple[str, ...] = ()
     texts: int = 24
     queries: int = 16
+    atv_examples: tuple[int, ...] = (8, 24, 90)
+    atv_epochs: int = 15
+    atv_rank: int = 16
+    atv_methods: tuple[str, ...] = ()
+    atv_holdouts: tuple[str, ...] = ()
     threads: int = 0
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        for name in ("retrieved", "repeats", "texts", "queries"):
+        for name in ("retrieved", "repeats", "texts", "queries", "atv_epochs", "atv_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
-        for name in ("few_shots", "budgets"):
+        for name in ("few_shots", "budgets", "atv_examples"):
             given = getattr(self, name)
             if not given or min(given) < 1 or list(given) != sorted(set(given)):
                 raise ValueError(f"{name}={list(given)} must be one or more increasing numbers from 1")
@@ -91,5 +103,8 @@ class ExperimentConfig(RunConfig):
             # German is in the suite that ships; of a folder's languages nothing is known here.
             languages=self.languages or (() if self.tasks or self.hub else ("de",)),
             texts=min(self.texts, 6),
-            queries=min(self.queries, 6),
+            queries=min(self.queries, 3),
+            atv_examples=tuple(n for n in self.atv_examples if n <= 8) or self.atv_examples[:1],
+            atv_epochs=min(self.atv_epochs, 3),
+            atv_holdouts=self.atv_holdouts or (f"task:{self.targets[0]}",),
         )

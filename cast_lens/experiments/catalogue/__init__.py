@@ -24,6 +24,7 @@ EXPERIMENTS: dict[str, str] = {
     "steerability": "How does each example answer to the dose, and how many answer the wrong way?",
     "side-effects": "What does a vector cost on other tasks and on plain text?",
     "selection": "Does choosing the samples beat a random subset of the same size?",
+    "atv": "Does a vector written for each query beat a constant one, demonstrations and adapters?",
 }
 """Every experiment with its question."""
 

@@ -1,0 +1,315 @@
+"""What ``atv`` trains and compares: adaptive task vectors, a constant one, adapters; on the same examples."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..engine import tokenise
+from ..evaluation import SLACK
+from ..interventions import PromptVectors
+from ..methods import Condition, evaluate_conditions
+from ..methods.atv import ATV, Design, Training, readings, train
+from ..methods.atv.data import draw
+from ..methods.atv.expansion import Expansion
+from ..steering import generate
+from ..tasks import Prompt, Task
+from .bench import Bench, test_examples
+from .cells import Cell
+from .costs import seconds
+from .protocol import Tasks
+from .settings import ExperimentConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
+    "atv",
+    "atv, low rank",
+    "static atv",
+    "lora",
+    "prefix-tuning",
+)
+TRAINED = {
+    ATV_FULL: "adaptive task vector, one full linear map",
+    ATV_LOW: "adaptive task vector of rank ``atv_rank``",
+    STATIC: "one learned vector a layer, the same for every query",
+    LORA: "LoRA on all linear maps, as many parameters as the adaptive task vector of low rank",
+    PREFIX: "prefix-tuning, as many parameters as the adaptive task vector of low rank",
+}
+ADAPTERS = {LORA: "lora", PREFIX: "prefix"}
+RANDOM = "placebo: random directions (atv)"
+ANOTHER = "placebo: another query's vectors (atv)"
+OTHER_TASK = "placebo: another task's vectors (atv)"
+AVERAGED = "atv, averaged over the task"
+ONE_FOR_ALL = "atv, averaged over all tasks"
+# Factors on the strength that an adaptive task vector was trained with.
+FACTORS = (0.25, 0.5, 2.0, 4.0)
+
+
+def trained_methods(config: ExperimentConfig) -> list[str]:
+    """What is trained; without the extra ``peft`` no adapters, unless they are asked for by name.
+
+    Raises:
+        ValueError: an unknown method, or an adapter without ``peft``.
+    """
+    unknown = [name for name in config.atv_methods if name not in TRAINED]
+    if unknown:
+        raise ValueError(f"atv_methods={unknown} are unknown; choose from {', '.join(TRAINED)}")
+    there = importlib.util.find_spec("peft") is not None
+    if not there and set(config.atv_methods) & set(ADAPTERS):
+        raise ValueError(
+            f"atv_methods={list(config.atv_methods)} needs peft, which is not installed; run "
+            'pip install "cast-lens[peft]", or leave lora and prefix-tuning out'
+        )
+    return [name for name in config.atv_methods or TRAINED if there or name not in ADAPTERS]
+
+
+def holdouts(config: ExperimentConfig, tasks: Tasks) -> list[str]:
+    """What is held out of training, in turn: every target, and every family with several of the tasks.
+
+    Raises:
+        ValueError: when something else is asked for, or nothing would be left to train on.
+    """
+    by_task = [f"task:{name}" for name in config.targets]
+    families = dict.fromkeys(tasks[name].family for name in config.targets)
+    members = {family: [one for one in tasks.values() if one.family == family] for family in families}
+    known = [*by_task, *(f"family:{family}" for family, found in members.items() if len(found) > 1)]
+    chosen = list(config.atv_holdouts) or [name for name in known if len(held_out(name, tasks)) < len(tasks)]
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"atv_holdouts: {name!r} is none of {', '.join(known)}")
+        if len(held_out(name, tasks)) == len(tasks):
+            raise ValueError(
+                f"atv_holdouts: {name!r} leaves no task to train on; add tasks of other families"
+            )
+    return chosen
+
+
+def held_out(name: str, tasks: Tasks) -> set[str]:
+    """The tasks that a hold-out keeps from training; none for the empty name."""
+    kind, _, what = name.partition(":")
+    if not kind:
+        return set()
+    return {what} if kind == "task" else {task.name for task in tasks.values() if task.family == what}
+
+
+def asked(config: ExperimentConfig, name: str, tasks: Tasks) -> list[str]:
+    """The targets that a training is tested on: all that were seen, or all that were held out."""
+    away = held_out(name, tasks)
+    return [target for target in config.targets if not away or target in away]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Something that was trained, as the experiment uses it.
+
+    Attributes:
+        outcomes: rows of ``evaluate_conditions`` of some targets.
+        answer: writes the answer to one prompt, in the plain way.
+        about: ``parameters, setting, steps, validation, train_seconds`` (NaN where the training was continued).
+    """
+
+    outcomes: Callable[[Sequence[str]], pd.DataFrame]
+    answer: Callable[[Prompt], object]
+    about: dict[str, Any]
+
+
+def fit(bench: Bench, cell: Cell, folder: Path, *, variants: bool) -> Fitted:
+    """Train what a cell asks for.
+
+    Args:
+        bench: model and tasks.
+        cell: ``variant`` is a key of ``TRAINED``, ``source`` a hold-out, ``number`` the examples a task.
+        folder: for checkpoints.
+        variants: whether an adaptive task vector is also tried at other strengths and averaged.
+    """
+    config = bench.config
+    assert isinstance(config, ExperimentConfig)
+    away = held_out(cell.source, bench.tasks)
+    tasks = [task for name, task in bench.tasks.items() if name not in away]
+    training = Training(
+        examples=cell.number,
+        validation=config.validation,
+        templates=("own",),
+        epochs=config.atv_epochs,
+        seed=config.seed,
+    )
+    if cell.variant in ADAPTERS:
+        return _adapter(bench, cell.variant, tasks, training)
+    return _vectors(bench, cell.variant, tasks, training, folder, variants=variants)
+
+
+def design(config: ExperimentConfig, n_layers: int, method: str) -> Design:
+    """The adaptive task vector of a method: it reads the large model's own residual at the middle layer."""
+    if method == STATIC:
+        return Design(generator="constant")
+    rank = config.atv_rank if method == ATV_LOW else None
+    return Design(generator="residual", layer=n_layers // 2, rank=rank)
+
+
+def budget(bench: Bench) -> int:
+    """Parameters of the adaptive task vector of low rank, which adapters are given too."""
+    cfg, config = bench.model.cfg, bench.config
+    assert isinstance(config, ExperimentConfig)
+    width = int(cfg.d_model)
+    return Expansion(width, int(cfg.n_layers), width, rank=config.atv_rank).n_parameters
+
+
+def _adapter(bench: Bench, method: str, tasks: list[Task], training: Training) -> Fitted:
+    from ..methods.adapters import AdapterDesign, train_adapter
+
+    started = time.perf_counter()
+    kind: Any = ADAPTERS[method]
+    made = train_adapter(
+        bench.model,
+        bench.config.model,
+        tasks,
+        design=AdapterDesign(kind, parameters=budget(bench)),
+        training=training,
+    )
+    taken = time.perf_counter() - started
+
+    def outcomes(targets: Sequence[str]) -> pd.DataFrame:
+        import pandas as pd
+
+        found = [made.evaluate(bench.base(name).prompts, progress=bench.progress) for name in targets]
+        joined = pd.concat(found, ignore_index=True).rename(columns={"task": "target"})
+        return joined.drop(columns=["variant", "name"]).assign(method=method, source="", seed=training.seed)
+
+    about = {"parameters": made.n_parameters, "setting": made.setting, "steps": made.steps}
+    return Fitted(
+        outcomes,
+        lambda prompt: made.answer([prompt]),
+        {**about, "validation": made.validation, "train_seconds": taken},
+    )
+
+
+def _vectors(
+    bench: Bench, method: str, tasks: list[Task], training: Training, folder: Path, *, variants: bool
+) -> Fitted:
+    config, model = bench.config, bench.model
+    assert isinstance(config, ExperimentConfig)
+    continued, started = folder.exists(), time.perf_counter()
+    made = train(
+        model,
+        tasks,
+        design=design(config, int(model.cfg.n_layers), method),
+        training=training,
+        folder=folder,
+        progress=bench.progress,
+    )
+    taken = float("nan") if continued else time.perf_counter() - started
+    own = {task.name: task for task in tasks}
+
+    def outcomes(targets: Sequence[str]) -> pd.DataFrame:
+        conditions: list[Condition] = []
+        for name in targets:
+            base, edit = bench.base(name), _written(bench, made, name)
+            conditions.append(Condition(method, base.prompts, intervention=edit))
+            if method == ATV_FULL:
+                conditions += _placebos(base.prompts, edit, seed=config.seed)
+            if variants:
+                after = targets[(list(targets).index(name) + 1) % len(targets)]
+                conditions += _variants(bench, made, own, base.prompts, edit, name, after)
+        return evaluate_conditions(model, conditions, progress=bench.progress)
+
+    def answer(prompt: Prompt) -> object:
+        edit = made.intervention([prompt])
+        return generate(model, [prompt.text], interventions=[edit], max_new_tokens=room(bench, [prompt]))
+
+    note = made.provenance.note
+    about = {
+        "parameters": made.n_parameters,
+        "setting": "" if made.design.rank is None else f"rank {made.design.rank}",
+        "steps": int(note.split(", ")[1].split()[0]),
+        "validation": float(note.rsplit(" ", 1)[1]),
+        "train_seconds": taken,
+    }
+    return Fitted(outcomes, answer, about)
+
+
+def _written(bench: Bench, atv: ATV, name: str) -> PromptVectors:
+    """What an adaptive task vector writes for the test queries of a task."""
+    task = bench.tasks[name]
+    return atv.intervention(readings(task, test_examples(bench.config, task), atv.design.reads))
+
+
+def _placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
+    """Random directions of the vectors' own norms; the vectors of the query before."""
+    noise = torch.randn(edit.directions.shape, generator=torch.Generator().manual_seed(seed))
+    scaled = noise / noise.norm(dim=-1, keepdim=True) * edit.directions.norm(dim=-1, keepdim=True)
+    return [
+        Condition(RANDOM, prompts, intervention=replace(edit, directions=scaled), seed=seed),
+        Condition(ANOTHER, prompts, intervention=replace(edit, directions=edit.directions.roll(1, 0))),
+    ]
+
+
+def _variants(
+    bench: Bench,
+    atv: ATV,
+    seen: dict[str, Task],
+    prompts: tuple[Prompt, ...],
+    edit: PromptVectors,
+    name: str,
+    after: str,
+) -> list[Condition]:
+    """Other strengths; one vector for the task, for all tasks; another task's vectors."""
+    found = [
+        Condition(
+            f"{ATV_FULL} × {factor:g}", prompts, intervention=replace(edit, strength=factor * edit.strength)
+        )
+        for factor in FACTORS
+    ]
+    means = {task.name: _mean(atv, task) for task in seen.values()}
+    every = torch.stack(list(means.values())).mean(dim=0)
+    for method, one in ((AVERAGED, means.get(name)), (ONE_FOR_ALL, every)):
+        if one is not None:
+            found.append(
+                Condition(
+                    method, prompts, intervention=replace(edit, directions=one.expand_as(edit.directions))
+                )
+            )
+    if after != name:
+        other = _written(bench, atv, after).directions
+        rows = other[torch.arange(len(prompts)) % len(other)]
+        found.append(Condition(OTHER_TASK, prompts, intervention=replace(edit, directions=rows)))
+    return found
+
+
+def _mean(atv: ATV, task: Task) -> torch.Tensor:
+    """The mean of the vectors of a task's training queries: what is left of them without the query."""
+    chosen = draw(task, atv.training.examples, seed=atv.training.seed, split="train")
+    return atv.vectors(readings(task, chosen, atv.design.reads)).mean(dim=0, keepdim=True)
+
+
+def room(bench: Bench, prompts: Sequence[Prompt]) -> int:
+    """Tokens that answers may take, as ``evaluate`` gives them."""
+    found = tokenise(bench.model, prompts)
+    return max((len(ids) for prompt in found for ids in prompt.answers), default=8) + SLACK
+
+
+def cost_row(
+    bench: Bench,
+    method: str,
+    prompts: Sequence[Prompt],
+    answer: Callable[[Prompt], object],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """What a query costs under a method: tokens that are read, and seconds, one query at a time."""
+    taken = [seconds(lambda prompt=prompt: answer(prompt), bench.model) for prompt in prompts]  # type: ignore[misc]
+    tokens = [len(prompt.tokens) for prompt in tokenise(bench.model, list(prompts))]
+    return {
+        "part": "cost",
+        "method": method,
+        "queries": len(taken),
+        "tokens": sum(tokens) / len(tokens),
+        "seconds": sorted(taken)[len(taken) // 2],
+        **about,
+    }
