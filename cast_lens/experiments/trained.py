@@ -5,32 +5,29 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..engine import tokenise
 from ..evaluation import SLACK
-from ..interventions import PromptVectors
 from ..methods import Condition, evaluate_conditions
-from ..methods.atv import ATV, Design, Training, readings, train
-from ..methods.atv.data import draw
+from ..methods.atv import Design, Training, train
 from ..methods.atv.expansion import Expansion
 from ..steering import generate
 from ..tasks import Prompt, Task
-from .bench import Bench, test_examples
+from .bench import Bench
 from .cells import Cell
 from .costs import seconds
 from .protocol import Tasks
 from .settings import ExperimentConfig
+from .written import ATV_NAME, placebos, variants_of, written
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
-    "atv",
+    ATV_NAME,
     "atv, low rank",
     "static atv",
     "lora",
@@ -44,13 +41,6 @@ TRAINED = {
     PREFIX: "prefix-tuning, as many parameters as the adaptive task vector of low rank",
 }
 ADAPTERS = {LORA: "lora", PREFIX: "prefix"}
-RANDOM = "placebo: random directions (atv)"
-ANOTHER = "placebo: another query's vectors (atv)"
-OTHER_TASK = "placebo: another task's vectors (atv)"
-AVERAGED = "atv, averaged over the task"
-ONE_FOR_ALL = "atv, averaged over all tasks"
-# Factors on the strength that an adaptive task vector was trained with.
-FACTORS = (0.25, 0.5, 2.0, 4.0)
 
 
 def trained_methods(config: ExperimentConfig) -> list[str]:
@@ -211,13 +201,13 @@ def _vectors(
     def outcomes(targets: Sequence[str]) -> pd.DataFrame:
         conditions: list[Condition] = []
         for name in targets:
-            base, edit = bench.base(name), _written(bench, made, name)
+            base, edit = bench.base(name), written(bench, made, name)
             conditions.append(Condition(method, base.prompts, intervention=edit))
             if method == ATV_FULL:
-                conditions += _placebos(base.prompts, edit, seed=config.seed)
+                conditions += placebos(base.prompts, edit, seed=config.seed)
             if variants:
                 after = targets[(list(targets).index(name) + 1) % len(targets)]
-                conditions += _variants(bench, made, own, base.prompts, edit, name, after)
+                conditions += variants_of(bench, made, own, base.prompts, edit, after)
         return evaluate_conditions(model, conditions, progress=bench.progress)
 
     def answer(prompt: Prompt) -> object:
@@ -233,60 +223,6 @@ def _vectors(
         "train_seconds": taken,
     }
     return Fitted(outcomes, answer, about)
-
-
-def _written(bench: Bench, atv: ATV, name: str) -> PromptVectors:
-    """What an adaptive task vector writes for the test queries of a task."""
-    task = bench.tasks[name]
-    return atv.intervention(readings(task, test_examples(bench.config, task), atv.design.reads))
-
-
-def _placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
-    """Random directions of the vectors' own norms; the vectors of the query before."""
-    noise = torch.randn(edit.directions.shape, generator=torch.Generator().manual_seed(seed))
-    scaled = noise / noise.norm(dim=-1, keepdim=True) * edit.directions.norm(dim=-1, keepdim=True)
-    return [
-        Condition(RANDOM, prompts, intervention=replace(edit, directions=scaled), seed=seed),
-        Condition(ANOTHER, prompts, intervention=replace(edit, directions=edit.directions.roll(1, 0))),
-    ]
-
-
-def _variants(
-    bench: Bench,
-    atv: ATV,
-    seen: dict[str, Task],
-    prompts: tuple[Prompt, ...],
-    edit: PromptVectors,
-    name: str,
-    after: str,
-) -> list[Condition]:
-    """Other strengths; one vector for the task, for all tasks; another task's vectors."""
-    found = [
-        Condition(
-            f"{ATV_FULL} × {factor:g}", prompts, intervention=replace(edit, strength=factor * edit.strength)
-        )
-        for factor in FACTORS
-    ]
-    means = {task.name: _mean(atv, task) for task in seen.values()}
-    every = torch.stack(list(means.values())).mean(dim=0)
-    for method, one in ((AVERAGED, means.get(name)), (ONE_FOR_ALL, every)):
-        if one is not None:
-            found.append(
-                Condition(
-                    method, prompts, intervention=replace(edit, directions=one.expand_as(edit.directions))
-                )
-            )
-    if after != name:
-        other = _written(bench, atv, after).directions
-        rows = other[torch.arange(len(prompts)) % len(other)]
-        found.append(Condition(OTHER_TASK, prompts, intervention=replace(edit, directions=rows)))
-    return found
-
-
-def _mean(atv: ATV, task: Task) -> torch.Tensor:
-    """The mean of the vectors of a task's training queries: what is left of them without the query."""
-    chosen = draw(task, atv.training.examples, seed=atv.training.seed, split="train")
-    return atv.vectors(readings(task, chosen, atv.design.reads)).mean(dim=0, keepdim=True)
 
 
 def room(bench: Bench, prompts: Sequence[Prompt]) -> int:

@@ -8,7 +8,8 @@ from .. import wording
 from ..config import RunConfig
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
-from ..trained import ANOTHER, ATV_FULL, ATV_LOW, AVERAGED, FACTORS, LORA, ONE_FOR_ALL, PREFIX, STATIC
+from ..trained import ATV_FULL, ATV_LOW, LORA, PREFIX, STATIC
+from ..written import ANOTHER, AVERAGED, FACTORS, ONE_FOR_ALL
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,91 @@
+"""What is tried with the vectors that an adaptive task vector writes: placebos, other strengths, averages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..interventions import PromptVectors
+from ..methods import Condition
+from ..methods.atv import ATV, another_query, random_directions, readings
+from ..methods.atv.data import draw
+from ..tasks import Prompt, Task
+from .bench import Bench, test_examples
+
+ATV_NAME = "atv"
+RANDOM = "placebo: random directions (atv)"
+ANOTHER = "placebo: another query's vectors (atv)"
+OTHER_TASK = "placebo: another task's vectors (atv)"
+AVERAGED = "atv, averaged over the task"
+ONE_FOR_ALL = "atv, averaged over all tasks"
+# Factors on the strength that an adaptive task vector was trained with.
+FACTORS = (0.25, 0.5, 2.0, 4.0)
+
+
+def written(bench: Bench, atv: ATV, name: str) -> PromptVectors:
+    """What an adaptive task vector writes for the test queries of a task."""
+    task = bench.tasks[name]
+    return atv.intervention(readings(task, test_examples(bench.config, task), atv.design.reads))
+
+
+def placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
+    """Random directions of the vectors' own norms; vectors of other queries of the task."""
+    tasks = [prompt.task for prompt in prompts]
+    noise, other = (
+        random_directions(edit, seed=seed),
+        another_query(edit, tasks, same_task=True, seed=seed),
+    )
+    return [
+        Condition(RANDOM, prompts, intervention=noise, seed=seed),
+        Condition(ANOTHER, prompts, intervention=other, seed=seed),
+    ]
+
+
+def variants_of(
+    bench: Bench,
+    atv: ATV,
+    seen: dict[str, Task],
+    prompts: tuple[Prompt, ...],
+    edit: PromptVectors,
+    after: str,
+) -> list[Condition]:
+    """Other strengths; one vector for the task, for all tasks; another task's vectors.
+
+    Args:
+        bench: model and tasks.
+        atv: what writes the vectors.
+        seen: the tasks that it was trained on.
+        prompts: of one task.
+        edit: their own vectors.
+        after: the other task.
+    """
+    name = prompts[0].task
+    found = [
+        Condition(
+            f"{ATV_NAME} × {factor:g}", prompts, intervention=replace(edit, strength=factor * edit.strength)
+        )
+        for factor in FACTORS
+    ]
+    means = {task.name: _mean(atv, task) for task in seen.values()}
+    every = torch.stack(list(means.values())).mean(dim=0)
+    for method, one in ((AVERAGED, means.get(name)), (ONE_FOR_ALL, every)):
+        if one is not None:
+            found.append(
+                Condition(
+                    method, prompts, intervention=replace(edit, directions=one.expand_as(edit.directions))
+                )
+            )
+    if after != name:
+        other = written(bench, atv, after).directions
+        rows = other[torch.arange(len(prompts)) % len(other)]
+        found.append(Condition(OTHER_TASK, prompts, intervention=replace(edit, directions=rows)))
+    return found
+
+
+def _mean(atv: ATV, task: Task) -> Float[Tensor, "1 layer d_model"]:
+    """The mean of the vectors of a task's training queries: what is left of them without the query."""
+    chosen = draw(task, atv.training.examples, seed=atv.training.seed, split="train")
+    return atv.vectors(readings(task, chosen, atv.design.reads)).mean(dim=0, keepdim=True)
