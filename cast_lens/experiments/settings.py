@@ -55,6 +55,9 @@ class ExperimentConfig(RunConfig):
         atv_methods: what ``atv`` trains, keys of ``experiments.trained.TRAINED``; empty for all that can be had.
         atv_holdouts: what ``atv`` holds out of training, ``task:NAME`` or ``family:NAME``; empty for every target
             and every family of several.
+        ranks: of the teachers of ``expressivity``.
+        fits: its seeds: frozen model, teacher, sequences and students are drawn anew for each.
+        fit_steps: steps of each of its fits.
         threads: of PyTorch in each worker; 0 for its own choice. Another number may change the last bits.
     """
 
@@ -73,16 +76,28 @@ class ExperimentConfig(RunConfig):
     atv_rank: int = 16
     atv_methods: tuple[str, ...] = ()
     atv_holdouts: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 16)
+    fits: int = 3
+    fit_steps: int = 300
     threads: int = 0
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
-        for name in ("retrieved", "repeats", "texts", "queries", "atv_epochs", "atv_rank"):
+        for name in (
+            "retrieved",
+            "repeats",
+            "texts",
+            "queries",
+            "fits",
+            "fit_steps",
+            "atv_epochs",
+            "atv_rank",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
-        for name in ("few_shots", "budgets", "atv_examples"):
+        for name in ("few_shots", "budgets", "ranks", "atv_examples"):
             given = getattr(self, name)
             if not given or min(given) < 1 or list(given) != sorted(set(given)):
                 raise ValueError(f"{name}={list(given)} must be one or more increasing numbers from 1")
@@ -102,6 +117,9 @@ class ExperimentConfig(RunConfig):
             repeats=min(self.repeats, 3),
             # German is in the suite that ships; of a folder's languages nothing is known here.
             languages=self.languages or (() if self.tasks or self.hub else ("de",)),
+            ranks=tuple(rank for rank in self.ranks if rank in (1, 4)) or self.ranks[:1],
+            fits=min(self.fits, 2),
+            fit_steps=min(self.fit_steps, 60),
             texts=min(self.texts, 6),
             queries=min(self.queries, 3),
             atv_examples=tuple(n for n in self.atv_examples if n <= 8) or self.atv_examples[:1],
