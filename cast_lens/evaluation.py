@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformer_lens import HookedTransformer
 
-from .engine import Progress, quiet, score_and_answer, tokenise
+from .engine import Progress, Scores, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
 from .interventions import Steering
 from .tasks import Prompt, is_match, is_valid
@@ -65,8 +65,19 @@ def evaluate(
         memory_mb=memory_mb,
         progress=progress,
     )
+    return outcome_frame(prompts, scores, texts)
+
+
+def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Scores and greedy answers as ``evaluate`` gives them, whatever ran the model.
+
+    Args:
+        prompts: queries with gold answers.
+        scores: of these prompts, in their order.
+        texts: greedy answers [variant][sample].
+    """
     frame = scores.to_frame()
-    n_variants = len(interventions) + 1
+    n_variants = len(scores.interventions) + 1
     rows = [
         (prompt, variant, texts[variant][i])
         for i, prompt in enumerate(prompts)
