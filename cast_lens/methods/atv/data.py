@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from transformer_lens import HookedTransformer
 
 from ...engine import TokenPrompt, tokenise
 from ...tasks import Example, Prompt, Split, Task, demonstrations, zero_shot
+from ...tasks.splits import stable_seed
 from ...tasks.templates import PLAIN
 from .design import Reading, Training
 
@@ -101,6 +103,14 @@ def draw(task: Task, count: int, *, seed: int, split: Split) -> tuple[Example, .
     if count >= len(distinct):
         return pool
     return demonstrations(task, shots=count, seed=seed, pool=split)
+
+
+def batches(count: int, *, size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Places of ``count`` training items, ``size`` a step, in an order that follows from seed and epoch."""
+    shuffler = torch.Generator().manual_seed(stable_seed(seed, epoch) % 2**63)
+    order = torch.randperm(count, generator=shuffler).tolist()
+    for start in range(0, count, size):
+        yield order[start : start + size]
 
 
 def _check(tasks: Sequence[Task], templates: Sequence[str]) -> None:

@@ -20,9 +20,8 @@ from ...extraction import versions
 from ...interventions import PromptVectors
 from ...models import fingerprint, model_name
 from ...tasks import Task
-from ...tasks.splits import stable_seed
 from ...vectors import Provenance
-from .data import Item, Material, gather
+from .data import Item, Material, batches, gather
 from .design import Design, Training
 from .expansion import Expansion, standards
 from .generators import Generator, build_generator
@@ -206,11 +205,8 @@ class _Job:
         return Step(run.steps, total, epoch + 1, history.losses[-1], latest, best, validated, note)
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
-        """Places of the training items, in an order that follows from seed and epoch."""
-        shuffler = torch.Generator().manual_seed(stable_seed(self.training.seed, epoch) % 2**63)
-        order = torch.randperm(len(self.material.train), generator=shuffler).tolist()
-        for start in range(0, len(order), self.training.batch):
-            yield order[start : start + self.training.batch]
+        count, training = len(self.material.train), self.training
+        return batches(count, size=training.batch, seed=training.seed, epoch=epoch)
 
     def _step(self, run: RunState, batch: list[int], folder: Path | None) -> None:
         vectors, losses = self._losses(run, batch)
