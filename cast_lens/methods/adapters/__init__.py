@@ -1,0 +1,14 @@
+"""LoRA and prefix-tuning on the same model, data and number of parameters: what a steering method competes with.
+
+    design = AdapterDesign("lora", parameters=atv.n_parameters)
+    adapter = train_adapter(model, "smollm2-135m-instruct", tasks, design=design, training=Training())
+    adapter.evaluate(prompts), adapter.answer(prompts)
+
+Needs the extra ``peft`` (``pip install "cast-lens[peft]"``).
+"""
+
+from .adapter import Adapter
+from .design import LEARNING_RATES, AdapterDesign, AdapterKind
+from .training import train_adapter
+
+__all__ = ["LEARNING_RATES", "Adapter", "AdapterDesign", "AdapterKind", "train_adapter"]

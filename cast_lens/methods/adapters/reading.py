@@ -1,0 +1,158 @@
+"""Log-probabilities of answers and greedy answers of an adapted model, each prompt run once.
+
+Prompts of one length run together, without padding; what they share at their beginning runs once. Answers of several
+tokens and decoded tokens go on behind the prompts' keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...engine import Progress, Scores, TokenPrompt
+from ...engine.decoding import Stop
+from ...engine.layout import MIN_SHARED
+from .backbone import padded, selected
+from .wrapping import Wrapped
+
+# Tokens that a pass reads: enough to keep a processor busy.
+TOKENS = 2048
+# Tokens whose keys and values the answers of a pass may copy: 46 kB each in the embedded model.
+COPIED = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What was read, prompt by prompt.
+
+    Attributes:
+        logprobs: of each admissible answer; empty when they were not asked for.
+        first: greedy first tokens.
+        written: greedy continuations; each ends with the token that stopped it.
+    """
+
+    logprobs: tuple[Float[Tensor, " choice"], ...]
+    first: Int[Tensor, " sample"]
+    written: tuple[tuple[int, ...], ...]
+
+    def scores(self, prompts: Sequence[TokenPrompt]) -> Scores:
+        """As the engine gives them, with one variant."""
+        return Scores(tuple(row[None] for row in self.logprobs), self.first[None], None, (), tuple(prompts))
+
+
+@torch.no_grad()
+def read(
+    wrapped: Wrapped,
+    prompts: Sequence[TokenPrompt],
+    *,
+    max_new_tokens: int,
+    stop: Stop,
+    progress: Progress,
+    scored: bool = True,
+) -> Read:
+    """Score and decode.
+
+    Args:
+        wrapped: model and adapter.
+        prompts: each with its admissible answers.
+        max_new_tokens, stop: of decoding.
+        progress: wraps the passes.
+        scored: whether answers are scored, too.
+    """
+    logprobs: list[Tensor] = [torch.empty(0)] * len(prompts)
+    first = torch.full((len(prompts),), -1)
+    written: list[tuple[int, ...]] = [()] * len(prompts)
+    passes = same_lengths(prompts)
+    for members in progress(passes, "adapter", len(passes)):
+        own = [prompts[index] for index in members]
+        logits, cache = _prompts(wrapped, [prompt.tokens for prompt in own])
+        tokens = logits.argmax(dim=-1)
+        first[members] = tokens.cpu()
+        if scored:
+            found = _answers(wrapped, own, torch.log_softmax(logits, dim=-1), cache)
+            for index, row in zip(members, found, strict=True):
+                logprobs[index] = row
+        for index, text in zip(members, _write(wrapped, cache, tokens, max_new_tokens, stop), strict=True):
+            written[index] = text
+    return Read(tuple(logprobs), first, tuple(written))
+
+
+def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
+    """Indices of prompts that run together: of one length, those that begin alike beside each other."""
+    found: list[list[int]] = []
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].tokens), prompts[index].tokens))
+    for index in order:
+        length = len(prompts[index].tokens)
+        if not found or len(prompts[found[-1][0]].tokens) != length or (len(found[-1]) + 1) * length > TOKENS:
+            found.append([])
+        found[-1].append(index)
+    return found
+
+
+def _prompts(wrapped: Wrapped, rows: list[tuple[int, ...]]) -> tuple[Float[Tensor, "row vocab"], Any]:
+    """Logits behind prompts of one length, and their keys and values."""
+    backbone, device = wrapped.backbone, wrapped.backbone.model.device
+    # The last token stays, as the one whose residual is read.
+    shared = _shared(rows) if len(rows) > 1 else 0
+    if shared >= MIN_SHARED:
+        _, cache = backbone.go_on(torch.tensor([rows[0][:shared]], device=device), wrapped.prefix(1))
+        cache = selected(cache, [0] * len(rows), device)
+    else:
+        shared, cache = 0, wrapped.prefix(len(rows))
+    residual, cache = backbone.go_on(torch.tensor([row[shared:] for row in rows], device=device), cache)
+    return backbone.logits(residual[:, -1]).float(), cache
+
+
+def _shared(rows: list[tuple[int, ...]]) -> int:
+    first, last, count = min(rows), max(rows), 0
+    while count < len(first) - 1 and first[count] == last[count]:
+        count += 1
+    return count
+
+
+def _answers(
+    wrapped: Wrapped, prompts: list[TokenPrompt], behind: Float[Tensor, "row vocab"], cache: Any
+) -> list[Float[Tensor, " choice"]]:
+    """Summed log-probabilities of each prompt's answers: first tokens at hand, later ones behind copied keys."""
+    found = [behind[row, [a[0] for a in p.answers]].cpu() for row, p in enumerate(prompts)]
+    longer = [
+        (row, number, answer)
+        for row, prompt in enumerate(prompts)
+        for number, answer in enumerate(prompt.answers)
+        if len(answer) > 1
+    ]
+    device = behind.device
+    size = max(1, COPIED // (len(prompts[0].tokens) + wrapped.virtual))
+    for start in range(0, len(longer), size):
+        part = longer[start : start + size]
+        ids = padded([answer[:-1] for *_, answer in part], device)
+        residual, _ = wrapped.backbone.go_on(ids, selected(cache, [row for row, *_ in part], device))
+        for (row, number, answer), states in zip(part, residual, strict=True):
+            steps = torch.log_softmax(wrapped.backbone.logits(states[: len(answer) - 1]).float(), dim=-1)
+            found[row][number] += steps[range(len(answer) - 1), list(answer[1:])].sum().cpu()
+    return found
+
+
+def _write(
+    wrapped: Wrapped, cache: Any, tokens: Int[Tensor, " row"], max_new_tokens: int, stop: Stop
+) -> list[tuple[int, ...]]:
+    """Greedy continuations from first tokens on; the cache is used up."""
+    written: list[list[int]] = [[] for _ in tokens]
+    alive = list(range(len(tokens)))
+    for step in range(max_new_tokens):
+        for row, token in zip(alive, tokens.tolist(), strict=True):
+            written[row].append(token)
+        goes_on = [place for place, row in enumerate(alive) if not stop(written[row][-1])]
+        if step + 1 == max_new_tokens or not goes_on:
+            break
+        if len(goes_on) < len(alive):
+            alive, tokens = [alive[place] for place in goes_on], tokens[goes_on]
+            cache = selected(cache, goes_on, tokens.device)
+        residual, cache = wrapped.backbone.go_on(tokens[:, None], cache)
+        tokens = wrapped.backbone.logits(residual[:, -1]).float().argmax(dim=-1)
+    return [tuple(row) for row in written]

@@ -1,0 +1,211 @@
+"""Training of an adapter on what an adaptive task vector is trained on: same items, batches, loss and early stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ...engine import TokenPrompt
+from ...extraction import versions
+from ...models import fingerprint, model_name
+from ...models.huggingface import load_huggingface
+from ...tasks import Task
+from ...vectors import Provenance
+from ..atv import Item, Material, Step, Training, Watch, gather, silent
+from ..atv.data import batches
+from ..atv.run_state import History
+from .adapter import Adapter
+from .backbone import padded
+from .design import AdapterDesign
+from .wrapping import Wrapped, peft_library, wrap
+
+# Tokens that run with gradients at a time: 1.5 MB each in the embedded model. A step adds up its parts' gradients.
+TOKENS = 1024
+
+
+def train_adapter(
+    model: HookedTransformer,
+    source: str | os.PathLike[str],
+    tasks: Sequence[Task],
+    *,
+    design: AdapterDesign,
+    training: Training,
+    watch: Watch = silent,
+) -> Adapter:
+    """Train LoRA or a prefix on the Hugging Face model behind a ``HookedTransformer``, as a rival of ``atv.train``.
+
+    Prompts, answers, order of the batches, loss, Adam, weight decay, early stop and the epoch that is kept are those of
+    ``atv.train`` with the same ``training``; the learning rate is the design's. No dropout. ``memory_mb``,
+    ``recompute`` and ``checkpoint_steps`` do not apply: a step runs in parts of ``TOKENS`` tokens, and nothing is
+    written to disk.
+
+    Args:
+        model: it tokenises, and stays as it is.
+        source: what ``load_model`` was given for it: the embedded model's name, a folder, a hub name or a .gguf file.
+        tasks: their train splits are trained on, their validation splits decide when to stop.
+        design: kind of adapter, and the number of parameters to come near to.
+        training: how it is fitted.
+        watch: called after every step.
+
+    Raises:
+        ValueError: before training, see ``gather``, ``load_huggingface`` and ``wrap``; during training, when a loss is
+            not finite.
+        ImportError: without ``peft``.
+    """
+    peft_library()
+    material = gather(model, tasks, training)
+    items = material.items
+    room = int(model.cfg.n_ctx) - max(len(_text(item.prompt)) for item in items)
+    wrapped = wrap(
+        load_huggingface(source, like=model),
+        design,
+        seed=training.seed,
+        opening=_opening(material, training),
+        room=room,
+    )
+    run = _Run(wrapped, material, design, training)
+    begun = time.perf_counter()
+    run.train(watch)
+    seconds = time.perf_counter() - begun
+    lowest = run.history.validations[run.history.best][1]
+    about = Provenance(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        task=" + ".join(dict.fromkeys(task.name for task in tasks)),
+        template=" + ".join(training.templates),
+        seed=training.seed,
+        versions=versions(),
+        note=f"{design.kind}, {wrapped.setting}, {run.steps} steps, validation loss {lowest:.4f}",
+    )
+    return Adapter(model, wrapped, design, training, run.steps, seconds, lowest, about)
+
+
+def _text(prompt: TokenPrompt) -> tuple[int, ...]:
+    """What is read: prompt and answer, but for the answer's last token, which is only predicted."""
+    return prompt.tokens + prompt.answers[prompt.gold][:-1]
+
+
+def _opening(material: Material, training: Training) -> list[int]:
+    """Training prompts and their answers one behind the other, in the first epoch's order."""
+    order = next(batches(len(material.train), size=len(material.train), seed=training.seed, epoch=0))
+    prompts = [material.train[place].prompt for place in order]
+    return [token for prompt in prompts for token in (*prompt.tokens, *prompt.answers[prompt.gold])]
+
+
+def answer_losses(wrapped: Wrapped, prompts: Sequence[TokenPrompt]) -> Float[Tensor, " sample"]:
+    """Mean cross-entropy, in nats a token, of each prompt's gold answer, as ``engine.answer_losses`` defines it."""
+    backbone = wrapped.backbone
+    ids = padded([_text(prompt) for prompt in prompts], backbone.model.device)
+    residual = backbone.run(ids, wrapped.prefix(len(prompts)))
+    steps = [
+        (row, len(prompt.tokens) - 1 + place, token)
+        for row, prompt in enumerate(prompts)
+        for place, token in enumerate(prompt.answers[prompt.gold])
+    ]
+    rows, columns, targets = torch.tensor(steps, device=ids.device).unbind(dim=1)
+    logits = backbone.logits(residual[rows, columns])
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    sums = losses.new_zeros(len(prompts)).index_add(0, rows, losses)
+    return sums / rows.bincount(minlength=len(prompts))
+
+
+def parts(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """A batch in parts that run at a time: of similar length, of at most ``TOKENS`` tokens when padded."""
+    part: list[Item] = []
+    for item in sorted(items, key=lambda item: len(_text(item.prompt))):
+        if part and (len(part) + 1) * len(_text(item.prompt)) > TOKENS:
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A training run; what is learned lives in ``wrapped``."""
+
+    wrapped: Wrapped
+    material: Material
+    design: AdapterDesign
+    training: Training
+    history: History = field(default_factory=History)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self.history.losses)
+
+    def train(self, watch: Watch) -> None:
+        """Until the last epoch or the early stop; ends with the weights of the best epoch."""
+        training, count = self.training, len(self.material.train)
+        optimiser = torch.optim.Adam(
+            self.wrapped.trained.values(), lr=self.design.rate, weight_decay=training.weight_decay
+        )
+        while not self._over():
+            epoch = len(self.history.validations)
+            for batch in batches(count, size=training.batch, seed=training.seed, epoch=epoch):
+                self._step(optimiser, [self.material.train[place] for place in batch])
+                watch(self._told(epoch))
+            self._validate()
+            watch(self._told(epoch, validated=True))
+        self.wrapped.restore(self.kept)
+
+    def _over(self) -> bool:
+        done = len(self.history.validations)
+        return done >= self.training.epochs or (done > 0 and self.history.stale() >= self.training.patience)
+
+    def _told(self, epoch: int, *, validated: bool = False) -> Step:
+        history, training = self.history, self.training
+        total = math.ceil(len(self.material.train) / training.batch) * training.epochs
+        latest = history.validations[-1][1] if history.validations else None
+        best = history.validations[history.best][1] if history.validations else None
+        note = ""
+        if validated and self._over():
+            note = "last epoch" if len(history.validations) >= training.epochs else "stopped early"
+        return Step(self.steps, total, epoch + 1, history.losses[-1], latest, best, validated, note)
+
+    def _step(self, optimiser: torch.optim.Adam, items: Sequence[Item]) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in parts(items):
+            losses = self._losses(part)
+            if not bool(torch.isfinite(losses).all()):
+                named = ", ".join(f"{item.task} {item.sample} ({item.template})" for item in part)
+                raise ValueError(
+                    f"the loss of step {self.steps} is not finite, for one of {named}; lower learning_rate, or leave "
+                    "mixed_precision off"
+                )
+            (losses.sum() / len(items)).backward()
+            total += float(losses.detach().double().sum())
+        optimiser.step()
+        self.history.losses.append(total / len(items))
+
+    def _losses(self, items: Sequence[Item]) -> Float[Tensor, " sample"]:
+        with self._precision():
+            return answer_losses(self.wrapped, [item.prompt for item in items])
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.training.mixed_precision:
+            return nullcontext()
+        return torch.autocast(self.wrapped.backbone.model.device.type, dtype=torch.bfloat16)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        items, history = self.material.validation, self.history
+        loss = sum(float(self._losses(part).double().sum()) for part in parts(items)) / len(items)
+        history.validations.append((self.steps, loss))
+        if history.best < 0 or loss < history.validations[history.best][1]:
+            history.best = len(history.validations) - 1
+            self.kept = self.wrapped.state()

@@ -1,0 +1,92 @@
+"""An adapter that has learned nothing reads and writes as the model does; its virtual tokens as the text they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cast_lens.engine import TokenPrompt, answer, score, tokenise
+from cast_lens.evaluation import evaluate
+from cast_lens.methods.adapters import AdapterDesign
+from cast_lens.methods.adapters.training import answer_losses
+from cast_lens.tasks import Prompt, zero_shot_prompts
+from tests.methods.adapters.folders import pair, untrained
+from tests.small_tasks import label_task, word_task
+
+# One of each way in which positions, masks, caches and logits are made.
+FAMILIES = ("llama", "gpt2", "neox", "qwen2", "gemma2", "mistral", "bloom", "opt")
+OPENING = (9, 40, 77, 120, 33, 8, 21, 64, 90, 17)
+
+
+def prompts() -> list[Prompt]:
+    """Lengths that differ and lengths that agree, shared beginnings, answers of one and of several tokens."""
+    mixed = replace(label_task(test=8), labels=("good", "quite bad", "bad"))
+    return [*zero_shot_prompts(mixed, mixed.test), *zero_shot_prompts(word_task(), word_task().test)]
+
+
+def assert_same(got: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert list(got.columns) == list(expected.columns)
+    numbers = ["gold_logprob", "gold_margin"]
+    # Sums of log-probabilities of some tens of nats, by two libraries.
+    pd.testing.assert_frame_equal(got[numbers], expected[numbers], rtol=0, atol=1e-4)
+    rest = [name for name in got.columns if name not in (*numbers, "name")]
+    pd.testing.assert_frame_equal(got[rest], expected[rest])
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_untrained_lora_is_the_model(tmp_path: Path, architecture: str) -> None:
+    model, source = pair(tmp_path, architecture)
+    adapter = untrained(model, source, AdapterDesign("lora", 5000))
+    got, expected = adapter.evaluate(prompts()), evaluate(model, prompts())
+    assert_same(got, expected)
+    assert set(got["name"]) == {"lora"}
+    assert adapter.answer(prompts()) == got["answer"].tolist()
+    assert len(set(got["answer"])) > 2
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_virtual_tokens_that_start_from_a_text_are_that_text(tmp_path: Path, architecture: str) -> None:
+    model, source = pair(tmp_path, architecture)
+    one = untrained(model, source, AdapterDesign("prefix", 1)).n_parameters
+    adapter = untrained(model, source, AdapterDesign("prefix", len(OPENING) * one), opening=OPENING)
+    assert adapter.setting == f"{len(OPENING)} virtual tokens"
+    longer = [replace(prompt, tokens=OPENING + prompt.tokens) for prompt in tokenise(model, prompts())]
+    expected = score(model, longer).to_frame()
+    got = adapter.evaluate(prompts())
+    for name in ("gold_logprob", "gold_margin"):
+        pd.testing.assert_series_equal(got[name], expected[name], rtol=0, atol=1e-4)
+    assert got["answer"].tolist() == answer(model, longer, max_new_tokens=_longest(longer) + 3)[0]
+    assert set(got["name"]) == {"prefix"}
+
+
+def _longest(tokens: list[TokenPrompt]) -> int:
+    return max(len(ids) for prompt in tokens for ids in prompt.answers)
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_losses_do_not_depend_on_what_runs_beside_them(tmp_path: Path, kind: str) -> None:
+    model, source = pair(tmp_path)
+    adapter = untrained(model, source, AdapterDesign(kind, 5000))  # type: ignore[arg-type]
+    ready = tokenise(model, prompts())
+    with torch.no_grad():
+        together = answer_losses(adapter.wrapped, ready)
+        apart = torch.cat([answer_losses(adapter.wrapped, [prompt]) for prompt in ready])
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+    gold = torch.tensor(adapter.evaluate(prompts())["gold_logprob"].to_numpy())
+    lengths = torch.tensor([len(prompt.answers[prompt.gold]) for prompt in ready])
+    torch.testing.assert_close(together.double(), -gold / lengths, rtol=0, atol=1e-5)
+
+
+def test_decoding_stops_where_the_limit_is_and_the_context_ends(tmp_path: Path) -> None:
+    model, source = pair(tmp_path)
+    adapter = untrained(model, source, AdapterDesign("lora", 5000))
+    short = adapter.answer(prompts(), max_new_tokens=1)
+    assert [text.startswith(begin) for text, begin in zip(adapter.answer(prompts()), short, strict=True)]
+    with pytest.raises(ValueError, match=r"max_new_tokens=0 must be at least 1"):
+        adapter.answer(prompts(), max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"more than the model's context of 512"):
+        adapter.answer(prompts(), max_new_tokens=510)
