@@ -51,6 +51,7 @@ class ExperimentConfig(RunConfig):
         atv_examples: training examples a task, of ``atv``; the last number is compared, the others give its learning
             curve.
         atv_epochs: of every method that ``atv`` trains, at most.
+        atv_batch: prompts a step; fewer than ``methods.atv.Training`` takes, whose material is larger.
         atv_rank: of the adaptive task vector whose parameters the adapters are given too.
         atv_methods: what ``atv`` trains, keys of ``experiments.trained.TRAINED``; empty for all that can be had.
         atv_holdouts: what ``atv`` holds out of training, ``task:NAME`` or ``family:NAME``; empty for every target
@@ -73,6 +74,7 @@ class ExperimentConfig(RunConfig):
     queries: int = 16
     atv_examples: tuple[int, ...] = (8, 24, 90)
     atv_epochs: int = 15
+    atv_batch: int = 8
     atv_rank: int = 16
     atv_methods: tuple[str, ...] = ()
     atv_holdouts: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
     ATV_NAME,
-    "atv, low rank",
+    "atv low-rank",
     "static atv",
     "lora",
     "prefix-tuning",
@@ -129,6 +129,7 @@ def fit(bench: Bench, cell: Cell, folder: Path, *, variants: bool) -> Fitted:
         validation=config.validation,
         templates=("own",),
         epochs=config.atv_epochs,
+        batch=config.atv_batch,
         seed=config.seed,
     )
     if cell.variant in ADAPTERS:

@@ -19,8 +19,8 @@ ATV_NAME = "atv"
 RANDOM = "placebo: random directions (atv)"
 ANOTHER = "placebo: another query's vectors (atv)"
 OTHER_TASK = "placebo: another task's vectors (atv)"
-AVERAGED = "atv, averaged over the task"
-ONE_FOR_ALL = "atv, averaged over all tasks"
+AVERAGED = "atv averaged over the task"
+ONE_FOR_ALL = "atv averaged over all tasks"
 # Factors on the strength that an adaptive task vector was trained with.
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 

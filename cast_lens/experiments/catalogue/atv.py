@@ -197,7 +197,7 @@ def _holdout(fold: str, target: str, tasks: Tasks) -> str:
 
 def is_variant(method: str) -> bool:
     """Other strengths and averages of one ATV, which are no methods of their own."""
-    return method.startswith((f"{ATV_FULL} ×", f"{ATV_FULL}, averaged", "placebo: another task"))
+    return method.startswith((f"{ATV_FULL} ×", f"{ATV_FULL} averaged", "placebo: another task"))
 
 
 def is_finding(method: str) -> bool:
