@@ -168,11 +168,12 @@ def _explained(job: Callable[[], None], out: Path | None = None) -> None:
 
 
 def _parse(name: str, value: Any) -> Any:
-    if name in ("sources", "targets", "methods", "prompting", "selections", "languages"):
+    lists = ("sources", "targets", "methods", "prompting", "selections", "languages", "atv_methods", "atv_holdouts")
+    if name in lists:
         return [item.strip() for item in value.split(",") if item.strip()]
     if name == "strengths":
         return [_number(name, item, float) for item in value.split(",") if item.strip()]
-    if name in ("few_shots", "budgets"):
+    if name in ("few_shots", "budgets", "ranks", "atv_examples"):
         return [_number(name, item, int) for item in value.split(",") if item.strip()]
     if name == "layers":
         found: list[int] = []
