@@ -169,14 +169,13 @@ def _run(
 
 def _planned(names: tuple[str, ...], settings: ExperimentConfig) -> tuple[list[str], dict[str, str]]:
     """The experiments that can be asked of these tasks, and why the others cannot, before any work starts."""
-    from .experiments.bench import load_tasks
     from .experiments.catalogue import find
 
     able, refused = [], {}
     for name in names:
         experiment = find(name)
         try:
-            experiment.plan(settings, load_tasks(settings, experiment.tasks(settings)))
+            experiment.plan(settings, experiment.read_tasks(settings))
         except ValueError as error:
             refused[name] = str(error)
             if len(refused) == len(names):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..tasks import Task
-from .bench import Bench
+from .bench import Bench, load_tasks
 from .cells import Cell
 from .settings import ExperimentConfig
 
@@ -66,6 +66,8 @@ class Experiment:
         draw: figures of these frames.
         tasks: names of the tasks that are read.
         tables: names of the frames that the report prints.
+        alone: rows of one cell from the configuration alone. Where it is given, neither model nor tasks are loaded,
+            and it takes the place of ``compute``.
     """
 
     name: str
@@ -77,6 +79,15 @@ class Experiment:
     draw: Callable[[Frames, ExperimentConfig], Sequence[Drawing]]
     tasks: Callable[[ExperimentConfig], Sequence[str]] = sources_and_targets
     tables: tuple[str, ...] = ()
+    alone: Callable[[ExperimentConfig, Cell], pd.DataFrame] | None = None
+
+    def read_tasks(self, config: ExperimentConfig) -> dict[str, Task]:
+        """The tasks of a configuration, checked; none where the experiment stands alone.
+
+        Raises:
+            ValueError: as ``bench.load_tasks``.
+        """
+        return {} if self.alone else load_tasks(config, self.tasks(config))
 
 
 def settings_first(config: ExperimentConfig, methods: Sequence[str] = ("cast",)) -> list[Cell]:

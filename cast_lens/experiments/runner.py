@@ -19,7 +19,7 @@ import torch
 
 from ..engine import Progress, quiet
 from ..files import atomic_write
-from .bench import Bench, Say, load_tasks
+from .bench import Bench, Say
 from .catalogue import find
 from .cells import Cell, Grid
 from .protocol import Experiment, Tasks, prepare
@@ -64,7 +64,7 @@ def run_experiment(
         raise ValueError(f"workers={workers} must be at least 1")
     experiment, started = find(name), time.time()
     config = replace(config, threads=config.threads or torch.get_num_threads())
-    tasks = load_tasks(config, experiment.tasks(config))
+    tasks = experiment.read_tasks(config)
     cells = experiment.plan(config, tasks)
     with open_run(out, config) as directory, _threads(config.threads):
         grid = Grid.planned(directory.path / "experiments" / name, cells)
@@ -144,13 +144,16 @@ class _InProcess:
 
     def make(self, cell: Cell) -> pd.DataFrame:
         """Rows of one cell."""
+        if self.experiment.alone:
+            return self.experiment.alone(self.config, cell)
         if cell.kind == "setting" and cell.prepares:
             return prepare(self.bench(), cell)
         return self.experiment.compute(self.bench(), cell)
 
     def run(self, grid: Grid, cells: Sequence[Cell]) -> None:
         """Compute cells one after the other."""
-        self.bench()
+        if not self.experiment.alone:
+            self.bench()
         clock = _Clock(len(cells), grid.path.name, self.say)
         for cell in cells:
             clock.tick(cell, grid.compute(cell, self.make))
@@ -198,7 +201,7 @@ def _start_worker(name: str, config: ExperimentConfig, out: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(config.threads)
     experiment = find(name)
-    tasks = load_tasks(config, experiment.tasks(config))
+    tasks = experiment.read_tasks(config)
     _worker = _InProcess(experiment, config, tasks, RunDirectory(out))
 
 

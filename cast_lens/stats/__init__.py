@@ -1,7 +1,7 @@
 """Evidence: intervals, tests and measures over per-example outcomes. Numbers in, numbers or tidy frames out.
 
 - intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster),
-  ``proportion_interval`` (Wilson); each an ``Estimate``;
+  ``proportion_interval`` (Wilson), ``t_interval`` (Student, for a few units); each an ``Estimate``;
 - tests: ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
   ``common_direction_test``, ``placebo_test`` (rank among placebos), ``stratified_placebo_test`` (the same over several
   sources), and ``adjust_p_values`` over a table of them;
@@ -14,6 +14,7 @@ Generators are local and seeded by argument. Nothing here knows of models, tasks
 """
 
 from .bootstrap import Estimate, mean_interval, paired_difference, proportion_interval
+from .few import t_interval
 from .permutation import (
     HypothesisTest,
     common_direction_test,
@@ -51,4 +52,5 @@ __all__ = [
     "steerability",
     "steerability_summary",
     "stratified_placebo_test",
+    "t_interval",
 ]
