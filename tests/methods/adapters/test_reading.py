@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
-from cast_lens.engine import TokenPrompt, answer, score, tokenise
+from cast_lens.engine import TokenPrompt, answer, quiet, score, tokenise
 from cast_lens.evaluation import evaluate
 from cast_lens.methods.adapters import AdapterDesign
+from cast_lens.methods.adapters.reading import read, same_lengths
 from cast_lens.methods.adapters.training import answer_losses
 from cast_lens.tasks import Prompt, zero_shot_prompts
 from tests.methods.adapters.folders import pair, untrained
@@ -81,11 +83,26 @@ def test_losses_do_not_depend_on_what_runs_beside_them(tmp_path: Path, kind: str
     torch.testing.assert_close(together.double(), -gold / lengths, rtol=0, atol=1e-5)
 
 
-def test_decoding_stops_where_the_limit_is_and_the_context_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_rows_that_end_leave_the_others_alone(tmp_path: Path, kind: str) -> None:
+    model, source = pair(tmp_path)
+    wrapped = untrained(model, source, AdapterDesign(kind, 5000)).wrapped  # type: ignore[arg-type]
+    ready = tokenise(model, prompts())
+    options: dict[str, Any] = {"max_new_tokens": 6, "stop": lambda token: token % 3 == 0, "progress": quiet}
+    together = read(wrapped, ready, **options)
+    apart = [read(wrapped, [prompt], **options) for prompt in ready]
+    assert list(together.written) == [one.written[0] for one in apart]
+    assert len({len(tokens) for tokens in together.written}) > 2
+    assert max(map(len, same_lengths(ready))) > 3
+    unscored = read(wrapped, ready, scored=False, **options)
+    assert (unscored.written, unscored.logprobs[0].numel()) == (together.written, 0)
+
+
+def test_answers_end_at_the_limit_and_prompts_at_the_context(tmp_path: Path) -> None:
     model, source = pair(tmp_path)
     adapter = untrained(model, source, AdapterDesign("lora", 5000))
-    short = adapter.answer(prompts(), max_new_tokens=1)
-    assert [text.startswith(begin) for text, begin in zip(adapter.answer(prompts()), short, strict=True)]
+    short, long = adapter.answer(prompts(), max_new_tokens=1), adapter.answer(prompts())
+    assert all(text.startswith(begin) and text != begin for text, begin in zip(long, short, strict=True))
     with pytest.raises(ValueError, match=r"max_new_tokens=0 must be at least 1"):
         adapter.answer(prompts(), max_new_tokens=0)
     with pytest.raises(ValueError, match=r"more than the model's context of 512"):
