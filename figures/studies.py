@@ -46,6 +46,8 @@ Made = tuple[go.Figure, pd.DataFrame]
 RANDOM = "placebo: random direction"
 DRAWS = 3
 """Random subsets of each size in the scaling study."""
+PLACEBOS = 99
+"""Random directions beside one vector: p cannot fall below one in this many and one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +104,7 @@ def studies(
         "steerability": response,
         "pareto": pareto,
         "token_effects": tokens,
+        "placebos": among_placebos,
         "sweep_answers": answers_by_cell,
     }
     for name, make in makers.items():
@@ -226,11 +229,35 @@ def pareto(study: Study) -> Made:
 
 
 def tokens(study: Study) -> Made:
-    """What the first token of the answer gains and loses, averaged over queries."""
-    edit = study.vector.intervention(study.layer, strength=study.strength)
-    frame = token_effects(study.model, study.queries, edit).head(200)
+    """What the first token of the answer gains and loses, averaged over queries, beside random directions."""
+    edit, *noise = (
+        one.intervention(study.layer, strength=study.strength)
+        for one in (study.vector, *(random_direction(study.vector, seed=seed) for seed in range(5)))
+    )
+    frame = token_effects(study.model, study.queries, edit, placebos=noise)
+    moved = frame.filter(regex="delta|placebo").abs().sum().to_numpy() / 2
     note = f"strength {study.strength:g}, mean over {study.n} queries"
-    return titled(plots.plot_token_effects(frame), study.about, note), frame
+    told = f"in all {moved[0]:.0%} of the probability moves; random directions as long: {moved[1:].min():.0%} to "
+    figure = titled(plots.plot_token_effects(frame), study.about, f"{note}<br>{told}{moved[1:].max():.0%}")
+    return figure.update_layout(margin_t=100), frame.head(200)
+
+
+def among_placebos(study: Study) -> Made:
+    """The vector's score on the target's queries among those of random directions of its length."""
+    noise = {f"random {seed}": random_direction(study.vector, seed=seed) for seed in range(PLACEBOS)}
+    cells = sweep(
+        study.model,
+        study.queries,
+        {"vector": study.vector, **noise},
+        layers=[study.layer],
+        strengths=[study.strength],
+    ).to_frame()
+    kinds = cells["kind"].where(~cells["kind"].str.startswith("random"), RANDOM)
+    frame = cells.assign(method=kinds, value=cells["gold_logprob"])[["kind", "method", "value", "n"]]
+    figure = plots.plot_placebos(frame, x_title="log-probability of the gold answer (nats)", share=False)
+    told = figure.layout.title.subtitle.text
+    note = f"{study.about}, strength {study.strength:g}, mean over {study.n} queries"
+    return titled(figure, f"{note}<br>{told}").update_layout(margin_t=120), frame
 
 
 def answers_by_cell(study: Study) -> Made:
