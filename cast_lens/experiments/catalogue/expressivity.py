@@ -39,7 +39,7 @@ QUESTION = "Does an affine task vector match LoRA and contain prefixes, and does
 # draw attention off the others.
 DISTANCE = 1.0
 # Sequences to learn from, to be judged on, and to scale the teacher on.
-TRAIN, HELD_OUT, SCALED_ON = 4096, 1024, 512
+TRAIN, HELD_OUT, SCALED_ON = 4096, 512, 512
 # Seeds drawn apart for each seed of the experiment: model, teacher, students, sequences to learn from and held out.
 STREAMS = 5
 

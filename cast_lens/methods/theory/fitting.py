@@ -27,12 +27,13 @@ class Effort:
     Attributes:
         steps: of Adam, with a rate that falls to zero along a cosine.
         batch: sequences a step.
-        rates: learning rates, each tried for a quarter of the steps; the one of the lowest training KL is used.
+        rates: learning rates, each tried for a sixth of the steps; the one of the lowest training KL is used. A
+            prefix wants the largest.
     """
 
     steps: int = 300
     batch: int = 16
-    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
 
     def __post_init__(self) -> None:
         if self.steps < LEAST_STEPS:
@@ -43,7 +44,7 @@ class Effort:
     @property
     def trial(self) -> int:
         """Steps that choose a learning rate."""
-        return max(2, self.steps // 4)
+        return self.steps // 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
