@@ -164,7 +164,9 @@ def show(path: Annotated[Path, typer.Argument(help="A run directory, or its atv.
         ):
             typer.echo(title)
             for name, value in part.items():
-                typer.echo(f"  {name}: {value}")
+                # An ending is a line break by default, which would be an empty line here.
+                blank = isinstance(value, str) and value != value.strip()
+                typer.echo(f"  {name}: {value!r}" if blank else f"  {name}: {value}")
         typer.echo(f"layers: {', '.join(map(str, about['layers']))}")
         typer.echo(f"small model: {about['generator']['name']} {about['generator']['fingerprint']}".rstrip())
         typer.echo(f"parameters trained: {about['n_parameters']}")

@@ -57,6 +57,7 @@ def test_train_eval_show(tmp_path: Path) -> None:
         "generator: residual",
         "layers: 0, 1, 2",
         "parameters trained: 12480",
+        "ending: '\\n'",
     ):
         assert part in text
 
