@@ -24,7 +24,18 @@ from ..contrasts import BASELINE, contrast_table, pooled_table
 from ..paired import side_by_side
 from ..protocol import Experiment, Tasks
 from ..settings import ExperimentConfig
-from ..trained import ATV_FULL, TRAINED, asked, cost_row, fit, held_out, holdouts, room, trained_methods
+from ..trained import (
+    ADAPTERS,
+    ATV_FULL,
+    TRAINED,
+    asked,
+    cost_row,
+    fit,
+    held_out,
+    holdouts,
+    room,
+    trained_methods,
+)
 from ..tuning import placebo_seed
 from .atv_reading import CAST, CAST_PLACEBO, FAMILY, FOLDS, RETRIEVED, SEEN, TASK, draw, few, read
 
@@ -54,7 +65,8 @@ def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
         for away in holdouts(config, tasks)
         for method in methods
     ]
-    return cells
+    # Adapters train many times longer, so they come last.
+    return sorted(cells, key=lambda cell: cell.variant in ADAPTERS)
 
 
 def compute(bench: Bench, cell: Cell) -> pd.DataFrame:

@@ -49,13 +49,14 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
         f"All methods on the same {config.test} test queries a target. What is trained saw the same examples "
         f"(at most {config.atv_examples[-1]} a task, in the task's own template), in the same batches, with the same "
         "early stop on the same validation examples; LoRA and prefix-tuning have the parameters of the adaptive task "
-        "vector of low rank, at one learning rate each. CAST adds the target's own mean difference vector where the "
+        "vector of low rank. CAST adds the target's own mean difference vector where the "
         "target is seen, and else those of the tasks that were not held out; layer and strength come from each "
         "source's own validation split. Demonstrations are the target's own throughout: on held-out tasks they use "
         "labels that the others do not.",
         wording.LIMITS
-        + " One training a method and fold: intervals do not cover another seed of training. No learning rate was "
-        "searched for here, and adapters are known to depend on theirs. Latency compares two runtimes: adapters answer "
+        + " One training a method and fold: intervals do not cover another seed of training. Each method has one "
+        "learning rate, chosen by validation loss on a small training of a few tasks; on other material another may "
+        "be better, and adapters are known to depend on theirs. Latency compares two runtimes: adapters answer "
         "through transformers, everything else through hooks of TransformerLens, and the search of retrieved "
         "demonstrations is not in it.",
     )
