@@ -4,12 +4,22 @@ Both see the same prompts with their answers. The forward-backward is Hugging Fa
 gradients flow back to the embeddings only (less than training it takes), and once with gradients of all parameters.
 A step is everything that training does: vectors, loss, gradients, Adam. ``last`` has the prompts' keys and values at
 hand, as training has from the first epoch on; what making them costs stands in a row of its own.
+
+With ``--steps N`` a run of ``train`` with its defaults on every English task that ships is measured instead, in a
+fresh process that ends after N steps: highest resident memory of all of it. Reading all prompts once, which is most of
+a short run, is where keys and values pile up, so a few steps suffice.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,11 +30,11 @@ from transformers import AutoModelForCausalLM
 
 from cast_lens.engine import Prefixes, frozen, quiet
 from cast_lens.interventions import Position
-from cast_lens.methods.atv import Design, Item, Training, build_generator, gather
+from cast_lens.methods.atv import Design, Item, Step, Training, build_generator, gather, train
 from cast_lens.methods.atv.training import _Job
 from cast_lens.models import load_model
 from cast_lens.models.cache import cache_folder
-from cast_lens.tasks import load_task
+from cast_lens.tasks import list_tasks, load_task
 
 TASKS = ("review-sentiment", "headline-topic", "science", "present-past")
 
@@ -57,13 +67,63 @@ def forward_backward(hf: Any, items: list[Item], *, parameters: bool) -> None:
     hf.zero_grad(set_to_none=True)
 
 
+class Enough(Exception):
+    """Raised to end a training run that was only begun to be measured."""
+
+
+def measured_training(steps: int) -> dict[str, Any]:
+    """A default training run in this process, ended after some steps: memory and processor seconds."""
+
+    def watch(step: Step) -> None:
+        if step.number >= steps:
+            raise Enough
+
+    model = load_model()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tasks = [load_task(info.name) for info in list_tasks() if info.language == "en"]
+    started = time.process_time()
+    with suppress(Enough):
+        train(model, tasks, watch=watch)
+    return {
+        "tasks": len(tasks),
+        "steps": steps,
+        "CPU s": time.process_time() - started,
+        "GB, model loaded": before / 2**20,
+        "GB, peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def in_fresh_process(steps: int, threads: int) -> dict[str, Any]:
+    """``measured_training`` where nothing else has run."""
+    command = [sys.executable, __file__, "--steps", str(steps), "--threads", str(threads), "--here"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
 def main() -> None:
     """Command line."""
     options = parser(__doc__)
     options.add_argument("--batch", type=int, default=16)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=0, help="measure the memory of a training run instead")
+    options.add_argument("--here", action="store_true", help="in this process, as one JSON object")
     given = options.parse_args()
     begin(given)
+    if given.steps and given.here:
+        print(json.dumps(measured_training(given.steps)))
+    elif given.steps:
+        show(
+            [in_fresh_process(given.steps, given.threads)], as_json=given.json, title="A default training run"
+        )
+    else:
+        steps_against_passes(given)
+
+
+def steps_against_passes(given: argparse.Namespace) -> None:
+    """Cost of a step in each form, beside a forward-backward."""
     model = load_model()
     hf = AutoModelForCausalLM.from_pretrained(
         cache_folder() / "smollm2-135m-instruct", dtype=torch.float32
