@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 AdapterKind = Literal["lora", "prefix"]
 KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
-# LoRA: what arXiv 2506.03426 reports after its first rate failed. Prefix: see ``AdapterDesign``.
+# LoRA: the rate that arXiv 2506.03426 settled on after a higher one failed. Prefix: of 0.003, 0.01 and 0.03 the one with
+# the lowest validation loss (1.08, 0.69, 0.96) after two epochs of two tasks on the embedded model.
 LEARNING_RATES: dict[AdapterKind, float] = {"lora": 4e-4, "prefix": 1e-2}
 
 
@@ -17,7 +18,7 @@ class AdapterDesign:
 
     Attributes:
         kind: ``lora`` (arXiv 2106.09685), low-rank changes of every linear map but the output head; ``prefix``
-            (arXiv 2101.00190), keys and values of virtual tokens before the prompt, in every layer.
+            (arXiv 2101.00190), keys and values of virtual tokens before the prompt, in every layer, learned directly.
         parameters: to come near to: the rank, or the number of virtual tokens, is rounded, and at least 1.
         learning_rate: of Adam; the kind's own when None (``LEARNING_RATES``).
 
