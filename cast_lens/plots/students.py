@@ -55,7 +55,6 @@ def plot_students(frame: pd.DataFrame) -> go.Figure:
 
 def _line(rows: pd.DataFrame, student: str, place: int, *, first: bool) -> list[go.Scatter]:
     colour = PALETTE[place % len(PALETTE)]
-    group = {"legendgroup": student}
     line = go.Scatter(
         x=rows["rank"],
         y=rows["left"],
@@ -67,6 +66,6 @@ def _line(rows: pd.DataFrame, student: str, place: int, *, first: bool) -> list[
         customdata=rows[["left_low", "left_high", "parameters"]].to_numpy(),
         hovertemplate=f"{student}, %{{customdata[2]:.0f}} parameters<br>rank %{{x}}: %{{y:.3p}} "
         "[%{customdata[0]:.3p}, %{customdata[1]:.3p}]<extra></extra>",
-        **group,
+        legendgroup=student,
     )
-    return [band(rows["rank"], rows["left_low"], rows["left_high"], colour=colour, **group), line]
+    return [band(rows["rank"], rows["left_low"], rows["left_high"], colour=colour, legendgroup=student), line]

@@ -56,6 +56,7 @@ def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
 
 def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
     """Rows of one cell; the bench's model is not read."""
+    assert isinstance(bench.config, ExperimentConfig)
     return alone(bench.config, cell)
 
 

@@ -104,16 +104,13 @@ def _affine(ratios: pd.DataFrame) -> str:
     for match, words in MATCHES.items():
         row = _row(ratios, "lora", "affine", match)
         if row is not None:
-            told.append(f"{times(row)} times what LoRA of the teacher's rank leaves at {words}")
+            told.append(f"{times(row)} times LoRA's KL at {words} ({_stands(row, 'LoRA')})")
     placed = _row(ratios, "lora", "lora + bias")
     if not told or placed is None:
         return ""
-    row = _row(ratios, "lora", "affine")
-    assert row is not None
     return (
-        f"Theorem 1, LoRA teachers: the affine form after each block leaves {' and '.join(told)} "
-        f"({_stands(row, 'LoRA at equal rank')}); at LoRA's own placement it leaves {times(placed)} times as much "
-        f"({_stands(placed, 'LoRA')})."
+        f"Theorem 1, LoRA teachers: the affine form after each block leaves {' and '.join(told)}; at LoRA's own "
+        f"placement it leaves {times(placed)} times as much ({_stands(placed, 'LoRA')})."
     )
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import Self
 
 from .frozen import SHARP, Projection, Shape
 
@@ -57,7 +56,7 @@ class Learned(Unmodified):
     """An adapter with tensors to learn, stacked over layers."""
 
     @classmethod
-    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Self:
+    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Learned:
         """Where learning begins: at the unmodified model, but for a prefix, whose values are zero."""
         raise NotImplementedError
 
@@ -78,7 +77,7 @@ class Additive(Learned):
     vectors: Float[Tensor, "layer d_model"]
 
     @classmethod
-    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Self:
+    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Learned:
         """Zero vectors; they have no rank."""
         return cls(torch.zeros(shape.layers, shape.d_model))
 
@@ -101,7 +100,7 @@ class Affine(Learned):
     vectors: Float[Tensor, "layer d_model"]
 
     @classmethod
-    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Self:
+    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Learned:
         """Up and vectors zero, down random."""
         up, down = _low_rank((shape.layers,), shape.d_model, rank, generator)
         return cls(up, down, torch.zeros(shape.layers, shape.d_model))
@@ -140,7 +139,7 @@ class LoRA(Learned):
     down: Float[Tensor, "layer place rank d_model"]
 
     @classmethod
-    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Self:
+    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Learned:
         """Up zero, down random."""
         return cls(*_low_rank((shape.layers, 2), shape.d_model, rank, generator))
 
@@ -161,7 +160,7 @@ class BiasedLoRA(LoRA):
     biases: Float[Tensor, "layer place d_model"]
 
     @classmethod
-    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Self:
+    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Learned:
         """Up and biases zero, down random."""
         up, down = _low_rank((shape.layers, 2), shape.d_model, rank, generator)
         return cls(up, down, torch.zeros(shape.layers, 2, shape.d_model))
@@ -184,7 +183,7 @@ class Prefix(Learned):
     values: Float[Tensor, "layer prefix d_model"]
 
     @classmethod
-    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Self:
+    def start(cls, shape: Shape, rank: int, generator: torch.Generator) -> Learned:
         """Keys as large as the model's own, values zero."""
         sizes = (shape.layers, rank, shape.d_model)
         return cls(SHARP * torch.randn(sizes, generator=generator), torch.zeros(sizes))

@@ -28,7 +28,6 @@ def llama() -> LlamaForCausalLM:
         num_hidden_layers=SMALL.layers,
         num_attention_heads=SMALL.heads,
         max_position_embeddings=64,
-        attn_implementation="eager",
     )
     found = LlamaForCausalLM(config).eval()
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "output"}
