@@ -1,4 +1,4 @@
-"""Training of adapters: size, data, what changes and what not, and a mapping that is there to be learned."""
+"""Training of adapters: size, data, seeds, early stop, files, refusals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cast_lens.methods import adapters, atv
 from cast_lens.methods.adapters import Adapter, AdapterDesign, AdapterKind, train_adapter
 from cast_lens.methods.adapters.design import KINDS
 from cast_lens.methods.atv import Design, Step, Training
-from cast_lens.models.huggingface import load_huggingface
-from cast_lens.tasks import Example, Task, zero_shot_prompts
+from cast_lens.tasks import Task, zero_shot_prompts
 from tests.methods.adapters.folders import pair, untrained
+from tests.methods.adapters.weather import weather
 from tests.small_tasks import label_task, word_task
 
 SMALL = Training(epochs=2, batch=8, templates=("own", "bare"))
@@ -30,48 +30,6 @@ def design(kind: AdapterKind, parameters: int = 5000) -> AdapterDesign:
 
 def tasks() -> list[Task]:
     return [label_task("mood", train=8), word_task("double", train=8)]
-
-
-def weather() -> Task:
-    """Planted: the label follows from one word of the input."""
-    task = label_task("weather", train=16, validation=8, test=8)
-
-    def told(example: Example) -> Example:
-        word = {"good": "the largest planet", "bad": "a dull mess"}[example.answer]
-        return replace(example, input=f"{word} {example.id[-2:]}")
-
-    parts: dict[str, Any] = {
-        name: tuple(map(told, getattr(task, name))) for name in ("train", "validation", "test")
-    }
-    return replace(task, **parts)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_planted_mapping_is_learned_and_the_model_stays(
-    tmp_path: Path, kind: AdapterKind, architecture: str
-) -> None:
-    model, source = pair(tmp_path, architecture)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    task, steps = weather(), list[Step]()
-    training = Training(epochs=20, batch=8, patience=20, templates=("bare",))
-    adapter = train_adapter(model, source, [task], design=design(kind), training=training, watch=steps.append)
-    validations = [step.validation for step in steps if step.validated and step.validation is not None]
-    assert adapter.validation == min(validations) < 0.5 * steps[0].loss
-    assert adapter.steps == 2 * len(validations)
-    plain = untrained(model, source, design(kind)).evaluate(zero_shot_prompts(task, task.test))
-    learned = adapter.evaluate(zero_shot_prompts(task, task.test, instruction=False))
-    assert learned["choice_correct"].mean() == 1.0
-    assert learned["exact_match"].mean() > plain["exact_match"].mean()
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    inside = {
-        name.replace(".base_layer", ""): value
-        for name, value in adapter.wrapped.backbone.model.named_parameters()
-        if "lora_" not in name
-    }
-    loaded = dict(load_huggingface(source, like=model).named_parameters())
-    assert inside.keys() == loaded.keys()
-    assert all(torch.equal(inside[name], value) for name, value in loaded.items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
