@@ -168,7 +168,16 @@ def _explained(job: Callable[[], None], out: Path | None = None) -> None:
 
 
 def _parse(name: str, value: Any) -> Any:
-    lists = ("sources", "targets", "methods", "prompting", "selections", "languages", "atv_methods", "atv_holdouts")
+    lists = (
+        "sources",
+        "targets",
+        "methods",
+        "prompting",
+        "selections",
+        "languages",
+        "atv_methods",
+        "atv_holdouts",
+    )
     if name in lists:
         return [item.strip() for item in value.split(",") if item.strip()]
     if name == "strengths":
