@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from .drawing import band, blank, error_bars
 from .frames import in_order, require
-from .style import NEUTRAL, PALETTE, method_order, method_style
+from .style import NEUTRAL, PALETTE, method_order, method_styles
 
 
 def plot_scaling(
@@ -26,8 +26,10 @@ def plot_scaling(
     """
     require(frame, ["x", "y", "method", "low", "high"], figure="plot_scaling")
     figure = blank(f"{y_title[:1].upper()}{y_title[1:]} by {x_title}", height=460, x=x_title, y=y_title)
-    for method in sorted(in_order(frame["method"]), key=method_order):
-        rows, style = frame[frame["method"] == method].sort_values("x"), method_style(method)
+    names = sorted(in_order(frame["method"]), key=method_order)
+    styles = method_styles(names)
+    for method in names:
+        rows, style = frame[frame["method"] == method].sort_values("x"), styles[method]
         figure.add_trace(band(rows["x"], rows["low"], rows["high"], colour=style.colour, legendgroup=method))
         form = ".0%" if share else ".3g"
         figure.add_trace(
@@ -128,8 +130,10 @@ def plot_pareto(
             marker={"symbol": "circle-open", "size": 16, "color": NEUTRAL, "line": {"width": 2}},
         )
     )  # fmt: skip
-    for method in sorted(in_order(frame["method"]), key=method_order):
-        rows, style = frame[frame["method"] == method], method_style(method)
+    names = sorted(in_order(frame["method"]), key=method_order)
+    styles = method_styles(names)
+    for method in names:
+        rows, style = frame[frame["method"] == method], styles[method]
         bars = {}
         for axis, name in (("error_x", "side_effect"), ("error_y", "gain")):
             if {f"{name}_low", f"{name}_high"} <= set(rows.columns):

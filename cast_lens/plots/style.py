@@ -8,6 +8,7 @@ by its template alone. The ten of ``PALETTE`` stay apart under protanopia, deute
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,6 +130,32 @@ def method_style(name: str) -> MethodStyle:
     if name.startswith("placebo"):
         return MethodStyle(NEUTRAL, ("square-open", "triangle-up-open", "cross-open")[place % 3])
     return MethodStyle(PALETTE[place % len(PALETTE)], SYMBOLS[place // len(PALETTE) % len(SYMBOLS)])
+
+
+def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
+    """Styles of the methods of one figure, in which no two lines have one colour as long as there are colours.
+
+    Tasks that stand for their vectors keep their own colour. A name without a fixed one whose colour is taken gets the
+    next free one.
+    """
+    found = {name: task_method_style(name) for name in names}
+    taken = {style.colour for name, style in found.items() if name in _METHODS or name in _SLOTS}
+    for name in names:
+        if name in _METHODS or name in _SLOTS or name.startswith("placebo"):
+            continue
+        first = PALETTE.index(found[name].colour)
+        turned = [*PALETTE[first:], *PALETTE[:first]]
+        colour = next((one for one in turned if one not in taken), found[name].colour)
+        found[name] = MethodStyle(colour, found[name].symbol)
+        taken.add(colour)
+    return found
+
+
+def task_method_style(name: str) -> MethodStyle:
+    """The style of a method, or of a task whose vector is the method."""
+    if name in _SLOTS:
+        return MethodStyle(task_style(name).colour, task_style(name).symbol)
+    return method_style(name)
 
 
 def method_order(name: str) -> tuple[int, str]:

@@ -10,7 +10,16 @@ import plotly.io
 import pytest
 
 from cast_lens.plots import plot_cohesion, plot_entropy, plot_projection, task_style, themed
-from cast_lens.plots.style import BACKGROUND, NEUTRAL, PALETTE, TEXT, method_order, method_style, translucent
+from cast_lens.plots.style import (
+    BACKGROUND,
+    NEUTRAL,
+    PALETTE,
+    TEXT,
+    method_order,
+    method_style,
+    method_styles,
+    translucent,
+)
 from tests.plots import synthetic
 
 # Simulation of full dichromacy, linear RGB: Machado, Oliveira and Fernandes 2009, table 1.
@@ -118,6 +127,18 @@ def test_placebos_are_grey_and_hollow_and_come_last() -> None:
         "placebo: random direction",
         "placebo: made up",
     ]
+
+
+def test_methods_of_one_figure_have_different_colours() -> None:
+    names = ["steered", "few-shot", "atv", "cast", "lora", "prefix-tuning", "static atv", "atv low-rank"]
+    colours = [style.colour for style in method_styles(names).values()]
+    assert len(set(colours)) == len(names)
+    assert method_styles(["steered"])["steered"] == method_style("steered")
+    tasks = method_styles(["ag_news", "boolq", "placebo: random direction (boolq)"])
+    assert tasks["boolq"].colour == task_style("boolq").colour != tasks["ag_news"].colour
+    assert tasks["placebo: random direction (boolq)"].colour == NEUTRAL
+    # More names than colours: none is left without one.
+    assert len(method_styles([f"method {number}" for number in range(30)])) == 30
 
 
 def test_themed_changes_a_copy() -> None:

@@ -156,7 +156,9 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     if len(collapse):
         lines = _lines(collapse)
         figure = plots.plot_scaling(lines, x_title="strength", y_title="perplexity ratio", share=False)
-        figure.update_yaxes(type="log").update_xaxes(type="log")
+        used = sorted(lines["x"].unique())
+        figure.update_xaxes(type="log", tickvals=used, ticktext=[f"{value:g}" for value in used])
+        figure.update_yaxes(type="log", exponentformat="power")
         found.append(
             Drawing(
                 "collapse",
