@@ -27,6 +27,7 @@ QUICK_METHODS = (
     "placebo: random direction",
     "placebo: shuffled labels",
 )
+QUICK_TRAINED = ("atv", "static atv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,12 @@ class ExperimentConfig(RunConfig):
             languages=self.languages or (() if self.tasks or self.hub else ("de",)),
             ranks=tuple(rank for rank in self.ranks if rank in (1, 4)) or self.ranks[:1],
             fits=min(self.fits, 2),
-            fit_steps=min(self.fit_steps, 60),
+            fit_steps=min(self.fit_steps, 30),
             texts=min(self.texts, 6),
             queries=min(self.queries, 3),
-            atv_examples=tuple(n for n in self.atv_examples if n <= 8) or self.atv_examples[:1],
-            atv_epochs=min(self.atv_epochs, 3),
+            atv_examples=self.atv_examples[:1],
+            atv_epochs=min(self.atv_epochs, 2),
+            # Adapters train for minutes.
+            atv_methods=self.atv_methods or QUICK_TRAINED,
             atv_holdouts=self.atv_holdouts or (f"task:{self.targets[0]}",),
         )
