@@ -37,6 +37,7 @@ from ..trained import (
     trained_methods,
 )
 from ..tuning import placebo_seed
+from ..written import ANOTHER, RANDOM
 from .atv_reading import CAST, CAST_PLACEBO, FAMILY, FOLDS, RETRIEVED, SEEN, TASK, draw, few, read
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
 
     options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
     outcomes = rows[rows["part"] == "outcome"].copy()
-    outcomes["seed"] = outcomes["seed"].astype(int)
+    outcomes = outcomes.astype({"seed": int, "examples": int})
     result, methods, against = [], [], []
     for fold in FOLDS:
         part = folded(outcomes, fold, config, tasks)
@@ -170,7 +171,8 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
         against.append(side_by_side(main, pairs, **options).assign(fold=fold))
     every = outcomes[(outcomes["held_out"] == "") & (outcomes["method"].isin([*TRAINED, BASELINE]))]
     seen = folded(outcomes, SEEN, config, tasks)
-    changed = seen[seen["method"].map(is_variant) | (seen["method"].isin([ATV_FULL, BASELINE]))]
+    beside = [ATV_FULL, ANOTHER, RANDOM, BASELINE]
+    changed = seen[seen["method"].map(is_variant) | seen["method"].isin(beside)]
     return {
         "result": pd.concat(result, ignore_index=True),
         "methods": pd.concat(methods, ignore_index=True),

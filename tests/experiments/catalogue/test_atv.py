@@ -24,6 +24,7 @@ from cast_lens.experiments.trained import (
     holdouts,
     trained_methods,
 )
+from cast_lens.experiments.written import ANOTHER
 from tests.experiments.small import SMALL, small_config
 
 CONFIG = replace(
@@ -118,6 +119,7 @@ def planted() -> pd.DataFrame:
         add(ATV_FULL, target, 4, examples=2)
         add(ATV_FULL, target, 8, examples=4)
         add(f"{ATV_FULL} × 0.5", target, 6, examples=4)
+        add(ANOTHER, target, 5, examples=4)
         add(ATV_FULL, target, 0, examples=4, away=f"task:{target}")
     add(ATV_FULL, "finance-sentiment", 1, examples=4, away="family:classification")
     cost = {"part": "cost", "method": ATV_FULL, "parameters": 10, "queries": 2, "tokens": 5.0, "seconds": 0.5}
@@ -139,6 +141,7 @@ def test_planted_outcomes_come_back() -> None:
     assert (curve[ATV_FULL, 2, "exact_match"], curve[ATV_FULL, 4, "exact_match"]) == (0.5, 1.0)
     variants = frames["variants"].set_index(["method", "metric"])["gain"]
     assert variants[f"{ATV_FULL} × 0.5", "exact_match"] == 0.75
+    assert variants[ANOTHER, "exact_match"] == 0.625
     assert f"{ATV_FULL} × 0.5" not in set(frames["methods"]["method"])
     assert frames["costs"].loc[0, "query_ms"] == 500.0
     text = " ".join(EXPERIMENT.read(frames, CONFIG).answer)
