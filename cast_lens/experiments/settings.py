@@ -120,7 +120,7 @@ class ExperimentConfig(RunConfig):
             repeats=min(self.repeats, 3),
             # German is in the suite that ships; of a folder's languages nothing is known here.
             languages=self.languages or (() if self.tasks or self.hub else ("de",)),
-            ranks=tuple(rank for rank in self.ranks if rank in (1, 4)) or self.ranks[:1],
+            ranks=(4,) if 4 in self.ranks else self.ranks[:1],
             fits=min(self.fits, 2),
             fit_steps=min(self.fit_steps, 30),
             texts=min(self.texts, 6),
