@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,6 +139,7 @@ def _run(
     from .engine.progress import bars
     from .experiments.config import config_of, read_toml
     from .experiments.runner import run_experiment
+    from .models import load_model
     from .report import write_figures, write_report
 
     values = read_toml(config) if config is not None else {}
@@ -147,11 +149,20 @@ def _run(
     able, refused = _planned(names, settings)
     for name, reason in refused.items():
         _say(f"{name}: left out: {reason}")
+    # One process keeps the model from experiment to experiment; workers have their own.
+    load = lru_cache(maxsize=1)(load_model) if workers == 1 else load_model
     broken: dict[str, str] = {}
     for name in able:
         try:
             run_experiment(
-                name, settings, out, workers=workers, retry_failed=retry_failed, progress=bars, say=_say
+                name,
+                settings,
+                out,
+                workers=workers,
+                retry_failed=retry_failed,
+                load=load,
+                progress=bars,
+                say=_say,
             )
         except (RuntimeError, ValueError) as error:
             # In a row of experiments one without a result does not take the others down; what stops one alone, or

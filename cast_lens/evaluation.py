@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformer_lens import HookedTransformer
 
-from .engine import Progress, Scores, quiet, score_and_answer, tokenise
+from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
 from .interventions import Steering
 from .tasks import Prompt, is_match, is_valid
@@ -56,16 +56,20 @@ def evaluate(
         ValueError: see ``score`` and ``answer``.
     """
     tokens = tokenise(model, prompts, chat=chat)
-    longest = max((len(ids) for prompt in tokens for ids in prompt.answers), default=8)
     scores, texts = score_and_answer(
         model,
         tokens,
         interventions,
-        max_new_tokens=max_new_tokens or longest + SLACK,
+        max_new_tokens=max_new_tokens or answer_limit(tokens),
         memory_mb=memory_mb,
         progress=progress,
     )
     return outcome_frame(prompts, scores, texts)
+
+
+def answer_limit(prompts: Sequence[TokenPrompt]) -> int:
+    """Tokens that an answer may take: three more than the longest admissible or gold answer of some prompts has."""
+    return max((len(ids) for prompt in prompts for ids in prompt.answers), default=8) + SLACK
 
 
 def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Sequence[str]]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from transformer_lens import HookedTransformer
 
-from .layout import MIN_SHARED, TokenPrompt
+from .layout import MIN_SHARED, TokenPrompt, common_prefix
 
 # Memory above the model, in MB, that capture and scoring work within unless told otherwise.
 DEFAULT_BUDGET_MB = 128.0
@@ -62,9 +62,5 @@ def _tail_rows(prompt: TokenPrompt, *, whole: bool, answers: bool) -> int:
 
 
 def _shared(left: TokenPrompt, right: TokenPrompt) -> int:
-    count = 0
-    for a, b in zip(left.tokens[:-1], right.tokens[:-1], strict=False):
-        if a != b:
-            break
-        count += 1
+    count = common_prefix((left.tokens[:-1], right.tokens[:-1]))
     return count if count >= MIN_SHARED else 0

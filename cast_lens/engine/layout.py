@@ -88,6 +88,15 @@ class Tail:
         return sum(stop - start for start, stop in self.path)
 
 
+def common_prefix(rows: Sequence[tuple[int, ...]], *, start: int = 0) -> int:
+    """Tokens that all rows begin with; the first ``start`` are known to agree."""
+    first, last = min(rows), max(rows)
+    count = start
+    while count < min(len(first), len(last)) and first[count] == last[count]:
+        count += 1
+    return count
+
+
 def build_trunk(heads: Sequence[tuple[int, ...]], *, min_shared: int = MIN_SHARED) -> Trunk:
     """The trie over prompts without their last token; ``paths[i]`` are the rows of ``heads[i]``, in order."""
     trunk = Trunk()
@@ -110,9 +119,7 @@ def _grow(
     ``probe >= depth`` is how far they are known to agree although that part was too short to share.
     """
     first, last = heads[order[0]], heads[order[-1]]
-    common = probe
-    while common < min(len(first), len(last)) and first[common] == last[common]:
-        common += 1
+    common = common_prefix((first, last), start=probe)
     same = common == len(first) == len(last)
     if same or common - depth >= min_shared:
         parents = _add(trunk, first, depth, common, parents)

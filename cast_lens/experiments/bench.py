@@ -12,7 +12,7 @@ from ..engine.capture import check_layers
 from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import VECTOR_METHODS, Condition, Setting, Source, zero_shot
-from ..methods.retrieval import Embed, residual_embedding
+from ..methods.retrieval import Remembered, residual_embedding, sentence_embedding
 from ..models import fingerprint, load_model
 from ..selection import METHODS, select, space_from_residuals
 from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, zero_shot_prompts
@@ -22,6 +22,7 @@ from .config import RunConfig
 from .store import RunDirectory
 
 Say = Callable[[str], None]
+Load = Callable[..., HookedTransformer]
 # Selections that ask for the model's confidence in labels, which a run does not compute.
 NEED_CONFIDENCE = ("confident", "vote-k-two-phase")
 # Tokens left free for an answer.
@@ -41,7 +42,7 @@ class Bench:
         directory: where vectors and settings are kept.
         progress: wraps batches.
         say: told what is being done.
-        embed: texts as vectors, for retrieval; the model's own, so that no second model is needed.
+        embed: texts as vectors, for retrieval; see ``ExperimentConfig.encoder``.
     """
 
     config: RunConfig
@@ -50,7 +51,7 @@ class Bench:
     directory: RunDirectory
     progress: Progress
     say: Say
-    embed: Embed
+    embed: Remembered
 
     @classmethod
     def loaded(
@@ -59,13 +60,25 @@ class Bench:
         tasks: dict[str, Task],
         directory: RunDirectory,
         *,
+        encoder: str = "",
+        load: Load = load_model,
         progress: Progress = quiet,
         say: Say = lambda text: None,
     ) -> Bench:
-        """Load the model, and check what will be read before any work starts."""
+        """Load the model and the encoder, and check what will be read before any work starts.
+
+        Args:
+            config, tasks, directory, progress, say: see above.
+            encoder: see ``ExperimentConfig.encoder``.
+            load: gives the model; it is called as ``load_model``.
+        """
         say(f"Loading {config.model}")
-        model = load_model(config.model, device=config.device, dtype=config.dtype)
-        embed = residual_embedding(model, chat=config.chat, progress=progress)
+        model = load(config.model, device=config.device, dtype=config.dtype)
+        if encoder:
+            embed = sentence_embedding(encoder)
+            embed(["loads?"])
+        else:
+            embed = residual_embedding(model, chat=config.chat, progress=progress)
         bench = cls(config, model, tasks, directory, progress, say, embed)
         check_prompts(bench)
         write_model(bench)

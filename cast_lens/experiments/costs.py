@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import HookedTransformer
 
 
@@ -91,13 +92,11 @@ def sweep_flops(
     return total
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with; one token of the shortest is left to run."""
-    shortest = min(len(row) for row in rows)
-    for place in range(shortest):
-        if len({row[place] for row in rows}) > 1:
-            return place
-    return max(0, shortest - 1)
+def counted_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products of a call, as PyTorch counts them while it runs."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
 
 
 def seconds(run: Callable[[], object], model: HookedTransformer) -> float:

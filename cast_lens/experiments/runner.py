@@ -19,7 +19,8 @@ import torch
 
 from ..engine import Progress, quiet
 from ..files import atomic_write
-from .bench import Bench, Say
+from ..models import load_model
+from .bench import Bench, Load, Say
 from .catalogue import find
 from .cells import Cell, Grid
 from .protocol import Experiment, Tasks, prepare
@@ -37,6 +38,7 @@ def run_experiment(
     *,
     workers: int = 1,
     retry_failed: bool = False,
+    load: Load = load_model,
     progress: Progress = quiet,
     say: Say = lambda text: None,
 ) -> pd.DataFrame:
@@ -50,6 +52,7 @@ def run_experiment(
         out: run directory; one of the same configuration is continued.
         workers: processes; each loads the model and uses ``config.threads`` threads.
         retry_failed: compute again cells that failed before.
+        load: loads the model for this process; one that remembers it serves several experiments in a row.
         progress: wraps batches, when this process does the work.
         say: told what is being done.
 
@@ -68,7 +71,7 @@ def run_experiment(
     cells = experiment.plan(config, tasks)
     with open_run(out, config) as directory, _threads(config.threads):
         grid = Grid.planned(directory.path / "experiments" / name, cells)
-        compute = _InProcess(experiment, config, tasks, directory, progress, say)
+        compute = _InProcess(experiment, config, tasks, directory, load, progress, say)
         for prepares in (True, False):
             todo = grid.open_cells(prepares=prepares, retry_failed=retry_failed)
             if todo:
@@ -127,18 +130,25 @@ class _InProcess:
         config: ExperimentConfig,
         tasks: Tasks,
         directory: RunDirectory,
+        load: Load = load_model,
         progress: Progress = quiet,
         say: Say = lambda text: None,
     ) -> None:
         self.experiment, self.config, self.tasks = experiment, config, tasks
-        self.directory, self.progress, self.say = directory, progress, say
+        self.directory, self.load, self.progress, self.say = directory, load, progress, say
         self._bench: Bench | None = None
 
     def bench(self) -> Bench:
         """Model and tasks, checked against what will be read."""
         if self._bench is None:
             self._bench = Bench.loaded(
-                self.config, dict(self.tasks), self.directory, progress=self.progress, say=self.say
+                self.config,
+                dict(self.tasks),
+                self.directory,
+                encoder=self.config.encoder,
+                load=self.load,
+                progress=self.progress,
+                say=self.say,
             )
         return self._bench
 

@@ -42,13 +42,17 @@ class ExperimentConfig(RunConfig):
         few_shots: numbers of in-task demonstrations, of ``cross-domain``, ``shots`` and ``scaling``; those that do
             not fit the context are left out and named.
         retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
+        encoder: sentence encoder by which texts are compared, in retrieval and in the embedding distance: a
+            sentence-transformers name or folder, with the extra ``embed``. Empty: the model's own residual, which
+            needs no second model.
         budgets: numbers of chosen samples, of ``selection`` and ``scaling``; those that ``samples`` does not exceed are
             left out.
         selections: ways to choose them, keys of ``selection.METHODS``.
         repeats: seeds of everything that is drawn at random, in ``selection``, ``scaling`` and ``ablation``.
         languages: of ``cross-lingual``; empty for all languages that the source tasks have.
         texts: neutral texts on which side effects are measured.
-        queries: queries that ``efficiency`` times.
+        queries: queries that ``efficiency`` and ``atv`` time.
+        timed_targets: targets whose queries ``efficiency`` times, the first ones.
         atv_examples: training examples a task, of ``atv``; the last number is compared, the others give its learning
             curve.
         atv_epochs: of every method that ``atv`` trains, at most.
@@ -67,12 +71,14 @@ class ExperimentConfig(RunConfig):
     prompting: tuple[str, ...] = ()
     few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     retrieved: int = 1
+    encoder: str = ""
     budgets: tuple[int, ...] = (4, 8, 16, 32, 64)
     selections: tuple[str, ...] = SELECTIONS
     repeats: int = 10
     languages: tuple[str, ...] = ()
     texts: int = 24
     queries: int = 16
+    timed_targets: int = 2
     atv_examples: tuple[int, ...] = (8, 24, 90)
     atv_epochs: int = 15
     atv_batch: int = 8
@@ -91,6 +97,7 @@ class ExperimentConfig(RunConfig):
             "repeats",
             "texts",
             "queries",
+            "timed_targets",
             "fits",
             "fit_steps",
             "atv_epochs",
@@ -117,14 +124,15 @@ class ExperimentConfig(RunConfig):
             budgets=tuple(n for n in self.budgets if n <= 8) or self.budgets[:1],
             selections=tuple(name for name in ("cast", "k-means", "random") if name in self.selections)
             or self.selections,
-            repeats=min(self.repeats, 3),
+            repeats=min(self.repeats, 2),
             # German is in the suite that ships; of a folder's languages nothing is known here.
             languages=self.languages or (() if self.tasks or self.hub else ("de",)),
             ranks=(4,) if 4 in self.ranks else self.ranks[:1],
             fits=min(self.fits, 2),
             fit_steps=min(self.fit_steps, 30),
-            texts=min(self.texts, 6),
-            queries=min(self.queries, 3),
+            texts=min(self.texts, 4),
+            queries=min(self.queries, 2),
+            timed_targets=1,
             atv_examples=self.atv_examples[:1],
             atv_epochs=min(self.atv_epochs, 2),
             # Adapters train for minutes.

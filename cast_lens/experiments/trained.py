@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engine import tokenise
-from ..evaluation import SLACK
+from ..evaluation import answer_limit
+from ..interventions import Steering
 from ..methods import Condition, evaluate_conditions
 from ..methods.atv import Design, Training, train
 from ..methods.atv.expansion import Expansion
@@ -216,25 +217,22 @@ def _vectors(
                 conditions += variants_of(bench, made, own, base.prompts, edit, after)
         return evaluate_conditions(model, conditions, progress=bench.progress)
 
-    def answer(prompt: Prompt) -> object:
-        edit = made.intervention([prompt])
-        return generate(model, [prompt.text], interventions=[edit], max_new_tokens=room(bench, [prompt]))
-
-    note = made.provenance.note
     about = {
         "parameters": made.n_parameters,
         "setting": "" if made.design.rank is None else f"rank {made.design.rank}",
-        "steps": int(note.split(", ")[1].split()[0]),
-        "validation": float(note.rsplit(" ", 1)[1]),
+        "steps": made.steps,
+        "validation": made.validation,
         "train_seconds": taken,
     }
-    return Fitted(outcomes, answer, about)
+    return Fitted(
+        outcomes, lambda prompt: answer_plainly(bench, prompt, [made.intervention([prompt])]), about
+    )
 
 
-def room(bench: Bench, prompts: Sequence[Prompt]) -> int:
-    """Tokens that answers may take, as ``evaluate`` gives them."""
-    found = tokenise(bench.model, prompts)
-    return max((len(ids) for prompt in found for ids in prompt.answers), default=8) + SLACK
+def answer_plainly(bench: Bench, prompt: Prompt, edits: Sequence[Steering]) -> object:
+    """The answer to one prompt by the plain route, through hooks; as long as ``evaluate`` lets it be."""
+    limit = answer_limit(tokenise(bench.model, [prompt]))
+    return generate(bench.model, [prompt.text], interventions=edits, max_new_tokens=limit)
 
 
 def cost_row(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from transformer_lens import HookedTransformer
 
 from ..engine import Progress, answer, quiet, tokenise
-from ..evaluation import SLACK
+from ..evaluation import answer_limit
 from ..tasks import Example, Prompt, Task, is_match, is_valid, zero_shot_prompts
 from ..tasks.templates import body, definition
 
@@ -73,11 +73,10 @@ class BatchedCondition:
             ValueError: a prompt that leaves no room for its answers in the context; see ``answer``.
         """
         tokens = tokenise(model, self.queries, chat=chat)
-        longest = max((len(ids) for prompt in tokens for ids in prompt.answers), default=8)
         written = answer(
             model,
             self.prompts,
-            max_new_tokens=self.queries_per_prompt * (longest + SLACK + _NUMBERING),
+            max_new_tokens=self.queries_per_prompt * (answer_limit(tokens) + _NUMBERING),
             stop_at_newline=False,
             chat=chat,
             progress=progress,

@@ -23,7 +23,7 @@ _REMEMBERED = 64
 _DECIMALS = 9
 
 
-def sentence_embedding(encoder: str | Encoder = ENCODER) -> Embed:
+def sentence_embedding(encoder: str | Encoder = ENCODER) -> Remembered:
     """Sentence embeddings, by default of the encoder that arXiv 2405.10548 (section 4.3) uses.
 
     It needs the extra ``embed`` (sentence-transformers) and fetches the encoder when it is first used.
@@ -32,14 +32,14 @@ def sentence_embedding(encoder: str | Encoder = ENCODER) -> Embed:
         encoder: a sentence-transformers name or local folder, or an object with ``encode``.
 
     Raises:
-        ValueError: on the first call, when the package is missing.
+        ValueError: on the first call, when the package is missing or the encoder cannot be loaded.
     """
-    return remembered(lambda texts: space_from_texts(texts, encoder=encoder))
+    return Remembered(lambda texts: space_from_texts(texts, encoder=encoder))
 
 
 def residual_embedding(
     model: HookedTransformer, *, layer: int | None = None, chat: bool = False, progress: Progress = quiet
-) -> Embed:
+) -> Remembered:
     """The model's own view of a text: the residual at its last token, by default after the middle block.
 
     It needs no second model and is therefore the default. It is not the paper's embedding: the last token of a
@@ -49,26 +49,38 @@ def residual_embedding(
     Raises:
         ValueError: a layer out of range.
     """
-    chosen = int(model.cfg.n_layers) // 2 if layer is None else layer
+    chosen = residual_layer(model) if layer is None else layer
 
     def embed(texts: Sequence[str]) -> Float[np.ndarray, "sample d_model"]:
         return capture(model, list(texts), layers=(chosen,), chat=chat, progress=progress)[:, 0].numpy()
 
-    return remembered(embed)
+    return Remembered(embed)
 
 
-def remembered(embed: Embed) -> Embed:
+def residual_layer(model: HookedTransformer) -> int:
+    """The block whose output ``residual_embedding`` takes unless told otherwise: the middle one."""
+    return int(model.cfg.n_layers) // 2
+
+
+class Remembered:
     """An embedding that does not repeat a call.
 
     Whole calls are remembered, not single texts: what a text comes out as may depend, in its last bits, on the texts
     that run beside it.
+
+    Attributes:
+        anew: the embedding itself, which remembers nothing.
     """
 
-    @lru_cache(maxsize=_REMEMBERED)
-    def once(texts: tuple[str, ...]) -> Float[np.ndarray, "sample d_model"]:
-        return embed(texts)
+    def __init__(self, embed: Embed) -> None:
+        self.anew = embed
+        self._once: Callable[[tuple[str, ...]], Float[np.ndarray, "sample d_model"]]
+        self._once = lru_cache(maxsize=_REMEMBERED)(embed)
 
-    return lambda texts: once(tuple(texts))
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "sample d_model"]:
+        """One row a text."""
+        """One row a text."""
+        return self._once(tuple(texts))
 
 
 def most_similar(

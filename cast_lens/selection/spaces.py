@@ -7,6 +7,7 @@ Similarity is the cosine after subtracting the mean of all samples, as in vote-k
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -74,7 +75,7 @@ def space_from_texts(
 
     Raises:
         ValueError: on no texts, a blank text (named by row), a missing ``sentence-transformers`` package, or
-            an encoder that does not return one row a text.
+            an encoder that cannot be loaded or does not return one row a text.
     """
     if isinstance(texts, str) or not texts:
         raise ValueError("texts must be a non-empty sequence of strings, one a sample")
@@ -91,6 +92,7 @@ def space_from_texts(
     return space
 
 
+@lru_cache(maxsize=2)
 def _load_encoder(name: str) -> Encoder:
     try:
         from sentence_transformers import SentenceTransformer
@@ -99,7 +101,14 @@ def _load_encoder(name: str) -> Encoder:
             f"encoder={name!r} needs the package sentence-transformers: pip install 'cast-lens[embed]', "
             "or use space_from_residuals, which needs no second model"
         ) from error
-    return SentenceTransformer(name)
+    try:
+        return SentenceTransformer(name)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"encoder={name!r} cannot be loaded ({first}); give the name or the local folder of a "
+            "sentence-transformers model"
+        ) from error
 
 
 def name_rows(mask: Bool[np.ndarray, " sample"], *, shown: int = 8) -> str:

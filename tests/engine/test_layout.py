@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from cast_lens.engine.batching import plan_batches
-from cast_lens.engine.layout import MIN_SHARED, TokenPrompt, build_batch, build_tail, build_trunk
+from cast_lens.engine.layout import (
+    MIN_SHARED,
+    TokenPrompt,
+    build_batch,
+    build_tail,
+    build_trunk,
+    common_prefix,
+)
 from tests.engine.cases import few_shot_prompts, tokens
 
 
@@ -40,6 +47,13 @@ def test_a_beginning_too_short_to_share_is_repeated() -> None:
 def test_a_prompt_that_begins_another_is_all_shared() -> None:
     long = tokens(30, 1)
     assert len(build_trunk([long, long[:18]]).tokens) == 30
+
+
+def test_a_common_beginning_ends_at_the_first_difference_or_with_the_shortest_row() -> None:
+    assert common_prefix([(1, 2, 3), (1, 2, 4), (1, 2)]) == 2
+    assert common_prefix([(1, 2, 3), (1, 5, 3)]) == 1
+    assert common_prefix([(4, 5), (4, 5)]) == common_prefix([(4, 5), (4, 5)], start=1) == 2
+    assert common_prefix([(), (4, 5)]) == 0
 
 
 def test_answers_hang_behind_the_prompt_without_seeing_each_other() -> None:

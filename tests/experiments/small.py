@@ -56,7 +56,7 @@ def planned(name: str, config: ExperimentConfig) -> tuple[Tasks, list[Cell]]:
 def bench_of(name: str, config: ExperimentConfig, out: Path) -> Bench:
     """The bench that an experiment's cells are computed at; vectors and settings go to ``out``."""
     tasks, _ = planned(name, config)
-    return Bench.loaded(config, dict(tasks), RunDirectory(out))
+    return Bench.loaded(config, dict(tasks), RunDirectory(out), encoder=config.encoder)
 
 
 def computed(name: str, bench: Bench, cell: Cell) -> pd.DataFrame:

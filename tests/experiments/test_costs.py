@@ -11,7 +11,6 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from cast_lens.experiments.costs import (
     answer_flops,
-    common_prefix,
     forward_flops,
     peak_megabytes,
     seconds,
@@ -63,12 +62,6 @@ def test_a_sweep_runs_the_blocks_above_each_layer() -> None:
     assert none == forward_flops(cfg, new=7, read=2)
     last = sweep_flops(cfg, prompts=[(6, 1)], layers=[cfg.n_layers - 1], strengths=3) - none
     assert last == 3 * 2 * 2 * cfg.d_model * cfg.d_vocab_out
-
-
-def test_a_common_beginning_leaves_something_to_run() -> None:
-    assert common_prefix([(1, 2, 3), (1, 2, 4), (1, 2)]) == 1
-    assert common_prefix([(1, 2, 3), (1, 5, 3)]) == 1
-    assert common_prefix([(4, 5), (4, 5)]) == 1
 
 
 def test_time_is_waited_for_and_memory_seen() -> None:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from cast_lens.methods import (
     retrieved_few_shot,
     sentence_embedding,
 )
-from cast_lens.methods.retrieval import most_similar, remembered
+from cast_lens.methods.retrieval import Remembered, most_similar
 from cast_lens.tasks import Example, Task, few_shot_prompts, prompts_showing
 from cast_lens.tasks.templates import body
 from tests.closeness import assert_close
@@ -108,7 +109,7 @@ def test_a_repeated_call_is_not_run_again() -> None:
         calls.append(len(texts))
         return letters(texts)
 
-    embed = remembered(counted)
+    embed = Remembered(counted)
     for _ in range(3):
         most_similar(SOURCE, TARGET, TARGET.test, shots=1, embed=embed)
     assert calls == [14, 5]
@@ -123,6 +124,19 @@ def test_a_sentence_encoder_is_used_or_its_absence_explained(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ValueError, match="needs the package sentence-transformers: pip install 'cast-lens"):
         sentence_embedding()(["abc"])
+
+
+def test_an_encoder_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError("no such folder\nand a page of advice")
+
+    package = ModuleType("sentence_transformers")
+    monkeypatch.setattr(package, "SentenceTransformer", broken, raising=False)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", package)
+    with pytest.raises(
+        ValueError, match=r"encoder='nowhere' cannot be loaded \(no such folder\); give the name"
+    ):
+        sentence_embedding("nowhere")(["abc"])
 
 
 def test_random_text_prompts_are_as_long_in_tokens_as_what_they_stand_for() -> None:

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ...methods import Condition, evaluate_conditions, few_shot, retrieved_few_shot, steered
 from ...methods.prompting import CANDIDATES
 from ...placebos import random_direction
-from ...steering import generate
-from ...tasks import Prompt
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
 from ..contrasts import BASELINE, contrast_table, pooled_table
@@ -28,12 +26,12 @@ from ..trained import (
     ADAPTERS,
     ATV_FULL,
     TRAINED,
+    answer_plainly,
     asked,
     cost_row,
     fit,
     held_out,
     holdouts,
-    room,
     trained_methods,
 )
 from ..tuning import placebo_seed
@@ -135,11 +133,8 @@ def _costs(bench: Bench, one: Condition) -> dict[str, Any]:
     config = bench.config
     assert isinstance(config, ExperimentConfig)
     prompts, edits = one.prompts[: config.queries], [one.intervention] if one.intervention else []
-
-    def answer(prompt: Prompt) -> object:
-        return generate(bench.model, [prompt.text], interventions=edits, max_new_tokens=room(bench, [prompt]))
-
-    return cost_row(bench, one.method, prompts, answer, {"parameters": 0, "setting": ""})
+    about = {"parameters": 0, "setting": ""}
+    return cost_row(bench, one.method, prompts, lambda prompt: answer_plainly(bench, prompt, edits), about)
 
 
 def _with(frame: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

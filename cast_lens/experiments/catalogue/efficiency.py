@@ -14,22 +14,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ...engine import TokenPrompt, capture, tokenise
+from ...engine import TokenPrompt, tokenise
 from ...engine.decoding import decode, stop_rule
+from ...engine.layout import common_prefix
 from ...engine.tokens import longest_prompt
-from ...evaluation import SLACK
+from ...evaluation import answer_limit
 from ...extraction import draw_samples
 from ...interventions import Intervention
 from ...methods import batched, cross_task_few_shot, few_shot, retrieved_few_shot
 from ...methods.prompting import CANDIDATES
+from ...methods.retrieval import residual_layer
 from ...steering import generate
 from ...tasks import Prompt, few_shot_prompts, zero_shot_prompts
 from ...tasks.templates import body
 from ..bench import Bench
 from ..cells import Cell
-from ..costs import answer_flops, common_prefix, forward_flops, peak_megabytes, seconds, sweep_flops
+from ..costs import answer_flops, counted_flops, forward_flops, peak_megabytes, seconds, sweep_flops
 from ..costs_tables import counted, measured
 from ..protocol import Experiment, Tasks, settings_first
 from ..settings import ExperimentConfig
@@ -47,8 +47,6 @@ from .efficiency_reading import (
 if TYPE_CHECKING:
     import pandas as pd
 
-# Costs depend on lengths, of which two targets give a picture.
-TARGETS = 2
 # Tokens of a numbered line beside its answer, as ``methods.batched`` allows.
 NUMBERING = 4
 
@@ -80,7 +78,7 @@ class Contender:
 def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
     """Settings first; then one cell a target and method, all with the first source that is not the target."""
     cells = settings_first(config)
-    for target in config.targets[:TARGETS]:
+    for target in config.targets[: config.timed_targets]:
         source = next((name for name in config.sources if name != target), "")
         cells += [Cell("cost", target, source, method) for method in methods_of(config, source)]
     return cells
@@ -107,7 +105,7 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
         return pd.DataFrame()
     tokens = tokenise(model, one.prompts, chat=config.chat, room=one.room)
     lengths = [len(prompt.tokens) for prompt in tokens]
-    shared = common_prefix([prompt.tokens for prompt in tokens]) if len(tokens) > 1 else 0
+    shared = common_prefix([prompt.tokens[:-1] for prompt in tokens]) if len(tokens) > 1 else 0
     written, memory = _memory(bench, one, tokens)
     rows = []
     for index, length in enumerate(lengths):
@@ -141,7 +139,7 @@ def contender(bench: Bench, cell: Cell) -> Contender:
     config, task = bench.config, bench.tasks[cell.target]
     assert isinstance(config, ExperimentConfig)
     queries = task.test[: config.queries]
-    room = _room(bench, zero_shot_prompts(task, queries))
+    room = answer_limit(tokenise(bench.model, zero_shot_prompts(task, queries), chat=config.chat))
     if cell.variant == BATCHED:
         joint = batched(task, queries)
         size = joint.queries_per_prompt
@@ -181,12 +179,6 @@ def _edit(bench: Bench, source: str) -> Intervention:
     )
 
 
-def _room(bench: Bench, prompts: Sequence[Prompt]) -> int:
-    """Tokens of the longest answer, as ``evaluation.evaluate`` allows them."""
-    found = tokenise(bench.model, prompts, chat=bench.config.chat)
-    return max((len(ids) for prompt in found for ids in prompt.answers), default=8) + SLACK
-
-
 def _engine(
     bench: Bench,
     prompts: tuple[Prompt, ...],
@@ -203,9 +195,7 @@ def _engine(
 
     def run(chosen: Sequence[int]) -> Written:
         if embedded:
-            capture(
-                model, [embedded[index] for index in chosen], layers=(_embedding_layer(bench),), chat=chat
-            )
+            bench.embed.anew([embedded[index] for index in chosen])
         tokens = tokenise(model, [prompts[index] for index in chosen], chat=chat, room=room)
         return decode(model, tokens, edits, max_new_tokens=room, stop=stop)
 
@@ -224,11 +214,6 @@ def _hooks(
     return Contender(prompts, held, run, room, edit)
 
 
-def _embedding_layer(bench: Bench) -> int:
-    """The layer of ``residual_embedding``."""
-    return int(bench.model.cfg.n_layers) // 2
-
-
 def _flops(
     bench: Bench, method: str, one: Contender, index: int, length: int, counts: list[int], shared: int
 ) -> int:
@@ -241,9 +226,18 @@ def _flops(
         total += forward_flops(cfg, new=1, past=length - 1, layers=above)
         total += sum(forward_flops(cfg, new=1, past=length + step) for step in range(counts[0] - 1))
     if one.embedded:
-        size = len(tokenise(bench.model, [one.embedded[index]], chat=bench.config.chat)[0].tokens)
-        total += forward_flops(cfg, new=size, layers=_embedding_layer(bench) + 1, read=0)
+        total += embedding_flops(bench, one.embedded[index])
     return total
+
+
+def embedding_flops(bench: Bench, text: str) -> int:
+    """Operations that embed a text: by formula for the model's own residual, as PyTorch counts them for an encoder."""
+    config, cfg = bench.config, bench.model.cfg
+    assert isinstance(config, ExperimentConfig)
+    if config.encoder:
+        return counted_flops(lambda: bench.embed.anew([text]))
+    layer = residual_layer(bench.model)
+    return forward_flops(cfg, new=_lengths(bench, [text])[0], layers=layer + 1, read=0)
 
 
 def once_flops(bench: Bench, cell: Cell) -> int:
@@ -253,9 +247,9 @@ def once_flops(bench: Bench, cell: Cell) -> int:
     if cell.variant != RETRIEVED:
         return 0
     source = bench.tasks[cell.source]
-    sizes = _lengths(bench, [body(source, example) for example in source.train])
-    count, layers = min(CANDIDATES, len(sizes)), _embedding_layer(bench) + 1
-    return count * forward_flops(bench.model.cfg, new=round(np.mean(sizes)), layers=layers, read=0)
+    texts = [body(source, example) for example in source.train]
+    typical = sorted(texts, key=len)[len(texts) // 2]
+    return min(CANDIDATES, len(texts)) * embedding_flops(bench, typical)
 
 
 def _vector_flops(bench: Bench, name: str) -> int:

@@ -12,14 +12,13 @@ from transformer_lens import HookedTransformer
 
 from ...engine import Progress, TokenPrompt, quiet, tokenise
 from ...engine.decoding import stop_rule, texts_of
-from ...evaluation import SLACK, outcome_frame
+from ...evaluation import answer_limit, outcome_frame
 from ...files import load_tensors, save_tensors
-from ...models import fingerprint, model_name
 from ...models.huggingface import load_huggingface
 from ...tasks import Prompt
 from ...vectors import Provenance
 from ..atv import Training
-from ..atv.vectors import provenance_of, training_of
+from ..atv.origin import check_model, provenance_of, training_of
 from .design import AdapterDesign
 from .reading import Read, read
 from .wrapping import Wrapped, wrap
@@ -103,8 +102,7 @@ class Adapter:
         self, prompts: Sequence[Prompt], max_new_tokens: int | None, progress: Progress, *, scored: bool
     ) -> tuple[list[TokenPrompt], Read]:
         tokens = tokenise(self.model, prompts)
-        longest = max((len(ids) for prompt in tokens for ids in prompt.answers), default=8)
-        limit = longest + SLACK if max_new_tokens is None else max_new_tokens
+        limit = answer_limit(tokens) if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise ValueError(f"max_new_tokens={limit} must be at least 1")
         # Virtual tokens take up context, too.
@@ -142,12 +140,8 @@ class Adapter:
             ImportError: without ``peft``.
         """
         tensors, about = load_tensors(Path(path), kind=KIND)
-        provenance, found = provenance_of(about), fingerprint(model)
-        if found != provenance.fingerprint:
-            raise ValueError(
-                f"{path} was trained for {provenance.model!r} (fingerprint {provenance.fingerprint!r}), but the model "
-                f"{model_name(model)!r} has {found!r}; load that model, or train an adapter for this one"
-            )
+        provenance = provenance_of(about)
+        check_model(model, provenance, what="adapter")
         design = AdapterDesign(**about["design"])
         room = int(model.cfg.n_ctx)
         wrapped = wrap(load_huggingface(source, like=model), design, seed=0, opening=(0,), room=room)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,14 +14,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ...engine import TokenPrompt
-from ...extraction import versions
-from ...models import fingerprint, model_name
 from ...models.huggingface import load_huggingface
 from ...tasks import Task
-from ...vectors import Provenance
-from ..atv import Item, Material, Step, Training, Watch, gather, silent
+from ..atv import Item, Material, Training, Watch, gather, silent
 from ..atv.data import batches
-from ..atv.run_state import History
+from ..atv.history import History
+from ..atv.origin import trained_on
 from .adapter import Adapter
 from .backbone import padded
 from .design import AdapterDesign
@@ -77,17 +73,9 @@ def train_adapter(
     begun = time.perf_counter()
     run.train(watch)
     seconds = time.perf_counter() - begun
-    lowest = run.history.validations[run.history.best][1]
-    about = Provenance(
-        model=model_name(model),
-        fingerprint=fingerprint(model),
-        task=" + ".join(dict.fromkeys(task.name for task in tasks)),
-        template=" + ".join(training.templates),
-        seed=training.seed,
-        versions=versions(),
-        note=f"{design.kind}, {wrapped.setting}, {run.steps} steps, validation loss {lowest:.4f}",
-    )
-    return Adapter(model, wrapped, design, training, run.steps, seconds, lowest, about)
+    history = run.history
+    about = trained_on(model, tasks, training, history, what=f"{design.kind}, {wrapped.setting}")
+    return Adapter(model, wrapped, design, training, history.steps, seconds, history.lowest, about)
 
 
 def _text(prompt: TokenPrompt) -> tuple[int, ...]:
@@ -142,39 +130,20 @@ class _Run:
     history: History = field(default_factory=History)
     kept: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def steps(self) -> int:
-        """Steps done."""
-        return len(self.history.losses)
-
     def train(self, watch: Watch) -> None:
         """Until the last epoch or the early stop; ends with the weights of the best epoch."""
-        training, count = self.training, len(self.material.train)
+        training, history, count = self.training, self.history, len(self.material.train)
         optimiser = torch.optim.Adam(
             self.wrapped.trained.values(), lr=self.design.rate, weight_decay=training.weight_decay
         )
-        while not self._over():
-            epoch = len(self.history.validations)
+        while not history.over(training):
+            epoch = len(history.validations)
             for batch in batches(count, size=training.batch, seed=training.seed, epoch=epoch):
                 self._step(optimiser, [self.material.train[place] for place in batch])
-                watch(self._told(epoch))
+                watch(history.after_step(training, count))
             self._validate()
-            watch(self._told(epoch, validated=True))
+            watch(history.after_epoch(training, count))
         self.wrapped.restore(self.kept)
-
-    def _over(self) -> bool:
-        done = len(self.history.validations)
-        return done >= self.training.epochs or (done > 0 and self.history.stale() >= self.training.patience)
-
-    def _told(self, epoch: int, *, validated: bool = False) -> Step:
-        history, training = self.history, self.training
-        total = math.ceil(len(self.material.train) / training.batch) * training.epochs
-        latest = history.validations[-1][1] if history.validations else None
-        best = history.validations[history.best][1] if history.validations else None
-        note = ""
-        if validated and self._over():
-            note = "last epoch" if len(history.validations) >= training.epochs else "stopped early"
-        return Step(self.steps, total, epoch + 1, history.losses[-1], latest, best, validated, note)
 
     def _step(self, optimiser: torch.optim.Adam, items: Sequence[Item]) -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -184,8 +153,8 @@ class _Run:
             if not bool(torch.isfinite(losses).all()):
                 named = ", ".join(f"{item.task} {item.sample} ({item.template})" for item in part)
                 raise ValueError(
-                    f"the loss of step {self.steps} is not finite, for one of {named}; lower learning_rate, or leave "
-                    "mixed_precision off"
+                    f"the loss of step {self.history.steps} is not finite, for one of {named}; lower "
+                    "learning_rate, or leave mixed_precision off"
                 )
             (losses.sum() / len(items)).backward()
             total += float(losses.detach().double().sum())
@@ -193,19 +162,12 @@ class _Run:
         self.history.losses.append(total / len(items))
 
     def _losses(self, items: Sequence[Item]) -> Float[Tensor, " sample"]:
-        with self._precision():
+        with self.training.precision(self.wrapped.backbone.model.device):
             return answer_losses(self.wrapped, [item.prompt for item in items])
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if not self.training.mixed_precision:
-            return nullcontext()
-        return torch.autocast(self.wrapped.backbone.model.device.type, dtype=torch.bfloat16)
 
     @torch.no_grad()
     def _validate(self) -> None:
-        items, history = self.material.validation, self.history
+        items = self.material.validation
         loss = sum(float(self._losses(part).double().sum()) for part in parts(items)) / len(items)
-        history.validations.append((self.steps, loss))
-        if history.best < 0 or loss < history.validations[history.best][1]:
-            history.best = len(history.validations) - 1
+        if self.history.validated(loss):
             self.kept = self.wrapped.state()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from ...interventions import POSITIONS, Position
 from ...models import EMBEDDED
@@ -137,6 +140,12 @@ class Training:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
+
+    def precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """The number format that the large model runs in, as a context."""
+        if not self.mixed_precision:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 PAPER = Design(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,46 +15,12 @@ from .data import Item, Material
 from .design import Design, Training
 from .expansion import Expansion
 from .generators import Generator
+from .history import History
 from .vectors import restore, state
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KIND = "ATV training"
 CHECKPOINT, CONFIG, RESULT = "checkpoint.safetensors", "config.json", "atv.safetensors"
 BAD_BATCH = "nonfinite_batch"
-
-
-@dataclass(slots=True)
-class History:
-    """What happened so far.
-
-    Attributes:
-        losses: of every step.
-        validations: pairs (steps done, validation loss).
-        best: index into ``validations`` of the kept one; -1 before the first.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    validations: list[tuple[int, float]] = field(default_factory=list)
-    best: int = -1
-
-    def stale(self) -> int:
-        """Validations since the best one."""
-        return len(self.validations) - 1 - self.best
-
-    def to_frame(self) -> pd.DataFrame:
-        """``step, loss, split, best``, as ``plots.plot_loss`` takes it."""
-        import pandas as pd
-
-        rows: list[tuple[int, float, str, bool]] = [
-            (step, loss, "train", False) for step, loss in enumerate(self.losses, start=1)
-        ]
-        rows += [
-            (step, loss, "validation", index == self.best)
-            for index, (step, loss) in enumerate(self.validations)
-        ]
-        return pd.DataFrame(rows, columns=["step", "loss", "split", "best"])
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,6 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +15,17 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ...engine import Prefixes, Progress, answer_losses, frozen, quiet, unsupported
-from ...extraction import versions
 from ...interventions import PromptVectors
-from ...models import fingerprint, model_name
+from ...models import fingerprint
 from ...tasks import Task
-from ...vectors import Provenance
 from .data import Item, Material, batches, gather
 from .design import Design, Training
 from .expansion import Expansion, standards
 from .generators import Generator, build_generator
+from .origin import trained_on
 from .run_state import RESULT, RunState, claim, parameters, save_bad_batch
 from .vectors import ATV, restore, vector_layers
-from .watching import Step, Watch, silent
+from .watching import Watch, silent
 
 
 def train(
@@ -72,17 +70,9 @@ def train(
     with frozen(model):
         run = job.run(place, watch)
     restore(run.kept, run.expansion, run.generator)
-    lowest = run.history.validations[run.history.best][1]
-    about = Provenance(
-        model=model_name(model),
-        fingerprint=fingerprint(model),
-        task=" + ".join(dict.fromkeys(task.name for task in tasks)),
-        template=" + ".join(training.templates),
-        seed=training.seed,
-        versions=versions(),
-        note=f"adaptive task vector, {run.steps} steps, validation loss {lowest:.4f}",
-    )
-    made = ATV(design, training, layers, small, run.expansion, about)
+    about = trained_on(model, tasks, training, run.history, what="adaptive task vector")
+    history = run.history
+    made = ATV(design, training, layers, small, run.expansion, history.steps, history.lowest, about)
     if place is not None:
         made.save(place / RESULT)
         write_curve(run, place)
@@ -174,35 +164,22 @@ class _Job:
         run = self.start()
         if folder is not None:
             run.load(folder)
-        per_epoch = math.ceil(len(self.material.train) / self.training.batch)
-        total = per_epoch * self.training.epochs
-        while not self._over(run):
-            epoch = len(run.history.validations)
+        training, history, count = self.training, run.history, len(self.material.train)
+        per_epoch = math.ceil(count / training.batch)
+        while not history.over(training):
+            epoch = len(history.validations)
             for number, batch in enumerate(self._batches(epoch), start=epoch * per_epoch):
                 if number < run.steps:
                     continue
                 self._step(run, batch, folder)
-                watch(self._told(run, total, epoch))
-                if folder is not None and run.steps % self.training.checkpoint_steps == 0:
+                watch(history.after_step(training, count))
+                if folder is not None and run.steps % training.checkpoint_steps == 0:
                     run.save(folder)
             self._validate(run)
             if folder is not None:
                 run.save(folder)
-            watch(self._told(run, total, epoch, validated=True))
+            watch(history.after_epoch(training, count))
         return run
-
-    def _over(self, run: RunState) -> bool:
-        done = len(run.history.validations)
-        return done >= self.training.epochs or (done > 0 and run.history.stale() >= self.training.patience)
-
-    def _told(self, run: RunState, total: int, epoch: int, *, validated: bool = False) -> Step:
-        history = run.history
-        latest = history.validations[-1][1] if history.validations else None
-        best = history.validations[history.best][1] if history.validations else None
-        note = ""
-        if validated and self._over(run):
-            note = "last epoch" if len(history.validations) >= self.training.epochs else "stopped early"
-        return Step(run.steps, total, epoch + 1, history.losses[-1], latest, best, validated, note)
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
         count, training = len(self.material.train), self.training
@@ -233,7 +210,7 @@ class _Job:
             return vectors, vectors.flatten(1).sum(dim=1)
         steering = PromptVectors(vectors, self.layers, self.design.strength, self.design.position)
         prefix = None if self.prefixes is None else self.prefixes.gather(batch)
-        with self._precision():
+        with self.training.precision(torch.device(self.model.cfg.device or "cpu")):
             losses = answer_losses(
                 self.model,
                 [item.prompt for item in items],
@@ -243,11 +220,6 @@ class _Job:
             )
         return vectors, losses
 
-    def _precision(self) -> AbstractContextManager[object]:
-        if not self.training.mixed_precision:
-            return nullcontext()
-        return torch.autocast(torch.device(self.model.cfg.device or "cpu").type, dtype=torch.bfloat16)
-
     def _validate(self, run: RunState) -> None:
         first, count = len(self.material.train), len(self.material.validation)
         sums = 0.0
@@ -255,10 +227,7 @@ class _Job:
             for start in range(0, count, self.training.batch):
                 batch = list(range(first + start, first + min(count, start + self.training.batch)))
                 sums += float(self._losses(run, batch)[1].double().sum())
-        history = run.history
-        history.validations.append((run.steps, sums / count))
-        if history.best < 0 or sums / count < history.validations[history.best][1]:
-            history.best = len(history.validations) - 1
+        if run.history.validated(sums / count):
             run.keep()
 
     def _refuse(

@@ -17,13 +17,13 @@ from transformer_lens import HookedTransformer
 from ...engine.capture import check_layers
 from ...files import load_tensors, save_tensors
 from ...interventions import PromptVectors
-from ...models import fingerprint, model_name
 from ...steering import steer
 from ...tasks import Prompt
 from ...vectors import Provenance
 from .design import Design, Training
 from .expansion import Expansion
 from .generators import Generator, build_generator
+from .origin import check_model, provenance_of, training_of
 
 KIND = "ATV"
 Query = Prompt | str
@@ -39,6 +39,8 @@ class ATV:
         layers: blocks of the large model that get a vector, increasing.
         generator: the small model.
         expansion: from its state to the vectors.
+        steps: that were trained, those after the kept epoch included.
+        validation: lowest validation loss, that of the kept epoch; nats a token.
         provenance: the large model, the tasks and templates it was trained on, the seed.
     """
 
@@ -47,6 +49,8 @@ class ATV:
     layers: tuple[int, ...]
     generator: Generator
     expansion: Expansion
+    steps: int
+    validation: float
     provenance: Provenance
 
     @property
@@ -108,7 +112,7 @@ class ATV:
         Raises:
             ValueError: when it is another one.
         """
-        _check_model(model, self.provenance)
+        check_model(model, self.provenance, what=KIND)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one safetensors file, design, training and provenance inside; whole or not at all."""
@@ -119,6 +123,7 @@ class ATV:
             "shape": [self.generator.width, *self.expansion.shape],
             "generator": {"name": self.generator.name, "fingerprint": self.generator.fingerprint},
             "n_parameters": self.n_parameters,
+            "run": {"steps": self.steps, "validation": self.validation},
             "provenance": asdict(self.provenance),
         }
         return save_tensors(Path(path), state(self.expansion, self.generator), kind=KIND, about=about)
@@ -139,7 +144,7 @@ class ATV:
         """
         tensors, about = load_tensors(Path(path), kind=KIND)
         provenance = provenance_of(about)
-        _check_model(model, provenance)
+        check_model(model, provenance, what=KIND)
         design, training = design_of(about), training_of(about)
         small = build_generator(design, model) if generator is None else generator
         known = about["generator"]
@@ -148,10 +153,11 @@ class ATV:
                 f"{path} was trained with the small model {known['name']!r} (fingerprint {known['fingerprint']!r}), "
                 f"but {small.name!r} has {small.fingerprint!r}; give that one as generator=..."
             )
-        d_small, layers, d_model = about["shape"]
-        expansion = Expansion(d_small, layers, d_model, rank=design.rank)
+        d_small, n_layers, d_model = about["shape"]
+        expansion = Expansion(d_small, n_layers, d_model, rank=design.rank)
         restore(tensors, expansion.to(model.cfg.device), small)
-        return cls(design, training, tuple(about["layers"]), small, expansion, provenance)
+        layers = tuple(about["layers"])
+        return cls(design, training, layers, small, expansion, **about["run"], provenance=provenance)
 
 
 def state(expansion: Expansion, generator: Generator) -> dict[str, Tensor]:
@@ -189,23 +195,3 @@ def design_of(about: dict[str, Any]) -> Design:
     """The design in a file's JSON."""
     layers = about["design"]["layers"]
     return Design(**{**about["design"], "layers": None if layers is None else tuple(layers)})
-
-
-def training_of(about: dict[str, Any]) -> Training:
-    """The training in a file's JSON."""
-    return Training(**{**about["training"], "templates": tuple(about["training"]["templates"])})
-
-
-def provenance_of(about: dict[str, Any]) -> Provenance:
-    """The provenance in a file's JSON."""
-    origin = about["provenance"]
-    return Provenance(**{**origin, "sample_ids": tuple(origin["sample_ids"])})
-
-
-def _check_model(model: HookedTransformer, provenance: Provenance) -> None:
-    found = fingerprint(model)
-    if found != provenance.fingerprint:
-        raise ValueError(
-            f"this ATV was trained for {provenance.model!r} (fingerprint {provenance.fingerprint!r}), but the model "
-            f"{model_name(model)!r} has {found!r}; load that model, or train an ATV for this one"
-        )

@@ -18,37 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .frozen import SHARP, Projection, Shape
-
-
-class Unmodified:
-    """Adds nothing."""
-
-    __slots__ = ()
-
-    def project(
-        self,
-        where: Projection,
-        inputs: Float[Tensor, "sample position d_model"],
-        outputs: Float[Tensor, "sample position d_model"],
-    ) -> Float[Tensor, "sample position d_model"]:
-        """The map's own outputs."""
-        return outputs
-
-    def prefix(
-        self, layer: int
-    ) -> tuple[Float[Tensor, "prefix d_model"], Float[Tensor, "prefix d_model"]] | None:
-        """None."""
-        return None
-
-    def after(
-        self,
-        layer: int,
-        residual: Float[Tensor, "sample position d_model"],
-        summary: Float[Tensor, "sample d_model"] | None,
-    ) -> Float[Tensor, "sample position d_model"]:
-        """The residual itself."""
-        return residual
+from .frozen import SHARP, KeysValues, Projection, Residual, Shape, Summary, Unmodified
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +51,7 @@ class Additive(Learned):
         """Zero vectors; they have no rank."""
         return cls(torch.zeros(shape.layers, shape.d_model))
 
-    def after(
-        self,
-        layer: int,
-        residual: Float[Tensor, "sample position d_model"],
-        summary: Float[Tensor, "sample d_model"] | None,
-    ) -> Float[Tensor, "sample position d_model"]:
+    def after(self, layer: int, residual: Residual, summary: Summary | None) -> Residual:
         """Plus the vector."""
         return residual + self.vectors[layer]
 
@@ -105,12 +70,7 @@ class Affine(Learned):
         up, down = _low_rank((shape.layers,), shape.d_model, rank, generator)
         return cls(up, down, torch.zeros(shape.layers, shape.d_model))
 
-    def after(
-        self,
-        layer: int,
-        residual: Float[Tensor, "sample position d_model"],
-        summary: Float[Tensor, "sample d_model"] | None,
-    ) -> Float[Tensor, "sample position d_model"]:
+    def after(self, layer: int, residual: Residual, summary: Summary | None) -> Residual:
         """Plus a map of the residual of low rank, plus the vector."""
         return residual + (residual @ self.down[layer].T) @ self.up[layer].T + self.vectors[layer]
 
@@ -119,12 +79,7 @@ class Affine(Learned):
 class Conditioned(Affine):
     """``h + U D s + v`` after each block: one vector a query, at all positions."""
 
-    def after(
-        self,
-        layer: int,
-        residual: Float[Tensor, "sample position d_model"],
-        summary: Float[Tensor, "sample d_model"] | None,
-    ) -> Float[Tensor, "sample position d_model"]:
+    def after(self, layer: int, residual: Residual, summary: Summary | None) -> Residual:
         """Plus a vector that depends on the summary alone."""
         assert summary is not None
         written = (summary @ self.down[layer].T) @ self.up[layer].T + self.vectors[layer]
@@ -143,12 +98,7 @@ class LoRA(Learned):
         """Up zero, down random."""
         return cls(*_low_rank((shape.layers, 2), shape.d_model, rank, generator))
 
-    def project(
-        self,
-        where: Projection,
-        inputs: Float[Tensor, "sample position d_model"],
-        outputs: Float[Tensor, "sample position d_model"],
-    ) -> Float[Tensor, "sample position d_model"]:
+    def project(self, where: Projection, inputs: Residual, outputs: Residual) -> Residual:
         """Plus a map of low rank."""
         return outputs + (inputs @ self.down[where].T) @ self.up[where].T
 
@@ -165,12 +115,7 @@ class BiasedLoRA(LoRA):
         up, down = _low_rank((shape.layers, 2), shape.d_model, rank, generator)
         return cls(up, down, torch.zeros(shape.layers, 2, shape.d_model))
 
-    def project(
-        self,
-        where: Projection,
-        inputs: Float[Tensor, "sample position d_model"],
-        outputs: Float[Tensor, "sample position d_model"],
-    ) -> Float[Tensor, "sample position d_model"]:
+    def project(self, where: Projection, inputs: Residual, outputs: Residual) -> Residual:
         """Plus a map of low rank and a bias."""
         return LoRA.project(self, where, inputs, outputs) + self.biases[where]
 
@@ -188,7 +133,7 @@ class Prefix(Learned):
         sizes = (shape.layers, rank, shape.d_model)
         return cls(SHARP * torch.randn(sizes, generator=generator), torch.zeros(sizes))
 
-    def prefix(self, layer: int) -> tuple[Float[Tensor, "prefix d_model"], Float[Tensor, "prefix d_model"]]:
+    def prefix(self, layer: int) -> KeysValues:
         """Those of the layer."""
         return self.keys[layer], self.values[layer]
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .adapters import FORMS, Learned, LoRA, Prefix, Unmodified
-from .frozen import SHARP, Adapter, FrozenTransformer
+from .adapters import FORMS, Learned, LoRA, Prefix
+from .frozen import SHARP, FrozenTransformer, Unmodified
 
 # Sequences that a number is taken over at once.
 CHUNK = 256
@@ -113,7 +113,7 @@ def draw_sequences(
 
 @torch.no_grad()
 def distributions(
-    model: FrozenTransformer, adapter: Adapter, sequences: Sequences
+    model: FrozenTransformer, adapter: Unmodified, sequences: Sequences
 ) -> Float[Tensor, "sample position vocab"]:
     """Log-probabilities of the next token from the last token of the query on."""
     parts = [sequences.part(at, at + CHUNK) for at in range(0, len(sequences), CHUNK)]
@@ -168,7 +168,7 @@ def random_teacher(
 
 
 def calibrated_scale(
-    model: FrozenTransformer, scaled: Callable[[float], Adapter], sequences: Sequences, *, kl: float
+    model: FrozenTransformer, scaled: Callable[[float], Unmodified], sequences: Sequences, *, kl: float
 ) -> float:
     """The scale at which an adapter is at a distance from the frozen model, within one part in a thousand.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,11 @@ SHARP = 1.5
 LOGITS = 2.0
 
 
+Residual = Float[Tensor, "sample position d_model"]
+Summary = Float[Tensor, "sample d_model"]
+KeysValues = tuple[Float[Tensor, "prefix d_model"], Float[Tensor, "prefix d_model"]]
+
+
 class Projection(NamedTuple):
     """One of the linear maps of attention that LoRA changes by default: the query's and the value's."""
 
@@ -30,32 +35,22 @@ class Projection(NamedTuple):
     place: int
 
 
-class Adapter(Protocol):
-    """What may be added to a frozen transformer; see ``adapters``."""
+class Unmodified:
+    """Adds nothing to a frozen transformer: what its adapters start from; see ``adapters``."""
 
-    def project(
-        self,
-        where: Projection,
-        inputs: Float[Tensor, "sample position d_model"],
-        outputs: Float[Tensor, "sample position d_model"],
-    ) -> Float[Tensor, "sample position d_model"]:
-        """Outputs of a linear map in place of its own."""
-        ...
+    __slots__ = ()
 
-    def prefix(
-        self, layer: int
-    ) -> tuple[Float[Tensor, "prefix d_model"], Float[Tensor, "prefix d_model"]] | None:
+    def project(self, where: Projection, inputs: Residual, outputs: Residual) -> Residual:
+        """Outputs of a linear map, in place of its own."""
+        return outputs
+
+    def prefix(self, layer: int) -> KeysValues | None:
         """Keys and values that every position also attends to."""
-        ...
+        return None
 
-    def after(
-        self,
-        layer: int,
-        residual: Float[Tensor, "sample position d_model"],
-        summary: Float[Tensor, "sample d_model"] | None,
-    ) -> Float[Tensor, "sample position d_model"]:
+    def after(self, layer: int, residual: Residual, summary: Summary | None) -> Residual:
         """The residual after a block, in place of its own."""
-        ...
+        return residual
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +86,9 @@ class FrozenTransformer:
     def residual(
         self,
         tokens: Int[Tensor, "sample position"],
-        adapter: Adapter,
-        summary: Float[Tensor, "sample d_model"] | None = None,
-    ) -> Float[Tensor, "sample position d_model"]:
+        adapter: Unmodified,
+        summary: Summary | None = None,
+    ) -> Residual:
         """The normalised residual after the last block."""
         x = self.embed[tokens]
         for layer in range(self.shape.layers):
@@ -105,8 +100,8 @@ class FrozenTransformer:
     def logprobs(
         self,
         tokens: Int[Tensor, "sample position"],
-        adapter: Adapter,
-        summary: Float[Tensor, "sample d_model"] | None = None,
+        adapter: Unmodified,
+        summary: Summary | None = None,
         *,
         start: int = 0,
     ) -> Float[Tensor, "sample position vocab"]:
@@ -120,9 +115,7 @@ class FrozenTransformer:
         """
         return (self.residual(tokens, adapter, summary)[:, start:] @ self.unembed.T).log_softmax(dim=-1)
 
-    def _attention(
-        self, layer: int, x: Float[Tensor, "sample position d_model"], adapter: Adapter
-    ) -> Float[Tensor, "sample position d_model"]:
+    def _attention(self, layer: int, x: Residual, adapter: Unmodified) -> Residual:
         q = adapter.project(Projection(layer, 0), x, x @ self.query[layer].T)
         v = adapter.project(Projection(layer, 1), x, x @ self.value[layer].T)
         k, extra = x @ self.key[layer].T, adapter.prefix(layer)
@@ -136,23 +129,17 @@ class FrozenTransformer:
         mixed = (scores + _unseen(length, before)).softmax(dim=-1) @ v
         return mixed.transpose(1, 2).flatten(2) @ self.output[layer].T
 
-    def _by_head(
-        self, x: Float[Tensor, "sample position d_model"]
-    ) -> Float[Tensor, "sample head position d_head"]:
+    def _by_head(self, x: Residual) -> Float[Tensor, "sample head position d_head"]:
         return x.unflatten(2, (self.shape.heads, -1)).transpose(1, 2)
 
-    def _turned(
-        self, x: Float[Tensor, "sample position d_model"], before: int
-    ) -> Float[Tensor, "sample head position d_head"]:
+    def _turned(self, x: Residual, before: int) -> Float[Tensor, "sample head position d_head"]:
         """Rotary positions, counted from ``before``."""
         split = self._by_head(x)
         cosine, sine = _rotation(x.shape[1], before, split.shape[-1] // 2)
         left, right = split.chunk(2, dim=-1)
         return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
 
-    def _mlp(
-        self, layer: int, x: Float[Tensor, "sample position d_model"]
-    ) -> Float[Tensor, "sample position d_model"]:
+    def _mlp(self, layer: int, x: Residual) -> Residual:
         inner = F.silu(x @ self.gate[layer].T) * (x @ self.up[layer].T)
         return inner @ self.down[layer].T
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cast_lens.experiments.bench import Bench
 from cast_lens.experiments.catalogue.efficiency import EXPERIMENT, methods_of
 from cast_lens.experiments.catalogue.efficiency_reading import (
     CAST_ENGINE,
     CAST_HOOKS,
+    RETRIEVED,
     ZERO_ENGINE,
     ZERO_HOOKS,
 )
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.costs import answer_flops
+from cast_lens.methods import sentence_embedding
 from cast_lens.plots.costs import plot_costs
 from tests.experiments.small_grid import small_bench, small_config, small_tasks
 
@@ -123,6 +127,32 @@ def test_zero_shot_costs_its_prompt_and_its_answer(benches: tuple[Bench, Bench])
     steered = EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", CAST_ENGINE)).query("part == 'query'")
     assert (steered["tokens"].to_numpy() == rows["tokens"].to_numpy()).all()
     assert (steered["flops"].to_numpy() > steered["flops_cached"].to_numpy()).all()
+
+
+def test_a_sentence_encoder_retrieves_and_what_pytorch_counts_of_it_is_added(
+    benches: tuple[Bench, Bench], tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    class Encoder:
+        def encode(self, sentences: list[str], **options: object) -> np.ndarray:
+            asked.append(len(sentences))
+            letters = torch.tensor([[float(text.count(one)) for one in "aeio"] for text in sentences])
+            return np.asarray(letters @ torch.eye(4))
+
+    plain = small_bench(tmp_path, encoder="letters")
+    bench = replace(plain, embed=sentence_embedding(Encoder()))
+    cell = Cell("cost", "tone", "mood", RETRIEVED)
+    rows = EXPERIMENT.compute(bench, cell).query("part == 'query'")
+    bare = [
+        answer_flops(bench.model.cfg, prompt=int(row.tokens), written=int(row.written))
+        for row in rows.itertuples()
+    ]
+    assert (rows["flops"] - bare).tolist() == [2 * 4 * 4] * 4
+    assert rows["once_flops"].unique().tolist() == [2 * 4 * 4 * len(bench.tasks["mood"].train)]
+    # The pool and the queries, and each query anew when it is timed.
+    assert asked[:2] == [len(bench.tasks["mood"].train), 4]
+    assert asked.count(1) > 4
 
 
 def test_prompts_beyond_the_context_are_left_out(tmp_path: Path) -> None:
