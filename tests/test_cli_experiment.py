@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from cast_lens.cli import app
 from cast_lens.cli_experiment import _planned
+from cast_lens.experiments.bench import Load
 from cast_lens.experiments.catalogue import EXPERIMENTS
+from cast_lens.experiments.settings import ExperimentConfig
 from tests.experiments.small import SMALL
 
 ENGLISH_ONLY = replace(SMALL, sources=("country-capital",))
@@ -72,3 +74,22 @@ def test_without_a_failure_the_row_ends_well(monkeypatch: pytest.MonkeyPatch, tm
     code, text, _ = run_all(monkeypatch, tmp_path, {})
     assert code == 0
     assert "Report: " in text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_process_loads_the_model_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int
+) -> None:
+    loaded: list[str] = []
+
+    def fake(name: str, config: ExperimentConfig, *_: object, load: Load, **__: object) -> None:
+        load(config.model, device=config.device, dtype=config.dtype)
+
+    monkeypatch.setattr("cast_lens.models.load_model", lambda name, **_: loaded.append(name))
+    monkeypatch.setattr("cast_lens.experiments.runner.run_experiment", fake)
+    monkeypatch.setattr("cast_lens.report.write_figures", lambda out: None)
+    monkeypatch.setattr("cast_lens.report.write_report", lambda out: out / "report.html")
+    asked = ["experiment", "all", "--quick", "--workers", str(workers), "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    # With workers the parent's model would be one more in memory.
+    assert len(loaded) == (1 if workers == 1 else len(EXPERIMENTS))
