@@ -93,10 +93,9 @@ def report(directory: Annotated[Path, typer.Argument(help="A run directory.")]) 
     """Write figures and report.html of a run directory anew, from the frames that are there."""
 
     def job() -> None:
-        from .report import write_figures, write_report
+        from .report import publish
 
-        write_figures(directory)
-        typer.echo(f"Report: {write_report(directory)}")
+        typer.echo(f"Report: {publish(directory)}")
 
     _explained(job, directory)
 

@@ -140,7 +140,7 @@ def _run(
     from .experiments.config import config_of, read_toml
     from .experiments.runner import run_experiment
     from .models import load_model
-    from .report import write_figures, write_report
+    from .report import publish
 
     values = read_toml(config) if config is not None else {}
     values |= {name: parse(name, value) for name, value in options.items()}
@@ -171,8 +171,7 @@ def _run(
                 raise
             _say(f"cast-lens: {name}: {error}")
             broken[name] = str(error)
-    write_figures(out)
-    typer.echo(f"Report: {write_report(out)}")
+    typer.echo(f"Report: {publish(out)}")
     if broken:
         typer.echo(f"cast-lens: without a result: {', '.join(broken)}", err=True)
         raise typer.Exit(1)

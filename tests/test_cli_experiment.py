@@ -30,8 +30,7 @@ def run_all(
             raise mistakes[name]
 
     monkeypatch.setattr("cast_lens.experiments.runner.run_experiment", fake)
-    monkeypatch.setattr("cast_lens.report.write_figures", lambda out: None)
-    monkeypatch.setattr("cast_lens.report.write_report", lambda out: out / "report.html")
+    monkeypatch.setattr("cast_lens.report.publish", lambda out: out / "report.html")
     done = CliRunner().invoke(
         app, ["experiment", "all", "--quick", "--sources", "country-capital", "--out", str(out)]
     )
@@ -87,8 +86,7 @@ def test_one_process_loads_the_model_once(
 
     monkeypatch.setattr("cast_lens.models.load_model", lambda name, **_: loaded.append(name))
     monkeypatch.setattr("cast_lens.experiments.runner.run_experiment", fake)
-    monkeypatch.setattr("cast_lens.report.write_figures", lambda out: None)
-    monkeypatch.setattr("cast_lens.report.write_report", lambda out: out / "report.html")
+    monkeypatch.setattr("cast_lens.report.publish", lambda out: out / "report.html")
     asked = ["experiment", "all", "--quick", "--workers", str(workers), "--out", str(tmp_path)]
     assert CliRunner().invoke(app, asked).exit_code == 0
     # With workers the parent's model would be one more in memory.

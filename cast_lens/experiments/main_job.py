@@ -83,12 +83,10 @@ def run(
         write_summary(directory, config, tasks)
         _write_seconds(directory, time.time() - started)
         if write_report:
-            from ..report import write_figures
-            from ..report import write_report as write_page
+            from ..report import publish
 
             say("Figures and report")
-            write_figures(directory.path)
-            write_page(directory.path)
+            publish(directory.path)
     return out
 
 

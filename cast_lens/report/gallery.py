@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +29,14 @@ def write_figures(run_dir: Path, *, png: Png = "auto") -> list[Path]:
     Raises:
         ValueError: when the directory holds no run.
     """
-    shown = {one.name: (one.figure, one.frame) for one in exhibits(read_run(run_dir))}
-    return plots.write_figures(shown, run_dir / "figures", png=png)
+    return write_exhibits(exhibits(read_run(run_dir)), run_dir, png=png)
+
+
+def write_exhibits(shown: Sequence[Exhibit], run_dir: Path, *, png: Png = "auto") -> list[Path]:
+    """Write figures that were drawn already; see ``write_figures``."""
+    return plots.write_figures(
+        {one.name: (one.figure, one.frame) for one in shown}, run_dir / "figures", png=png
+    )
 
 
 def exhibits(record: RunRecord) -> list[Exhibit]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
+from ..plots.writing import Png
 from .exhibit import Exhibit
-from .gallery import exhibits
+from .gallery import exhibits, write_exhibits
 from .packing import figure_data, library
 from .prose import QUESTION, as_toml, limits, method_sentences, provenance
 from .record import RunRecord, read_run
@@ -48,7 +49,22 @@ def write_report(run_dir: Path) -> Path:
         ValueError: when the directory holds no run.
     """
     record = read_run(run_dir)
+    return _write_page(record, exhibits(record))
+
+
+def publish(run_dir: Path, *, png: Png = "auto") -> Path:
+    """``write_figures`` and ``write_report`` in one, each figure drawn once; the path of the page.
+
+    Raises:
+        ValueError: when the directory holds no run.
+    """
+    record = read_run(run_dir)
     shown = exhibits(record)
+    write_exhibits(shown, run_dir, png=png)
+    return _write_page(record, shown)
+
+
+def _write_page(record: RunRecord, shown: list[Exhibit]) -> Path:
     omitted: list[str] = []
     page = render(record, shown, omitted)
     while len(page.encode()) > LARGEST and shown:
@@ -56,7 +72,7 @@ def write_report(run_dir: Path) -> Path:
         page = render(record, shown, omitted)
     if omitted:
         _log.warning("report.html leaves out %s to stay below 5 MB; they are in figures/", ", ".join(omitted))
-    return atomic_write(run_dir / "report.html", page.encode())
+    return atomic_write(record.path / "report.html", page.encode())
 
 
 def render(record: RunRecord, shown: list[Exhibit], omitted: list[str]) -> str:

@@ -17,7 +17,7 @@ import plotly.offline
 import pytest
 
 from cast_lens.report import page as page_module
-from cast_lens.report import write_figures, write_report
+from cast_lens.report import publish, write_figures, write_report
 from cast_lens.report.packing import plain
 from tests.plots import synthetic
 
@@ -262,3 +262,16 @@ def test_plain_json(given: object, expected: object) -> None:
     found = plain(given)
     assert found == expected
     assert json.loads(json.dumps(found, allow_nan=False)) == expected
+
+
+def test_publishing_writes_the_same_figures_and_page(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run")
+    figures = {path: path.read_bytes() for path in write_figures(run, png="never")}
+    page = write_report(run).read_bytes()
+    for path in (*figures, run / "report.html"):
+        path.unlink()
+    assert publish(run, png="never").read_bytes() == page
+    assert {path: path.read_bytes() for path in (run / "figures").iterdir()}.keys() == figures.keys()
+    numbers = [path for path in figures if path.suffix == ".csv"]
+    assert numbers
+    assert all(path.read_bytes() == figures[path] for path in numbers)
