@@ -136,10 +136,7 @@ def _run(
     workers: int,
     retry_failed: bool,
 ) -> None:
-    from .engine.progress import bars
     from .experiments.config import config_of, read_toml
-    from .experiments.runner import run_experiment
-    from .models import load_model
     from .report import publish
 
     values = read_toml(config) if config is not None else {}
@@ -149,32 +146,37 @@ def _run(
     able, refused = _planned(names, settings)
     for name, reason in refused.items():
         _say(f"{name}: left out: {reason}")
-    # One process keeps the model from experiment to experiment; workers have their own.
-    load = lru_cache(maxsize=1)(load_model) if workers == 1 else load_model
-    broken: dict[str, str] = {}
-    for name in able:
-        try:
-            run_experiment(
-                name,
-                settings,
-                out,
-                workers=workers,
-                retry_failed=retry_failed,
-                load=load,
-                progress=bars,
-                say=_say,
-            )
-        except (RuntimeError, ValueError) as error:
-            # In a row of experiments one without a result does not take the others down; what stops one alone, or
-            # two alike, lies in what was given.
-            if isinstance(error, ValueError) and (len(able) == 1 or str(error) in broken.values()):
-                raise
-            _say(f"cast-lens: {name}: {error}")
-            broken[name] = str(error)
+    broken = _row(able, settings, out, workers=workers, retry_failed=retry_failed)
     typer.echo(f"Report: {publish(out)}")
     if broken:
         typer.echo(f"cast-lens: without a result: {', '.join(broken)}", err=True)
         raise typer.Exit(1)
+
+
+def _row(
+    names: list[str], settings: ExperimentConfig, out: Path, *, workers: int, retry_failed: bool
+) -> list[str]:
+    """Run experiments one after the other; those without a result.
+
+    One that fails does not take the others down; what stops one alone, or two alike, lies in what was given.
+    """
+    from .engine.progress import bars
+    from .experiments.runner import run_experiment
+    from .models import load_model
+
+    # One process keeps the model from experiment to experiment; workers have their own.
+    load = lru_cache(maxsize=1)(load_model) if workers == 1 else load_model
+    how: dict[str, Any] = {"workers": workers, "retry_failed": retry_failed, "load": load}
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            run_experiment(name, settings, out, progress=bars, say=_say, **how)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, ValueError) and (len(names) == 1 or str(error) in broken.values()):
+                raise
+            _say(f"cast-lens: {name}: {error}")
+            broken[name] = str(error)
+    return list(broken)
 
 
 def _planned(names: tuple[str, ...], settings: ExperimentConfig) -> tuple[list[str], dict[str, str]]:

@@ -74,6 +74,11 @@ def rows_of(name: str, bench: Bench, cells: Iterable[Cell]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def right(count: int, *, of: int = 40) -> list[int]:
+    """Outcomes of some queries, the first ``count`` right."""
+    return [1] * count + [0] * (of - count)
+
+
 def outcomes(
     method: str,
     right: Sequence[int],

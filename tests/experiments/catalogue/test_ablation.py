@@ -19,6 +19,7 @@ from tests.experiments.small import (
     joined,
     outcomes,
     planned,
+    right,
     rows_of,
     small_config,
     words,
@@ -36,10 +37,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def made_up(few: int, *, cast: int = 20) -> pd.DataFrame:
     """Of 40 queries ``cast`` right under cast, ``few`` under the few-shot mean, 10 under placebos and zero-shot."""
-
-    def right(count: int) -> list[int]:
-        return [1] * count + [0] * (40 - count)
-
     return joined(
         [
             outcomes("zero-shot", right(10), group=""),

@@ -19,6 +19,7 @@ from tests.experiments.small import (
     joined,
     outcomes,
     planned,
+    right,
     rows_of,
     small_config,
     words,
@@ -38,9 +39,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def made_up(out: int) -> pd.DataFrame:
     """Of 40 German queries ``out`` right under the English vector, 20 under placebos, 30 under the own vector."""
     shared = {"target": "mood.de", "part": "outcomes", "base": "mood", "foreign": 0.0}
-
-    def right(count: int) -> list[int]:
-        return [1] * count + [0] * (40 - count)
 
     return joined(
         [

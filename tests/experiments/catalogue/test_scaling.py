@@ -18,6 +18,7 @@ from tests.experiments.small import (
     joined,
     outcomes,
     planned,
+    right,
     rows_of,
     small_config,
     words,
@@ -36,15 +37,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def made_up(steered: tuple[int, int, int], shown: tuple[int, int]) -> pd.DataFrame:
     """Right answers of 60 with 1, 4 and 10 samples, and with 1 and 2 demonstrations."""
-
-    def right(count: int) -> list[int]:
-        return [1] * count + [0] * (60 - count)
-
-    frames = [outcomes("zero-shot", right(10)), outcomes("placebo: random direction", right(10))]
+    frames = [
+        outcomes("zero-shot", right(10, of=60)),
+        outcomes("placebo: random direction", right(10, of=60)),
+    ]
     for n, count in zip((1, 4, 10), steered, strict=True):
-        frames.append(outcomes(f"cast, {n}", right(count)))
+        frames.append(outcomes(f"cast, {n}", right(count, of=60)))
     for k, count in zip((1, 2), shown, strict=True):
-        frames.append(outcomes(f"few-shot, {k}", right(count), source=""))
+        frames.append(outcomes(f"few-shot, {k}", right(count, of=60), source=""))
     return joined(frames, part="steered", tokens=100, context=512)
 
 

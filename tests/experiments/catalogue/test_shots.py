@@ -20,6 +20,7 @@ from tests.experiments.small import (
     joined,
     outcomes,
     planned,
+    right,
     rows_of,
     small_config,
     words,
@@ -36,9 +37,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def made_up(short: int, long: int) -> pd.DataFrame:
-    def right(count: int) -> list[int]:
-        return [1] * count + [0] * (40 - count)
-
     frames = [outcomes("zero-shot", right(10))]
     for k, count in ((1, short), (2, long)):
         frames += [outcomes(f"cast, k={k}", right(count)), outcomes(f"placebo: cast, k={k}", right(10))]

@@ -18,6 +18,7 @@ from tests.experiments.small import (
     joined,
     outcomes,
     planned,
+    right,
     rows_of,
     small_config,
     words,
@@ -34,9 +35,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def made_up(other: int) -> pd.DataFrame:
-    def right(count: int) -> list[int]:
-        return [1] * count + [0] * (40 - count)
-
     steered = joined(
         [
             outcomes("zero-shot", right(10)),
