@@ -26,8 +26,10 @@ LONGEST_HTML = 500_000
 # What the kernel runs first: pictures wide enough for a title beside a menu, and without sliders and menus, which
 # do nothing in a picture.
 SETUP = """
+import os
 import warnings
 
+import kaleido
 import plotly.graph_objects as go
 import plotly.io
 from plotly.io._base_renderers import PngRenderer
@@ -35,6 +37,8 @@ from cast_lens.plots.writing import still
 
 # Without ipywidgets tqdm says that it has no bar to draw; no bar is drawn here either way.
 warnings.filterwarnings("ignore", message="IProgress not found")
+# The browser below has its options already.
+warnings.filterwarnings("ignore", message="The kopts argument is ignored")
 
 
 class Picture(PngRenderer):
@@ -42,6 +46,9 @@ class Picture(PngRenderer):
         return super().to_mimebundle(still(go.Figure(fig_dict)).to_dict())
 
 
+# One browser for all pictures of a notebook: starting it takes seconds, a picture a fraction.
+if os.environ["PLOTLY_RENDERER"] == "png":
+    kaleido.start_sync_server(mathjax=False, silence_warnings=True)
 plotly.io.renderers["png"] = Picture(width=900)
 plotly.io.renderers.default = plotly.io.renderers.default  # looks the renderer up again
 """
