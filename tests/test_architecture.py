@@ -39,6 +39,7 @@ RANK = {
     "cli_atv": 10,
     "cli_experiment": 10,
     "cli": 11,
+    "__main__": 12,
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 

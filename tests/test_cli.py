@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,16 @@ def test_help_names_the_commands() -> None:
     assert code == 0
     for command in ("run", "models", "tasks", "report"):
         assert command in text
+
+
+def test_the_package_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cast_lens", "experiment", "list"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("cast_lens", run_name="__main__")
+    assert ended.value.code == 0
+    assert "cross-domain" in capsys.readouterr().out
 
 
 def test_tasks_lists_the_suite() -> None:
