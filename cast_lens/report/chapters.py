@@ -61,7 +61,7 @@ class Chapter:
     @property
     def title(self) -> str:
         """Heading."""
-        return self.name.replace("-", " ").capitalize()
+        return self.name.upper() if self.name == "atv" else self.name.replace("-", " ").capitalize()
 
 
 def read_chapters(run_dir: Path, config: Mapping[str, Any]) -> list[Chapter]:
