@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformer_lens import HookedTransformer
 
@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 Load = Callable[..., HookedTransformer]
 # Selections that ask for the model's confidence in labels, which a run does not compute.
 NEED_CONFIDENCE = ("confident", "vote-k-two-phase")
+# Seeds from one draw to the next: more than placebos or repeats take within one.
+SEEDS_A_DRAW = 1000
 # Tokens left free for an answer.
 ANSWER_ROOM = 16
 # File names of difference vectors, by what the demonstrations hold.
@@ -83,6 +85,17 @@ class Bench:
         check_prompts(bench)
         write_model(bench)
         return bench
+
+    def drawn(self, draw: int) -> Bench:
+        """The same model and queries with another draw of samples, demonstrations and placebos.
+
+        Its vectors and settings stand in ``draws/DRAW`` of the run directory; draw 0 is the bench itself.
+        """
+        if draw == 0:
+            return self
+        config = replace(self.config, seed=self.config.seed + SEEDS_A_DRAW * draw)
+        directory = RunDirectory(self.directory.path / "draws" / str(draw))
+        return replace(self, config=config, directory=directory)
 
     def extraction(self, kind: str = "true") -> Extraction:
         """How vectors are taken in this run; ``kind`` is one of ``methods.DIFFERENCE_KINDS``."""

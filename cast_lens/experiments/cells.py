@@ -36,6 +36,7 @@ class Cell:
         target, source: tasks, where the cell has them.
         variant: a method, a template, a language.
         number: a count or a seed.
+        draw: which draw of samples and demonstrations; see ``Bench.drawn``.
         prepares: makes something that later cells read (a vector, a sweep) and no row of the result. All
             preparing cells are finished before the others begin.
     """
@@ -45,12 +46,14 @@ class Cell:
     source: str = ""
     variant: str = ""
     number: int = 0
+    draw: int = 0
     prepares: bool = False
 
     @property
     def key(self) -> str:
         """File name: readable, and never the same for two cells."""
         parts = [self.kind, self.target, self.source, self.variant, str(self.number)]
+        parts += [f"draw {self.draw}"] if self.draw else []
         words = re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part)).strip("-")
         return f"{words[:80]}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 

@@ -20,6 +20,7 @@ from ..stats import (
     paired_permutation_test,
     proportion_interval,
     relative_boost,
+    t_interval,
 )
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ def pooled_table(
     Returns:
         ``by``, ``metric, pairs, n`` (rows), ``value, baseline, gain, gain_low, gain_high, boost, boost_low,
         boost_high`` (ratio of grand means minus 1), ``negative, negative_low, negative_high`` (share of pairs
-        below zero-shot, Wilson), ``detectable`` (smallest gain of a single pair that an exact McNemar test would find
-        with 80 % power, at the discordance seen; NaN where none is).
+        below zero-shot, Wilson), ``queries`` (of a pair), ``detectable`` (smallest gain of a single pair that an
+        exact McNemar test would find with 80 % power, at the discordance seen; NaN where none is).
     """
     import pandas as pd
 
@@ -152,6 +153,7 @@ def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> d
     gain, boost = paired_difference(before, after, **options), relative_boost(before, after, **options)
     cells = paired.groupby(["target", "source"], sort=False)[[metric, f"{metric}_0"]].mean()
     negative = negative_transfer_rate(cells[f"{metric}_0"], cells[metric])
+    queries = len(paired.drop_duplicates(["target", "source", "sample"])) // len(cells)
     return {
         "pairs": len(cells),
         "n": len(paired),
@@ -160,8 +162,40 @@ def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> d
         **_spread("gain_", gain, value="gain"),
         **_spread("boost_", boost, value="boost"),
         **_spread("negative_", negative, value="negative"),
-        "detectable": detectable(before, after, len(paired) // len(cells)),
+        "queries": queries,
+        "detectable": detectable(before, after, queries),
     }
+
+
+def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) -> pd.DataFrame:
+    """Each condition over all its pairs, draw by draw: what another draw of samples and demonstrations would change.
+
+    Args:
+        outcomes: as in ``contrast_table``, with a column ``draw``.
+        metrics: as in ``contrast_table``.
+
+    Returns:
+        ``method, metric, pairs, n`` (draws), ``gain, gain_low, gain_high`` (Student's interval over draws), ``least,
+        most`` (draw). Conditions of a single draw have no row.
+    """
+    import pandas as pd
+
+    zero = outcomes[outcomes["method"] == BASELINE].drop_duplicates(["target", "sample"])
+    rows = []
+    for method, cell in outcomes.groupby("method", sort=False):
+        for metric in metrics:
+            part = cell.dropna(subset=[metric])
+            if part["draw"].nunique() < 2:
+                continue
+            paired = part.merge(
+                zero[["target", "sample", metric]], on=["target", "sample"], suffixes=("", "_0")
+            )
+            gains = (paired[metric] - paired[f"{metric}_0"]).groupby(paired["draw"]).mean()
+            pairs = len(paired.drop_duplicates(["target", "source"]))
+            named = {"method": method, "metric": metric, "pairs": pairs, "n": len(gains)}
+            spread = _spread("gain_", t_interval(gains), value="gain")
+            rows.append({**named, **spread, "least": gains.min(), "most": gains.max()})
+    return pd.DataFrame(rows)
 
 
 def detectable(before: np.ndarray, after: np.ndarray, n: int) -> float:

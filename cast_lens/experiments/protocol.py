@@ -90,10 +90,13 @@ class Experiment:
         return {} if self.alone else load_tasks(config, self.tasks(config))
 
 
-def settings_first(config: ExperimentConfig, methods: Sequence[str] = ("cast",)) -> list[Cell]:
+def settings_first(
+    config: ExperimentConfig, methods: Sequence[str] = ("cast",), *, draws: int = 1
+) -> list[Cell]:
     """Cells that make vectors and choose layer and strength of every source, before anything is steered."""
     return [
-        Cell("setting", source=source, variant=method, prepares=True)
+        Cell("setting", source=source, variant=method, draw=draw, prepares=True)
+        for draw in range(draws)
         for source in config.sources
         for method in methods
     ]

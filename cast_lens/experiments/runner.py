@@ -156,9 +156,10 @@ class _InProcess:
         """Rows of one cell."""
         if self.experiment.alone:
             return self.experiment.alone(self.config, cell)
+        bench = self.bench().drawn(cell.draw)
         if cell.kind == "setting" and cell.prepares:
-            return prepare(self.bench(), cell)
-        return self.experiment.compute(self.bench(), cell)
+            return prepare(bench, cell)
+        return self.experiment.compute(bench, cell)
 
     def run(self, grid: Grid, cells: Sequence[Cell]) -> None:
         """Compute cells one after the other."""

@@ -39,6 +39,8 @@ class ExperimentConfig(RunConfig):
     Attributes:
         methods: vector methods of ``cross-domain``, keys of ``methods.VECTOR_METHODS``; empty for all.
         prompting: prompting methods of ``cross-domain``, keys of ``methods.PROMPT_METHODS``; empty for all.
+        draws: draws of samples, demonstrations and placebos in ``cross-domain``, each with vectors, layers and
+            strengths of its own; the queries stay. From 2 on, intervals over draws stand beside those over queries.
         few_shots: numbers of in-task demonstrations, of ``cross-domain``, ``shots`` and ``scaling``; those that do
             not fit the context are left out and named.
         retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
@@ -69,6 +71,7 @@ class ExperimentConfig(RunConfig):
 
     methods: tuple[str, ...] = ()
     prompting: tuple[str, ...] = ()
+    draws: int = 1
     few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     retrieved: int = 1
     encoder: str = ""
@@ -93,6 +96,7 @@ class ExperimentConfig(RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         for name in (
+            "draws",
             "retrieved",
             "repeats",
             "texts",

@@ -19,6 +19,13 @@ LIMITS = (
     "better answers."
 )
 
+DRAWN_LIMITS = (
+    "These numbers hold for one model, these tasks and one template each. Intervals are over test queries, for the "
+    "average of these draws of samples and demonstrations, unless they say that they are over draws; neither covers "
+    "other tasks. A gain in exact match alone may be a matter of format; only a gain in label-restricted accuracy that "
+    "the placebos do not share speaks for better answers."
+)
+
 
 def points(value: float) -> str:
     """A share as signed percentage points."""
@@ -51,6 +58,17 @@ def pooled(methods: pd.DataFrame, method: str, *, metric: str = "exact_match") -
         f"{NAMES[metric].capitalize()} under {method}: {points(row['gain'])} points "
         f"{interval(row['gain_low'], row['gain_high'])} against zero-shot's {100 * row['baseline']:.1f} %{boost}, over "
         f"{row['pairs']} pairs and {row['n']} answers; {100 * row['negative']:.0f} % of the pairs fall below zero-shot."
+    )
+
+
+def over_draws(draws: pd.DataFrame, method: str, *, metric: str = "exact_match") -> str:
+    """What another draw of samples and demonstrations changes of the mean gain of a method."""
+    row = row_of(draws, method, metric)
+    if row is None:
+        return ""
+    return (
+        f"{NAMES[metric].capitalize()} under {method}, over {row['n']} draws: {points(row['gain'])} points "
+        f"{interval(row['gain_low'], row['gain_high'])}, from {points(row['least'])} to {points(row['most'])}."
     )
 
 
@@ -117,6 +135,6 @@ def detectable(methods: pd.DataFrame, method: str) -> str:
     if row is None or row["detectable"] != row["detectable"]:
         return ""
     return (
-        f"With {row['n'] // row['pairs']} queries a target, a single pair would have to gain about "
+        f"With {row['queries']} queries a target, a single pair would have to gain about "
         f"{100 * row['detectable']:.0f} points to be found with 80 % power."
     )

@@ -13,12 +13,15 @@ from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, 
 from .. import wording
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
-from ..contrasts import contrast_table, pooled_table, split_rows
+from ..contrasts import contrast_table, draws_table, pooled_table, split_rows
 from ..protocol import Drawing, Experiment, Frames, Reading, Tasks, settings_first
 from ..settings import ExperimentConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Prompting methods that read the queries and nothing else.
+NEVER_DRAWN = ("batched",)
 
 
 def vector_methods(config: ExperimentConfig) -> list[str]:
@@ -43,15 +46,22 @@ def prompt_methods(config: ExperimentConfig) -> list[str]:
 
 
 def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings first; then per target the steered block, few-shot prompts, and one cell a prompting method."""
+    """Settings first; then a draw and target the steered block, few-shot prompts, and one cell a prompting method."""
     chosen = [name for name in vector_methods(config) if not VECTOR_METHODS[name].placebo]
-    cells = settings_first(config, list(dict.fromkeys(("cast", *chosen))))
-    for target in config.targets:
-        cells.append(Cell("steered", target))
-        cells += [Cell("few-shot", target, number=k) for k in config.few_shots]
-        for method in prompt_methods(config):
-            sources = config.sources if PROMPT_METHODS[method].needs_source else ("",)
-            cells += [Cell("prompting", target, source, method) for source in sources if source != target]
+    cells = settings_first(config, list(dict.fromkeys(("cast", *chosen))), draws=config.draws)
+    for draw in range(config.draws):
+        for target in config.targets:
+            cells.append(Cell("steered", target, draw=draw))
+            cells += [Cell("few-shot", target, number=k, draw=draw) for k in config.few_shots]
+            for method in prompt_methods(config):
+                if draw and method in NEVER_DRAWN:
+                    continue
+                sources = config.sources if PROMPT_METHODS[method].needs_source else ("",)
+                cells += [
+                    Cell("prompting", target, source, method, draw=draw)
+                    for source in sources
+                    if source != target
+                ]
     return cells
 
 
@@ -61,7 +71,9 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
 
     conditions: list[AnyCondition]
     if cell.kind == "steered":
-        conditions = [*steered_conditions(bench, cell.target)]
+        base, *steered = steered_conditions(bench, cell.target)
+        # Zero-shot is the same in every draw.
+        conditions = [*steered] if cell.draw else [base, *steered]
     elif cell.kind == "few-shot":
         conditions = [*few_shot_conditions(bench, cell.target, cell.number)]
     else:
@@ -69,7 +81,7 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
     if not conditions:
         return pd.DataFrame()
     found = evaluate_conditions(bench.model, conditions, chat=bench.config.chat, progress=bench.progress)
-    return found.drop(columns=["text"])
+    return found.drop(columns=["text"]).assign(draw=cell.draw)
 
 
 def steered_conditions(bench: Bench, target: str) -> list[Condition]:
@@ -121,11 +133,15 @@ def is_finding(method: str) -> bool:
 
 
 def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair, method and metric. ``methods``: over all pairs. ``split``: format and choice."""
+    """``result``: a row a pair, method and metric. ``methods``: over all pairs. ``split``: format and choice.
+
+    ``draws``: over all pairs, with intervals over draws. With several draws the first two are of their average, the
+    third is of the first.
+    """
     families = {name: task.family for name, task in tasks.items()}
     result = contrast_table(rows, tested=is_finding, n_bootstrap=config.bootstrap, seed=config.seed)
     split = split_rows(
-        rows,
+        rows[rows["draw"] == 0],
         wanted=lambda name: is_finding(name) or name.startswith("placebo"),
         n_bootstrap=config.bootstrap,
         seed=config.seed,
@@ -137,6 +153,7 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
         ),
         "methods": pooled_table(rows, n_bootstrap=config.bootstrap, seed=config.seed),
         "split": split,
+        **({"draws": draws_table(rows)} if config.draws > 1 else {}),
     }
 
 
@@ -151,13 +168,18 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
         wording.best_prompting(methods),
         wording.significant(frames["result"], "cast"),
     ]
+    if "draws" in frames:
+        placebos = [name for name in vector_methods(config) if VECTOR_METHODS[name].placebo]
+        answer += [wording.over_draws(frames["draws"], name) for name in ("cast", *placebos)]
     answer.append(left_out(methods, config))
     return Reading(
         tuple(part for part in answer if part),
         f"Every condition answered the same {config.test} test queries of each target as zero-shot did. Layer and "
         "strength of every vector method were chosen on the source's own validation split; placebos stand at those of "
         "the contrastive mean, with its norm.",
-        wording.LIMITS + " " + wording.detectable(methods, "cast"),
+        (wording.LIMITS if config.draws == 1 else wording.DRAWN_LIMITS)
+        + " "
+        + wording.detectable(methods, "cast"),
     )
 
 
@@ -195,6 +217,18 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
             frames["methods"],
         ),
     ]
+    if "draws" in frames:
+        found.append(
+            Drawing(
+                "draws",
+                "All methods, over draws of samples and demonstrations",
+                "Mean gain over zero-shot over all pairs, averaged over draws; 95 % intervals (Student's) over draws, "
+                "each with samples, demonstrations, layer and strength of its own. Grey: placebos.",
+                "Forest plot of the mean gain of each method, intervals over draws.",
+                plots.plot_methods(frames["draws"]),
+                frames["draws"],
+            )
+        )
     if len(split):
         found.append(
             Drawing(
@@ -217,5 +251,5 @@ EXPERIMENT = Experiment(
     summarise,
     read,
     draw,
-    tables=("methods",),
+    tables=("methods", "draws"),
 )
