@@ -57,6 +57,7 @@ class ExperimentConfig(RunConfig):
         timed_targets: targets whose queries ``efficiency`` times, the first ones.
         atv_examples: training examples a task, of ``atv``; the last number is compared, the others give its learning
             curve.
+        atv_holdout_examples: the same where something is held out; fewer, as each hold-out trains every method anew.
         atv_epochs: of every method that ``atv`` trains, at most.
         atv_batch: prompts a step; fewer than ``methods.atv.Training`` takes, whose material is larger.
         atv_rank: of the adaptive task vector whose parameters the adapters are given too.
@@ -83,6 +84,7 @@ class ExperimentConfig(RunConfig):
     queries: int = 16
     timed_targets: int = 2
     atv_examples: tuple[int, ...] = (8, 24, 90)
+    atv_holdout_examples: int = 24
     atv_epochs: int = 15
     atv_batch: int = 8
     atv_rank: int = 16
@@ -104,6 +106,7 @@ class ExperimentConfig(RunConfig):
             "timed_targets",
             "fits",
             "fit_steps",
+            "atv_holdout_examples",
             "atv_epochs",
             "atv_rank",
         ):
@@ -138,6 +141,7 @@ class ExperimentConfig(RunConfig):
             queries=min(self.queries, 2),
             timed_targets=1,
             atv_examples=self.atv_examples[:1],
+            atv_holdout_examples=min(self.atv_holdout_examples, self.atv_examples[0]),
             atv_epochs=min(self.atv_epochs, 2),
             # Adapters train for minutes.
             atv_methods=self.atv_methods or QUICK_TRAINED,

@@ -54,13 +54,13 @@ def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
         raise ValueError(
             "atv compares seen with unseen tasks and needs two tasks or more; add sources or targets"
         )
-    methods, largest = trained_methods(config), config.atv_examples[-1]
+    methods = trained_methods(config)
     cells = [Cell("setting", source=name, variant="cast", prepares=True) for name in tasks]
     cells += [Cell(kind, target) for target in config.targets for kind in ("prompted", "cast")]
     for method in methods:
         cells += [Cell("trained", variant=method, number=n) for n in reversed(config.atv_examples)]
     cells += [
-        Cell("trained", source=away, variant=method, number=largest)
+        Cell("trained", source=away, variant=method, number=config.atv_holdout_examples)
         for away in holdouts(config, tasks)
         for method in methods
     ]
@@ -184,12 +184,10 @@ def folded(outcomes: pd.DataFrame, fold: str, config: ExperimentConfig, tasks: T
 
     own = outcomes["method"].isin([CAST, CAST_PLACEBO])
     trained = outcomes["examples"] > 0
-    largest = trained & (outcomes["examples"] == config.atv_examples[-1])
-    beginning = {SEEN: "", TASK: "task:", FAMILY: "family:"}[fold]
     if fold == SEEN:
-        fitted = largest & (outcomes["held_out"] == "")
+        fitted = (outcomes["held_out"] == "") & (outcomes["examples"] == config.atv_examples[-1])
     else:
-        fitted = largest & outcomes["held_out"].str.startswith(beginning)
+        fitted = outcomes["held_out"].str.startswith({TASK: "task:", FAMILY: "family:"}[fold])
     targets = set(outcomes.loc[fitted, "target"])
     away = {name: held_out(_holdout(fold, name, tasks), tasks) for name in targets}
     usable = [

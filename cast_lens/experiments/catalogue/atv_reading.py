@@ -47,8 +47,9 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
     return Reading(
         tuple(part for part in answer if part),
         f"All methods on the same {config.test} test queries a target. What is trained saw the same examples "
-        f"(at most {config.atv_examples[-1]} a task, in the task's own template), in the same batches, with the same "
-        "early stop on the same validation examples; LoRA and prefix-tuning have the parameters of the adaptive task "
+        f"(at most {config.atv_examples[-1]} a task, {config.atv_holdout_examples} where something is held out, in the "
+        "task's own template), in the same batches, with the same early stop on the same validation examples; LoRA and "
+        "prefix-tuning have the parameters of the adaptive task "
         "vector of low rank. CAST adds the target's own mean difference vector where the "
         "target is seen, and else those of the tasks that were not held out; layer and strength come from each "
         "source's own validation split. Demonstrations are the target's own throughout: on held-out tasks they use "

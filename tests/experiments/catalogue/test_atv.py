@@ -32,6 +32,7 @@ CONFIG = replace(
     sources=("review-sentiment", "science"),
     targets=("finance-sentiment", "yes-no-facts"),
     atv_examples=(2, 4),
+    atv_holdout_examples=3,
     atv_epochs=2,
     atv_rank=2,
     atv_methods=(ATV_FULL, ATV_LOW, STATIC),
@@ -120,8 +121,8 @@ def planted() -> pd.DataFrame:
         add(ATV_FULL, target, 8, examples=4)
         add(f"{ATV_FULL} × 0.5", target, 6, examples=4)
         add(ANOTHER, target, 5, examples=4)
-        add(ATV_FULL, target, 0, examples=4, away=f"task:{target}")
-    add(ATV_FULL, "finance-sentiment", 1, examples=4, away="family:classification")
+        add(ATV_FULL, target, 0, examples=3, away=f"task:{target}")
+    add(ATV_FULL, "finance-sentiment", 1, examples=3, away="family:classification")
     cost = {"part": "cost", "method": ATV_FULL, "parameters": 10, "queries": 2, "tokens": 5.0, "seconds": 0.5}
     return pd.concat([pd.DataFrame(rows), pd.DataFrame([cost])], ignore_index=True)
 
