@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,11 +166,13 @@ def _row(
 
     # One process keeps the model from experiment to experiment; workers have their own.
     load = lru_cache(maxsize=1)(load_model) if workers == 1 else load_model
-    how: dict[str, Any] = {"workers": workers, "retry_failed": retry_failed, "load": load}
+    run = partial(
+        run_experiment, workers=workers, retry_failed=retry_failed, load=load, progress=bars, say=_say
+    )
     broken: dict[str, str] = {}
     for name in names:
         try:
-            run_experiment(name, settings, out, progress=bars, say=_say, **how)
+            run(name, settings, out)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, ValueError) and (len(names) == 1 or str(error) in broken.values()):
                 raise

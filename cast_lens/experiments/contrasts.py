@@ -129,7 +129,7 @@ def pooled_table(
     """
     import pandas as pd
 
-    zero = outcomes[outcomes["method"] == BASELINE].drop_duplicates(["target", "sample"])
+    zero = _baseline(outcomes)
     rows = []
     for values, cell in outcomes.groupby(list(by), sort=False):
         named = dict(zip(by, values if isinstance(values, tuple) else (values,), strict=True))
@@ -139,11 +139,19 @@ def pooled_table(
             part = cell.dropna(subset=[metric])
             if part.empty:
                 continue
-            paired = part.merge(
-                zero[["target", "sample", metric]], on=["target", "sample"], suffixes=("", "_0")
-            )
+            paired = _beside(zero, part, metric)
             rows.append({**named, "metric": metric, **_pooled(paired, metric, n_bootstrap, seed)})
     return pd.DataFrame(rows)
+
+
+def _baseline(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The zero-shot rows, each query of a target once."""
+    return outcomes[outcomes["method"] == BASELINE].drop_duplicates(["target", "sample"])
+
+
+def _beside(zero: pd.DataFrame, part: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows with zero-shot's outcome of the same query in ``METRIC_0``."""
+    return part.merge(zero[["target", "sample", metric]], on=["target", "sample"], suffixes=("", "_0"))
 
 
 def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> dict[str, Any]:
@@ -180,16 +188,14 @@ def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) ->
     """
     import pandas as pd
 
-    zero = outcomes[outcomes["method"] == BASELINE].drop_duplicates(["target", "sample"])
+    zero = _baseline(outcomes)
     rows = []
     for method, cell in outcomes.groupby("method", sort=False):
         for metric in metrics:
             part = cell.dropna(subset=[metric])
             if part["draw"].nunique() < 2:
                 continue
-            paired = part.merge(
-                zero[["target", "sample", metric]], on=["target", "sample"], suffixes=("", "_0")
-            )
+            paired = _beside(zero, part, metric)
             gains = (paired[metric] - paired[f"{metric}_0"]).groupby(paired["draw"]).mean()
             pairs = len(paired.drop_duplicates(["target", "source"]))
             named = {"method": method, "metric": metric, "pairs": pairs, "n": len(gains)}
@@ -224,7 +230,7 @@ def split_rows(
 
     rows = []
     admissible = outcomes.dropna(subset=["valid", "choice_correct"])
-    zero = admissible[admissible["method"] == BASELINE].drop_duplicates(["target", "sample"])
+    zero = _baseline(admissible)
     for values, cell in admissible[admissible["method"].map(wanted)].groupby(list(keys), sort=False):
         named = dict(zip(keys, values, strict=True))
         found = gain_split(

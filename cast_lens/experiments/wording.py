@@ -12,18 +12,18 @@ NAMES = {
     "valid": "label validity",
     "choice_correct": "label-restricted accuracy",
 }
+FORMAT_OR_CHOICE = (
+    "A gain in exact match alone may be a matter of format; only a gain in label-restricted accuracy that the placebos "
+    "do not share speaks for better answers."
+)
 LIMITS = (
     "These numbers hold for one model, these tasks, one template each and one draw of demonstrations; intervals are "
-    "over test queries and do not cover another draw of tasks, samples or demonstrations. A gain in exact match alone "
-    "may be a matter of format; only a gain in label-restricted accuracy that the placebos do not share speaks for "
-    "better answers."
+    f"over test queries and do not cover another draw of tasks, samples or demonstrations. {FORMAT_OR_CHOICE}"
 )
-
 DRAWN_LIMITS = (
     "These numbers hold for one model, these tasks and one template each. Intervals are over test queries, for the "
     "average of these draws of samples and demonstrations, unless they say that they are over draws; neither covers "
-    "other tasks. A gain in exact match alone may be a matter of format; only a gain in label-restricted accuracy that "
-    "the placebos do not share speaks for better answers."
+    f"other tasks. {FORMAT_OR_CHOICE}"
 )
 
 

@@ -18,7 +18,6 @@ from cast_lens.stats import t_interval
 from tests.experiments.small import SMALL, joined, outcomes, planned, right, small_config, words
 
 NAME = "cross-domain"
-LEFT = {"draw", "seed"}
 
 
 @pytest.fixture(scope="module")

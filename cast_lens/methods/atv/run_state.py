@@ -40,7 +40,7 @@ class RunState:
     @property
     def steps(self) -> int:
         """Steps done."""
-        return len(self.history.losses)
+        return self.history.steps
 
     def keep(self) -> None:
         """Remember the weights as they are as the best so far."""
