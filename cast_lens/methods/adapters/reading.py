@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ...engine import Progress, Scores, TokenPrompt
 from ...engine.decoding import Stop
-from ...engine.layout import MIN_SHARED, common_prefix
 from .backbone import padded, selected
 from .wrapping import Wrapped
 
@@ -97,13 +96,7 @@ def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
 def _prompts(wrapped: Wrapped, rows: list[tuple[int, ...]]) -> tuple[Float[Tensor, "row vocab"], Any]:
     """Logits behind prompts of one length, and their keys and values."""
     backbone, device = wrapped.backbone, wrapped.backbone.model.device
-    # The last token stays, as the one whose residual is read.
-    shared = common_prefix([row[:-1] for row in rows]) if len(rows) > 1 else 0
-    if shared >= MIN_SHARED:
-        _, cache = backbone.go_on(torch.tensor([rows[0][:shared]], device=device), wrapped.prefix(1))
-        cache = selected(cache, [0] * len(rows), device)
-    else:
-        shared, cache = 0, wrapped.prefix(len(rows))
+    shared, cache = wrapped.opened(rows)
     residual, cache = backbone.go_on(torch.tensor([row[shared:] for row in rows], device=device), cache)
     return backbone.logits(residual[:, -1]).float(), cache
 

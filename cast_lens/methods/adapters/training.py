@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,10 +23,8 @@ from ..atv.origin import trained_on
 from .adapter import Adapter
 from .backbone import padded
 from .design import AdapterDesign
+from .parts import length, parts, parts_of_tasks
 from .wrapping import Wrapped, peft_library, wrap
-
-# Tokens that run with gradients at a time: 1.5 MB each in the embedded model. A step adds up its parts' gradients.
-TOKENS = 1024
 
 
 def train_adapter(
@@ -42,7 +40,7 @@ def train_adapter(
 
     Prompts, answers, order of the batches, loss, Adam, weight decay, early stop and the epoch that is kept are those of
     ``atv.train`` with the same ``training``; the learning rate is the design's. No dropout. ``memory_mb``,
-    ``recompute`` and ``checkpoint_steps`` do not apply: a step runs in parts of ``TOKENS`` tokens, and nothing is
+    ``recompute`` and ``checkpoint_steps`` do not apply: a step runs in ``parts``, and nothing is
     written to disk.
 
     Args:
@@ -61,7 +59,7 @@ def train_adapter(
     peft_library()
     material = gather(model, tasks, training)
     items = material.items
-    room = int(model.cfg.n_ctx) - max(len(_text(item.prompt)) for item in items)
+    room = int(model.cfg.n_ctx) - max(map(length, items))
     wrapped = wrap(
         load_huggingface(source, like=model),
         design,
@@ -78,11 +76,6 @@ def train_adapter(
     return Adapter(model, wrapped, design, training, history.steps, seconds, history.lowest, about)
 
 
-def _text(prompt: TokenPrompt) -> tuple[int, ...]:
-    """What is read: prompt and answer, but for the answer's last token, which is only predicted."""
-    return prompt.tokens + prompt.answers[prompt.gold][:-1]
-
-
 def _opening(material: Material, training: Training) -> list[int]:
     """Training prompts and their answers one behind the other, in the first epoch's order."""
     order = next(batches(len(material.train), size=len(material.train), seed=training.seed, epoch=0))
@@ -93,10 +86,12 @@ def _opening(material: Material, training: Training) -> list[int]:
 def answer_losses(wrapped: Wrapped, prompts: Sequence[TokenPrompt]) -> Float[Tensor, " sample"]:
     """Mean cross-entropy, in nats a token, of each prompt's gold answer, as ``engine.answer_losses`` defines it."""
     backbone = wrapped.backbone
-    ids = padded([_text(prompt) for prompt in prompts], backbone.model.device)
-    residual = backbone.run(ids, wrapped.prefix(len(prompts)))
+    shared, cache = wrapped.opened([prompt.tokens for prompt in prompts])
+    texts = [prompt.tokens + prompt.answers[prompt.gold][:-1] for prompt in prompts]
+    ids = padded([text[shared:] for text in texts], backbone.model.device)
+    residual = backbone.run(ids, cache)
     steps = [
-        (row, len(prompt.tokens) - 1 + place, token)
+        (row, len(prompt.tokens) - 1 - shared + place, token)
         for row, prompt in enumerate(prompts)
         for place, token in enumerate(prompt.answers[prompt.gold])
     ]
@@ -105,18 +100,6 @@ def answer_losses(wrapped: Wrapped, prompts: Sequence[TokenPrompt]) -> Float[Ten
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
     sums = losses.new_zeros(len(prompts)).index_add(0, rows, losses)
     return sums / rows.bincount(minlength=len(prompts))
-
-
-def parts(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """A batch in parts that run at a time: of similar length, of at most ``TOKENS`` tokens when padded."""
-    part: list[Item] = []
-    for item in sorted(items, key=lambda item: len(_text(item.prompt))):
-        if part and (len(part) + 1) * len(_text(item.prompt)) > TOKENS:
-            yield part
-            part = []
-        part.append(item)
-    if part:
-        yield part
 
 
 @dataclass(slots=True, eq=False)
@@ -168,6 +151,6 @@ class _Run:
     @torch.no_grad()
     def _validate(self) -> None:
         items = self.material.validation
-        loss = sum(float(self._losses(part).double().sum()) for part in parts(items)) / len(items)
+        loss = sum(float(self._losses(part).double().sum()) for part in parts_of_tasks(items)) / len(items)
         if self.history.validated(loss):
             self.kept = self.wrapped.state()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .backbone import Backbone
+from ...engine.layout import MIN_SHARED, common_prefix
+from .backbone import Backbone, selected
 from .design import AdapterDesign
 
 # peft multiplies by lora_alpha / rank; two is the usual choice.
@@ -66,6 +67,18 @@ class Wrapped:
     def prefix(self, rows: int) -> Any:
         """A cache that holds the virtual tokens for so many rows; None for LoRA."""
         return self.peft_model.get_prompt(rows) if self.virtual else None
+
+    def opened(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, Any]:
+        """How many tokens all rows begin with, and a cache that holds those, run once, behind the virtual ones.
+
+        The last token of a row always stays. Rows that share too little to be worth a pass share nothing.
+        """
+        shared = common_prefix([row[:-1] for row in rows]) if len(rows) > 1 else 0
+        if shared < MIN_SHARED:
+            return 0, self.prefix(len(rows))
+        device = self.backbone.model.device
+        _, cache = self.backbone.go_on(torch.tensor([rows[0][:shared]], device=device), self.prefix(1))
+        return shared, selected(cache, [0] * len(rows), device)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of what was learned."""

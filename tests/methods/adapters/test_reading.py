@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from cast_lens.engine import TokenPrompt, answer, quiet, score, tokenise
+from cast_lens.engine import TokenPrompt, answer, layout, quiet, score, tokenise
 from cast_lens.evaluation import evaluate
-from cast_lens.methods.adapters import AdapterDesign
+from cast_lens.methods.adapters import AdapterDesign, wrapping
 from cast_lens.methods.adapters.reading import read, same_lengths
 from cast_lens.methods.adapters.training import answer_losses
+from cast_lens.methods.adapters.wrapping import Wrapped
 from cast_lens.tasks import Prompt, zero_shot_prompts
 from tests.methods.adapters.folders import pair, untrained
 from tests.small_tasks import label_task, word_task
@@ -81,6 +82,35 @@ def test_losses_do_not_depend_on_what_runs_beside_them(tmp_path: Path, kind: str
     gold = torch.tensor(adapter.evaluate(prompts())["gold_logprob"].to_numpy())
     lengths = torch.tensor([len(prompt.answers[prompt.gold]) for prompt in ready])
     torch.testing.assert_close(together.double(), -gold / lengths, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES[:4])
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_a_shared_beginning_has_the_gradients_of_one_run_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, architecture: str
+) -> None:
+    model, source = pair(tmp_path, architecture)
+    wrapped = untrained(model, source, AdapterDesign(kind, 5000)).wrapped  # type: ignore[arg-type]
+    # LoRA begins at zero, where one of its factors has no gradient.
+    torch.manual_seed(0)
+    for parameter in wrapped.trained.values():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    ready = tokenise(model, zero_shot_prompts(label_task(test=8), label_task(test=8).test))
+    shared, _ = wrapped.opened([prompt.tokens for prompt in ready])
+    assert shared >= layout.MIN_SHARED
+    together = _gradients(wrapped, ready)
+    monkeypatch.setattr(wrapping, "MIN_SHARED", 1000)
+    assert wrapped.opened([prompt.tokens for prompt in ready])[0] == 0
+    for name, apart in _gradients(wrapped, ready).items():
+        scale = float(apart.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(together[name], apart, rtol=0, atol=1e-4 * scale)
+
+
+def _gradients(wrapped: Wrapped, ready: list[TokenPrompt]) -> dict[str, torch.Tensor]:
+    parameters = wrapped.trained
+    found = torch.autograd.grad(answer_losses(wrapped, ready).mean(), list(parameters.values()))
+    return dict(zip(parameters, found, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
