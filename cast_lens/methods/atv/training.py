@@ -27,6 +27,9 @@ from .run_state import RESULT, RunState, claim, parameters, save_bad_batch
 from .vectors import ATV, restore, vector_layers
 from .watching import Watch, silent
 
+# Prompts of a validation pass at least: without gradients, small passes cost little less than large ones.
+VALIDATED = 32
+
 
 def train(
     model: HookedTransformer,
@@ -222,10 +225,10 @@ class _Job:
 
     def _validate(self, run: RunState) -> None:
         first, count = len(self.material.train), len(self.material.validation)
-        sums = 0.0
+        size, sums = max(self.training.batch, VALIDATED), 0.0
         with torch.no_grad():
-            for start in range(0, count, self.training.batch):
-                batch = list(range(first + start, first + min(count, start + self.training.batch)))
+            for start in range(0, count, size):
+                batch = list(range(first + start, first + min(count, start + size)))
                 sums += float(self._losses(run, batch)[1].double().sum())
         if run.history.validated(sums / count):
             run.keep()
