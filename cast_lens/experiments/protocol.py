@@ -68,6 +68,7 @@ class Experiment:
         tables: names of the frames that the report prints.
         alone: rows of one cell from the configuration alone. Where it is given, neither model nor tasks are loaded,
             and it takes the place of ``compute``.
+        heading: over its chapter in a report; the name when empty.
     """
 
     name: str
@@ -80,6 +81,12 @@ class Experiment:
     tasks: Callable[[ExperimentConfig], Sequence[str]] = sources_and_targets
     tables: tuple[str, ...] = ()
     alone: Callable[[ExperimentConfig, Cell], pd.DataFrame] | None = None
+    heading: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a report calls it."""
+        return self.heading or self.name.replace("-", " ").capitalize()
 
     def read_tasks(self, config: ExperimentConfig) -> dict[str, Task]:
         """The tasks of a configuration, checked; none where the experiment stands alone.

@@ -38,6 +38,7 @@ class Chapter:
 
     Attributes:
         name: of the experiment.
+        title: heading.
         question: that it answers.
         answer: sentences with numbers; empty while it has no result.
         compared: what was compared with what.
@@ -49,6 +50,7 @@ class Chapter:
     """
 
     name: str
+    title: str
     question: str
     answer: Sequence[str]
     compared: str
@@ -57,11 +59,6 @@ class Chapter:
     failures: Sequence[str]
     exhibits: Sequence[Exhibit]
     tables: Sequence[Table]
-
-    @property
-    def title(self) -> str:
-        """Heading."""
-        return self.name.upper() if self.name == "atv" else self.name.replace("-", " ").capitalize()
 
 
 def read_chapters(run_dir: Path, config: Mapping[str, Any]) -> list[Chapter]:
@@ -78,12 +75,12 @@ def _chapter(experiment: Experiment, path: Path, config: ExperimentConfig) -> Ch
     grid = Grid.read(path)
     failures = [f"{cell.key}: {error}" for cell, error in grid.failed()]
     frames = {file.stem: pd.read_parquet(file) for file in sorted(path.glob("*.parquet"))}
+    about = experiment.name, experiment.title, experiment.question
     if "result" not in frames or frames["result"].empty:
-        return Chapter(experiment.name, experiment.question, (), "", "", _state(grid), failures, (), ())
+        return Chapter(*about, (), "", "", _state(grid), failures, (), ())
     reading = experiment.read(frames, config)
     return Chapter(
-        experiment.name,
-        experiment.question,
+        *about,
         reading.answer,
         reading.compared,
         reading.limits,

@@ -233,4 +233,5 @@ EXPERIMENT = Experiment(
     read,
     draw,
     tables=("methods", "against", "costs"),
+    heading="Adaptive task vectors",
 )
