@@ -37,7 +37,7 @@ def plot_methods(
     if not shown:
         raise ValueError(f"plot_methods: none of the metrics {list(metrics)} is in the frame")
     names = in_order(frame["method"])
-    names = sorted(names, key=_kind) if sort else names
+    names = sorted(names, key=method_order) if sort else names
     figure = blank(f"Gain over {baseline}, with 95 % intervals", height=200 + ROW_HEIGHT * len(names))
     titles = [METRICS.get(metric, metric) for metric in shown]
     figure = beside(figure, titles, rows=len(names), x="percentage points")
@@ -49,10 +49,6 @@ def plot_methods(
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], ticklen=0)
     figure.update_xaxes(zeroline=True, zerolinewidth=2)
     return figure
-
-
-def _kind(name: str) -> tuple[bool, tuple[int, str]]:
-    return name.startswith("placebo"), method_order(name)
 
 
 def _marks(rows: pd.DataFrame, *, placebo: bool, legend: bool) -> go.Scatter:

@@ -7,6 +7,7 @@ by its template alone. The ten of ``PALETTE`` stay apart under protanopia, deute
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,11 +159,20 @@ def task_method_style(name: str) -> MethodStyle:
     return method_style(name)
 
 
-def method_order(name: str) -> tuple[int, str]:
-    """Sort key: prompting first, then steering, then placebos."""
+# Few-shot in the name of a vector ("few-shot mean") is no prompt.
+_PROMPTING = re.compile(r"(cross-task |retrieved )?few-shot(,.*)?$|retrieved few-shot|batched")
+
+
+def method_order(name: str) -> tuple[int, int, tuple[str | int, ...]]:
+    """Sort key: zero-shot, prompting, steering, placebos; numbers in a name by their size."""
+    kinds = (name == "zero-shot", _PROMPTING.match(name) is not None, not name.startswith("placebo"))
     known = list(_METHODS)
-    fallback = len(known) + (1 if name.startswith("placebo") else 0)
-    return (known.index(name) if name in known else fallback, name)
+    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return (
+        kinds.index(True) if any(kinds) else len(kinds),
+        known.index(name) if name in known else len(known),
+        tuple(parts),
+    )
 
 
 def translucent(colour: str, alpha: float) -> str:

@@ -16,6 +16,8 @@ from .style import NEUTRAL, PALETTE, method_order, method_style
 GAIN_COLUMNS = ("target", "source", "method", "metric", "gain", "gain_low", "gain_high")
 LEGEND_ABOVE = {"y": 1, "yanchor": "bottom"}
 """Forests are tall: below them nobody would find the legend."""
+NUMBER_SIZES = {13: 18, 9: 36}
+"""Size of printed numbers, and how many of that size fit beside each other; more are left to the hover text."""
 PART_COLOURS = {"format": PALETTE[1], "choice": PALETTE[0]}
 
 
@@ -51,8 +53,11 @@ def plot_transfer_matrix(
     title = f"Gain in {names[0]} over zero-shot" if len(names) == 1 else "Gain over zero-shot"
     figure = blank(title, height=230 + ROW_HEIGHT * len(targets))
     figure = beside(figure, names, rows=len(targets), x="source of the vector")
+    beside_each_other = len(sources) * len(metrics)
+    size = next((size for size, room in NUMBER_SIZES.items() if beside_each_other <= room), 0)
     for place, metric in enumerate(metrics, start=1):
-        figure.add_trace(_gains(rows[rows["metric"] == metric], targets, sources), row=1, col=place)
+        part = rows[rows["metric"] == metric]
+        figure.add_trace(_gains(part, targets, sources, size=size), row=1, col=place)
     reach = max(float(np.nanmax(np.abs(100 * rows["gain"]))), 1.0)
     bar = {"title": {"text": "percentage<br>points"}, "tickformat": "d", **BAR}
     figure.update_layout(coloraxis={"cmin": -reach, "cmax": reach, "cmid": 0, "colorbar": bar})
@@ -74,7 +79,7 @@ def _by_family(rows: pd.DataFrame, side: str) -> list[str]:
     return in_order(rows[side])
 
 
-def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str]) -> go.Heatmap:
+def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *, size: int) -> go.Heatmap:
     """One metric's gains; a pair without the metric stays blank."""
     gain = np.full((len(targets), len(sources)), np.nan)
     text = [["" for _ in sources] for _ in targets]
@@ -91,8 +96,8 @@ def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str]) -
         y=list(targets),
         z=nested(gain.round(2)),
         text=text,
-        texttemplate="%{text}",
-        textfont={"size": 13},
+        texttemplate="%{text}" if size else None,
+        textfont={"size": size or None},
         customdata=hover,
         coloraxis="coloraxis",
         hovertemplate="%{customdata}<extra></extra>",

@@ -121,6 +121,15 @@ def test_transfer_matrix_panels_share_a_scale_and_can_be_stacked() -> None:
     assert narrow["xaxis3.title.text"] == "source of the vector"
 
 
+@pytest.mark.parametrize(("sources", "size"), [(2, 13), (18, 13), (19, 9), (36, 9), (37, None)])
+def test_transfer_matrix_prints_numbers_only_where_they_fit(sources: int, size: int | None) -> None:
+    one = synthetic.transfer().query("metric == 'exact_match' and source == 'science'")
+    frame = pd.concat([one.assign(source=f"task {number}") for number in range(sources)])
+    (gains,) = heat(plot_transfer_matrix(frame))
+    assert (gains.textfont.size, gains.texttemplate) == (size, "%{text}" if size else None)
+    assert gains.text[0][0], "the hover text has it in any case"
+
+
 def test_gain_shows_every_condition_with_its_interval() -> None:
     frame = synthetic.transfer()
     figure = plot_gain(frame)

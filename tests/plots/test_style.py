@@ -129,6 +129,20 @@ def test_placebos_are_grey_and_hollow_and_come_last() -> None:
     ]
 
 
+def test_prompting_comes_before_vectors_and_numbers_are_sorted_by_size() -> None:
+    names = [
+        "zero-shot",
+        "cross-task few-shot",
+        "batched",
+        "few-shot, k=2",
+        "few-shot, k=16",
+        "retrieved few-shot",
+    ]
+    steering = ["cast", "few-shot mean", "few-shot mean, norm of cast", "task vector"]
+    placebos = ["placebo: random direction", "placebo: random-text few-shot"]
+    assert sorted([*placebos, *steering, *names][::-1], key=method_order) == [*names, *steering, *placebos]
+
+
 def test_methods_of_one_figure_have_different_colours() -> None:
     names = ["steered", "few-shot", "atv", "cast", "lora", "prefix-tuning", "static atv", "atv low-rank"]
     colours = [style.colour for style in method_styles(names).values()]

@@ -252,4 +252,5 @@ EXPERIMENT = Experiment(
     read,
     draw,
     tables=("methods", "draws"),
+    heading="Cross-domain transfer",
 )

@@ -222,4 +222,5 @@ EXPERIMENT = Experiment(
     draw,
     tasks=tasks_of,
     tables=("methods", "versus"),
+    heading="Cross-lingual transfer",
 )

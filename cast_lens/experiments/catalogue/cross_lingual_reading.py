@@ -56,7 +56,7 @@ def verdict(versus: pd.DataFrame, way: str) -> str:
     for metric in wording.metrics(versus):
         told = [
             f"{_against(row)} {name} ({wording.points(row['difference'])} points "
-            f"{wording.interval(row['low'], row['high'])})"
+            f"{wording.interval(row['low'], row['high'])}, adjusted p = {row['p_adjusted']:.2g})"
             for name, rival in (("a random direction", RANDOM), ("the vector of shuffled labels", SHUFFLED))
             if (row := _row(versus, way, f"{rival}, {way}", metric)) is not None
         ]

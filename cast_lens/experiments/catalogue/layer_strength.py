@@ -217,4 +217,5 @@ EXPERIMENT = Experiment(
     read,
     draw,
     tables=("pooled", "pairs"),
+    heading="Layer and strength",
 )

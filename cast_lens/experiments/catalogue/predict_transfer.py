@@ -228,4 +228,5 @@ EXPERIMENT = Experiment(
     read,
     draw,
     tables=("predictors",),
+    heading="Predicting transfer",
 )

@@ -206,4 +206,14 @@ def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dic
     }
 
 
-EXPERIMENT = Experiment("shots", QUESTION, plan, compute, summarise, read, draw, tables=("steps", "methods"))
+EXPERIMENT = Experiment(
+    "shots",
+    QUESTION,
+    plan,
+    compute,
+    summarise,
+    read,
+    draw,
+    tables=("steps", "methods"),
+    heading="Demonstrations behind a vector",
+)

@@ -266,5 +266,13 @@ def is_vector(method: str) -> bool:
 
 
 EXPERIMENT = Experiment(
-    "zero-shot-sensitivity", QUESTION, plan, compute, summarise, read, draw, tables=("methods", "versus")
+    "zero-shot-sensitivity",
+    QUESTION,
+    plan,
+    compute,
+    summarise,
+    read,
+    draw,
+    tables=("methods", "versus"),
+    heading="Sensitivity to the zero-shot prompt",
 )
