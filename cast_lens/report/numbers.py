@@ -8,30 +8,38 @@ import pandas as pd
 
 Rows = list[list[str]]
 
-SIGNED = frozenset({"gain", "boost", "total", "format", "choice", "difference", "change", "slope"})
+SIGNED = frozenset(
+    {
+        *("gain", "boost", "total", "format", "choice", "difference", "change", "slope"),
+        *("oracle_gain", "halves_gain", "gain_least", "gain_most"),
+    }
+)
 """Columns whose sign matters: printed with it."""
 SHARES = frozenset(
     {
-        *(
-            "exact_match",
-            "valid",
-            "choice_correct",
-            "first_match",
-            "first_valid",
-            "value",
-            "baseline",
-            "negative",
-        ),
+        *("exact_match", "valid", "choice_correct", "first_match", "first_valid"),
+        *("value", "against_value", "baseline", "unsteered", "negative", "foreign", "baseline_foreign"),
         *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
-        *("random", "difference", "change", "oracle_gain", "chosen_gain"),
+        *(
+            "random",
+            "difference",
+            "change",
+            "oracle_gain",
+            "chosen_gain",
+            "halves_gain",
+            "gain_least",
+            "gain_most",
+        ),
+        *("luck", "near_share", "losing_share", "accuracy", "always"),
     }
 )
 """Columns that hold shares: printed in per cent."""
-ENDS = ("_low", "_high")
+OWNERS = ("difference", "value", "y")
+"""Whose interval ``low`` and ``high`` are: the first of these that a frame has."""
 
 
 def printed(frame: pd.DataFrame) -> tuple[list[str], Rows]:
-    """Column headings and cells; ``x_low`` and ``x_high`` (or ``low`` and ``high``) go into the column of ``x``."""
+    """Column headings and cells; the ends of an interval go into the column that it belongs to."""
     spans = {name: _ends(name, frame) for name in frame.columns}
     hidden = {end for ends in spans.values() if ends for end in ends}
     shown = [name for name in frame.columns if name not in hidden]
@@ -41,11 +49,14 @@ def printed(frame: pd.DataFrame) -> tuple[list[str], Rows]:
 
 
 def _ends(name: str, frame: pd.DataFrame) -> tuple[str, str] | None:
-    own = (f"{name}_low", f"{name}_high")
-    if set(own) <= set(frame.columns):
-        return own
-    plain = ("low", "high")
-    return plain if name in ("value", "y") and set(plain) <= set(frame.columns) else None
+    """``x_low`` and ``x_high`` are of ``x``, or of ``x_y`` where there is no ``x``; see ``OWNERS`` for plain ones."""
+    columns = set(frame.columns)
+    stem, _, _ = name.rpartition("_")
+    for owner in [name] if stem in columns else [name, stem]:
+        if owner and {f"{owner}_low", f"{owner}_high"} <= columns:
+            return f"{owner}_low", f"{owner}_high"
+    plain = next((owner for owner in OWNERS if owner in columns), None)
+    return ("low", "high") if name == plain and {"low", "high"} <= columns else None
 
 
 def _head(name: str) -> str:

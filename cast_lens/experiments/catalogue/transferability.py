@@ -101,7 +101,7 @@ def _families(part: pd.DataFrame, config: ExperimentConfig) -> dict[str, Any]:
     )
     return {
         "question": "same family less other families",
-        "value": found.statistic,
+        "statistic": found.statistic,
         # A gap between pairs of which all, or none, share a family was not tested.
         "p_value": found.p if found.statistic == found.statistic else np.nan,
         "n": found.n,
@@ -117,12 +117,12 @@ def _clusters(
     found = clusters(matrix, seed=config.seed)
     if found is None:
         nothing = "too few tasks, or tasks that do not differ"
-        return {**row, "value": np.nan, "p_value": np.nan, "detail": nothing}, []
+        return {**row, "statistic": np.nan, "p_value": np.nan, "detail": nothing}, []
     groups = [
         ", ".join(name for name, label in zip(names, found.labels, strict=True) if label == one)
         for one in np.unique(found.labels)
     ]
-    row |= {"value": found.silhouette, "p_value": found.p, "null": float(np.median(found.null))}
+    row |= {"statistic": found.silhouette, "p_value": found.p, "null": float(np.median(found.null))}
     kept = [{"task": names[index], "cluster": int(found.labels[index])} for index in found.order]
     return {**row, "detail": " | ".join(groups)}, kept
 
@@ -179,16 +179,16 @@ def _question(structure: pd.DataFrame, metric: str) -> str:
     rows = structure[(structure["method"] == CAST) & (structure["metric"] == metric)]
     parts = []
     for row in rows.itertuples():
-        if row.value != row.value:
+        if row.statistic != row.statistic:
             known = "not defined here" if row.question.startswith("same") else str(row.detail)
             parts.append(f"{row.question}: {known}")
         elif row.question.startswith("same"):
             parts.append(
-                f"{row.question}: {wording.points(row.value)} points, p = {row.p_value:.3f} ({row.detail})"
+                f"{row.question}: {wording.points(row.statistic)} points, p = {row.p_value:.3f} ({row.detail})"
             )
         else:
             parts.append(
-                f"{row.question}: {row.value:.2f}, null's median {row.null:.2f}, p = {row.p_value:.3f} ({row.detail})"
+                f"{row.question}: {row.statistic:.2f}, null's median {row.null:.2f}, p = {row.p_value:.3f} ({row.detail})"
             )
     return f"Order in the matrix of {wording.NAMES[metric]}: {'; '.join(parts)}." if parts else ""
 

@@ -41,17 +41,17 @@ def test_planted_families_and_clusters_are_found() -> None:
     frames = EXPERIMENT.summarise(rows, small_config(), tasks())
     structure = frames["structure"].set_index(["method", "metric", "question"])
     gap = structure.loc[("cast", "exact_match", "same family less other families")]
-    assert gap["value"] == 1.0
+    assert gap["statistic"] == 1.0
     # 6! x 2! renamings, of which the 3! x 3! x 2 that keep families whole, with either name, show as much either way.
     assert gap["p_value"] < 0.15
     found = structure.loc[("cast", "exact_match", "silhouette of target clusters")]
-    assert found["value"] == pytest.approx(1.0)
+    assert found["statistic"] == pytest.approx(1.0)
     members = frames["clusters"].query("method == 'cast' and metric == 'exact_match' and role == 'target'")
     groups = members.groupby("cluster")["task"].agg(lambda names: {name[0] for name in names})
     assert sorted(map(sorted, groups)) == [["a"], ["b"]]
-    assert np.isnan(structure.loc[("cast", "exact_match", "silhouette of source clusters"), "value"])
+    assert np.isnan(structure.loc[("cast", "exact_match", "silhouette of source clusters"), "statistic"])
     placebo = structure.loc[(RANDOM, "exact_match", "same family less other families")]
-    assert placebo["value"] == 0.0
+    assert placebo["statistic"] == 0.0
 
 
 def test_hubs_are_named_with_their_numbers() -> None:

@@ -1,0 +1,53 @@
+"""Tables of the page: an interval stands with the number that it belongs to, shares are in per cent."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from cast_lens.report.numbers import printed
+
+
+def cells(**row: object) -> dict[str, str]:
+    heads, rows = printed(pd.DataFrame([row]))
+    assert len(rows) == 1
+    return dict(zip(heads, rows[0], strict=True))
+
+
+def test_the_interval_of_a_comparison_is_that_of_the_difference() -> None:
+    found = cells(method="cast", value=0.188, against_value=0.19, difference=-0.002, low=-0.01, high=0.007)
+    assert found == {
+        "method": "cast",
+        "value, %": "18.8",
+        "against value, %": "19.0",
+        "difference, %": "−0.2 [−1.0, +0.7]",
+    }
+
+
+def test_without_a_difference_it_is_that_of_the_value() -> None:
+    assert cells(value=0.5, low=0.4, high=0.6, n=48) == {"value, %": "50.0 [40.0, 60.0]", "n": "48"}
+
+
+def test_ends_that_carry_a_name_go_to_that_name() -> None:
+    found = cells(gain=0.1, gain_low=-0.05, gain_high=0.25, gain_least=-0.3, kl=1.5, kl_low=1.25, kl_high=2.0)
+    assert found == {"gain, %": "+10.0 [−5.0, +25.0]", "gain least, %": "−30.0", "kl": "1.5 [1.25, 2]"}
+
+
+def test_ends_of_a_beginning_go_to_the_one_column_with_it() -> None:
+    found = cells(halves_gain=0.25, halves_low=0.125, halves_high=0.5, random_cosine=0.9)
+    assert found == {"halves gain, %": "+25.0 [+12.5, +50.0]", "random cosine": "0.9"}
+    assert cells(random_cosine=0.98, random_low=0.97, random_high=0.99) == {
+        "random cosine": "0.98 [0.97, 0.99]"
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(float("nan"), ""), (True, "yes"), (3.0, "3"), (-2, "−2"), ("x", "x"), (None, "")]
+)
+def test_other_entries(value: object, text: str) -> None:
+    assert cells(anything=value) == {"anything": text}
+
+
+def test_what_is_unknown_has_no_interval() -> None:
+    assert cells(gain=float("nan"), gain_low=0.1, gain_high=0.2) == {"gain, %": ""}
+    assert cells(gain=0.1, gain_low=float("nan"), gain_high=float("nan")) == {"gain, %": "+10.0"}
