@@ -31,6 +31,15 @@ class Exhibit:
     figure: go.Figure
     frame: pd.DataFrame
 
+    @property
+    def counted(self) -> str:
+        """How many samples, answers or whatever the caption speaks of stand behind a number; empty when unknown."""
+        known = self.frame["n"].dropna() if "n" in self.frame else self.frame.head(0)
+        if known.empty:
+            return ""
+        least, most = int(known.min()), int(known.max())
+        return f"n = {least:,}." if least == most else f"n = {least:,} to {most:,}."
+
 
 def file_name(task: str) -> str:
     """A task's name as part of a file name: hub data sets have slashes in theirs."""

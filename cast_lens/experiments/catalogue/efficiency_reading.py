@@ -18,7 +18,7 @@ BATCHED, RETRIEVED = "batched", "retrieved few-shot"
 def read(frames: Frames, config: ExperimentConfig) -> Reading:
     """What came out, whatever it is."""
     result, timings = frames["result"], frames["timings"]
-    answer = [_flops(result), _once(result), _latency(timings), _memory(timings)]
+    answer = [*_queries(result, timings), _once(result), _memory(timings)]
     return Reading(
         tuple(part for part in answer if part),
         f"Every method answered the same {config.queries} test queries of each of {result['targets'].max()} targets, "
@@ -38,20 +38,26 @@ def _at(frame: pd.DataFrame, method: str) -> pd.Series | None:
     return None if rows.empty else rows.iloc[0]
 
 
-def _flops(result: pd.DataFrame) -> str:
-    parts = [
-        f"{row.method} {row.tokens:.0f} tokens, {row.flops_ratio:.2f} times the operations"
-        + (f" ({row.cached_ratio:.2f} with the prompts' common beginning kept)" if _differs(row) else "")
-        for row in result.itertuples()
-        if row.method != ZERO_ENGINE
-    ]
+def _queries(result: pd.DataFrame, timings: pd.DataFrame) -> list[str]:
+    """Tokens, operations and latency of a query, a sentence a method."""
     zero = _at(result, ZERO_ENGINE)
     if zero is None:
-        return ""
-    return (
-        f"A zero-shot query reads {zero['tokens']:.0f} tokens and takes {zero['gflops']:.2f} GFLOP (n = {zero['n']}). "
-        f"Against that: {'; '.join(parts)}."
+        return []
+    head = (
+        f"A zero-shot query takes {zero['gflops']:.2f} GFLOP where its prompt runs from its start, which is the 1.00 "
+        f"below (n = {zero['n']}). Milliseconds were measured here: median [quartiles] of single queries, and the mean "
+        "in one batch."
     )
+    told = []
+    for row in result.itertuples():
+        kept = f" ({row.cached_ratio:.2f} with the prompts' common beginning kept)" if _differs(row) else ""
+        text = f"{row.method}: {row.tokens:.0f} tokens, {row.flops_ratio:.2f} times the operations{kept}"
+        timed = _at(timings, str(row.method))
+        if timed is not None:
+            low, high = timed["quartile_low_ms"], timed["quartile_high_ms"]
+            text += f"; {timed['median_ms']:.0f} [{low:.0f}, {high:.0f}] ms, {timed['batch_ms']:.0f} ms in a batch"
+        told.append(f"{text}.")
+    return [head, *told]
 
 
 def _differs(row: object) -> bool:
@@ -83,20 +89,6 @@ def _earned(few: pd.DataFrame, cast: pd.Series, column: str) -> str:
         after = f"after {cast['once_gflops'] / saved:.0f} queries" if saved > 0 else "never"
         parts.append(f"{row['method']} {after}")
     return ", ".join(parts)
-
-
-def _latency(timings: pd.DataFrame) -> str:
-    parts = [
-        f"{row.method} {row.median_ms:.0f} [{row.quartile_low_ms:.0f}, {row.quartile_high_ms:.0f}] alone, "
-        f"{row.batch_ms:.0f} in a batch"
-        for row in timings.itertuples()
-    ]
-    return (
-        f"Measured here, milliseconds a query, median [quartiles] of single queries and the mean in one batch: "
-        f"{'; '.join(parts)}."
-        if parts
-        else ""
-    )
 
 
 def _memory(timings: pd.DataFrame) -> str:

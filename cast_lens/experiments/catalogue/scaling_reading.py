@@ -144,20 +144,23 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
         rows = curves[(curves["metric"] == metric) & (curves["number"] > 0)]
         if rows.empty:
             continue
-        frame = rows.assign(
-            x=rows["number"],
-            method=rows["curve"],
-            y=100 * rows["gain"],
-            low=100 * rows["gain_low"],
-            high=100 * rows["gain_high"],
+        frame = with_placebo(rows, curves[curves["metric"] == metric])
+        frame = frame.assign(
+            x=frame["number"],
+            method=frame["curve"],
+            y=100 * frame["gain"],
+            low=100 * frame["gain_low"],
+            high=100 * frame["gain_high"],
         )
         name = wording.NAMES[metric]
         found.append(
             Drawing(
                 f"scaling_{metric}",
                 f"{name.capitalize()} by number of samples or demonstrations",
-                f"Gain in {name} over zero-shot over all pairs, with 95 % intervals over queries.",
-                f"Lines of the gain in {name} by number, for steering, in-task and cross-task demonstrations.",
+                f"Gain in {name} over zero-shot over all pairs, with 95 % intervals over queries. Dotted: random "
+                "directions of the norm of the mean of all samples, whatever the number.",
+                f"Lines of the gain in {name} by number, for steering, in-task and cross-task demonstrations, and a "
+                "level one for random directions.",
                 plots.plot_scaling(
                     frame,
                     x_title="samples or demonstrations",
@@ -168,3 +171,12 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
             )
         )
     return found
+
+
+def with_placebo(rows: pd.DataFrame, all_rows: pd.DataFrame) -> pd.DataFrame:
+    """The curves, and the placebo as a level line from the first number to the last."""
+    import pandas as pd
+
+    placebo = all_rows[all_rows["method"] == PLACEBO]
+    ends = sorted({rows["number"].min(), rows["number"].max()})
+    return pd.concat([rows, *(placebo.assign(number=end) for end in ends)], ignore_index=True)

@@ -188,7 +188,8 @@ def _question(structure: pd.DataFrame, metric: str) -> str:
             )
         else:
             parts.append(
-                f"{row.question}: {row.statistic:.2f}, null's median {row.null:.2f}, p = {row.p_value:.3f} ({row.detail})"
+                f"{row.question}: {row.statistic:.2f}, null's median {row.null:.2f}, p = {row.p_value:.3f} "
+                f"({row.detail})"
             )
     return f"Order in the matrix of {wording.NAMES[metric]}: {'; '.join(parts)}." if parts else ""
 

@@ -87,7 +87,11 @@ def test_tables_are_means_a_query() -> None:
     assert "against few-shot, k=2 after 10 queries where" in text
     assert "and against few-shot, k=2 after 20 queries where" in text
     assert "as much as 50 steered queries" in text
-    assert "60 tokens, 6.00 times the operations" in text
+    assert (
+        "few-shot, k=2: 60 tokens, 6.00 times the operations (3.00 with the prompts' common beginning kept)"
+        in text
+    )
+    assert "; 20 [15, 25] ms, 10 ms in a batch." in text
     assert len(EXPERIMENT.draw(frames, small_config())) == 1
 
 
