@@ -111,7 +111,7 @@ def test_cells_repeat_themselves_and_what_does_not_fit_is_named(bench: Bench) ->
 def test_figures_show_the_placebo_from_end_to_end() -> None:
     frames = RUN.summarise(made_up((20, 20, 20), (15, 25)), SMALL, {})
     (drawing,) = [one for one in RUN.draw(frames, SMALL) if one.name == "scaling_exact_match"]
-    (level,) = [trace for trace in drawing.figure.data if trace.mode and trace.name.startswith("placebo")]
+    (level,) = [trace for trace in drawing.figure.data if (trace.name or "").startswith("placebo")]
     assert (list(level.x), list(level.y), level.line.dash) == ([1, 10], [0.0, 0.0], "dot")
     placebo = drawing.frame[drawing.frame["method"].str.startswith("placebo")]
     assert (placebo["n"] == 60).all()
