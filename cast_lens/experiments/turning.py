@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..vectors import DifferenceVectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Of the line in a figure of cosines.
+SAMPLING = "placebo: another draw of samples"
 
 # Random halvings behind a split-half cosine.
 HALVINGS = 50
@@ -67,3 +75,24 @@ def resampled_cosine(
     across = weights @ gram.mean(axis=1)
     lengths = np.sqrt(np.maximum(np.einsum("rs,rs->r", weights @ gram, weights), 0.0) * gram.mean())
     return float((across / np.maximum(lengths, np.finfo(np.float64).tiny)).mean())
+
+
+def cosine_lines(geometry: pd.DataFrame, methods: pd.Series, *, samples: int) -> pd.DataFrame:
+    """Cosines by layer for ``plots.plot_scaling``: one line a method, and what sampling alone would do.
+
+    Args:
+        geometry: ``layer, cosine, sampling``; several rows of a method and layer are averaged.
+        methods: the line of each row.
+        samples: behind every vector.
+
+    Returns:
+        ``method, x`` (layer), ``y, low, high`` (mean and range), ``n``.
+    """
+    import pandas as pd
+
+    spread = {"y": ("cosine", "mean"), "low": ("cosine", "min"), "high": ("cosine", "max")}
+    lines = geometry.assign(method=methods)
+    noise = geometry.assign(method=SAMPLING, cosine=geometry["sampling"])
+    both = pd.concat([lines, noise], ignore_index=True)
+    found = both.groupby(["method", "layer"], sort=False).agg(**spread).reset_index()
+    return found.rename(columns={"layer": "x"}).assign(n=samples)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from cast_lens.experiments.turning import mean_cosines, resampled_cosine, sampling_cosines
+from cast_lens.experiments.turning import (
+    SAMPLING,
+    cosine_lines,
+    mean_cosines,
+    resampled_cosine,
+    sampling_cosines,
+)
 from cast_lens.vectors import DifferenceVectors, Provenance
 
 
@@ -54,3 +61,25 @@ def test_the_resampled_cosine_is_the_mean_over_bootstrap_means() -> None:
     drawn = [(count @ rows) / 5 for count in counts]
     naive = [own @ mean / np.linalg.norm(own) / np.linalg.norm(mean) for own in drawn]
     assert resampled_cosine(rows, replicates=50, seed=7) == pytest.approx(np.mean(naive))
+
+
+def test_lines_average_a_method_and_end_with_the_noise_of_sampling() -> None:
+    rows = [
+        (0, 0.5, 0.9, "a"),
+        (0, 0.7, 0.8, "a"),
+        (1, 0.2, 1.0, "a"),
+        (0, 0.1, 0.7, "b"),
+        (1, 0.3, 0.6, "b"),
+    ]
+    geometry = pd.DataFrame(rows, columns=["layer", "cosine", "sampling", "who"], index=[7, 7, 3, 1, 0])
+    found = cosine_lines(geometry, geometry["who"], samples=40)
+    expected = [
+        ("a", 0, 0.6, 0.5, 0.7),
+        ("a", 1, 0.2, 0.2, 0.2),
+        ("b", 0, 0.1, 0.1, 0.1),
+        ("b", 1, 0.3, 0.3, 0.3),
+        (SAMPLING, 0, 0.8, 0.7, 0.9),
+        (SAMPLING, 1, 0.8, 0.6, 1.0),
+    ]
+    frame = pd.DataFrame(expected, columns=["method", "x", "y", "low", "high"])
+    pd.testing.assert_frame_equal(found, frame.assign(n=40))

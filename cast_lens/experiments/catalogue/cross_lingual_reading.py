@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .. import wording
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
+from ..turning import cosine_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,19 +142,14 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
         ),
     ]
     if len(geometry):
-        frame = geometry.assign(
-            x=geometry["layer"],
-            y=geometry["cosine"],
-            low=geometry["cosine"],
-            high=geometry["cosine"],
-            method=geometry["base"] + ", " + geometry["language"],
-        )
+        frame = cosine_lines(geometry, geometry["base"] + ", " + geometry["language"], samples=config.samples)
         found.append(
             Drawing(
                 "cosines",
                 "How parallel vectors of two languages are",
-                "Cosine to the vector of the home language, layer by layer.",
-                "Lines of cosine by layer, one for each task and language.",
+                "Cosine to the vector of the home language, layer by layer. Dotted: what another draw of samples of "
+                "the home language would give, mean and range over tasks. Vectors are means of n samples.",
+                "Lines of cosine by layer, one for each task and language, with the noise of sampling.",
                 plots.plot_scaling(
                     frame, x_title="layer", y_title="cosine to the home language", share=False
                 ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .. import wording
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
+from ..turning import cosine_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,31 +157,25 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
             )
         )
     if len(geometry):
-        found.append(_by_layer(geometry))
+        found.append(_by_layer(geometry, config))
     return found
 
 
-def _by_layer(geometry: pd.DataFrame) -> Drawing:
+def _by_layer(geometry: pd.DataFrame, config: ExperimentConfig) -> Drawing:
+    import pandas as pd
+
     from ... import plots
 
     rows = geometry[geometry["shots"] < geometry["most"]]
     rows = rows if len(rows) else geometry
-    by = rows.groupby(["shots", "layer"])
-    frame = by.agg(y=("cosine", "mean"), low=("cosine", "min"), high=("cosine", "max")).reset_index()
-    noise = rows.groupby("layer").agg(
-        y=("sampling", "mean"), low=("sampling", "min"), high=("sampling", "max")
-    )
-    noise = noise.reset_index().assign(method="placebo: another draw of queries")
-    joined = frame.assign(method=[f"k = {shots}" for shots in frame["shots"]])
-    import pandas as pd
-
-    both = pd.concat([joined.drop(columns="shots"), noise], ignore_index=True).rename(columns={"layer": "x"})
+    names = pd.Series([f"k = {shots}" for shots in rows["shots"]], index=rows.index)
+    frame = cosine_lines(rows, names, samples=config.samples)
     return Drawing(
         "turning",
         "How far the vector turns",
-        "Cosine to the vector of the longest list, mean and range over sources. Dotted: what another draw of queries "
-        "would give.",
+        "Cosine to the vector of the longest list, mean and range over sources. Dotted: what another draw of samples "
+        "would give. Vectors are means of n samples.",
         "Lines of cosine by layer, one for each number of demonstrations, with the noise of sampling.",
-        plots.plot_scaling(both, x_title="layer", y_title="cosine to the longest list", share=False),
-        both,
+        plots.plot_scaling(frame, x_title="layer", y_title="cosine to the longest list", share=False),
+        frame,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .. import wording
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
+from ..turning import cosine_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +160,7 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     from ... import plots
 
     methods, geometry = frames["methods"], frames["geometry"]
-    found = [_by_layer(geometry, side) for side in SIDES] if len(geometry) else []
+    found = [_by_layer(geometry, side, config) for side in SIDES] if len(geometry) else []
     rows = methods[methods["prompt"] == DEFAULT] if len(methods) else methods
     if len(rows):
         found.append(
@@ -176,21 +177,16 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     return found
 
 
-def _by_layer(geometry: pd.DataFrame, side: str) -> Drawing:
-    import pandas as pd
-
+def _by_layer(geometry: pd.DataFrame, side: str, config: ExperimentConfig) -> Drawing:
     from ... import plots
 
     rows = geometry[geometry["side"] == side]
-    spread = {"y": ("cosine", "mean"), "low": ("cosine", "min"), "high": ("cosine", "max")}
-    lines = rows.groupby(["wording", "layer"], sort=False).agg(**spread).reset_index()
-    noise = rows.assign(cosine=rows["sampling"]).groupby("layer").agg(**spread).reset_index()
-    noise = noise.assign(wording="placebo: another draw of samples")
-    frame = pd.concat([lines, noise], ignore_index=True).rename(columns={"wording": "method", "layer": "x"})
+    frame = cosine_lines(rows, rows["wording"], samples=config.samples)
     return Drawing(
         f"turning_{side.replace(' ', '_').replace('-', '_')}",
         f"How far the vector turns: {side}",
-        "Cosine to the default vector, mean and range over sources. Dotted: what another draw of samples would give.",
+        "Cosine to the default vector, mean and range over sources. Dotted: what another draw of samples would give. "
+        "Vectors are means of n samples.",
         f"Lines of cosine by layer, one for each wording of the {side}, with the noise of sampling.",
         plots.plot_scaling(frame, x_title="layer", y_title="cosine to the default vector", share=False),
         frame,
