@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions import Steering
+from ..interventions import Position, Steering
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
 from .block import Block
 from .kernel import Kernel
@@ -77,21 +77,16 @@ def run_pass(
         until: last block to run (all when None).
         keep_cache: keep keys and values for decoding.
     """
-    order = (-1, *sorted(range(len(interventions)), key=lambda index: interventions[index].layer))
-    by_layer: dict[int, list[int]] = {}
-    for index in order[1:]:
-        by_layer.setdefault(interventions[index].layer, []).append(index)
-    columns = {item.position: steered_columns(batch, item.position) for item in interventions}
-    owners = _owners(batch)
-    n_trunk, n_tail, width = batch.n_trunk, batch.n_tail, kernel.cfg.d_model
+    variants = _Variants.of(interventions, batch)
+    n_trunk, n_tail, count = batch.n_trunk, batch.n_tail, len(variants.order)
     first = kernel.embed(batch.tokens, batch.positions)
-    rows = first.new_empty(n_trunk + n_tail * len(order), width)
+    rows = first.new_empty(n_trunk + n_tail * count, kernel.cfg.d_model)
     rows[: n_trunk + n_tail] = first
-    positions = torch.cat((batch.positions[:n_trunk], batch.positions[n_trunk:].repeat(len(order))))
-    score_bytes = 4 * len(order) * int(kernel.cfg.n_heads)
+    tails = rows[n_trunk:].view(count, n_tail, kernel.cfg.d_model)
+    positions = torch.cat((batch.positions[:n_trunk], batch.positions[n_trunk:].repeat(count)))
     groups = (
         trunk_groups(batch, key_bytes=kernel.key_bytes),
-        tail_groups(batch, score_bytes=score_bytes, key_bytes=kernel.key_bytes),
+        tail_groups(batch, score_bytes=4 * count * int(kernel.cfg.n_heads), key_bytes=kernel.key_bytes),
     )
     angles: dict[str, tuple[Tensor, Tensor] | None] = {}
     cache = KeysValues() if keep_cache else None
@@ -102,34 +97,63 @@ def run_pass(
         if kind not in angles:
             angles[kind] = kernel.rotary(block, positions, batch.longest)
         stop = n_trunk + n_tail * active
-        _step(
-            block,
-            rows[:stop],
-            batch,
-            groups,
-            _upto(angles[kind], stop),
-            active,
-            cache,
-            only_tails=layer == final,
-        )
-        tails = rows[n_trunk:].view(len(order), n_tail, width)
+        rotary = _upto(angles[kind], stop)
+        _step(block, rows[:stop], batch, groups, rotary, active, cache, only_tails=layer == final)
         if observe is not None:
             observe(layer, tails[0])
-        for _ in by_layer.get(layer, ()):
+        active = variants.edit(layer, tails, active)
+    if cache is not None:
+        cache.tails = [
+            (variants.branched(k, layer), variants.branched(v, layer))
+            for layer, (k, v) in enumerate(cache.tails)
+        ]
+    order = variants.order
+    return Pass(tails[torch.tensor(order).argsort()] if count > 1 else tails, cache, order)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Variants:
+    """The unsteered tails and their steered copies, in the order in which they branch off.
+
+    Attributes:
+        interventions: one a variant.
+        order: index of each variant's intervention; -1, the unsteered one, first.
+        columns: of the tails, that each position edits.
+        owners: the prompt, counted within the batch, that each column belongs to.
+    """
+
+    interventions: Sequence[Steering]
+    order: tuple[int, ...]
+    columns: dict[Position, slice | Int[Tensor, " steered"]]
+    owners: Int[Tensor, " column"]
+
+    @classmethod
+    def of(cls, interventions: Sequence[Steering], batch: Batch) -> _Variants:
+        order = sorted(range(len(interventions)), key=lambda index: interventions[index].layer)
+        columns = {item.position: steered_columns(batch, item.position) for item in interventions}
+        return cls(interventions, (-1, *order), columns, _owners(batch))
+
+    def edit(self, layer: int, tails: Float[Tensor, "variant column d_model"], active: int) -> int:
+        """Let the variants that begin at this layer branch off, and steer all that are steered here, in place.
+
+        Returns:
+            how many variants there are now.
+        """
+        while active < len(self.order) and self.interventions[self.order[active]].layer == layer:
             tails[active] = tails[0]
             active += 1
         for row in range(1, active):
-            item = interventions[order[row]]
+            item = self.interventions[self.order[row]]
             if layer in item.layers:
-                where = columns[item.position]
-                tails[row, where] = item.edit(layer, tails[row, where], owners[where])
-    if cache is not None:
-        cache.tails = [
-            (_branch(k, layer, order, interventions), _branch(v, layer, order, interventions))
-            for layer, (k, v) in enumerate(cache.tails)
-        ]
-    tails = rows[n_trunk:].view(len(order), n_tail, width)
-    return Pass(tails[torch.tensor(order).argsort()] if len(order) > 1 else tails, cache, order)
+                where = self.columns[item.position]
+                tails[row, where] = item.edit(layer, tails[row, where], self.owners[where])
+        return active
+
+    def branched(self, x: Tensor, layer: int) -> Tensor:
+        """Give variants that branch off later their unsteered keys below their layer."""
+        begins = [-1 if index < 0 else self.interventions[index].layer for index in self.order]
+        source = [row if 0 <= begin < layer else 0 for row, begin in enumerate(begins)]
+        return x[torch.tensor(source, device=x.device)]
 
 
 def _owners(batch: Batch) -> Int[Tensor, " column"]:
@@ -140,12 +164,6 @@ def _owners(batch: Batch) -> Int[Tensor, " column"]:
 
 def _upto(angles: tuple[Tensor, Tensor] | None, stop: int) -> tuple[Tensor, Tensor] | None:
     return None if angles is None else (angles[0][:stop], angles[1][:stop])
-
-
-def _branch(x: Tensor, layer: int, order: tuple[int, ...], interventions: Sequence[Steering]) -> Tensor:
-    """Give variants that branch off later their unsteered keys below their layer."""
-    source = [0 if i < 0 or interventions[i].layer >= layer else row for row, i in enumerate(order)]
-    return x[torch.tensor(source, device=x.device)]
 
 
 def _step(
