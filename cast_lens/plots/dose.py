@@ -10,6 +10,9 @@ from .drawing import band, blank, error_bars
 from .frames import in_order, require
 from .style import NEUTRAL, PALETTE, method_order, method_styles
 
+MANY = 6
+"""Lines whose bands can overlap and still be told apart."""
+
 
 def plot_scaling(
     frame: pd.DataFrame, *, x_title: str = "source samples", y_title: str = "exact match", share: bool = True
@@ -28,9 +31,12 @@ def plot_scaling(
     figure = blank(f"{y_title[:1].upper()}{y_title[1:]} by {x_title}", height=460, x=x_title, y=y_title)
     names = sorted(in_order(frame["method"]), key=method_order)
     styles = method_styles(names)
+    # Many bands of normal shade would hide the lines.
+    alpha = 0.15 if len(names) <= MANY else 0.03
     for method in names:
         rows, style = frame[frame["method"] == method].sort_values("x"), styles[method]
-        figure.add_trace(band(rows["x"], rows["low"], rows["high"], colour=style.colour, legendgroup=method))
+        ends = rows["x"], rows["low"], rows["high"]
+        figure.add_trace(band(*ends, colour=style.colour, alpha=alpha, legendgroup=method))
         form = ".0%" if share else ".3g"
         figure.add_trace(
             go.Scatter(
