@@ -58,6 +58,8 @@ def test_parallelism_with_constant_vectors() -> None:
         generated_against(KNOWN, {"a": constant([1, 0, 3], layer=2)})
 
 
+# Compiling UMAP takes a process half a minute: one compiles it for all.
+@pytest.mark.xdist_group("umap")
 def test_clouds() -> None:
     generator = np.random.default_rng(0)
     spread = torch.tensor(generator.normal(size=(40, 6)) * [9, 3, 0.1, 0.1, 0.1, 0.1], dtype=torch.float32)
