@@ -70,11 +70,12 @@ def _row(frame: pd.DataFrame, **wanted: object) -> pd.Series | None:
 
 
 def comparison(against: pd.DataFrame, fold: str, other: str, metric: str) -> str:
-    """ATV against one other method."""
+    """ATV against one other method; the verdict is that of the corrected test."""
     row = _row(against, fold=fold, against=other, metric=metric)
     if row is None:
         return ""
-    verdict = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "not told from"
+    sure = row["p_adjusted"] < 0.05
+    verdict = "not told from" if not sure else "above" if row["difference"] > 0 else "below"
     return (
         f"{WHERE[fold]}, {wording.NAMES[metric]} of ATV is {100 * row['value']:.1f} %, {verdict} {other}'s "
         f"{100 * row['against_value']:.1f} %: {wording.points(row['difference'])} points "

@@ -12,7 +12,7 @@ from cast_lens.experiments import ExperimentConfig, run_experiment
 from cast_lens.experiments import trained as trained_module
 from cast_lens.experiments.bench import load_tasks
 from cast_lens.experiments.catalogue.atv import EXPERIMENT, folded, is_variant
-from cast_lens.experiments.catalogue.atv_reading import CAST, FAMILY, SEEN, TASK
+from cast_lens.experiments.catalogue.atv_reading import CAST, FAMILY, SEEN, TASK, comparison
 from cast_lens.experiments.trained import (
     ATV_FULL,
     ATV_LOW,
@@ -151,9 +151,32 @@ def test_planted_outcomes_come_back() -> None:
         in text
     )
     assert (
-        "On tasks held out of training, label-restricted accuracy of ATV is 0.0 %, below cast's 25.0 %"
+        "On tasks held out of training, label-restricted accuracy of ATV is 0.0 %, not told from cast's 25.0 %"
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_adjusted", "verdict"),
+    [(0.2, 0.01, "above"), (-0.2, 0.01, "below"), (0.2, 0.2, "not told from"), (-0.2, 0.2, "not told from")],
+)
+def test_verdicts_are_those_of_the_corrected_test(difference: float, p_adjusted: float, verdict: str) -> None:
+    row = {
+        "fold": SEEN,
+        "against": CAST,
+        "metric": "exact_match",
+        "n": 48,
+        "value": 0.5,
+        "against_value": 0.4,
+    }
+    # The interval alone would exclude zero each time.
+    row |= {
+        "difference": difference,
+        "low": difference - 0.1,
+        "high": difference + 0.1,
+        "p_adjusted": p_adjusted,
+    }
+    assert f", {verdict} cast's 40.0 %" in comparison(pd.DataFrame([row]), SEEN, CAST, "exact_match")
 
 
 def test_a_family_that_is_held_out_gives_no_vectors_either() -> None:
