@@ -247,3 +247,9 @@ def split_rows(
             row |= {name: one["value"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def gain_lines(rows: pd.DataFrame, x: pd.Series, methods: pd.Series) -> pd.DataFrame:
+    """Rows of a pooled table for ``plots.plot_scaling``: ``x``, ``method``, and ``y, low, high`` in points."""
+    ends = {"y": "gain", "low": "gain_low", "high": "gain_high"}
+    return rows.assign(x=x, method=methods, **{name: 100 * rows[column] for name, column in ends.items()})

@@ -37,6 +37,13 @@ def interval(low: float, high: float) -> str:
     return f"[{points(low)}, {points(high)}]"
 
 
+def verdict(row: pd.Series, above: str, below: str, neither: str) -> str:
+    """What a difference may be called after correction for the number of tests."""
+    if row["p_adjusted"] >= 0.05:
+        return neither
+    return above if row["difference"] > 0 else below
+
+
 def metrics(frame: pd.DataFrame) -> list[str]:
     """The metrics that a table has, in reading order."""
     return [name for name in NAMES if (frame["metric"] == name).any()]

@@ -159,20 +159,16 @@ def task_method_style(name: str) -> MethodStyle:
     return method_style(name)
 
 
-# Few-shot in the name of a vector ("few-shot mean") is no prompt.
-_PROMPTING = re.compile(r"(cross-task |retrieved )?few-shot(,.*)?$|retrieved few-shot|batched")
+# Few-shot or zero-shot in the name of a vector ("few-shot mean") is no prompt.
+_PROMPTING = re.compile(r"zero-shot$|(cross-task |retrieved )?few-shot(,.*)?$|batched")
 
 
-def method_order(name: str) -> tuple[int, int, tuple[str | int, ...]]:
-    """Sort key: zero-shot, prompting, steering, placebos; numbers in a name by their size."""
-    kinds = (name == "zero-shot", _PROMPTING.match(name) is not None, not name.startswith("placebo"))
+def method_order(name: str) -> tuple[bool, bool, int, tuple[str | int, ...]]:
+    """Sort key: prompting, steering, placebos; numbers in a name by their size."""
     known = list(_METHODS)
+    place = known.index(name) if name in known else len(known)
     parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-    return (
-        kinds.index(True) if any(kinds) else len(kinds),
-        known.index(name) if name in known else len(known),
-        tuple(parts),
-    )
+    return name.startswith("placebo"), not _PROMPTING.match(name), place, tuple(parts)
 
 
 def translucent(colour: str, alpha: float) -> str:

@@ -53,8 +53,8 @@ def plot_transfer_matrix(
     title = f"Gain in {names[0]} over zero-shot" if len(names) == 1 else "Gain over zero-shot"
     figure = blank(title, height=230 + ROW_HEIGHT * len(targets))
     figure = beside(figure, names, rows=len(targets), x="source of the vector")
-    beside_each_other = len(sources) * len(metrics)
-    size = next((size for size, room in NUMBER_SIZES.items() if beside_each_other <= room), 0)
+    columns = len(sources) * len(metrics)
+    size = next((size for size, room in NUMBER_SIZES.items() if columns <= room), None)
     for place, metric in enumerate(metrics, start=1):
         part = rows[rows["metric"] == metric]
         figure.add_trace(_gains(part, targets, sources, size=size), row=1, col=place)
@@ -79,7 +79,9 @@ def _by_family(rows: pd.DataFrame, side: str) -> list[str]:
     return in_order(rows[side])
 
 
-def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *, size: int) -> go.Heatmap:
+def _gains(
+    rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *, size: int | None
+) -> go.Heatmap:
     """One metric's gains; a pair without the metric stays blank."""
     gain = np.full((len(targets), len(sources)), np.nan)
     text = [["" for _ in sources] for _ in targets]
@@ -97,7 +99,7 @@ def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *
         z=nested(gain.round(2)),
         text=text,
         texttemplate="%{text}" if size else None,
-        textfont={"size": size or None},
+        textfont={"size": size},
         customdata=hover,
         coloraxis="coloraxis",
         hovertemplate="%{customdata}<extra></extra>",

@@ -34,7 +34,7 @@ class Exhibit:
     @property
     def counted(self) -> str:
         """How many samples, answers or whatever the caption speaks of stand behind a number; empty when unknown."""
-        known = self.frame["n"].dropna() if "n" in self.frame else self.frame.head(0)
+        known = self.frame.get("n", pd.Series(dtype=float)).dropna()
         if known.empty:
             return ""
         least, most = int(known.min()), int(known.max())

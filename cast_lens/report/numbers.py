@@ -20,16 +20,8 @@ SHARES = frozenset(
         *("exact_match", "valid", "choice_correct", "first_match", "first_valid"),
         *("value", "against_value", "baseline", "unsteered", "negative", "foreign", "baseline_foreign"),
         *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
-        *(
-            "random",
-            "difference",
-            "change",
-            "oracle_gain",
-            "chosen_gain",
-            "halves_gain",
-            "gain_least",
-            "gain_most",
-        ),
+        *("random", "difference", "change"),
+        *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most"),
         *("luck", "near_share", "losing_share", "accuracy", "always"),
     }
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .. import wording
 from ..config import RunConfig
+from ..contrasts import gain_lines
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
 from ..trained import ATV_FULL, ATV_LOW, LORA, PREFIX, STATIC
@@ -49,11 +50,10 @@ def read(frames: Frames, config: ExperimentConfig) -> Reading:
         f"All methods on the same {config.test} test queries a target. What is trained saw the same examples "
         f"(at most {config.atv_examples[-1]} a task, {config.atv_holdout_examples} where something is held out, in the "
         "task's own template), in the same batches, with the same early stop on the same validation examples; LoRA and "
-        "prefix-tuning have the parameters of the adaptive task "
-        "vector of low rank. CAST adds the target's own mean difference vector where the "
-        "target is seen, and else those of the tasks that were not held out; layer and strength come from each "
-        "source's own validation split. Demonstrations are the target's own throughout: on held-out tasks they use "
-        "labels that the others do not.",
+        "prefix-tuning have the parameters of the adaptive task vector of low rank. CAST adds the target's own mean "
+        "difference vector where the target is seen, and else those of the tasks that were not held out; layer and "
+        "strength come from each source's own validation split. Demonstrations are the target's own throughout: on "
+        "held-out tasks they use labels that the others do not.",
         wording.LIMITS
         + " One training a method and fold: intervals do not cover another seed of training. Each method has one "
         "learning rate, chosen by validation loss on a small training of a few tasks; on other material another may "
@@ -74,8 +74,7 @@ def comparison(against: pd.DataFrame, fold: str, other: str, metric: str) -> str
     row = _row(against, fold=fold, against=other, metric=metric)
     if row is None:
         return ""
-    sure = row["p_adjusted"] < 0.05
-    verdict = "not told from" if not sure else "above" if row["difference"] > 0 else "below"
+    verdict = wording.verdict(row, "above", "below", "not told from")
     return (
         f"{WHERE[fold]}, {wording.NAMES[metric]} of ATV is {100 * row['value']:.1f} %, {verdict} {other}'s "
         f"{100 * row['against_value']:.1f} %: {wording.points(row['difference'])} points "
@@ -217,9 +216,7 @@ def _curve(curve: pd.DataFrame) -> Drawing:
 
     metric = "choice_correct" if (curve["metric"] == "choice_correct").any() else "exact_match"
     rows = curve[(curve["metric"] == metric) & (curve["examples"] > 0)]
-    frame = rows.assign(
-        x=rows["examples"], y=100 * rows["gain"], low=100 * rows["gain_low"], high=100 * rows["gain_high"]
-    )
+    frame = gain_lines(rows, rows["examples"], rows["method"])
     name = wording.NAMES[metric]
     return Drawing(
         "curve",

@@ -56,7 +56,8 @@ def verdict(versus: pd.DataFrame, way: str) -> str:
     parts = []
     for metric in wording.metrics(versus):
         told = [
-            f"{_against(row)} {name} ({wording.points(row['difference'])} points "
+            f"{wording.verdict(row, 'exceeds', 'falls below', 'cannot be told from')} {name} "
+            f"({wording.points(row['difference'])} points "
             f"{wording.interval(row['low'], row['high'])}, adjusted p = {row['p_adjusted']:.2g})"
             for name, rival in (("a random direction", RANDOM), ("the vector of shuffled labels", SHUFFLED))
             if (row := _row(versus, way, f"{rival}, {way}", metric)) is not None
@@ -65,12 +66,6 @@ def verdict(versus: pd.DataFrame, way: str) -> str:
             parts.append(f"{wording.NAMES[metric]} {' and '.join(told)}")
     head = "A vector taken to other languages" if way == OUT else "A vector brought back from other languages"
     return f"{head}: {'; '.join(parts)}." if parts else ""
-
-
-def _against(row: pd.Series) -> str:
-    if row["p_adjusted"] < 0.05:
-        return "exceeds" if row["difference"] > 0 else "falls below"
-    return "cannot be told from"
 
 
 def beside(versus: pd.DataFrame, way: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
+from ..contrasts import gain_lines
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
 
@@ -64,9 +65,7 @@ def _last(growth: pd.DataFrame, curve: str, metric: str) -> pd.Series | None:
 
 def trend(row: pd.Series) -> str:
     """Whether a curve's end rises, falls, or cannot be told from level, by its corrected test."""
-    if row["p_adjusted"] < 0.05:
-        return "still rises" if row["difference"] > 0 else "falls"
-    return "cannot be told from level"
+    return wording.verdict(row, "still rises", "falls", "cannot be told from level")
 
 
 def last_doubling(growth: pd.DataFrame, curve: str, metric: str) -> str:
@@ -141,17 +140,11 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     curves = frames["curves"]
     found = []
     for metric in wording.metrics(curves):
-        rows = curves[(curves["metric"] == metric) & (curves["number"] > 0)]
-        if rows.empty:
+        part = curves[curves["metric"] == metric]
+        if not part["number"].any():
             continue
-        frame = with_placebo(rows, curves[curves["metric"] == metric])
-        frame = frame.assign(
-            x=frame["number"],
-            method=frame["curve"],
-            y=100 * frame["gain"],
-            low=100 * frame["gain_low"],
-            high=100 * frame["gain_high"],
-        )
+        rows = with_placebo(part)
+        frame = gain_lines(rows, rows["number"], rows["curve"])
         name = wording.NAMES[metric]
         found.append(
             Drawing(
@@ -173,10 +166,10 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     return found
 
 
-def with_placebo(rows: pd.DataFrame, all_rows: pd.DataFrame) -> pd.DataFrame:
-    """The curves, and the placebo as a level line from the first number to the last."""
+def with_placebo(part: pd.DataFrame) -> pd.DataFrame:
+    """The curves of one metric, and the placebo as a level line from the first number to the last."""
     import pandas as pd
 
-    placebo = all_rows[all_rows["method"] == PLACEBO]
+    rows, placebo = part[part["number"] > 0], part[part["method"] == PLACEBO]
     ends = sorted({rows["number"].min(), rows["number"].max()})
     return pd.concat([rows, *(placebo.assign(number=end) for end in ends)], ignore_index=True)

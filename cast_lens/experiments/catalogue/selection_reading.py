@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
+from ..contrasts import gain_lines
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
 from .selection_tables import ALL, PLACEBO, RANDOM
@@ -179,13 +180,7 @@ def _by_budget(gains: pd.DataFrame) -> Drawing:
     from ... import plots
 
     rows = gains[(gains["metric"] == "exact_match") & (gains["budget"] > 0)]
-    frame = rows.assign(
-        x=rows["budget"],
-        method=rows["selection"],
-        y=100 * rows["gain"],
-        low=100 * rows["gain_low"],
-        high=100 * rows["gain_high"],
-    )
+    frame = gain_lines(rows, rows["budget"], rows["selection"])
     return Drawing(
         "budgets",
         "Gain by number of chosen samples",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
+from ..contrasts import gain_lines
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
 from ..turning import cosine_lines
@@ -136,13 +137,7 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     found: list[Drawing] = []
     if len(methods):
         rows = methods[(methods["metric"] == "exact_match") & (methods["shots"] > 0)]
-        frame = rows.assign(
-            x=rows["shots"],
-            method=rows["method"].str.split(",").str[0],
-            y=100 * rows["gain"],
-            low=100 * rows["gain_low"],
-            high=100 * rows["gain_high"],
-        )
+        frame = gain_lines(rows, rows["shots"], rows["method"].str.split(",").str[0])
         found.append(
             Drawing(
                 "gain",
