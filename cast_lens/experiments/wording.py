@@ -39,9 +39,9 @@ def interval(low: float, high: float) -> str:
 
 def verdict(row: pd.Series, above: str, below: str, neither: str) -> str:
     """What a difference may be called after correction for the number of tests."""
-    if row["p_adjusted"] >= 0.05:
-        return neither
-    return above if row["difference"] > 0 else below
+    if row["p_adjusted"] < 0.05:
+        return above if row["difference"] > 0 else below
+    return neither  # also where no test was possible
 
 
 def metrics(frame: pd.DataFrame) -> list[str]:

@@ -158,7 +158,13 @@ def test_planted_outcomes_come_back() -> None:
 
 @pytest.mark.parametrize(
     ("difference", "p_adjusted", "verdict"),
-    [(0.2, 0.01, "above"), (-0.2, 0.01, "below"), (0.2, 0.2, "not told from"), (-0.2, 0.2, "not told from")],
+    [
+        (0.2, 0.01, "above"),
+        (-0.2, 0.01, "below"),
+        (0.2, 0.2, "not told from"),
+        (-0.2, 0.2, "not told from"),
+        (0.2, float("nan"), "not told from"),
+    ],
 )
 def test_verdicts_are_those_of_the_corrected_test(difference: float, p_adjusted: float, verdict: str) -> None:
     row = {
