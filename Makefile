@@ -5,7 +5,7 @@ OUT ?= runs/latest
 ARGS ?=
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES := cast_lens tests benchmarks
+SOURCES := cast_lens tests benchmarks studies
 
 .PHONY: run quick test check format notebooks figures bench bench-peers clean
 

@@ -181,7 +181,7 @@ def _parse(name: str, value: Any) -> Any:
         return [item.strip() for item in value.split(",") if item.strip()]
     if name == "strengths":
         return [_number(name, item, float) for item in value.split(",") if item.strip()]
-    if name in ("few_shots", "budgets", "ranks", "atv_examples"):
+    if name in ("few_shots", "budgets", "atv_examples"):
         return [_number(name, item, int) for item in value.split(",") if item.strip()]
     if name == "layers":
         found: list[int] = []

@@ -64,9 +64,6 @@ class ExperimentConfig(RunConfig):
         atv_methods: what ``atv`` trains, keys of ``experiments.trained.TRAINED``; empty for all that can be had.
         atv_holdouts: what ``atv`` holds out of training, ``task:NAME`` or ``family:NAME``; empty for every target
             and every family of several.
-        ranks: of the teachers of ``expressivity``.
-        fits: its seeds: frozen model, teacher, sequences and students are drawn anew for each.
-        fit_steps: steps of each of its fits.
         threads: of PyTorch in each worker; 0 for its own choice. Another number may change the last bits.
     """
 
@@ -90,9 +87,6 @@ class ExperimentConfig(RunConfig):
     atv_rank: int = 16
     atv_methods: tuple[str, ...] = ()
     atv_holdouts: tuple[str, ...] = ()
-    ranks: tuple[int, ...] = (1, 2, 4, 8, 16)
-    fits: int = 3
-    fit_steps: int = 300
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -104,8 +98,6 @@ class ExperimentConfig(RunConfig):
             "texts",
             "queries",
             "timed_targets",
-            "fits",
-            "fit_steps",
             "atv_holdout_examples",
             "atv_epochs",
             "atv_rank",
@@ -114,7 +106,7 @@ class ExperimentConfig(RunConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
-        for name in ("few_shots", "budgets", "ranks", "atv_examples"):
+        for name in ("few_shots", "budgets", "atv_examples"):
             given = getattr(self, name)
             if not given or min(given) < 1 or list(given) != sorted(set(given)):
                 raise ValueError(f"{name}={list(given)} must be one or more increasing numbers from 1")
@@ -134,9 +126,6 @@ class ExperimentConfig(RunConfig):
             repeats=min(self.repeats, 2),
             # German is in the suite that ships; of a folder's languages nothing is known here.
             languages=self.languages or (() if self.tasks or self.hub else ("de",)),
-            ranks=(4,) if 4 in self.ranks else self.ranks[:1],
-            fits=min(self.fits, 2),
-            fit_steps=min(self.fit_steps, 30),
             texts=min(self.texts, 4),
             queries=min(self.queries, 2),
             timed_targets=1,

@@ -8,7 +8,6 @@ written.
 - samples and training: ``plot_scaling``, ``plot_selection``, ``plot_loss``;
 - adaptive task vectors: ``plot_written_cosines``, ``plot_written_norms``, ``plot_written_against``,
   ``plot_written_cloud``;
-- students and teachers: ``plot_students``;
 - ``write_figure``, ``write_figures`` put them on disk (html, csv, png); ``themed`` turns one dark or light;
   ``task_style`` says which colour, marker and dash a task has in all of them.
 """
@@ -19,7 +18,6 @@ from .forests import plot_methods
 from .parallel import plot_cosine_matrix, plot_parallelism
 from .placebos import plot_placebos
 from .samples import plot_selection, plot_token_effects
-from .students import plot_students
 from .style import TaskStyle, task_style, themed
 from .sweeps import plot_sweep
 from .transfers import plot_gain, plot_split, plot_transfer_matrix
@@ -43,7 +41,6 @@ __all__ = [
     "plot_selection",
     "plot_split",
     "plot_steerability",
-    "plot_students",
     "plot_sweep",
     "plot_token_effects",
     "plot_transfer_matrix",

@@ -34,7 +34,6 @@ NEEDED = {
     "plot_selection": "x, y, influence, rank, chosen",
     "plot_split": "target, source, method, total, total_low, total_high, format, format_low",
     "plot_steerability": "sample, strength, score, anti_steerable",
-    "plot_students": "teacher, rank, student, left, left_low, left_high, parameters",
     "plot_sweep": "source, kind, layer, strength, n",
     "plot_token_effects": "token, delta",
     "plot_transfer_matrix": "target, source, method, metric, gain, gain_low, gain_high",

@@ -25,7 +25,6 @@ EXPERIMENTS: dict[str, str] = {
     "side-effects": "What does a vector cost on other tasks and on plain text?",
     "selection": "Does choosing the samples beat a random subset of the same size?",
     "atv": "Does a vector written for each query beat a constant one, demonstrations and adapters?",
-    "expressivity": "Does an affine task vector match LoRA and contain prefixes, and does the additive one?",
 }
 """Every experiment with its question."""
 

@@ -1,6 +1,6 @@
 """What is added to a frozen transformer: the implemented ATV, the ATV of the theorem, LoRA and prefixes.
 
-| form | changes | numbers a layer |
+| form | changes | numbers per layer |
 |---|---|---|
 | ``Additive`` | ``h + v`` after the block: a static ATV, or BitFit's bias | d |
 | ``Conditioned`` | ``h + U D s + v``, ``s`` a summary of the query: the ATV as implemented, linear | 2rd + d |
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .frozen import SHARP, KeysValues, Projection, Residual, Shape, Summary, Unmodified
+from .transformer import SHARP, KeysValues, Projection, Residual, Shape, Summary, Unmodified
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Affine(Learned):
 
 @dataclass(frozen=True, eq=False)
 class Conditioned(Affine):
-    """``h + U D s + v`` after each block: one vector a query, at all positions."""
+    """``h + U D s + v`` after each block: one vector per query, at all positions."""
 
     def after(self, layer: int, residual: Residual, summary: Summary | None) -> Residual:
         """Plus a vector that depends on the summary alone."""

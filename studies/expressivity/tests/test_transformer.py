@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cast_lens.methods.theory import Unmodified
-from cast_lens.methods.theory.adapters import LoRA, Prefix
+from studies.expressivity.adapters import LoRA, Prefix
+from studies.expressivity.tests.small import SMALL, randomised, small_model
+from studies.expressivity.transformer import Unmodified
 from tests.closeness import assert_close
-from tests.methods.theory.small import SMALL, randomised, small_model
 
 # peft reads an old name of transformers.
 DEPRECATED = "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"

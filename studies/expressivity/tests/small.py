@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cast_lens.methods.theory import FrozenTransformer, Learned, Shape, draw_sequences, random_transformer
-from cast_lens.methods.theory.fitting import Sequences
+from studies.expressivity.adapters import Learned
+from studies.expressivity.fitting import Sequences, draw_sequences
+from studies.expressivity.transformer import FrozenTransformer, Shape, random_transformer
 
 SMALL = Shape(vocab=20, d_model=16, layers=2, heads=2, d_mlp=24)
 

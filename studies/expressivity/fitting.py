@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .adapters import FORMS, Learned, LoRA, Prefix
-from .frozen import SHARP, FrozenTransformer, Unmodified
+from .transformer import SHARP, FrozenTransformer, Unmodified
 
 # Sequences that a number is taken over at once.
 CHUNK = 256
@@ -26,7 +26,7 @@ class Effort:
 
     Attributes:
         steps: of Adam, with a rate that falls to zero along a cosine.
-        batch: sequences a step.
+        batch: sequences per step.
         rates: learning rates, each tried for a sixth of the steps; the one of the lowest training KL is used. A
             prefix wants the largest.
     """
@@ -75,7 +75,7 @@ class Fit:
 
     Attributes:
         student: what was learned.
-        train_kl: KL from the teacher, in nats a token, over the last tenth of the steps.
+        train_kl: KL from the teacher, in nats per token, over the last tenth of the steps.
         change: what the tenth of the steps before had in excess of that, as a share of it.
         rate: learning rate kept.
     """
@@ -94,7 +94,7 @@ def draw_sequences(
     Args:
         model: whose vocabulary they are of, and which reads their queries.
         count: how many.
-        length, query: tokens a sequence, and of its query.
+        length, query: tokens per sequence, and of its query.
         seed: of the tokens.
 
     Raises:
@@ -125,7 +125,7 @@ def distributions(
 def divergence(
     teacher: Float[Tensor, "sample position vocab"], student: Float[Tensor, "sample position vocab"]
 ) -> float:
-    """Mean KL of the student from the teacher, in nats a token: in float64, and not below what rounding leaves."""
+    """Mean KL of the student from the teacher, in nats per token: in float64, and not below what rounding leaves."""
     exact, other = (part.double().log_softmax(dim=-1) for part in (teacher, student))
     return max(SMALLEST, float((exact.exp() * (exact - other)).sum(dim=-1).mean()))
 
@@ -143,14 +143,14 @@ def random_teacher(
         model: the frozen model.
         rank: of the update, or tokens of the prefix.
         sequences: on which the distance is taken.
-        kl: the distance: KL of the frozen model from the teacher, in nats a token.
+        kl: the distance: KL of the frozen model from the teacher, in nats per token.
         seed: of the teacher.
 
     Raises:
         ValueError: for another kind, or a distance that no scale reaches.
     """
     if kind not in ("lora", "prefix"):
-        raise ValueError(f"kind={kind!r} is no teacher; choose lora or prefix")
+        raise ValueError(f"kind={kind!r} is unknown; choose lora or prefix")
     generator = torch.Generator().manual_seed(seed)
     shape = model.shape
     sizes = (shape.layers, 2, shape.d_model) if kind == "lora" else (shape.layers, rank, shape.d_model)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cast_lens.methods.theory import (
+from studies.expressivity.adapters import Additive, Learned, LoRA
+from studies.expressivity.fitting import (
     Effort,
-    Learned,
-    Unmodified,
     distributions,
     divergence,
     draw_sequences,
     fit_student,
     random_teacher,
 )
-from cast_lens.methods.theory.adapters import Additive, LoRA
-from tests.methods.theory.small import SMALL, randomised, small_model, small_sequences
+from studies.expressivity.tests.small import SMALL, randomised, small_model, small_sequences
+from studies.expressivity.transformer import Unmodified
 
 MODEL = small_model()
 TRAIN = small_sequences()
@@ -92,7 +91,7 @@ def test_the_summary_is_of_the_query_alone() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: random_teacher("affine", MODEL, 1, sequences=TRAIN, kl=1, seed=0), "kind='affine' is no teacher"),
+        (lambda: random_teacher("affine", MODEL, 1, sequences=TRAIN, kl=1, seed=0), "kind='affine' is unknown"),
         (lambda: random_teacher("lora", MODEL, 1, sequences=TRAIN, kl=50, seed=0), "kl=50 is not reached"),
         (lambda: draw_sequences(MODEL, 2, length=4, query=4, seed=0), "query=4 must be from 1 to length - 1 = 3"),
         (lambda: Effort(steps=3), "steps=3 must be at least 20"),

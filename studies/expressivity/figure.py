@@ -6,16 +6,16 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .drawing import band, blank
-from .frames import in_order, require
-from .style import DASHES, NEUTRAL, PALETTE, SYMBOLS
+from cast_lens.plots.drawing import band, blank
+from cast_lens.plots.frames import in_order, require
+from cast_lens.plots.style import DASHES, NEUTRAL, PALETTE, SYMBOLS
 
 PANEL = 300
 """Pixels of the axes of one teacher."""
 
 
 def plot_students(frame: pd.DataFrame) -> go.Figure:
-    """What is left of the KL to each teacher by rank: a panel a teacher, a line a student, intervals shaded.
+    """What is left of the KL to each teacher by rank: one panel per teacher, one line per student, intervals shaded.
 
     The axis is logarithmic; the grey line at 100 % is the unmodified model.
 

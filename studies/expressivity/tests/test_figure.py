@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cast_lens.plots import plot_students
+from studies.expressivity.figure import plot_students
 
 
 def made_up(low: float = 0.05) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def made_up(low: float = 0.05) -> pd.DataFrame:
     )
 
 
-def test_a_panel_a_teacher_a_line_a_student() -> None:
+def test_one_panel_per_teacher_and_one_line_per_student() -> None:
     figure = plot_students(made_up())
     lines = [trace for trace in figure.data if trace.name]
     assert [(line.name, line.yaxis, line.showlegend) for line in lines] == [

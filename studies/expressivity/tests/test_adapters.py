@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cast_lens.methods.theory import FORMS, Shape, Unmodified, matched_rank, parameter_count
-from cast_lens.methods.theory.adapters import Additive, Affine, BiasedLoRA, Conditioned, LoRA
-from cast_lens.methods.theory.frozen import Projection
-from tests.methods.theory.small import SMALL, randomised, small_model, small_sequences
+from studies.expressivity.adapters import (
+    FORMS,
+    Additive,
+    Affine,
+    BiasedLoRA,
+    Conditioned,
+    LoRA,
+    matched_rank,
+    parameter_count,
+)
+from studies.expressivity.tests.small import SMALL, randomised, small_model, small_sequences
+from studies.expressivity.transformer import Projection, Shape, Unmodified
 
 GENERATOR = torch.Generator()
 X = torch.randn(2, 3, SMALL.d_model, generator=torch.Generator().manual_seed(5))

@@ -1,0 +1,1 @@
+"""Studies beside the toolkit: questions of theory that need no language model."""
