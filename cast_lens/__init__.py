@@ -37,7 +37,7 @@ _HOME = {
     "RunConfig": "experiments",
     "Selection": "selection",
     "Setting": "methods",
-    "Source": "methods",
+    "SourceTask": "methods",
     "SteeringVector": "vectors",
     "Task": "tasks",
     "VECTOR_METHODS": "methods",
@@ -101,7 +101,7 @@ if TYPE_CHECKING:
         VECTOR_METHODS,
         Condition,
         Setting,
-        Source,
+        SourceTask,
         evaluate_conditions,
     )
     from .models import list_models, load_model

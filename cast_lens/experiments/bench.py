@@ -12,7 +12,7 @@ from ..engine.capture import check_layers
 from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import VECTOR_METHODS, Condition, Setting, Source, zero_shot
-from ..methods.retrieval import Remembered, residual_embedding, sentence_embedding
+from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
 from ..models import fingerprint, load_model
 from ..selection import METHODS, select, space_from_residuals
 from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, zero_shot_prompts

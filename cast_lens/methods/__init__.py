@@ -1,20 +1,35 @@
 """Methods under one protocol: each makes ``Condition`` objects, ``evaluate_conditions`` runs them."""
 
-from .batching import BatchedCondition, batched
-from .conditions import OUTCOMES, AnyCondition, Condition, evaluate_conditions
+from .conditions import (
+    OUTCOMES,
+    AnyCondition,
+    BatchedCondition,
+    Condition,
+    Setting,
+    evaluate_conditions,
+    placebo_random,
+    placebo_shuffled,
+    steered,
+)
 from .prompting import (
     PROMPT_METHODS,
+    Embed,
     PromptMethod,
-    cross_task_few_shot,
-    few_shot,
-    random_text_few_shot,
-    retrieved_few_shot,
-    zero_shot,
+    batched,
+    cross_task_condition,
+    few_shot_condition,
+    random_text_condition,
+    residual_embedding,
+    retrieved_condition,
+    sentence_embedding,
+    zero_shot_condition,
 )
-from .retrieval import Embed, residual_embedding, sentence_embedding
-from .sources import DIFFERENCE_KINDS, Source
-from .steered import Setting, placebo_random, placebo_shuffled, steered
-from .vectors import VECTOR_METHODS, VectorMethod
+from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod
+
+# The names of before, for callers that are still to change.
+Source = SourceTask
+zero_shot, few_shot, cross_task_few_shot = zero_shot_condition, few_shot_condition, cross_task_condition
+retrieved_few_shot, random_text_few_shot = retrieved_condition, random_text_condition
 
 __all__ = [
     "DIFFERENCE_KINDS",
@@ -27,18 +42,18 @@ __all__ = [
     "Embed",
     "PromptMethod",
     "Setting",
-    "Source",
+    "SourceTask",
     "VectorMethod",
     "batched",
-    "cross_task_few_shot",
+    "cross_task_condition",
     "evaluate_conditions",
-    "few_shot",
+    "few_shot_condition",
     "placebo_random",
     "placebo_shuffled",
-    "random_text_few_shot",
+    "random_text_condition",
     "residual_embedding",
-    "retrieved_few_shot",
+    "retrieved_condition",
     "sentence_embedding",
     "steered",
-    "zero_shot",
+    "zero_shot_condition",
 ]

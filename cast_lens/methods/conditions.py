@@ -1,27 +1,38 @@
-"""A condition is what a method asks of the model on a target: prompts, and perhaps one intervention.
+"""What a method asks of the model on a target: prompts, and perhaps one intervention.
 
-Methods differ in nothing else, so all of them are evaluated by one function, on the same examples, and every
-comparison between them is paired.
+Methods differ in nothing else, so one function evaluates all of them on the same examples, and every comparison
+between them is paired.
+
+- ``Condition``: one prompt per query, with or without an intervention (``steered``, ``placebo_random``,
+  ``placebo_shuffled``; those that change the prompt are in ``prompting``);
+- ``BatchedCondition``: several queries in one prompt;
+- ``evaluate_conditions``: outcomes of any number of them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
+import torch
 from transformer_lens import HookedTransformer
 
-from ..engine import Progress, quiet
-from ..evaluation import evaluate
-from ..interventions import Steering
-from ..tasks import Prompt
-from .batching import BatchedCondition
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..engine import Progress, answer, quiet, tokenise
+from ..evaluation import answer_limit, evaluate
+from ..interventions import Operator, Position, Steering
+from ..placebos import random_direction
+from ..tasks import Prompt, is_match, is_valid
+from ..vectors import SteeringVector
 
 OUTCOMES = ("exact_match", "valid", "choice_correct")
+# Columns of ``evaluate`` that one continuation for several queries cannot fill.
+UNKNOWN = ("gold_logprob", "choice_correct", "first_match", "first_valid", "gold_margin")
+# Tokens of a line beside its answer: the number, its dot, the newline.
+_NUMBERING = 4
+# A number at the start of a line, as models write it: ``2. yes``, ``2) yes``, ``[2] yes``, ``2: yes``.
+_NUMBERED = re.compile(r"\s*\[?(\d{1,4})[\].):]+(?:\s+|$)(.*)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +41,7 @@ class Condition:
 
     Attributes:
         method: name in frames and figures; names that begin with ``placebo:`` are controls.
-        prompts: one a target example, in the examples' order.
+        prompts: one per target example, in the examples' order.
         source: task that demonstrations or vector come from; empty for none.
         intervention: edit of the residual stream; None for prompting methods.
         seed: of whatever the method draws.
@@ -43,6 +54,160 @@ class Condition:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where and how strongly to steer; chosen on the source's own validation split, never with target labels.
+
+    Attributes:
+        layer: block index.
+        strength: factor on the vector.
+        operator: see ``Intervention``.
+        position: see ``Intervention``.
+    """
+
+    layer: int
+    strength: float
+    operator: Operator = "add"
+    position: Position = "last"
+
+
+def steered(
+    vector: SteeringVector,
+    prompts: tuple[Prompt, ...],
+    setting: Setting,
+    *,
+    source: str,
+    method: str = "steered",
+    seed: int = 0,
+) -> Condition:
+    """Zero-shot prompts with the source's vector in the residual stream (arXiv 2507.13236, step 3)."""
+    edit = vector.intervention(
+        setting.layer, strength=setting.strength, operator=setting.operator, position=setting.position
+    )
+    return Condition(method, prompts, source=source, intervention=edit, seed=seed)
+
+
+def placebo_random(
+    vector: SteeringVector, prompts: tuple[Prompt, ...], setting: Setting, *, source: str, seed: int
+) -> Condition:
+    """A random direction of the vector's norm."""
+    noise = random_direction(vector, seed=seed)
+    return steered(noise, prompts, setting, source=source, method="placebo: random direction", seed=seed)
+
+
+def placebo_shuffled(
+    shuffled: SteeringVector,
+    vector: SteeringVector,
+    prompts: tuple[Prompt, ...],
+    setting: Setting,
+    *,
+    source: str,
+    seed: int = 0,
+) -> Condition:
+    """The mean difference vector of demonstrations with shuffled answers, scaled to the vector's norm.
+
+    What it does as well as the vector, the right answers in the demonstrations did not do.
+
+    Raises:
+        ValueError: when the shuffled vector is zero at the setting's layer.
+    """
+    own, other = vector.at(setting.layer).norm(), shuffled.at(setting.layer).norm()
+    if not bool(other > 0):
+        raise ValueError(f"the shuffled-label vector of {source!r} is zero at layer {setting.layer}")
+    scaled = shuffled * float(torch.div(own, other))
+    return steered(scaled, prompts, setting, source=source, method="placebo: shuffled labels", seed=seed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchedCondition:
+    """A condition whose prompts hold several queries each.
+
+    Attributes:
+        method: name in frames and figures.
+        queries: the zero-shot prompt of each target example: what the answers are judged by.
+        prompts: the prompts that the model reads, in order, each with the next ``queries_per_prompt`` queries.
+        queries_per_prompt: queries in each prompt; the last one may hold fewer.
+        source: empty, as nothing comes from another task.
+        seed: unused, as nothing is drawn.
+    """
+
+    method: str
+    queries: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...]
+    queries_per_prompt: int
+    source: str = ""
+    seed: int = 0
+
+    def outcomes(
+        self, model: HookedTransformer, *, chat: bool = False, progress: Progress = quiet
+    ) -> pd.DataFrame:
+        """One row per query, with the columns of ``evaluate``.
+
+        A line that is missing or not numbered is an empty answer, which is neither a match nor valid.
+        ``choice_correct``, ``gold_logprob``, ``gold_margin`` and the ``first_`` columns are NaN.
+
+        Raises:
+            ValueError: a prompt that leaves no room for its answers in the context; see ``answer``.
+        """
+        tokens = tokenise(model, self.queries, chat=chat)
+        written = answer(
+            model,
+            self.prompts,
+            max_new_tokens=self.queries_per_prompt * (answer_limit(tokens) + _NUMBERING),
+            stop_at_newline=False,
+            chat=chat,
+            progress=progress,
+        )[0]
+        size = self.queries_per_prompt
+        texts = [
+            line
+            for start, text in zip(range(0, len(self.queries), size), written, strict=True)
+            for line in parse_answers(text, len(self.queries[start : start + size]))
+        ]
+        return _frame(self.queries, texts)
+
+
+def parse_answers(text: str, count: int) -> list[str]:
+    """The answers in a numbered list, in order; empty where the list has none.
+
+    Args:
+        text: what the model wrote after ``1.``; a model that writes the ``1.`` itself is understood. The first
+            line with a number counts, numbers beyond ``count`` and lines without one do not.
+        count: answers asked for.
+    """
+    lines = text.lstrip().split("\n")
+    if not _NUMBERED.match(lines[0]):
+        lines[0] = f"1. {lines[0]}"
+    found: dict[int, str] = {}
+    for line in lines:
+        if numbered := _NUMBERED.match(line):
+            found.setdefault(int(numbered[1]), numbered[2].strip())
+    return [found.get(number, "") for number in range(1, count + 1)]
+
+
+def _frame(queries: Sequence[Prompt], texts: Sequence[str]) -> pd.DataFrame:
+    missing = float("nan")
+    rows = [
+        {
+            "task": prompt.task,
+            "sample": prompt.sample_id,
+            "name": "unsteered",
+            "layer": -1,
+            "strength": 0.0,
+            "operator": "none",
+            "position": "none",
+            **dict.fromkeys(UNKNOWN, missing),
+            "text": prompt.query,
+            "gold": prompt.gold,
+            "answer": text,
+            "exact_match": float(is_match(text, prompt)),
+            "valid": float(is_valid(text, prompt)) if prompt.choices else missing,
+        }
+        for prompt, text in zip(queries, texts, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
 AnyCondition = Condition | BatchedCondition
 
 
@@ -53,7 +218,7 @@ def evaluate_conditions(
     chat: bool = False,
     progress: Progress = quiet,
 ) -> pd.DataFrame:
-    """Outcomes of several conditions, one row an example and condition.
+    """Outcomes of several conditions, one row per example and condition.
 
     Conditions that share their prompts share one pass of the engine; those with several queries to a prompt come last.
 
@@ -62,8 +227,6 @@ def evaluate_conditions(
         outcomes of ``evaluate``. Without an intervention layer is -1 and strength 0. What several queries in one
         prompt cannot tell is NaN; see ``BatchedCondition.outcomes``.
     """
-    import pandas as pd
-
     groups: dict[tuple[Prompt, ...], list[Condition]] = {}
     together = [condition for condition in conditions if isinstance(condition, BatchedCondition)]
     for condition in conditions:

@@ -16,21 +16,68 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens import HookedTransformer
 
 from .. import placebos
 from ..engine import capture
-from ..extraction import draw_samples, provenance
+from ..extraction import Extraction, draw_samples, provenance
 from ..interventions import Operator, Position
-from ..tasks import Prompt, few_shot_prompts
+from ..tasks import Prompt, Task, few_shot_prompts
 from ..vectors import DifferenceVectors, SteeringVector
-from .conditions import Condition
-from .sources import Source
-from .steered import Setting, steered
+from .conditions import Condition, Setting, steered
 
+# What the demonstrations on the few-shot side of the difference hold.
+DIFFERENCE_KINDS = ("true", "shuffled labels", "random text")
 # Dummy queries that a task vector is averaged over, as in the public code of arXiv 2310.15916.
 DUMMY_QUERIES = 2
 # A largest singular value this small beside the mean is rounding: the samples do not differ.
 _NO_SPREAD = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceTask:
+    """A source task as vector methods see it.
+
+    Attributes:
+        model: the model.
+        task: the source.
+        extraction: how difference vectors are taken; methods that run prompts of their own follow it.
+        differences: a kind of ``DIFFERENCE_KINDS`` to difference vectors of the same queries.
+        indices: samples that a selection chose; None for all of them.
+        seed: of whatever a placebo draws.
+        note: how the samples were chosen, kept in the vector's provenance.
+    """
+
+    model: HookedTransformer
+    task: Task
+    extraction: Extraction
+    differences: Callable[[str], DifferenceVectors]
+    indices: tuple[int, ...] | None = None
+    seed: int = 0
+    note: str = ""
+
+    def samples(self, kind: str = "true") -> DifferenceVectors:
+        """Difference vectors of one kind, checked.
+
+        Raises:
+            ValueError: an unknown kind, or other queries than those of kind ``true``.
+        """
+        if kind not in DIFFERENCE_KINDS:
+            raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(DIFFERENCE_KINDS)}")
+        found = self.differences(kind)
+        if kind != "true" and found.sample_ids != self.differences("true").sample_ids:
+            raise ValueError(
+                f"the {kind!r} difference vectors of {self.task.name!r} are of other queries than the true ones; "
+                "extract both with the same samples and seed"
+            )
+        return found
+
+    def explain(self, what: str, found: DifferenceVectors) -> str:
+        """The note of a vector made of the chosen samples."""
+        count = len(found) if self.indices is None else len(self.indices)
+        return "; ".join(
+            part for part in (f"{what}: mean over {count} of {len(found)} samples", self.note) if part
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +95,7 @@ class VectorMethod:
     """
 
     name: str
-    fit: Callable[[Source], SteeringVector]
+    fit: Callable[[SourceTask], SteeringVector]
     operator: Operator | None = None
     strengths: tuple[float, ...] | None = None
     position: Position | None = None
@@ -84,18 +131,18 @@ class VectorMethod:
         return steered(vector, prompts, place, source=source, method=name, seed=seed)
 
 
-def contrastive_mean(source: Source) -> SteeringVector:
+def contrastive_mean(source: SourceTask) -> SteeringVector:
     """Mean few-shot minus zero-shot residual over the chosen samples (arXiv 2507.13236, section 4.3)."""
     found = source.samples()
     return found.mean(source.indices, note=source.explain("few-shot minus zero-shot", found))
 
 
-def contrastive_mean_of_all(source: Source) -> SteeringVector:
+def contrastive_mean_of_all(source: SourceTask) -> SteeringVector:
     """The same over every sample: what the selection adds is the difference to this."""
     return contrastive_mean(replace(source, indices=None, note=""))
 
 
-def side_mean(source: Source, side: Literal["few-shot", "zero-shot"]) -> SteeringVector:
+def side_mean(source: SourceTask, side: Literal["few-shot", "zero-shot"]) -> SteeringVector:
     """Mean residual of one side, nothing subtracted: what the contrast adds is the difference to this."""
     found = source.samples()
     kept = found.few_shot if side == "few-shot" else found.zero_shot
@@ -103,7 +150,7 @@ def side_mean(source: Source, side: Literal["few-shot", "zero-shot"]) -> Steerin
     return alone.mean(source.indices, note=source.explain(f"{side} residuals", found))
 
 
-def principal_component(source: Source, *, centred: bool = False) -> SteeringVector:
+def principal_component(source: SourceTask, *, centred: bool = False) -> SteeringVector:
     """First principal direction of the chosen samples' differences at each layer, as long as their mean.
 
     By full singular value decomposition in float64; the sign is the one in which the mean difference projects
@@ -138,7 +185,7 @@ def principal_component(source: Source, *, centred: bool = False) -> SteeringVec
     return replace(vector, directions=(first * (sign * norms)[:, None]).float())
 
 
-def task_vector(source: Source, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
+def task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
     """Residual at the last token of a few-shot prompt that ends in a dummy query (arXiv 2310.15916).
 
     The mean over ``dummies`` queries behind the same demonstrations, none of them a demonstration. It overwrites the
@@ -160,14 +207,14 @@ def task_vector(source: Source, *, dummies: int = DUMMY_QUERIES) -> SteeringVect
     return SteeringVector(states.double().mean(dim=0).float(), layers, about)
 
 
-def placebo_mean(source: Source, kind: str) -> SteeringVector:
+def placebo_mean(source: SourceTask, kind: str) -> SteeringVector:
     """The contrastive mean of placebo demonstrations, over the same samples, with the norms of ``cast``."""
     found = source.samples(kind)
     placebo = found.mean(source.indices, note=source.explain(f"{kind} minus zero-shot", found))
     return placebos.matched(placebo, like=contrastive_mean(source))
 
 
-def zero_shot_difference(source: Source) -> SteeringVector:
+def zero_shot_difference(source: SourceTask) -> SteeringVector:
     """Difference of the means of two random halves of the zero-shot residuals, with the norms of ``cast``.
 
     Two sets of prompts of one kind differ by sampling alone. All samples take part, chosen or not.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cast_lens.extraction import Extraction
-from cast_lens.methods import Source
+from cast_lens.methods import SourceTask
 from cast_lens.vectors import DifferenceVectors, Provenance
 from tests.small_tasks import label_task
 from tests.toy import toy_model
@@ -29,9 +29,9 @@ def vectors(differences: Tensor, *, seed: int = 0, note: str = "") -> Difference
     return DifferenceVectors(zero + differences, zero, LAYERS, ids, replace(ORIGIN, note=note))
 
 
-def source(true: DifferenceVectors, **about: Any) -> Source:
+def source(true: DifferenceVectors, **about: Any) -> SourceTask:
     """A source with these true differences and, for both placebo kinds, random ones of another size."""
     kinds = {"true": true}
     for seed, kind in enumerate(("shuffled labels", "random text"), start=1):
         kinds[kind] = vectors(50 * noise(*true.few_shot.shape, seed=seed), note=kind)
-    return Source(toy_model(), label_task(), Extraction(), kinds.__getitem__, **about)
+    return SourceTask(toy_model(), label_task(), Extraction(), kinds.__getitem__, **about)

@@ -8,8 +8,14 @@ import pandas as pd
 import pytest
 
 from cast_lens.engine import answer, tokenise
-from cast_lens.methods import AnyCondition, batched, evaluate_conditions, few_shot, zero_shot
-from cast_lens.methods.batching import UNKNOWN, parse_answers
+from cast_lens.methods import (
+    AnyCondition,
+    batched,
+    evaluate_conditions,
+    few_shot_condition,
+    zero_shot_condition,
+)
+from cast_lens.methods.conditions import UNKNOWN, parse_answers
 from cast_lens.tasks import Task, Template, is_valid
 from tests.small_tasks import label_task, word_task
 from tests.tasks.small import lettered_task
@@ -65,8 +71,8 @@ def test_rows_have_the_columns_of_every_other_method(task: Task) -> None:
     model = tiny_model("llama")
     conditions: list[AnyCondition] = [
         batched(task, task.test, queries_per_prompt=2),
-        zero_shot(task, task.test),
-        few_shot(task, task.test, shots=2, seed=0),
+        zero_shot_condition(task, task.test),
+        few_shot_condition(task, task.test, shots=2, seed=0),
     ]
     joined = evaluate_conditions(model, conditions)
     assert list(joined["method"].unique()) == ["zero-shot", "few-shot", "batched"]
@@ -96,7 +102,7 @@ def test_answers_are_those_of_one_greedy_continuation_for_each_prompt(
     def scripted(*_: object, **__: object) -> list[list[str]]:
         return [[" bad\n2. bad\n3. maybe", " good"]]
 
-    monkeypatch.setattr("cast_lens.methods.batching.answer", scripted)
+    monkeypatch.setattr("cast_lens.methods.conditions.answer", scripted)
     told = condition.outcomes(model)
     # Items 18 to 22 are good, bad, good, bad, good in turn.
     assert list(told["answer"]) == ["bad", "bad", "maybe", "good", ""]

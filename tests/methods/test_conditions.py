@@ -9,13 +9,13 @@ from cast_lens.evaluation import evaluate
 from cast_lens.extraction import Extraction, difference_vectors
 from cast_lens.methods import (
     Setting,
-    cross_task_few_shot,
+    cross_task_condition,
     evaluate_conditions,
-    few_shot,
+    few_shot_condition,
     placebo_random,
     placebo_shuffled,
     steered,
-    zero_shot,
+    zero_shot_condition,
 )
 from tests.small_tasks import label_task, word_task
 from tests.tiny import tiny_model
@@ -26,13 +26,13 @@ SETTING = Setting(layer=1, strength=2.0)
 def test_conditions_together_equal_conditions_alone() -> None:
     model, target, source = tiny_model("llama"), label_task("mood"), label_task("tone")
     vector = difference_vectors(model, source, Extraction(samples=4, shots=2)).mean()
-    base = zero_shot(target, target.test)
+    base = zero_shot_condition(target, target.test)
     conditions = [
         base,
         steered(vector, base.prompts, SETTING, source="tone"),
-        few_shot(target, target.test, shots=2, seed=0),
+        few_shot_condition(target, target.test, shots=2, seed=0),
         placebo_random(vector, base.prompts, SETTING, source="tone", seed=1),
-        cross_task_few_shot(source, target, target.test, shots=2, seed=0),
+        cross_task_condition(source, target, target.test, shots=2, seed=0),
     ]
     together = evaluate_conditions(model, conditions)
     for condition in conditions:
@@ -47,7 +47,7 @@ def test_conditions_together_equal_conditions_alone() -> None:
 
 def test_free_answers_have_no_validity() -> None:
     model, target = tiny_model("gpt2"), word_task()
-    rows = evaluate_conditions(model, [zero_shot(target, target.test)])
+    rows = evaluate_conditions(model, [zero_shot_condition(target, target.test)])
     assert rows["valid"].isna().all()
     assert rows["choice_correct"].isna().all()
     assert rows["exact_match"].isin([0.0, 1.0]).all()
@@ -58,7 +58,7 @@ def test_placebos_have_the_vectors_norm_at_its_place() -> None:
     vector = difference_vectors(model, source, Extraction(samples=4, shots=2)).mean()
     how = Extraction(samples=4, shots=2, shuffle_labels=True)
     shuffled = difference_vectors(model, source, how).mean()
-    prompts = zero_shot(source, source.test).prompts
+    prompts = zero_shot_condition(source, source.test).prompts
     norm = float(vector.at(1).norm())
     for condition in (
         placebo_random(vector, prompts, SETTING, source="tone", seed=0),

@@ -17,12 +17,12 @@ from cast_lens.extraction import token_length
 from cast_lens.methods import (
     PROMPT_METHODS,
     Condition,
-    random_text_few_shot,
+    random_text_condition,
     residual_embedding,
-    retrieved_few_shot,
+    retrieved_condition,
     sentence_embedding,
 )
-from cast_lens.methods.retrieval import Remembered, most_similar
+from cast_lens.methods.prompting import Remembered, most_similar
 from cast_lens.tasks import Example, Task, few_shot_prompts, prompts_showing
 from cast_lens.tasks.templates import body
 from tests.closeness import assert_close
@@ -60,7 +60,7 @@ def test_the_nearest_examples_are_those_of_a_literal_search(shots: int) -> None:
 
 def test_the_prompt_shows_the_nearest_first_and_each_definition_once() -> None:
     source = replace(SOURCE, instruction="Name the tone.")
-    condition = retrieved_few_shot(source, TARGET, TARGET.test, shots=2, embed=letters)
+    condition = retrieved_condition(source, TARGET, TARGET.test, shots=2, embed=letters)
     shown = most_similar(source, TARGET, TARGET.test, shots=2, embed=letters)
     first, second = shown[0]
     assert condition.prompts[0].text == (
@@ -141,7 +141,7 @@ def test_an_encoder_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPat
 
 def test_random_text_prompts_are_as_long_in_tokens_as_what_they_stand_for() -> None:
     length = token_length(tiny_model("llama"))
-    condition = random_text_few_shot(TARGET, TARGET, TARGET.test, shots=3, seed=2, length=length)
+    condition = random_text_condition(TARGET, TARGET, TARGET.test, shots=3, seed=2, length=length)
     right = few_shot_prompts(TARGET, TARGET.test, shots=3, seed=2)
     for placebo, prompt in zip(condition.prompts, right, strict=True):
         assert placebo.query == prompt.query

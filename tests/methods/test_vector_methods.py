@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from cast_lens.engine import TokenPrompt, reference, score, tokenise
 from cast_lens.extraction import Extraction, difference_vectors
-from cast_lens.methods import VECTOR_METHODS, Setting, Source, VectorMethod, zero_shot
+from cast_lens.methods import VECTOR_METHODS, Setting, SourceTask, VectorMethod, zero_shot_condition
 from cast_lens.methods.vectors import principal_component, task_vector
 from cast_lens.tasks import demonstrations, few_shot
 from cast_lens.vectors import SteeringVector
@@ -26,7 +26,7 @@ PLACEBOS = [name for name, method in VECTOR_METHODS.items() if method.placebo]
 SCALED = [name for name in PLACEBOS if name != "placebo: zero vector"]
 
 
-def fitted(name: str, of: Source) -> Tensor:
+def fitted(name: str, of: SourceTask) -> Tensor:
     return VECTOR_METHODS[name].fit(of).directions
 
 
@@ -140,7 +140,10 @@ def test_the_zero_vector_is_added_whatever_the_operator_of_the_run() -> None:
     method = VECTOR_METHODS["placebo: zero vector"]
     task = label_task("tone")
     condition = method.condition(
-        method.fit(of), zero_shot(task, task.test).prompts, Setting(2, 3.0, "replace"), source="mood"
+        method.fit(of),
+        zero_shot_condition(task, task.test).prompts,
+        Setting(2, 3.0, "replace"),
+        source="mood",
     )
     assert condition.intervention is not None
     assert condition.intervention.operator == "add"
@@ -152,7 +155,7 @@ def test_a_task_vector_is_the_residual_of_dummy_queries_behind_the_same_demonstr
     how = Extraction(samples=4, shots=3, seed=5)
     layers = (1, 3)
     differences = difference_vectors(model, task, how, layers=layers)
-    found = task_vector(Source(model, task, how, lambda kind: differences))
+    found = task_vector(SourceTask(model, task, how, lambda kind: differences))
     shown = demonstrations(task, shots=3, seed=5)
     ids = found.provenance.sample_ids
     assert len(set(ids)) == 2
@@ -174,7 +177,7 @@ def test_a_task_vector_overwrites_the_last_prompt_token_alone() -> None:
     task = label_task("tone")
     condition = method.condition(
         vector,
-        zero_shot(task, task.test).prompts,
+        zero_shot_condition(task, task.test).prompts,
         Setting(2, 1.0),
         source="mood",
     )
@@ -195,7 +198,7 @@ def test_own_vectors_are_named_apart() -> None:
     own, other = label_task("mood"), label_task("tone")
     names = [
         VECTOR_METHODS["cast"]
-        .condition(vector, zero_shot(task, task.test).prompts, Setting(2, 1.0), source="mood")
+        .condition(vector, zero_shot_condition(task, task.test).prompts, Setting(2, 1.0), source="mood")
         .method
         for task in (own, other)
     ]
@@ -209,7 +212,9 @@ def test_the_runs_operator_and_position_hold_where_a_method_has_none() -> None:
     task = label_task("tone")
     place = Setting(2, 1.5, "norm_preserving_add", "all")
     vector = method.fit(source(vectors(noise(4, 3, 8, seed=3))))
-    edit = method.condition(vector, zero_shot(task, task.test).prompts, place, source="mood").intervention
+    edit = method.condition(
+        vector, zero_shot_condition(task, task.test).prompts, place, source="mood"
+    ).intervention
     assert edit is not None
     assert (edit.layer, edit.strength, edit.operator, edit.position) == (2, 1.5, "norm_preserving_add", "all")
 

@@ -22,8 +22,7 @@ from ...evaluation import answer_limit
 from ...extraction import draw_samples
 from ...interventions import Intervention
 from ...methods import batched, cross_task_few_shot, few_shot, retrieved_few_shot
-from ...methods.prompting import CANDIDATES
-from ...methods.retrieval import residual_layer
+from ...methods.prompting import CANDIDATES, residual_layer
 from ...steering import generate
 from ...tasks import Prompt, few_shot_prompts, zero_shot_prompts
 from ...tasks.templates import body
