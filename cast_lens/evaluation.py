@@ -8,17 +8,15 @@ outcomes: ``exact_match`` (the greedy answer is the gold one), ``valid`` (it is 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from transformer_lens import HookedTransformer
 
 from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
 from .interventions import Steering
 from .tasks import Prompt, is_match, is_valid
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Tokens that a model may write beyond the longest admissible answer: enough to see that it ended, or did not.
 SLACK = 3
@@ -107,18 +105,17 @@ def changed_answers(answers: pd.DataFrame, *, limit: int = 3) -> pd.DataFrame:
 
     Args:
         answers: from ``evaluate``.
-        limit: examples told a variant; answers that turn right or wrong go before those that were and stay wrong.
+        limit: examples shown per variant; answers that turn right or wrong go before those that were and stay wrong.
 
     Returns:
-        one row an intervention: ``variant, name, layer, strength, n``; ``n_changed`` (answers that are not the
-        unsteered one), ``n_mended`` and ``n_broken`` (of them, those that turned right, or wrong); ``changed``, text
-        with one example a line, empty when none changed.
+        one row per intervention: ``variant, name, layer, strength, n``; ``n_changed`` (answers other than the
+        unsteered one, blanks and line ends around them aside), ``n_mended`` and ``n_broken`` (of them, those that
+        turned right, or wrong); ``changed``, text with one example per line, empty when none changed.
 
     Raises:
-        ValueError: when a column or the unsteered variant is missing, or ``limit`` is below 1.
+        ValueError: when a column or the unsteered variant is missing, a variant was run on other prompts than the
+            unsteered one, or ``limit`` is below 1.
     """
-    import pandas as pd
-
     needed = ("variant", "name", "layer", "strength", "sample", "text", "gold", "answer", "exact_match")
     missing = [name for name in needed if name not in answers]
     if missing or limit < 1 or not (answers["variant"] == 0).any():
@@ -126,13 +123,19 @@ def changed_answers(answers: pd.DataFrame, *, limit: int = 3) -> pd.DataFrame:
             "answers must come from evaluate, the unsteered variant 0 included, and limit be 1 or more; "
             f"missing columns: {missing}, variants: {sorted(set(answers.get('variant', ())))[:5]}, limit={limit}"
         )
-    plain = answers[answers["variant"] == 0].set_index("sample")
+    numbered = _numbered(answers)
+    plain = numbered[numbered["variant"] == 0]
     rows = []
-    for variant, cell in answers[answers["variant"] != 0].groupby("variant", sort=True):
-        before = plain.loc[cell["sample"]]
+    for variant, cell in numbered[numbered["variant"] != 0].groupby("variant", sort=True):
+        if not cell.index.isin(plain.index).all():
+            raise ValueError(
+                f"variant {variant} has answers to prompts that variant 0, the unsteered model, was not run on; "
+                "give the frame of one call of evaluate, whole"
+            )
+        before = plain.loc[cell.index]
         turn = cell["exact_match"].to_numpy() - before["exact_match"].to_numpy()
         found = cell.assign(before=before["answer"].to_numpy(), turn=turn)
-        found = found[found["answer"] != found["before"]].sort_values(
+        found = found[found["answer"].str.strip() != found["before"].str.strip()].sort_values(
             "turn", key=lambda turns: -abs(turns), kind="stable"
         )
         told = [_told(row) for row in found.head(limit).to_dict("records")]
@@ -141,6 +144,17 @@ def changed_answers(answers: pd.DataFrame, *, limit: int = 3) -> pd.DataFrame:
         rows.append((variant, *where, len(cell), len(found), mended, broken, "\n".join(told)))
     columns = [*needed[:4], "n", "n_changed", "n_mended", "n_broken", "changed"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _numbered(answers: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, indexed by what pairs variants: task, sample, text, and which of a sample's prompts it is.
+
+    One sample may have several prompts (two few-shot prompts of one query, say), and two tasks may use one sample id.
+    """
+    keys = [name for name in ("task", "sample", "text") if name in answers]
+    turn = answers.groupby(["variant", *keys], sort=False).cumcount().rename("turn_of_sample")
+    index = pd.MultiIndex.from_frame(pd.concat([answers[keys], turn], axis=1))
+    return answers.set_index(index)
 
 
 def _told(row: Mapping[Hashable, Any]) -> str:

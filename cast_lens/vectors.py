@@ -6,19 +6,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .files import atomic_write, load_tensors, save_tensors
 from .interventions import Intervention, Operator, Position
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Choice", "DifferenceVectors", "Provenance", "SteeringVector", "atomic_write", "chosen_rows"]
 
-__all__ = ["DifferenceVectors", "Provenance", "SteeringVector", "atomic_write"]
+# Row numbers, or a boolean mask over all rows.
+Choice = (
+    Sequence[int]
+    | Sequence[bool]
+    | Int[Tensor, " chosen"]
+    | Bool[Tensor, " row"]
+    | Int[np.ndarray, " chosen"]
+    | Bool[np.ndarray, " row"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,32 +172,35 @@ class DifferenceVectors:
         return self.few_shot - self.zero_shot
 
     def at(self, layer: int) -> Float[Tensor, "sample d_model"]:
-        """The differences at one layer."""
+        """The differences at one layer.
+
+        Raises:
+            ValueError: when these vectors do not hold that layer.
+        """
         row = _row(self.layers, layer, "difference vectors")
         return self.few_shot[:, row] - self.zero_shot[:, row]
 
     def __len__(self) -> int:
         return self.few_shot.shape[0]
 
-    def mean(self, indices: Sequence[int] | None = None, *, note: str = "") -> SteeringVector:
-        """The steering vector: mean over the chosen samples (all of them when ``indices`` is None).
+    def mean(self, indices: Choice | None = None, *, note: str = "") -> SteeringVector:
+        """The steering vector: mean over the chosen samples.
+
+        Args:
+            indices: row numbers, or a boolean mask with one entry per sample; None for all samples.
+            note: stored in the provenance.
 
         Raises:
-            ValueError: when no sample is chosen or an index is out of range.
+            ValueError: when no sample is chosen, an index is out of range, a mask has another length, or
+                ``indices`` holds anything but integers or booleans.
         """
-        chosen = list(range(len(self))) if indices is None else [int(index) for index in indices]
-        if not chosen or min(chosen) < 0 or max(chosen) >= len(self):
-            raise ValueError(
-                f"indices must be a non-empty choice from 0 ... {len(self) - 1}, got {chosen[:8]}"
-            )
+        chosen = list(range(len(self))) if indices is None else chosen_rows(indices, len(self))
         mean = self.values[chosen].double().mean(dim=0).float()
         ids = tuple(self.sample_ids[index] for index in chosen)
         return SteeringVector(mean, self.layers, replace(self.provenance, sample_ids=ids, note=note))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a sample and layer: ``task, sample_id, layer, norm, zero_shot_norm, few_shot_norm``."""
-        import pandas as pd
-
+        """One row per sample and layer: ``task, sample_id, layer, norm, zero_shot_norm, few_shot_norm``."""
         norms = {
             "norm": self.values.norm(dim=-1),
             "zero_shot_norm": self.zero_shot.norm(dim=-1),
@@ -219,6 +231,40 @@ class DifferenceVectors:
         return cls(tensors["few_shot"], tensors["zero_shot"], layers, tuple(about["sample_ids"]), provenance)
 
 
+def chosen_rows(indices: Choice, count: int) -> list[int]:
+    """Row numbers of a choice among ``count`` rows.
+
+    Args:
+        indices: row numbers from 0, in any order, or a boolean mask with one entry per row.
+        count: rows to choose from.
+
+    Raises:
+        ValueError: for an empty choice, rows that do not exist, a mask of another length, or entries that are
+            neither integers nor booleans.
+    """
+    given = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    if given.dtype.kind == "b" and given.ndim == 1 and len(given):
+        if len(given) != count or not given.any():
+            raise ValueError(
+                f"indices is a boolean mask with {len(given)} entries, {int(given.sum())} of them True, but there "
+                f"are {count} rows; give one entry per row and choose at least one"
+            )
+        return [int(row) for row in np.flatnonzero(given)]
+    numbers = given.ndim == 1 and given.dtype.kind in "iu" and not _mixed(indices)
+    if not numbers or given.min() < 0 or given.max() >= count:
+        raise ValueError(
+            f"indices must be a non-empty choice from 0 ... {count - 1}, as integers, or a boolean mask of {count} "
+            f"entries, got {given.dtype} of shape {given.shape}: {given.ravel()[:8].tolist()}"
+        )
+    return [int(row) for row in given]
+
+
+def _mixed(indices: Choice) -> bool:
+    """Whether a list holds both booleans and numbers, which NumPy reads as numbers."""
+    kinds = {isinstance(item, bool | np.bool_) for item in indices} if isinstance(indices, list | tuple) else ()
+    return len(kinds) > 1
+
+
 def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...], axes: str) -> None:
     if stack.ndim != axes.count(",") + 1 or stack.shape[-2] != len(layers):
         raise ValueError(
@@ -237,7 +283,7 @@ def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...], axes: str) -
 
 
 def _row(layers: tuple[int, ...], layer: int, what: str) -> int:
-    if layer not in layers:
+    if isinstance(layer, bool | np.bool_) or layer not in layers:
         raise ValueError(
             f"layer={layer} is not in this {what}; it holds layers {', '.join(map(str, layers))}"
         )
@@ -256,12 +302,24 @@ def _combine(left: SteeringVector, right: SteeringVector, sign: float, symbol: s
             f"vectors come from different models ({left.provenance.model}, {right.provenance.model}) "
             "and cannot be combined; extract both from one model"
         )
-    task = f"{left.provenance.task} {symbol} {right.provenance.task}"
+    subtracted = right.provenance.task
+    if symbol == "-" and _is_sum(subtracted):
+        subtracted = f"({subtracted})"
+    task = f"{left.provenance.task} {symbol} {subtracted}"
     return SteeringVector(
         left.directions + sign * right.directions,
         left.layers,
         replace(left.provenance, task=task, sample_ids=()),
     )
+
+
+def _is_sum(expression: str) -> bool:
+    """Whether an expression over tasks has a sum or difference outside brackets."""
+    depth, found = 0, False
+    for before, character, after in zip(expression, expression[1:], expression[2:], strict=False):
+        depth += (before == "(") - (before == ")")
+        found = found or (depth == 0 and character in "+-" and before == after == " ")
+    return found
 
 
 def _about(provenance: Provenance, layers: tuple[int, ...]) -> dict[str, Any]:

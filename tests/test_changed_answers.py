@@ -65,3 +65,31 @@ def test_order_of_rows_does_not_matter() -> None:
 def test_refuses_what_is_not_from_evaluate(frame: pd.DataFrame, limit: int) -> None:
     with pytest.raises(ValueError, match="answers must come from evaluate"):
         changed_answers(frame, limit=limit)
+
+
+def test_blanks_around_an_answer_are_no_change() -> None:
+    frame = answers()
+    second = frame["variant"] == 2
+    frame.loc[second, "answer"] = frame.loc[second, "answer"] + "\n"
+    assert changed_answers(frame)["n_changed"].tolist() == [3, 0]
+
+
+def test_repeated_sample_ids_are_paired_in_their_order() -> None:
+    """Two prompts of one sample, as two sets of demonstrations make them."""
+    once, again = answers(), answers()
+    again.loc[again["variant"] == 0, "answer"] = "something else"
+    changed = changed_answers(pd.concat([once, again]))
+    assert changed["n"].tolist() == [8, 8]
+    assert changed["n_changed"].tolist() == [3 + 4, 4]
+
+
+def test_one_id_in_two_tasks_is_two_samples() -> None:
+    both = pd.concat([answers().assign(task=task) for task in ("first", "second")])
+    assert changed_answers(both)["n_changed"].tolist() == [6, 0]
+
+
+def test_a_variant_of_other_prompts_is_refused() -> None:
+    frame = answers()
+    frame = frame[(frame["variant"] != 0) | (frame["sample"] != "d")]
+    with pytest.raises(ValueError, match="variant 1 has answers to prompts that variant 0"):
+        changed_answers(frame)

@@ -75,6 +75,11 @@ class TestSteeringVector:
         assert (a - b).provenance.task == "antonym - plural"
         assert (0.5 * a).provenance.task == "0.5 * (antonym)"
         assert (-(a + b)).provenance.task == "-1 * (antonym + plural)"
+        assert (a - (a + b)).provenance.task == "antonym - (antonym + plural)"
+        assert (a - (a - b)).provenance.task == "antonym - (antonym - plural)"
+        assert (a - 2 * (a - b)).provenance.task == "antonym - 2 * (antonym - plural)"
+        assert ((a - b) - a).provenance.task == "antonym - plural - antonym"
+        assert (a + (a - b)).provenance.task == "antonym + antonym - plural"
         assert (a + b).provenance.sample_ids == ()
         assert (2 * a).provenance.sample_ids == ORIGIN.sample_ids
         assert (a + b).provenance.fingerprint == ORIGIN.fingerprint
@@ -292,3 +297,53 @@ class TestAtomicWrite:
         finally:
             os.umask(before)
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+class TestChoice:
+    """A mask selects, integers select, anything else is refused."""
+
+    MASK = (False, False, True, True)
+
+    @pytest.mark.parametrize(
+        "mask", [list(MASK), MASK, np.array(MASK), torch.tensor(MASK), [np.bool_(entry) for entry in MASK]]
+    )
+    def test_a_mask_selects(self, mask: Any) -> None:
+        found = _differences()
+        chosen = found.mean(mask)
+        assert torch.equal(chosen.directions, found.values[2:].mean(dim=0))
+        assert chosen.provenance.sample_ids == ("s2", "s3")
+
+    @pytest.mark.parametrize("rows", [[3, 0], (3, 0), np.array([3, 0], dtype=np.uint8), torch.tensor([3, 0])])
+    def test_integers_select_in_their_order(self, rows: Any) -> None:
+        found = _differences()
+        assert found.mean(rows).provenance.sample_ids == ("s3", "s0")
+        assert torch.equal(found.mean(rows).directions, found.values[[3, 0]].mean(dim=0))
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ([0.5, 1.5], r"a non-empty choice from 0 \.\.\. 3, as integers, or a boolean mask of 4 entries, got float64"),
+            (np.array([0.0, 1.0]), "float64"),
+            (torch.tensor([0.0, 1.0]), "float32"),
+            (["s1"], "indices must be"),
+            ("01", "indices must be"),
+            ([True, 2], "indices must be"),
+            ([[0, 1]], r"shape \(1, 2\)"),
+            (1, r"shape \(\)"),
+            ([], r"shape \(0,\)"),
+            ([True, False], "a boolean mask with 2 entries, 1 of them True, but there are 4 rows"),
+            ([False] * 4, "choose at least one"),
+            ([0, 4], r"from 0 \.\.\. 3.*\[0, 4\]"),
+            ([-1], r"\[-1\]"),
+        ],
+    )
+    def test_anything_else_is_refused(self, wrong: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            _differences().mean(wrong)
+
+    def test_a_layer_is_an_integer(self) -> None:
+        for found in (_differences(), _vector()):
+            with pytest.raises(ValueError, match="layer=True is not in"):
+                found.at(True)
+            with pytest.raises(ValueError, match="is not in"):
+                found.at(1.5)  # type: ignore[arg-type]

@@ -59,8 +59,7 @@ def score(
 ) -> Scores:
     """Score every admissible answer of every prompt, unsteered and under each intervention.
 
-    Exact: the same numbers as one hooked forward pass for each (prompt, answer, intervention), up to
-        rounding.
+    Exact: the same numbers as one hooked forward pass for each (prompt, answer, intervention), up to rounding.
     Under position ``last`` an answer's own tokens are steered as decoded tokens are; under ``prompt_last``
     they are not; under ``all`` every token is, and only the layers below the intervention are shared.
 

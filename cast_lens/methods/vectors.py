@@ -23,7 +23,7 @@ from ..engine import capture
 from ..extraction import Extraction, draw_samples, provenance
 from ..interventions import Operator, Position
 from ..tasks import Prompt, Task, few_shot_prompts
-from ..vectors import DifferenceVectors, SteeringVector
+from ..vectors import DifferenceVectors, SteeringVector, chosen_rows
 from .conditions import Condition, Setting, steered
 
 # What the demonstrations on the few-shot side of the difference hold.
@@ -74,7 +74,7 @@ class SourceTask:
 
     def explain(self, what: str, found: DifferenceVectors) -> str:
         """The note of a vector made of the chosen samples."""
-        count = len(found) if self.indices is None else len(self.indices)
+        count = len(found) if self.indices is None else len(chosen_rows(self.indices, len(found)))
         return "; ".join(
             part for part in (f"{what}: mean over {count} of {len(found)} samples", self.note) if part
         )
@@ -167,7 +167,7 @@ def principal_component(source: SourceTask, *, centred: bool = False) -> Steerin
     vector = found.mean(
         source.indices, note=source.explain(f"first principal component ({kind}) of differences", found)
     )
-    rows = found.values if source.indices is None else found.values[list(source.indices)]
+    rows = found.values if source.indices is None else found.values[chosen_rows(source.indices, len(found))]
     rows = rows.double().permute(1, 0, 2)
     mean = rows.mean(dim=1)
     spread = rows - mean[:, None] if centred else rows

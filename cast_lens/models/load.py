@@ -34,9 +34,8 @@ def load_model(
 
     Args:
         name: the embedded model; a hub name (``"Qwen/Qwen2.5-0.5B"``); a folder that ``save_pretrained``
-        wrote;
-            the path of a GGUF file (dequantised at every load); a Hugging Face model that is already loaded
-            (it is copied, and stays as it is); or a ``HookedTransformer``, returned as it is but for
+            wrote; the path of a GGUF file (dequantised at every load); a Hugging Face model that is already
+            loaded (it is copied, and stays as it is); or a ``HookedTransformer``, returned as it is but for
             ``eval()`` and ``tokenizer``.
         dtype: of the weights, ``float32``, ``bfloat16`` or ``float16``; ignored for a ``HookedTransformer``.
         device: as torch names it, or ``"auto"`` for the best there is; ignored for a ``HookedTransformer``.
@@ -45,8 +44,7 @@ def load_model(
 
     Raises:
         ValueError: when the model cannot be found, read or represented, or its logits differ; the message
-        says
-            what to do.
+            says what to do.
     """
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):
