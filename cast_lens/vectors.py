@@ -261,7 +261,9 @@ def chosen_rows(indices: Choice, count: int) -> list[int]:
 
 def _mixed(indices: Choice) -> bool:
     """Whether a list holds both booleans and numbers, which NumPy reads as numbers."""
-    kinds = {isinstance(item, bool | np.bool_) for item in indices} if isinstance(indices, list | tuple) else ()
+    kinds = (
+        {isinstance(item, bool | np.bool_) for item in indices} if isinstance(indices, list | tuple) else ()
+    )
     return len(kinds) > 1
 
 

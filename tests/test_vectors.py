@@ -322,7 +322,10 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ([0.5, 1.5], r"a non-empty choice from 0 \.\.\. 3, as integers, or a boolean mask of 4 entries, got float64"),
+            (
+                [0.5, 1.5],
+                r"a non-empty choice from 0 \.\.\. 3, as integers, or a boolean mask of 4 entries, got float64",
+            ),
             (np.array([0.0, 1.0]), "float64"),
             (torch.tensor([0.0, 1.0]), "float32"),
             (["s1"], "indices must be"),
