@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM
 
 from cast_lens.engine import Prefixes, frozen, quiet
 from cast_lens.interventions import Position
-from cast_lens.methods.atv import Design, Item, Step, Training, build_generator, gather, train
-from cast_lens.methods.atv.training import _Job
+from cast_lens.methods.atv import Design, Step, Training, TrainingItem, build_generator, gather, train
+from cast_lens.methods.atv.training import TrainingJob
 from cast_lens.models import load_model
 from cast_lens.models.cache import cache_folder
 from cast_lens.tasks import list_tasks, load_task
@@ -50,7 +50,7 @@ def cpu_seconds(jobs: dict[str, Callable[[], Any]], *, rounds: int) -> dict[str,
     return {name: sorted(times)[len(times) // 2] for name, times in taken.items()}
 
 
-def forward_backward(hf: Any, items: list[Item], *, parameters: bool) -> None:
+def forward_backward(hf: Any, items: list[TrainingItem], *, parameters: bool) -> None:
     """Cross-entropy of the answers through Hugging Face's model."""
     rows = [item.prompt.tokens + item.prompt.answers[0] for item in items]
     width = max(map(len, rows))
@@ -140,7 +140,9 @@ def steps_against_passes(given: argparse.Namespace) -> None:
     for position, recompute in ways:
         design = Design(generator="residual", position=position)
         own = Training(batch=given.batch, recompute=recompute)
-        job = _Job.of(model, material, design, own, build_generator(design, model), tuple(range(30)), quiet)
+        job = TrainingJob.of(
+            model, material, design, own, build_generator(design, model), tuple(range(30)), quiet
+        )
         name = f"step, {position}" + (", recompute" if recompute else "")
         jobs[name] = partial(job._step, job.start(), batch, None)
     prompts = [item.prompt for item in items]

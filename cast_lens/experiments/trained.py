@@ -13,8 +13,7 @@ from ..engine import tokenise
 from ..evaluation import answer_limit
 from ..interventions import Steering
 from ..methods import Condition, evaluate_conditions
-from ..methods.atv import Design, Training, train
-from ..methods.atv.expansion import Expansion
+from ..methods.atv import Design, Expansion, Training, train
 from ..steering import generate
 from ..tasks import Prompt, Task
 from .bench import Bench

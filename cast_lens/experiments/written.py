@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..interventions import PromptVectors
 from ..methods import Condition
-from ..methods.atv import ATV, another_query, random_directions, readings
-from ..methods.atv.data import draw
+from ..methods.atv import ATV, another_query, generator_texts, random_directions
+from ..methods.training_data import draw_examples
 from ..tasks import Prompt, Task
 from .bench import Bench, test_examples
 
@@ -28,7 +28,7 @@ FACTORS = (0.25, 0.5, 2.0, 4.0)
 def written(bench: Bench, atv: ATV, name: str) -> PromptVectors:
     """What an adaptive task vector writes for the test queries of a task."""
     task = bench.tasks[name]
-    return atv.intervention(readings(task, test_examples(bench.config, task), atv.design.reads))
+    return atv.intervention(generator_texts(task, test_examples(bench.config, task), atv.design.reads))
 
 
 def placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
@@ -87,5 +87,5 @@ def variants_of(
 
 def _mean(atv: ATV, task: Task) -> Float[Tensor, "1 layer d_model"]:
     """The mean of the vectors of a task's training queries: what is left of them without the query."""
-    chosen = draw(task, atv.training.examples, seed=atv.training.seed, split="train")
-    return atv.vectors(readings(task, chosen, atv.design.reads)).mean(dim=0, keepdim=True)
+    chosen = draw_examples(task, atv.training.examples, seed=atv.training.seed, split="train")
+    return atv.vectors(generator_texts(task, chosen, atv.design.reads)).mean(dim=0, keepdim=True)

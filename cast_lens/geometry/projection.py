@@ -61,7 +61,7 @@ def project(
             f"the activations at layer {layer} are all the same, so they span no plane; check the capture"
         )
     if method == "umap":
-        points, explained = _umap(activations, seed), np.full(2, np.nan)
+        points, explained = umap_plane(activations, seed), np.full(2, np.nan)
     else:
         points, explained = _pca(activations, frame["condition"].to_numpy() == "few-shot")
     return frame.assign(x=points[:, 0], y=points[:, 1], explained_x=explained[0], explained_y=explained[1])
@@ -158,11 +158,16 @@ def _signs(
     return np.where(np.where(decided, shift, largest) < 0, -1.0, 1.0)
 
 
-def _umap(activations: Float[np.ndarray, "total d_model"], seed: int) -> Float[np.ndarray, "total 2"]:
-    if len(activations) <= NEIGHBOURS:
+def umap_plane(values: Float[np.ndarray, "total d_model"], seed: int) -> Float[np.ndarray, "total 2"]:
+    """UMAP of some rows: 15 neighbours, seeded, single-threaded.
+
+    Raises:
+        ValueError: when there are not more rows than neighbours.
+    """
+    if len(values) <= NEIGHBOURS:
         raise ValueError(
             f"method='umap' needs more than {NEIGHBOURS} activations (its number of neighbours), got "
-            f"{len(activations)} from all tasks and both prompts; capture more samples, or use method='pca'"
+            f"{len(values)} from all tasks and both prompts; capture more samples, or use method='pca'"
         )
     with warnings.catch_warnings():
         # umap-learn warns on import about its optional parts and, once seeded, that it runs on one thread,
@@ -172,6 +177,6 @@ def _umap(activations: Float[np.ndarray, "total d_model"], seed: int) -> Float[n
         from umap import UMAP
 
         fitted = UMAP(n_components=2, n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(
-            activations
+            values
         )
     return np.asarray(fitted, dtype=np.float64)

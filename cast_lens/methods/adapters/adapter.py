@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from transformer_lens import HookedTransformer
 
 from ...engine import Progress, TokenPrompt, quiet, tokenise
@@ -17,14 +17,9 @@ from ...files import load_tensors, save_tensors
 from ...models.huggingface import load_huggingface
 from ...tasks import Prompt
 from ...vectors import Provenance
-from ..atv import Training
-from ..atv.origin import check_model, provenance_of, training_of
-from .design import AdapterDesign
-from .reading import Read, read
-from .wrapping import Wrapped, wrap
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..training import Training, check_model, provenance_of, training_of
+from .peft_model import AdapterDesign, Wrapped, wrap
+from .scoring import AdapterOutput, score_and_decode
 
 KIND = "Adapter"
 
@@ -40,7 +35,7 @@ class Adapter:
         training: how it was trained.
         steps: that were trained, those after the kept epoch included.
         seconds: that training took, validations included, loading not.
-        validation: lowest validation loss, that of the kept epoch; nats a token.
+        validation: lowest validation loss, that of the kept epoch; nats per token.
         provenance: the model, the tasks and templates, the seed.
     """
 
@@ -89,7 +84,7 @@ class Adapter:
             progress: wraps the passes.
 
         Returns:
-            the columns of ``evaluate``, one row a prompt; ``variant`` is 0 and ``name`` the kind of adapter.
+            the columns of ``evaluate``, one row per prompt; ``variant`` is 0 and ``name`` the kind of adapter.
 
         Raises:
             ValueError: see ``tokenise``.
@@ -100,7 +95,7 @@ class Adapter:
 
     def _read(
         self, prompts: Sequence[Prompt], max_new_tokens: int | None, progress: Progress, *, scored: bool
-    ) -> tuple[list[TokenPrompt], Read]:
+    ) -> tuple[list[TokenPrompt], AdapterOutput]:
         tokens = tokenise(self.model, prompts)
         limit = answer_limit(tokens) if max_new_tokens is None else max_new_tokens
         if limit < 1:
@@ -108,10 +103,12 @@ class Adapter:
         # Virtual tokens take up context, too.
         tokenise(self.model, tokens, room=limit + self.wrapped.virtual)
         stop = stop_rule(self.model, stop_at_newline=True)
-        found = read(self.wrapped, tokens, max_new_tokens=limit, stop=stop, progress=progress, scored=scored)
+        found = score_and_decode(
+            self.wrapped, tokens, max_new_tokens=limit, stop=stop, progress=progress, scored=scored
+        )
         return tokens, found
 
-    def _texts(self, found: Read) -> list[str]:
+    def _texts(self, found: AdapterOutput) -> list[str]:
         return texts_of(self.model, [list(found.written)])[0]
 
     def save(self, path: str | os.PathLike[str]) -> Path:

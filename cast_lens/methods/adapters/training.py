@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +17,16 @@ from transformer_lens import HookedTransformer
 from ...engine import TokenPrompt
 from ...models.huggingface import load_huggingface
 from ...tasks import Task
-from ..atv import Item, Material, Training, Watch, gather, silent
-from ..atv.data import batches
-from ..atv.history import History
-from ..atv.origin import trained_on
+from ..training import History, Training, Watch, batches, run_epochs, silent, trained_on
+from ..training_data import TrainingData, TrainingItem, gather
 from .adapter import Adapter
-from .backbone import padded
-from .design import AdapterDesign
-from .parts import length, parts, parts_of_tasks
-from .wrapping import Wrapped, peft_library, wrap
+from .peft_model import AdapterDesign, Wrapped, padded, peft_library, wrap
+
+# Tokens that run with gradients at a time: 1.5 MB each in the embedded model. A step adds up its parts' gradients.
+TOKENS = 1024
+# What a pass forward and back costs beside its tokens, in tokens: 0.4 s against 8 ms each in the embedded model on one
+# core, for reading all the weights.
+PASS = 50
 
 
 def train_adapter(
@@ -40,7 +42,7 @@ def train_adapter(
 
     Prompts, answers, order of the batches, loss, Adam, weight decay, early stop and the epoch that is kept are those of
     ``atv.train`` with the same ``training``; the learning rate is the design's. No dropout. ``memory_mb``,
-    ``recompute`` and ``checkpoint_steps`` do not apply: a step runs in ``parts``, and nothing is
+    ``recompute`` and ``checkpoint_steps`` do not apply: a step runs in ``microbatches``, and nothing is
     written to disk.
 
     Args:
@@ -59,7 +61,7 @@ def train_adapter(
     peft_library()
     material = gather(model, tasks, training)
     items = material.items
-    room = int(model.cfg.n_ctx) - max(map(length, items))
+    room = int(model.cfg.n_ctx) - max(map(tokens_read, items))
     wrapped = wrap(
         load_huggingface(source, like=model),
         design,
@@ -76,7 +78,7 @@ def train_adapter(
     return Adapter(model, wrapped, design, training, history.steps, seconds, history.lowest, about)
 
 
-def _opening(material: Material, training: Training) -> list[int]:
+def _opening(material: TrainingData, training: Training) -> list[int]:
     """Training prompts and their answers one behind the other, in the first epoch's order."""
     order = next(batches(len(material.train), size=len(material.train), seed=training.seed, epoch=0))
     prompts = [material.train[place].prompt for place in order]
@@ -84,7 +86,7 @@ def _opening(material: Material, training: Training) -> list[int]:
 
 
 def answer_losses(wrapped: Wrapped, prompts: Sequence[TokenPrompt]) -> Float[Tensor, " sample"]:
-    """Mean cross-entropy, in nats a token, of each prompt's gold answer, as ``engine.answer_losses`` defines it."""
+    """Mean cross-entropy, in nats per token, of each prompt's gold answer, as ``engine.answer_losses`` defines it."""
     backbone = wrapped.backbone
     shared, cache = wrapped.opened([prompt.tokens for prompt in prompts])
     texts = [prompt.tokens + prompt.answers[prompt.gold][:-1] for prompt in prompts]
@@ -107,7 +109,7 @@ class _Run:
     """A training run; what is learned lives in ``wrapped``."""
 
     wrapped: Wrapped
-    material: Material
+    material: TrainingData
     design: AdapterDesign
     training: Training
     history: History = field(default_factory=History)
@@ -115,23 +117,24 @@ class _Run:
 
     def train(self, watch: Watch) -> None:
         """Until the last epoch or the early stop; ends with the weights of the best epoch."""
-        training, history, count = self.training, self.history, len(self.material.train)
         optimiser = torch.optim.Adam(
-            self.wrapped.trained.values(), lr=self.design.rate, weight_decay=training.weight_decay
+            self.wrapped.trained.values(), lr=self.design.rate, weight_decay=self.training.weight_decay
         )
-        while not history.over(training):
-            epoch = len(history.validations)
-            for batch in batches(count, size=training.batch, seed=training.seed, epoch=epoch):
-                self._step(optimiser, [self.material.train[place] for place in batch])
-                watch(history.after_step(training, count))
-            self._validate()
-            watch(history.after_epoch(training, count))
+        run_epochs(
+            self.history,
+            self.training,
+            len(self.material.train),
+            step=lambda places: self._step(optimiser, [self.material.train[place] for place in places]),
+            validate=self._validation_loss,
+            keep=lambda: self.kept.update(self.wrapped.state()),
+            watch=watch,
+        )
         self.wrapped.restore(self.kept)
 
-    def _step(self, optimiser: torch.optim.Adam, items: Sequence[Item]) -> None:
+    def _step(self, optimiser: torch.optim.Adam, items: Sequence[TrainingItem]) -> float:
         optimiser.zero_grad(set_to_none=True)
         total = 0.0
-        for part in parts(items):
+        for part in microbatches(items):
             losses = self._losses(part)
             if not bool(torch.isfinite(losses).all()):
                 named = ", ".join(f"{item.task} {item.sample} ({item.template})" for item in part)
@@ -142,15 +145,47 @@ class _Run:
             (losses.sum() / len(items)).backward()
             total += float(losses.detach().double().sum())
         optimiser.step()
-        self.history.losses.append(total / len(items))
+        return total / len(items)
 
-    def _losses(self, items: Sequence[Item]) -> Float[Tensor, " sample"]:
+    def _losses(self, items: Sequence[TrainingItem]) -> Float[Tensor, " sample"]:
         with self.training.precision(self.wrapped.backbone.model.device):
             return answer_losses(self.wrapped, [item.prompt for item in items])
 
     @torch.no_grad()
-    def _validate(self) -> None:
+    def _validation_loss(self) -> float:
         items = self.material.validation
-        loss = sum(float(self._losses(part).double().sum()) for part in parts_of_tasks(items)) / len(items)
-        if self.history.validated(loss):
-            self.kept = self.wrapped.state()
+        parts = microbatches_by_task(items)
+        return sum(float(self._losses(part).double().sum()) for part in parts) / len(items)
+
+
+def tokens_read(item: TrainingItem) -> int:
+    """Tokens of prompt and answer that are read: all but the answer's last one, which is only predicted."""
+    return len(item.prompt.tokens) + len(item.prompt.answers[item.prompt.gold]) - 1
+
+
+def microbatches(items: Sequence[TrainingItem]) -> list[list[TrainingItem]]:
+    """A batch in parts of similar length, at most ``TOKENS`` tokens each when padded to their longest.
+
+    Of all ways to cut the batch, sorted by length, the one with the lowest cost: padded tokens, and ``PASS`` per part.
+    """
+    ordered = sorted(items, key=tokens_read)
+    costs, begins = [0.0], [0]
+    for end in range(1, len(ordered) + 1):
+        longest = tokens_read(ordered[end - 1])
+        room = max(1, TOKENS // longest)
+        found = [(costs[b] + longest * (end - b) + PASS, b) for b in range(max(0, end - room), end)]
+        cost, begin = min(found)
+        costs.append(cost)
+        begins.append(begin)
+    cut: list[list[TrainingItem]] = []
+    end = len(ordered)
+    while end:
+        cut.append(ordered[begins[end] : end])
+        end = begins[end]
+    return cut[::-1]
+
+
+def microbatches_by_task(items: Sequence[TrainingItem]) -> Iterator[list[TrainingItem]]:
+    """Parts that hold one task each, whose prompts begin alike."""
+    for _, members in groupby(items, key=lambda item: (item.task, item.template)):
+        yield from microbatches(list(members))

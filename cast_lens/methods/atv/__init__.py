@@ -7,30 +7,30 @@
 - ``Design``, ``Training``: every switch of the recipe; ``PAPER``, ``PAPER_TRAINING``: its values;
 - ``train``: against the frozen large model, with early stop and checkpoints; ``loss_bar`` shows it;
 - ``ATV``: ``vectors``, ``intervention``, ``steer``, ``save``, ``load``;
-- ``evaluate_atv``, ``gains``: outcomes of examples, and what changes a task;
-- ``another_query``, ``task_means``, ``random_directions``, ``constant_vectors``: what stands beside its vectors;
+- ``evaluate_atv``, ``gains``: outcomes of every example, and what changes by task;
+- ``another_query``, ``task_means``, ``random_directions``, ``constant_vectors``: what its vectors are compared with;
 - ``generate_vectors``, ``generated_cosines``, ``generated_norms``, ``generated_against``, ``generated_cloud``: what
   the vectors are like;
 - ``Generator``: what a small model of your own has to offer.
 """
 
-from .controls import another_query, constant_vectors, random_directions, task_means
-from .data import Item, Material, gather, readings
-from .design import PAPER, PAPER_TRAINING, Design, Training
-from .expansion import Expansion
-from .generators import BlocksGenerator, ConstantGenerator, Generator, build_generator
-from .inside import (
+from ..training import Step, Training, Watch, loss_bar, silent
+from ..training_data import TrainingData, TrainingItem, gather, generator_texts
+from .analysis import (
     Generated,
+    evaluate_atv,
+    gains,
     generate_vectors,
     generated_against,
     generated_cloud,
     generated_cosines,
     generated_norms,
 )
-from .outcomes import evaluate_atv, gains
+from .config import PAPER, PAPER_TRAINING, Design
+from .controls import another_query, constant_vectors, random_directions, task_means
+from .generators import BlocksGenerator, ConstantGenerator, Expansion, Generator, build_generator
+from .model import ATV
 from .training import train
-from .vectors import ATV
-from .watching import Step, Watch, loss_bar, silent
 
 __all__ = [
     "ATV",
@@ -42,10 +42,10 @@ __all__ = [
     "Expansion",
     "Generated",
     "Generator",
-    "Item",
-    "Material",
     "Step",
     "Training",
+    "TrainingData",
+    "TrainingItem",
     "Watch",
     "another_query",
     "build_generator",
@@ -58,9 +58,9 @@ __all__ = [
     "generated_cloud",
     "generated_cosines",
     "generated_norms",
+    "generator_texts",
     "loss_bar",
     "random_directions",
-    "readings",
     "silent",
     "task_means",
     "train",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +16,14 @@ from transformer_lens import HookedTransformer
 from ...engine import Prefixes, Progress, answer_losses, frozen, quiet, unsupported
 from ...interventions import PromptVectors
 from ...models import fingerprint
+from ...plots import plot_loss, write_figure
 from ...tasks import Task
-from .data import Item, Material, batches, gather
-from .design import Design, Training
-from .expansion import Expansion, standards
-from .generators import Generator, build_generator
-from .origin import trained_on
-from .run_state import RESULT, RunState, claim, parameters, save_bad_batch
-from .vectors import ATV, restore, vector_layers
-from .watching import Watch, silent
+from ..training import Training, Watch, run_epochs, silent, trained_on
+from ..training_data import TrainingData, TrainingItem, gather
+from .checkpoint import RESULT, RunState, claim, parameters, save_bad_batch
+from .config import Design
+from .generators import Expansion, Generator, build_generator, standards
+from .model import ATV, restore, vector_layers
 
 # Prompts of a validation pass at least: without gradients, small passes cost little less than large ones.
 VALIDATED = 32
@@ -69,7 +67,7 @@ def train(
     place = None if folder is None else Path(folder)
     if place is not None:
         claim(place, design=design, training=training, material=material, model=fingerprint(model))
-    job = _Job.of(model, material, design, training, small, layers, progress)
+    job = TrainingJob.of(model, material, design, training, small, layers, progress)
     with frozen(model):
         run = job.run(place, watch)
     restore(run.kept, run.expansion, run.generator)
@@ -84,25 +82,23 @@ def train(
 
 def write_curve(run: RunState, folder: Path) -> None:
     """The losses as ``loss.csv``, and as a figure, ``loss.html``."""
-    from ...plots import plot_loss, write_figure
-
     frame = run.history.to_frame()
     write_figure(plot_loss(frame), frame, folder, "loss", png="never")
 
 
 @torch.no_grad()
-def _states(generator: Generator, items: Sequence[Item]) -> Float[Tensor, "item d_small"]:
+def _states(generator: Generator, items: Sequence[TrainingItem]) -> Float[Tensor, "item d_small"]:
     """What the small model makes of each item, each text read once."""
-    place = {text: row for row, text in enumerate(dict.fromkeys(item.reading for item in items))}
-    return generator.states(list(place))[[place[item.reading] for item in items]]
+    place = {text: row for row, text in enumerate(dict.fromkeys(item.generator_text for item in items))}
+    return generator.states(list(place))[[place[item.generator_text] for item in items]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Job:
+class TrainingJob:
     """What does not change while training."""
 
     model: HookedTransformer
-    material: Material
+    material: TrainingData
     design: Design
     training: Training
     generator: Generator
@@ -115,13 +111,13 @@ class _Job:
     def of(
         cls,
         model: HookedTransformer,
-        material: Material,
+        material: TrainingData,
         design: Design,
         training: Training,
         generator: Generator,
         layers: tuple[int, ...],
         progress: Progress,
-    ) -> _Job:
+    ) -> TrainingJob:
         """Everything that is computed once: states of a frozen small model, keys and values of the prompts."""
         items = material.items
         states = _states(generator, material.items).to(model.cfg.device)
@@ -163,33 +159,24 @@ class _Job:
         return RunState(expansion, self.generator, optimiser)
 
     def run(self, folder: Path | None, watch: Watch) -> RunState:
-        """Train until the last epoch or the early stop; from a checkpoint when the folder has one."""
+        """Train until the last epoch or the early stop, from where the folder's checkpoint is."""
         run = self.start()
         if folder is not None:
             run.load(folder)
-        training, history, count = self.training, run.history, len(self.material.train)
-        per_epoch = math.ceil(count / training.batch)
-        while not history.over(training):
-            epoch = len(history.validations)
-            for number, batch in enumerate(self._batches(epoch), start=epoch * per_epoch):
-                if number < run.steps:
-                    continue
-                self._step(run, batch, folder)
-                watch(history.after_step(training, count))
-                if folder is not None and run.steps % training.checkpoint_steps == 0:
-                    run.save(folder)
-            self._validate(run)
-            if folder is not None:
-                run.save(folder)
-            watch(history.after_epoch(training, count))
+        run_epochs(
+            run.history,
+            self.training,
+            len(self.material.train),
+            step=lambda places: self._step(run, places, folder),
+            validate=lambda: self._validation_loss(run),
+            keep=run.keep,
+            watch=watch,
+            checkpoint=None if folder is None else lambda: run.save(folder),
+        )
         return run
 
-    def _batches(self, epoch: int) -> Iterator[list[int]]:
-        count, training = len(self.material.train), self.training
-        return batches(count, size=training.batch, seed=training.seed, epoch=epoch)
-
-    def _step(self, run: RunState, batch: list[int], folder: Path | None) -> None:
-        vectors, losses = self._losses(run, batch)
+    def _step(self, run: RunState, places: list[int], folder: Path | None) -> float:
+        vectors, losses = self._losses(run, places)
         loss = losses.mean()
         run.optimiser.zero_grad(set_to_none=True)
         # A loss beyond all numbers has no gradient to step along.
@@ -199,15 +186,17 @@ class _Job:
         if not bool(torch.isfinite(loss)) or not all(
             bool(torch.isfinite(gradient).all()) for gradient in grown if gradient is not None
         ):
-            self._refuse(run, batch, vectors, losses, folder)
+            self._refuse(run, places, vectors, losses, folder)
         run.optimiser.step()
-        run.history.losses.append(loss.item())
+        return float(loss.item())
 
     def _losses(self, run: RunState, batch: list[int]) -> tuple[Tensor, Float[Tensor, " sample"]]:
         """Vectors of some items and the loss of each; not a number where a vector is none."""
         items = [self.material.items[index] for index in batch]
         known = self.states
-        states = self.generator.states([item.reading for item in items]) if known is None else known[batch]
+        states = (
+            self.generator.states([item.generator_text for item in items]) if known is None else known[batch]
+        )
         vectors = run.expansion(states.to(run.expansion.bias.device))
         if not bool(torch.isfinite(vectors).all()):
             return vectors, vectors.flatten(1).sum(dim=1)
@@ -223,20 +212,19 @@ class _Job:
             )
         return vectors, losses
 
-    def _validate(self, run: RunState) -> None:
+    @torch.no_grad()
+    def _validation_loss(self, run: RunState) -> float:
         first, count = len(self.material.train), len(self.material.validation)
-        size, sums = max(self.training.batch, VALIDATED), 0.0
-        with torch.no_grad():
-            for start in range(0, count, size):
-                batch = list(range(first + start, first + min(count, start + size)))
-                sums += float(self._losses(run, batch)[1].double().sum())
-        if run.history.validated(sums / count):
-            run.keep()
+        size, total = max(self.training.batch, VALIDATED), 0.0
+        for start in range(0, count, size):
+            places = list(range(first + start, first + min(count, start + size)))
+            total += float(self._losses(run, places)[1].double().sum())
+        return total / count
 
     def _refuse(
         self, run: RunState, batch: list[int], vectors: Tensor, losses: Tensor, folder: Path | None
     ) -> None:
-        items: list[Item] = [self.material.items[index] for index in batch]
+        items: list[TrainingItem] = [self.material.items[index] for index in batch]
         place = Path(tempfile.mkdtemp(prefix="cast-lens-")) if folder is None else folder
         path = save_bad_batch(
             place, items, vectors, step=run.steps, losses=[float(loss) for loss in losses.detach()]

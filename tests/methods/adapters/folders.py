@@ -8,7 +8,7 @@ from pathlib import Path
 from transformer_lens import HookedTransformer
 
 from cast_lens.methods.adapters import Adapter, AdapterDesign
-from cast_lens.methods.adapters.wrapping import wrap
+from cast_lens.methods.adapters.peft_model import wrap
 from cast_lens.methods.atv import Training
 from cast_lens.models import fingerprint, load_model, model_name
 from cast_lens.models.huggingface import load_huggingface

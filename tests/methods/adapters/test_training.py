@@ -13,7 +13,7 @@ import torch
 from cast_lens.engine import tokenise
 from cast_lens.methods import adapters, atv
 from cast_lens.methods.adapters import Adapter, AdapterDesign, AdapterKind, train_adapter
-from cast_lens.methods.adapters.design import KINDS
+from cast_lens.methods.adapters.peft_model import KINDS
 from cast_lens.methods.atv import Design, Step, Training
 from cast_lens.tasks import Task, zero_shot_prompts
 from tests.methods.adapters.folders import pair, untrained

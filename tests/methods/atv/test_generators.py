@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from cast_lens.methods.atv import BlocksGenerator, Design, build_generator
-from cast_lens.methods.atv.huggingface import HuggingFaceGenerator
+from cast_lens.methods.atv.generators import HuggingFaceGenerator
 from tests.closeness import assert_close
 from tests.tiny import VOCAB, tiny_hf_model, tiny_model, tiny_tokenizer
 

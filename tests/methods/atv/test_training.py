@@ -66,7 +66,7 @@ def test_gradients_of_generator_and_expansion_equal_finite_differences() -> None
     items = gather(model, tasks(), replace(SMALL, examples=2)).train[:4]
 
     def loss() -> Tensor:
-        made = expansion(small.states([item.reading for item in items]))
+        made = expansion(small.states([item.generator_text for item in items]))
         return answer_losses(model, [item.prompt for item in items], PromptVectors(made, (0, 1, 2, 3))).mean()
 
     with frozen(model):
@@ -101,7 +101,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: 
     )
     # Step 4 was the last that had been written.
     assert seen[0].number == at
-    texts = [item.reading for item in gather(model, tasks(), training).validation]
+    texts = [item.generator_text for item in gather(model, tasks(), training).validation]
     assert torch.equal(whole.vectors(texts), again.vectors(texts))
     first, second = (load_tensors(tmp_path / f / "atv.safetensors", kind="ATV") for f in ("whole", "killed"))
     assert first[1] == second[1]

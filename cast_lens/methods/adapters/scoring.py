@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ...engine import Progress, Scores, TokenPrompt
 from ...engine.decoding import Stop
-from .backbone import padded, selected
-from .wrapping import Wrapped
+from .peft_model import Wrapped, padded, selected
 
 # Tokens that a pass reads: enough to keep a processor busy.
 TOKENS = 2048
@@ -26,8 +25,8 @@ COPIED = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """What was read, prompt by prompt.
+class AdapterOutput:
+    """What an adapted model gives, prompt by prompt.
 
     Attributes:
         logprobs: of each admissible answer; empty when they were not asked for.
@@ -45,7 +44,7 @@ class Read:
 
 
 @torch.no_grad()
-def read(
+def score_and_decode(
     wrapped: Wrapped,
     prompts: Sequence[TokenPrompt],
     *,
@@ -53,7 +52,7 @@ def read(
     stop: Stop,
     progress: Progress,
     scored: bool = True,
-) -> Read:
+) -> AdapterOutput:
     """Score and decode.
 
     Args:
@@ -78,7 +77,7 @@ def read(
                 logprobs[index] = row
         for index, text in zip(members, _write(wrapped, cache, tokens, max_new_tokens, stop), strict=True):
             written[index] = text
-    return Read(tuple(logprobs), first, tuple(written))
+    return AdapterOutput(tuple(logprobs), first, tuple(written))
 
 
 def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:

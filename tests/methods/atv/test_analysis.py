@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cast_lens.methods.atv import Design, Training, train
-from cast_lens.methods.atv.inside import (
+from cast_lens.methods.atv.analysis import (
     Generated,
     generate_vectors,
     generated_against,

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ...files import atomic_write, load_tensors, save_tensors
-from .data import Item, Material
-from .design import Design, Training
-from .expansion import Expansion
-from .generators import Generator
-from .history import History
-from .vectors import restore, state
+from ..training import History, Training
+from ..training_data import TrainingData, TrainingItem
+from .config import Design
+from .generators import Expansion, Generator
+from .model import restore, state
 
 KIND = "ATV training"
 CHECKPOINT, CONFIG, RESULT = "checkpoint.safetensors", "config.json", "atv.safetensors"
@@ -80,7 +79,7 @@ def parameters(expansion: Expansion, generator: Generator) -> list[nn.Parameter]
     return [*expansion.parameters(), *own]
 
 
-def claim(folder: Path, *, design: Design, training: Training, material: Material, model: str) -> None:
+def claim(folder: Path, *, design: Design, training: Training, material: TrainingData, model: str) -> None:
     """Make a folder this run's, or refuse it when it holds another one.
 
     Raises:
@@ -109,12 +108,17 @@ def claim(folder: Path, *, design: Design, training: Training, material: Materia
 
 
 def save_bad_batch(
-    folder: Path, items: list[Item], vectors: Tensor, *, step: int, losses: list[float]
+    folder: Path, items: list[TrainingItem], vectors: Tensor, *, step: int, losses: list[float]
 ) -> Path:
     """Write the prompts of a step whose loss or gradient is not finite, and the vectors that were added to them."""
     rows = [
         {"task": item.task, "sample": item.sample, "template": item.template, "text": item.text}
-        | {"answer": item.answer, "reading": item.reading, "tokens": item.prompt.tokens, "loss": loss}
+        | {
+            "answer": item.answer,
+            "generator_text": item.generator_text,
+            "tokens": item.prompt.tokens,
+            "loss": loss,
+        }
         for item, loss in zip(items, losses, strict=True)
     ]
     save_tensors(

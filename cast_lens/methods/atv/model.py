@@ -20,10 +20,9 @@ from ...interventions import PromptVectors
 from ...steering import steer
 from ...tasks import Prompt
 from ...vectors import Provenance
-from .design import Design, Training
-from .expansion import Expansion
-from .generators import Generator, build_generator
-from .origin import check_model, provenance_of, training_of
+from ..training import Training, check_model, provenance_of, training_of
+from .config import Design
+from .generators import Expansion, Generator, build_generator
 
 KIND = "ATV"
 Query = Prompt | str
@@ -40,7 +39,7 @@ class ATV:
         generator: the small model.
         expansion: from its state to the vectors.
         steps: that were trained, those after the kept epoch included.
-        validation: lowest validation loss, that of the kept epoch; nats a token.
+        validation: lowest validation loss, that of the kept epoch; nats per token.
         provenance: the large model, the tasks and templates it was trained on, the seed.
     """
 
@@ -66,7 +65,7 @@ class ATV:
 
         Args:
             queries: prompts as the large model will read them, or texts for the small one (under
-                ``reads="question"`` see ``readings``).
+                ``reads="question"`` see ``generator_texts``).
 
         Raises:
             ValueError: no queries, or one that the small model cannot read.
@@ -96,7 +95,7 @@ class ATV:
 
         Args:
             model: the one that the ATV was trained for.
-            queries: one prompt a row, in the rows' order; every pass within runs these prompts.
+            queries: one prompt per row, in the rows' order; every pass within runs these prompts.
 
         Raises:
             ValueError: another model; another number of rows; see ``cast_lens.steering.steer``.

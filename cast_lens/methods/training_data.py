@@ -1,37 +1,38 @@
-"""What is trained on: prompts in several templates, their answers, and the texts that the small model reads."""
+"""What methods are trained on: prompts in several templates, their answers, and what a small model reads of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-import torch
 from transformer_lens import HookedTransformer
 
-from ...engine import TokenPrompt, tokenise
-from ...tasks import Example, Prompt, Split, Task, demonstrations, zero_shot
-from ...tasks.splits import stable_seed
-from ...tasks.templates import PLAIN
-from .design import Reading, Training
+from ..engine import TokenPrompt, tokenise
+from ..tasks import Example, Prompt, Split, Task, demonstrations, input_key, zero_shot
+from ..tasks.templates import PLAIN
+from .training import Training
 
 TEMPLATES = ("own", "bare", "plain")
+GeneratorReads = Literal["prompt", "question"]
+"""What a small model reads: the prompt, or ``Q: … A:``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class TrainingItem:
     """One prompt with its answer.
 
     Attributes:
         prompt: tokens, with the answer and what ends it as its only answer.
-        reading: what the small model reads.
+        generator_text: what the small model of an adaptive task vector reads.
         task, sample, template: where it comes from.
         text, answer: the same as text, for people.
     """
 
     prompt: TokenPrompt
-    reading: str
+    generator_text: str
     task: str
     sample: str
     template: str
@@ -40,25 +41,25 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """Everything that a training run sees.
 
     Attributes:
         train, validation: items.
     """
 
-    train: tuple[Item, ...]
-    validation: tuple[Item, ...]
+    train: tuple[TrainingItem, ...]
+    validation: tuple[TrainingItem, ...]
 
     @property
-    def items(self) -> tuple[Item, ...]:
+    def items(self) -> tuple[TrainingItem, ...]:
         """Both, training first."""
         return (*self.train, *self.validation)
 
     @property
     def digest(self) -> str:
-        """Names the material: a run is only continued on the same."""
-        parts = [(item.prompt.tokens, item.prompt.answers, item.reading) for item in self.items]
+        """Identifies the data: a run is only continued on the same."""
+        parts = [(item.prompt.tokens, item.prompt.answers, item.generator_text) for item in self.items]
         text = json.dumps([len(self.train), parts], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -68,7 +69,7 @@ def question(example: Example) -> str:
     return f"Q: {example.input} \n A: "
 
 
-def readings(task: Task, examples: Sequence[Example], reads: Reading) -> list[str]:
+def generator_texts(task: Task, examples: Sequence[Example], reads: GeneratorReads) -> list[str]:
     """What the small model reads of zero-shot prompts in the task's own template."""
     if reads == "question":
         return [question(example) for example in examples]
@@ -76,8 +77,8 @@ def readings(task: Task, examples: Sequence[Example], reads: Reading) -> list[st
 
 
 def gather(
-    model: HookedTransformer, tasks: Sequence[Task], training: Training, *, reads: Reading = "prompt"
-) -> Material:
+    model: HookedTransformer, tasks: Sequence[Task], training: Training, *, reads: GeneratorReads = "prompt"
+) -> TrainingData:
     """Prompts and answers of all tasks, checked before anything is trained.
 
     Raises:
@@ -85,32 +86,23 @@ def gather(
             tokenises to nothing; a prompt that does not fit the model's context.
     """
     _check(tasks, training.templates)
-    found: dict[Split, list[Item]] = {"train": [], "validation": []}
+    found: dict[Split, list[TrainingItem]] = {"train": [], "validation": []}
     limits: dict[Split, int] = {"train": training.examples, "validation": training.validation}
     for split, items in found.items():
         # Whatever the training: how well the task is asked as it will be asked.
         templates = training.templates if split == "train" else training.templates[:1]
         for task in tasks:
-            chosen = draw(task, limits[split], seed=training.seed, split=split)
+            chosen = draw_examples(task, limits[split], seed=training.seed, split=split)
             items += _items(model, task, chosen, templates, training.ending, reads)
-    return Material(tuple(found["train"]), tuple(found["validation"]))
+    return TrainingData(tuple(found["train"]), tuple(found["validation"]))
 
 
-def draw(task: Task, count: int, *, seed: int, split: Split) -> tuple[Example, ...]:
+def draw_examples(task: Task, count: int, *, seed: int, split: Split) -> tuple[Example, ...]:
     """Up to ``count`` examples of a split, balanced over the classes; all of them when there are no more."""
     pool = task.split(split)
-    distinct = {example.input for example in pool}
-    if count >= len(distinct):
+    if count >= len({input_key(example.input) for example in pool}):
         return pool
     return demonstrations(task, shots=count, seed=seed, pool=split)
-
-
-def batches(count: int, *, size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Places of ``count`` training items, ``size`` a step, in an order that follows from seed and epoch."""
-    shuffler = torch.Generator().manual_seed(stable_seed(seed, epoch) % 2**63)
-    order = torch.randperm(count, generator=shuffler).tolist()
-    for start in range(0, count, size):
-        yield order[start : start + size]
 
 
 def _check(tasks: Sequence[Task], templates: Sequence[str]) -> None:
@@ -139,8 +131,8 @@ def _items(
     examples: Sequence[Example],
     templates: Sequence[str],
     ending: str,
-    reads: Reading,
-) -> list[Item]:
+    reads: GeneratorReads,
+) -> list[TrainingItem]:
     prompts: dict[tuple[str, str], tuple[Example, str, Prompt]] = {}
     for example in examples:
         for name in templates:
@@ -155,9 +147,9 @@ def _items(
     tokenise(model, [prompt for *_, prompt in rows])
     tokens = tokenise(model, [replace(prompt, gold=prompt.gold + ending) for *_, prompt in rows])
     return [
-        Item(
+        TrainingItem(
             prompt=ready,
-            reading=question(example) if reads == "question" else prompt.text,
+            generator_text=question(example) if reads == "question" else prompt.text,
             task=task.name,
             sample=example.id,
             template=name,

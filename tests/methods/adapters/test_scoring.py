@@ -12,10 +12,10 @@ import torch
 
 from cast_lens.engine import TokenPrompt, answer, layout, quiet, score, tokenise
 from cast_lens.evaluation import evaluate
-from cast_lens.methods.adapters import AdapterDesign, wrapping
-from cast_lens.methods.adapters.reading import read, same_lengths
+from cast_lens.methods.adapters import AdapterDesign, peft_model
+from cast_lens.methods.adapters.peft_model import Wrapped
+from cast_lens.methods.adapters.scoring import same_lengths, score_and_decode
 from cast_lens.methods.adapters.training import answer_losses
-from cast_lens.methods.adapters.wrapping import Wrapped
 from cast_lens.tasks import Prompt, zero_shot_prompts
 from tests.methods.adapters.folders import pair, untrained
 from tests.small_tasks import label_task, word_task
@@ -99,7 +99,7 @@ def test_a_shared_beginning_has_the_gradients_of_one_run_for_each(
     shared, _ = wrapped.opened([prompt.tokens for prompt in ready])
     assert shared >= layout.MIN_SHARED
     together = _gradients(wrapped, ready)
-    monkeypatch.setattr(wrapping, "MIN_SHARED", 1000)
+    monkeypatch.setattr(peft_model, "MIN_SHARED", 1000)
     assert wrapped.opened([prompt.tokens for prompt in ready])[0] == 0
     for name, apart in _gradients(wrapped, ready).items():
         scale = float(apart.abs().max())
@@ -119,12 +119,12 @@ def test_rows_that_end_leave_the_others_alone(tmp_path: Path, kind: str) -> None
     wrapped = untrained(model, source, AdapterDesign(kind, 5000)).wrapped  # type: ignore[arg-type]
     ready = tokenise(model, prompts())
     options: dict[str, Any] = {"max_new_tokens": 6, "stop": lambda token: token % 3 == 0, "progress": quiet}
-    together = read(wrapped, ready, **options)
-    apart = [read(wrapped, [prompt], **options) for prompt in ready]
+    together = score_and_decode(wrapped, ready, **options)
+    apart = [score_and_decode(wrapped, [prompt], **options) for prompt in ready]
     assert list(together.written) == [one.written[0] for one in apart]
     assert len({len(tokens) for tokens in together.written}) > 2
     assert max(map(len, same_lengths(ready))) > 3
-    unscored = read(wrapped, ready, scored=False, **options)
+    unscored = score_and_decode(wrapped, ready, scored=False, **options)
     assert (unscored.written, unscored.logprobs[0].numel()) == (together.written, 0)
 
 

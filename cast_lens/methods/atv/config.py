@@ -1,21 +1,19 @@
-"""What an adaptive task vector is made of, and how it is trained: the recipe's switches, all in two objects."""
+"""What an adaptive task vector is made of: every switch of the recipe, and the values of the paper's code."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from ...interventions import POSITIONS, Position
 from ...models import EMBEDDED
+from ..training import Training
+from ..training_data import GeneratorReads
 
 GeneratorKind = Literal["blocks", "residual", "huggingface", "constant"]
 GENERATORS: tuple[GeneratorKind, ...] = ("blocks", "residual", "huggingface", "constant")
 Pooling = Literal["last", "mean"]
 Start = Literal["zero", "torch"]
-Reading = Literal["prompt", "question"]
 # The steered model itself as the small one.
 SELF = "self"
 
@@ -27,7 +25,7 @@ class Design:
     Attributes:
         generator: ``blocks``, the first blocks of the small model ``source``; ``residual``, the steered model's own
             zero-shot residual at ``layer``, no second model at all; ``huggingface``, any causal or encoder model;
-            ``constant``, nothing is read: one learned vector a layer, the static counterpart of an ATV.
+            ``constant``, nothing is read: one learned vector per layer, the static counterpart of an ATV.
         source: the small model: for ``blocks`` the embedded model, ``self`` or a name that ``load_model`` takes; for
             ``huggingface`` a folder or hub name.
         layer: the block whose output is read (``blocks``, ``residual``); a Hugging Face model's last one is.
@@ -61,7 +59,7 @@ class Design:
     layers: tuple[int, ...] | None = None
     strength: float = 0.1
     position: Position = "last"
-    reads: Reading = "prompt"
+    reads: GeneratorReads = "prompt"
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
@@ -88,66 +86,6 @@ class Design:
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How the expansion (and the small model, when it is trained) is fitted against the frozen large model.
-
-    Learning rate, weight decay, epochs and examples are the recipe's. Its batch of one example and its lack of any
-    model selection are not: 32 prompts a step keep a processor busy, and the epoch with the lowest validation loss is
-    kept.
-
-    Attributes:
-        examples: training examples a task at most, balanced over the classes.
-        validation: validation examples a task at most.
-        templates: how each example is asked: ``own`` (the task's template with its definition), ``bare`` (without the
-            definition), ``plain`` (a template of the task's kind, whatever the task). Prompts that come out equal
-            count once. Validation asks in the first way only.
-        ending: text behind each answer, which the model learns to write too, so that decoding ends there; empty in
-            the recipe.
-        learning_rate, weight_decay: of Adam; constant, no warm-up, no clipping.
-        batch: prompts a step.
-        epochs: at most.
-        patience: epochs without a lower validation loss before training stops; the recipe never stops early.
-        seed: of the start, the draw of examples and the order of the prompts.
-        memory_mb: for keys and values of the prompts, kept from epoch to epoch.
-        recompute: gradient checkpointing: less memory, one more forward pass.
-        mixed_precision: run the large model in bfloat16 where torch's autocast does so.
-        checkpoint_steps: steps between checkpoints; one is also written after each epoch.
-    """
-
-    examples: int = 90
-    validation: int = 90
-    templates: tuple[str, ...] = ("own", "bare", "plain")
-    ending: str = "\n"
-    learning_rate: float = 5e-4
-    weight_decay: float = 1e-5
-    batch: int = 32
-    epochs: int = 15
-    patience: int = 2
-    seed: int = 0
-    memory_mb: float = 2000.0
-    recompute: bool = False
-    mixed_precision: bool = False
-    checkpoint_steps: int = 100
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "templates", tuple(self.templates))
-        for name in ("examples", "validation", "batch", "epochs", "patience", "checkpoint_steps"):
-            if int(getattr(self, name)) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
-        for name in ("learning_rate", "memory_mb"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
-
-    def precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """The number format that the large model runs in, as a context."""
-        if not self.mixed_precision:
-            return nullcontext()
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
 PAPER = Design(
     generator="huggingface",
     source="gpt2",
@@ -161,4 +99,4 @@ PAPER = Design(
 """As the released code of arXiv 2506.03426 does it."""
 
 PAPER_TRAINING = Training(ending="", batch=3, patience=15, seed=42)
-"""The same for training: one example in three templates a step, 15 epochs (ours still keeps the best one)."""
+"""The same for training: one example in three templates per step, 15 epochs (ours still keeps the best one)."""

@@ -7,22 +7,22 @@ from itertools import combinations, pairwise
 import pytest
 
 from cast_lens.engine import TokenPrompt
-from cast_lens.methods.adapters import parts as module
-from cast_lens.methods.adapters.parts import length, parts, parts_of_tasks
-from cast_lens.methods.atv import Item
+from cast_lens.methods.adapters import training as module
+from cast_lens.methods.adapters.training import microbatches, microbatches_by_task, tokens_read
+from cast_lens.methods.training_data import TrainingItem
 
 
-def item(tokens: int, *, task: str = "a", answer: int = 1) -> Item:
+def item(tokens: int, *, task: str = "a", answer: int = 1) -> TrainingItem:
     prompt = TokenPrompt(tuple(range(tokens)), (tuple(range(answer)),), 0)
-    return Item(prompt, "", task, str(tokens), "own", "", "")
+    return TrainingItem(prompt, "", task, str(tokens), "own", "", "")
 
 
-def cost(cut: list[list[Item]]) -> int:
-    return sum(len(part) * max(map(length, part)) + module.PASS for part in cut)
+def cost(cut: list[list[TrainingItem]]) -> int:
+    return sum(len(part) * max(map(tokens_read, part)) + module.PASS for part in cut)
 
 
-def every_cut(items: list[Item]) -> list[list[list[Item]]]:
-    ordered, found = sorted(items, key=length), []
+def every_cut(items: list[TrainingItem]) -> list[list[list[TrainingItem]]]:
+    ordered, found = sorted(items, key=tokens_read), []
     for count in range(len(items)):
         for places in combinations(range(1, len(items)), count):
             ends = (0, *places, len(items))
@@ -30,8 +30,8 @@ def every_cut(items: list[Item]) -> list[list[list[Item]]]:
     return found
 
 
-def within(cut: list[list[Item]]) -> bool:
-    return all(len(part) == 1 or len(part) * max(map(length, part)) <= module.TOKENS for part in cut)
+def within(cut: list[list[TrainingItem]]) -> bool:
+    return all(len(part) == 1 or len(part) * max(map(tokens_read, part)) <= module.TOKENS for part in cut)
 
 
 @pytest.mark.parametrize(
@@ -47,22 +47,22 @@ def within(cut: list[list[Item]]) -> bool:
 )
 def test_no_cut_is_cheaper(lengths: tuple[int, ...]) -> None:
     items = [item(count) for count in lengths]
-    found = parts(items)
-    assert sorted(length(one) for part in found for one in part) == sorted(lengths)
+    found = microbatches(items)
+    assert sorted(tokens_read(one) for part in found for one in part) == sorted(lengths)
     assert within(found)
     assert cost(found) == min(cost(cut) for cut in every_cut(items) if within(cut))
 
 
 def test_short_and_long_prompts_run_apart_and_equal_ones_together() -> None:
-    assert [len(part) for part in parts([item(6), item(200), item(6), item(200)])] == [2, 2]
-    assert [len(part) for part in parts([item(50) for _ in range(8)])] == [8]
-    assert parts([]) == []
+    assert [len(part) for part in microbatches([item(6), item(200), item(6), item(200)])] == [2, 2]
+    assert [len(part) for part in microbatches([item(50) for _ in range(8)])] == [8]
+    assert microbatches([]) == []
 
 
 def test_what_is_read_leaves_the_last_token_of_the_answer_out() -> None:
-    assert length(item(10, answer=3)) == 12
+    assert tokens_read(item(10, answer=3)) == 12
 
 
 def test_parts_of_tasks_hold_one_task_each() -> None:
     items = [item(20, task="a"), item(21, task="a"), item(20, task="b"), item(22, task="b")]
-    assert [[one.task for one in part] for part in parts_of_tasks(items)] == [["a", "a"], ["b", "b"]]
+    assert [[one.task for one in part] for part in microbatches_by_task(items)] == [["a", "a"], ["b", "b"]]

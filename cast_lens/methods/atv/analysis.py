@@ -1,27 +1,114 @@
-"""Inside an adaptive task vector: how its vectors lie to each other, to CAST's, and how long they are."""
+"""What an adaptive task vector does and what its vectors are like: outcomes, cosines, norms, clouds.
+
+- ``evaluate_atv``, ``gains``: outcomes of every example, unsteered and steered, and their difference by task;
+- ``generate_vectors``: the vectors of some queries; ``generated_cosines``, ``generated_norms``,
+  ``generated_against``, ``generated_cloud``: frames about them.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from sklearn.decomposition import PCA
 from torch import Tensor
+from transformer_lens import HookedTransformer
 
-from ...tasks import Split, Task
+from ...engine import Progress, quiet
+from ...evaluation import evaluate
+from ...geometry.projection import NEIGHBOURS, umap_plane
+from ...stats import paired_difference
+from ...tasks import Split, Task, zero_shot_prompts
 from ...vectors import SteeringVector
-from .data import draw, readings
-from .vectors import ATV
+from ..conditions import OUTCOMES
+from ..training_data import draw_examples, generator_texts
+from .model import ATV
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-NEIGHBOURS = 15  # UMAP's own default (arXiv 1802.03426)
+def evaluate_atv(
+    model: HookedTransformer,
+    atv: ATV,
+    tasks: Sequence[Task],
+    *,
+    split: Split = "test",
+    examples: int = 1000,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> pd.DataFrame:
+    """Zero-shot prompts of some tasks, unsteered and under the ATV, in one pass of the engine.
+
+    Args:
+        model: the one that the ATV was trained for.
+        atv: what writes the vectors.
+        tasks: seen in training or not; ``seen`` tells.
+        split: whose examples are asked.
+        examples: of each task at most, balanced over the classes.
+        seed: of the draw.
+        progress: wraps the batches.
+
+    Returns:
+        the rows of ``evaluate`` with ``method`` (``zero-shot`` or ``atv``) and ``seen``.
+
+    Raises:
+        ValueError: another model; no tasks; see ``evaluate``.
+    """
+    atv.check(model)
+    known = set(atv.provenance.task.split(" + "))
+    drawn = [(task, draw_examples(task, examples, seed=seed, split=split)) for task in tasks]
+    prompts = [prompt for task, chosen in drawn for prompt in zero_shot_prompts(task, chosen)]
+    texts = [text for task, chosen in drawn for text in generator_texts(task, chosen, atv.design.reads)]
+    frame = evaluate(model, prompts, [atv.intervention(texts)], progress=progress)
+    method = frame["variant"].map({0: "zero-shot", 1: "atv"})
+    return frame.assign(method=method, seen=frame["task"].isin(known))
+
+
+def gains(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """What the ATV changes, with paired bootstrap intervals.
+
+    Args:
+        frame: from ``evaluate_atv``.
+        seed: of the intervals.
+
+    Returns:
+        one row per task and outcome, then one over all seen and one over all unseen tasks: ``task, seen, outcome, n,
+        zero_shot, atv, difference, low, high``. Outcomes that a task does not have are left out.
+    """
+    rows = []
+    groups = [(str(task), rows_of) for task, rows_of in frame.groupby("task", sort=False)]
+    groups += [
+        (f"all {'seen' if seen else 'unseen'} tasks", part)
+        for seen, part in frame.groupby("seen", sort=False)
+    ]
+    for name, part in groups:
+        for outcome in OUTCOMES:
+            before, after = (
+                part.loc[part["method"] == method, outcome].to_numpy(dtype=float)
+                for method in ("zero-shot", "atv")
+            )
+            there = before == before
+            if not there.any():
+                continue
+            found = paired_difference(before[there], after[there], seed=seed)
+            rows.append(
+                {
+                    "task": name,
+                    "seen": bool(part["seen"].iloc[0]),
+                    "outcome": outcome,
+                    "n": int(there.sum()),
+                    "zero_shot": float(before[there].mean()),
+                    "atv": float(after[there].mean()),
+                    "difference": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +161,8 @@ def generate_vectors(
     Raises:
         ValueError: no tasks; a query that the small model cannot read.
     """
-    drawn = [(task, draw(task, examples, seed=seed, split=split)) for task in tasks]
-    texts = [text for task, chosen in drawn for text in readings(task, chosen, atv.design.reads)]
+    drawn = [(task, draw_examples(task, examples, seed=seed, split=split)) for task in tasks]
+    texts = [text for task, chosen in drawn for text in generator_texts(task, chosen, atv.design.reads)]
     return Generated(
         atv.vectors(texts) * atv.design.strength,
         atv.layers,
@@ -91,11 +178,9 @@ def generated_cosines(generated: Generated) -> pd.DataFrame:
     of the tasks' means was taken away.
 
     Returns:
-        one row a layer and pair of tasks: ``layer, task_a, task_b, kind`` (``within`` or ``between``), ``cosine,
+        one row per layer and pair of tasks: ``layer, task_a, task_b, kind`` (``within`` or ``between``), ``cosine,
         centred_cosine`` (means over pairs of different samples), ``n`` (pairs). Without pairs there is no row.
     """
-    import pandas as pd
-
     rows = []
     names = generated.names
     for layer in generated.layers:
@@ -130,9 +215,7 @@ def _mean_cosine(first: Float[Tensor, "sample d"], second: Float[Tensor, "other 
 
 
 def generated_norms(generated: Generated) -> pd.DataFrame:
-    """Length of the vectors, one row a layer and sample: ``layer, task, sample_id, norm``."""
-    import pandas as pd
-
+    """Length of the vectors, one row per layer and sample: ``layer, task, sample_id, norm``."""
     norms = generated.directions.norm(dim=-1)
     return pd.DataFrame(
         {
@@ -152,15 +235,13 @@ def generated_against(generated: Generated, vectors: Mapping[str, SteeringVector
         vectors: by the task that they were taken from.
 
     Returns:
-        one row a layer, task of the queries and task of the constant vector: ``layer, task, source, same`` (whether
+        one row per layer, task of the queries and task of the constant vector: ``layer, task, source, same`` (whether
         they are one task), ``cosine`` (of the mean generated vector), ``sample_cosine`` (mean over samples). Layers
         that a constant vector does not hold are left out.
 
     Raises:
         ValueError: no vectors, or none with a layer in common.
     """
-    import pandas as pd
-
     rows = []
     for source, vector in vectors.items():
         for layer in (one for one in generated.layers if one in vector.layers):
@@ -187,7 +268,7 @@ def generated_against(generated: Generated, vectors: Mapping[str, SteeringVector
 def generated_cloud(
     generated: Generated, layer: int, *, method: Literal["pca", "umap"] = "pca", seed: int = 0
 ) -> pd.DataFrame:
-    """The vectors at one layer in two dimensions, a point a query.
+    """The vectors at one layer in two dimensions, one point per query.
 
     Args:
         generated: from ``generate_vectors``.
@@ -202,8 +283,6 @@ def generated_cloud(
     Raises:
         ValueError: an unknown method, a layer without vectors, or too few vectors.
     """
-    import pandas as pd
-
     if method not in ("pca", "umap"):
         raise ValueError(f"method={method!r} is unknown; choose pca or umap")
     values = generated.at(layer).numpy()
@@ -212,7 +291,9 @@ def generated_cloud(
         raise ValueError(
             f"method={method!r} needs at least {least} vectors, got {len(values)}; ask for more queries"
         )
-    points, explained = _umap(values, seed) if method == "umap" else _pca(values)
+    points, explained = (
+        (umap_plane(_units(values), seed), np.full(2, np.nan)) if method == "umap" else _pca(values)
+    )
     frame = pd.DataFrame({"task": generated.tasks, "sample_id": generated.sample_ids, "layer": layer})
     return frame.assign(x=points[:, 0], y=points[:, 1], explained_x=explained[0], explained_y=explained[1])
 
@@ -220,24 +301,15 @@ def generated_cloud(
 def _pca(
     values: Float[np.ndarray, "sample d"],
 ) -> tuple[Float[np.ndarray, "sample 2"], Float[np.ndarray, " 2"]]:
-    left, lengths, axes = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    # An axis may point either way: its largest loading is made positive, so that a machine gives one picture.
-    largest = np.take_along_axis(axes[:2], np.abs(axes[:2]).argmax(axis=1)[:, None], axis=1)[:, 0]
-    points = left[:, :2] * lengths[:2] * np.where(largest < 0, -1.0, 1.0)
-    total = np.square(lengths).sum()
-    return points, np.square(lengths[:2]) / (total if total > 0 else 1.0)
+    """Points and shares of variance; scikit-learn turns each axis so that its largest loading is positive."""
+    if not (values != values[0]).any():
+        return np.zeros((len(values), 2)), np.zeros(2)
+    fitted = PCA(n_components=2, svd_solver="full")
+    return fitted.fit_transform(values), fitted.explained_variance_ratio_
 
 
-def _umap(
-    values: Float[np.ndarray, "sample d"], seed: int
-) -> tuple[Float[np.ndarray, "sample 2"], Float[np.ndarray, " 2"]]:
-    with warnings.catch_warnings():
-        # About its optional parts, and that a seed means one thread.
-        warnings.simplefilter("ignore")
-        from umap import UMAP
-
-        # Unit vectors: their distances order as their cosines do.
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        units = values / np.where(lengths > 0, lengths, 1.0)
-        drawn = UMAP(n_components=2, n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(units)
-    return np.asarray(drawn, dtype=np.float64), np.full(2, np.nan)
+def _units(values: Float[np.ndarray, "sample d"]) -> Float[np.ndarray, "sample d"]:
+    """Unit vectors: their distances order as their cosines do."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    units: Float[np.ndarray, "sample d"] = values / np.where(lengths > 0, lengths, 1.0)
+    return units

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cast_lens.methods.atv import Design, Training, gather, train
-from cast_lens.methods.atv.data import draw
+from cast_lens.methods.training_data import draw_examples
 from cast_lens.tasks import Example, Task
 from tests.small_tasks import label_task, word_task
 from tests.tiny import tiny_model
@@ -32,7 +32,7 @@ def test_each_example_is_asked_in_every_template_with_its_whole_answer() -> None
         "Sentence: mood item number 0\nLabel:",
     ]
     assert {text(item.prompt.answers[0]) for item in first} == {" good\n"}
-    assert all(item.reading == item.text for item in found.items)
+    assert all(item.generator_text == item.text for item in found.items)
     assert {item.template for item in found.validation} == {"own"}
     assert len(found.train) == 12
 
@@ -45,15 +45,15 @@ def test_templates_that_come_out_equal_count_once() -> None:
 def test_the_recipe_asks_without_an_ending_and_reads_questions() -> None:
     found = gather(MODEL, [label_task("mood")], Training(ending=""), reads="question")
     assert text(found.train[0].prompt.answers[0]) == " good"
-    assert {item.reading for item in found.train[:3]} == {"Q: mood item number 0 \n A: "}
+    assert {item.generator_text for item in found.train[:3]} == {"Q: mood item number 0 \n A: "}
 
 
 def test_fewer_examples_are_drawn_balanced_and_by_seed() -> None:
     task = label_task("mood", train=14)
-    drawn = [draw(task, 6, seed=seed, split="train") for seed in (0, 0, 1)]
+    drawn = [draw_examples(task, 6, seed=seed, split="train") for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert [example.answer for example in drawn[0]].count("good") == 3
-    assert draw(task, 14, seed=0, split="train") == task.train
+    assert draw_examples(task, 14, seed=0, split="train") == task.train
 
 
 def named(**change: Any) -> Task:

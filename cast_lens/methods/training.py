@@ -1,0 +1,312 @@
+"""What every trained method shares: its switches, its epochs with early stop, what it reports, where it comes from.
+
+Adaptive task vectors and adapters are trained by the same loop on the same items, so that they differ in what is
+learned only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformer_lens import HookedTransformer
+
+from ..extraction import versions
+from ..models import fingerprint, model_name
+from ..tasks import Task
+from ..tasks.splits import stable_seed
+from ..vectors import Provenance
+
+# Weight of the latest step in the loss that is shown: single steps jump too much to read.
+SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How something is fitted against the frozen large model.
+
+    Learning rate, weight decay, epochs and examples are those of arXiv 2506.03426. Its batch of one example and its
+    lack of any model selection are not: 32 prompts per step keep a processor busy, and the epoch with the lowest
+    validation loss is kept.
+
+    Attributes:
+        examples: training examples per task at most, balanced over the classes.
+        validation: validation examples per task at most.
+        templates: how each example is asked: ``own`` (the task's template with its definition), ``bare`` (without the
+            definition), ``plain`` (a template of the task's kind, whatever the task). Prompts that come out equal
+            count once. Validation asks in the first way only.
+        ending: text behind each answer, which the model learns to write too, so that decoding ends there; empty in
+            the recipe.
+        learning_rate, weight_decay: of Adam; constant, no warm-up, no clipping.
+        batch: prompts per step.
+        epochs: at most.
+        patience: epochs without a lower validation loss before training stops; the recipe never stops early.
+        seed: of the start, the choice of examples and the order of the prompts.
+        memory_mb: for keys and values of the prompts, kept from epoch to epoch.
+        recompute: gradient checkpointing: less memory, one more forward pass.
+        mixed_precision: run the large model in bfloat16 where torch's autocast does so.
+        checkpoint_steps: steps between checkpoints; one is also written after each epoch.
+    """
+
+    examples: int = 90
+    validation: int = 90
+    templates: tuple[str, ...] = ("own", "bare", "plain")
+    ending: str = "\n"
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-5
+    batch: int = 32
+    epochs: int = 15
+    patience: int = 2
+    seed: int = 0
+    memory_mb: float = 2000.0
+    recompute: bool = False
+    mixed_precision: bool = False
+    checkpoint_steps: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", tuple(self.templates))
+        for name in ("examples", "validation", "batch", "epochs", "patience", "checkpoint_steps"):
+            if int(getattr(self, name)) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("learning_rate", "memory_mb"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
+
+    def precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """The number format that the large model runs in, as a context."""
+        if not self.mixed_precision:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of training, or the validation after an epoch.
+
+    Attributes:
+        number: steps done so far.
+        total: steps there will be unless training stops early.
+        epoch: counted from 1.
+        loss: mean over the step's prompts, nats per token.
+        validation: latest validation loss; None before the first.
+        best: lowest validation loss so far.
+        validated: whether this is the validation after an epoch.
+        note: why training ended, at the end.
+    """
+
+    number: int
+    total: int
+    epoch: int
+    loss: float
+    validation: float | None = None
+    best: float | None = None
+    validated: bool = False
+    note: str = ""
+
+
+Watch = Callable[[Step], None]
+
+
+def silent(step: Step) -> None:
+    """Report nothing."""
+
+
+@dataclass(slots=True)
+class History:
+    """What has happened in a training run so far, and what follows from it.
+
+    Attributes:
+        losses: of every step.
+        validations: pairs (steps done, validation loss).
+        best: index into ``validations`` of the kept one; -1 before the first.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validations: list[tuple[int, float]] = field(default_factory=list)
+    best: int = -1
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self.losses)
+
+    @property
+    def lowest(self) -> float:
+        """Lowest validation loss; infinite before the first validation."""
+        return self.validations[self.best][1] if self.validations else math.inf
+
+    def validated(self, loss: float) -> bool:
+        """Add the validation loss of an epoch; whether it is the lowest so far."""
+        better = not self.validations or loss < self.lowest
+        self.validations.append((self.steps, loss))
+        if better:
+            self.best = len(self.validations) - 1
+        return better
+
+    def over(self, training: Training) -> bool:
+        """Whether the last epoch is done, or ``patience`` epochs went by without a lower validation loss."""
+        done = len(self.validations)
+        return done >= training.epochs or (done > 0 and done - 1 - self.best >= training.patience)
+
+    def after_step(self, training: Training, n_train: int) -> Step:
+        """What is reported after a step of training on ``n_train`` prompts per epoch."""
+        latest, lowest = (self.validations[-1][1], self.lowest) if self.validations else (None, None)
+        total = math.ceil(n_train / training.batch) * training.epochs
+        return Step(self.steps, total, len(self.validations) + 1, self.losses[-1], latest, lowest)
+
+    def after_epoch(self, training: Training, n_train: int) -> Step:
+        """What is reported after the validation that ends an epoch."""
+        note = ""
+        if self.over(training):
+            note = "last epoch" if len(self.validations) >= training.epochs else "stopped early"
+        step = self.after_step(training, n_train)
+        return replace(step, epoch=len(self.validations), validated=True, note=note)
+
+    def to_frame(self) -> pd.DataFrame:
+        """``step, loss, split, best``, as ``plots.plot_loss`` takes it."""
+        rows: list[tuple[int, float, str, bool]] = [
+            (step, loss, "train", False) for step, loss in enumerate(self.losses, start=1)
+        ]
+        rows += [
+            (step, loss, "validation", index == self.best)
+            for index, (step, loss) in enumerate(self.validations)
+        ]
+        return pd.DataFrame(rows, columns=["step", "loss", "split", "best"])
+
+
+def batches(count: int, *, size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Places of ``count`` training items, ``size`` per step, in an order that follows from seed and epoch."""
+    shuffler = torch.Generator().manual_seed(stable_seed(seed, epoch) % 2**63)
+    order = torch.randperm(count, generator=shuffler).tolist()
+    for start in range(0, count, size):
+        yield order[start : start + size]
+
+
+def run_epochs(
+    history: History,
+    training: Training,
+    n_train: int,
+    *,
+    step: Callable[[list[int]], float],
+    validate: Callable[[], float],
+    keep: Callable[[], None],
+    watch: Watch = silent,
+    checkpoint: Callable[[], object] | None = None,
+) -> None:
+    """Train until the last epoch or the early stop, from wherever ``history`` is.
+
+    Args:
+        history: of the run; it grows.
+        training: batch, epochs, patience, order, steps between checkpoints.
+        n_train: prompts in an epoch.
+        step: takes one step on the training items at these places; its loss.
+        validate: the validation loss as things are.
+        keep: remembers what has been learned as the best so far.
+        watch: called after every step and every validation.
+        checkpoint: writes everything that the next step depends on.
+    """
+    per_epoch = math.ceil(n_train / training.batch)
+    while not history.over(training):
+        epoch = len(history.validations)
+        order = batches(n_train, size=training.batch, seed=training.seed, epoch=epoch)
+        for number, places in enumerate(order, start=epoch * per_epoch):
+            if number < history.steps:
+                continue
+            history.losses.append(step(places))
+            watch(history.after_step(training, n_train))
+            if checkpoint is not None and history.steps % training.checkpoint_steps == 0:
+                checkpoint()
+        if history.validated(validate()):
+            keep()
+        if checkpoint is not None:
+            checkpoint()
+        watch(history.after_epoch(training, n_train))
+
+
+@contextmanager
+def loss_bar() -> Iterator[Watch]:
+    """A bar with the smoothed loss and the time left on a terminal; elsewhere one line per epoch on standard error.
+
+    Yields:
+        what to pass as ``watch``.
+    """
+    console = Console(stderr=True)
+    shown = console.is_terminal or console.is_jupyter
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("at most"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        line = bar.add_task("train", total=None, loss="")
+        smoothed: list[float] = []
+
+        def watch(step: Step) -> None:
+            if not step.validated:
+                before = smoothed[-1] if smoothed else step.loss
+                smoothed[:] = [before + SMOOTHING * (step.loss - before)]
+            loss = smoothed[-1] if smoothed else step.loss
+            text = f"loss {loss:.3f}"
+            if step.validation is not None:
+                text += f", validation {step.validation:.3f} (best {step.best:.3f})"
+            bar.update(
+                line, completed=step.number, total=step.total, description=f"epoch {step.epoch}", loss=text
+            )
+            if step.note or (step.validated and not shown):
+                end = f": {step.note}" if step.note else ""
+                console.print(f"epoch {step.epoch}, step {step.number}, {text}{end}", highlight=False)
+
+        yield watch
+
+
+def trained_on(
+    model: HookedTransformer, tasks: Sequence[Task], training: Training, history: History, *, what: str
+) -> Provenance:
+    """The provenance of what was trained; ``what`` opens its note."""
+    return Provenance(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        task=" + ".join(dict.fromkeys(task.name for task in tasks)),
+        template=" + ".join(training.templates),
+        seed=training.seed,
+        versions=versions(),
+        note=f"{what}, {history.steps} steps, validation loss {history.lowest:.4f}",
+    )
+
+
+def provenance_of(about: dict[str, Any]) -> Provenance:
+    """The provenance in a file's JSON."""
+    saved = about["provenance"]
+    return Provenance(**{**saved, "sample_ids": tuple(saved["sample_ids"])})
+
+
+def training_of(about: dict[str, Any]) -> Training:
+    """The training in a file's JSON."""
+    return Training(**{**about["training"], "templates": tuple(about["training"]["templates"])})
+
+
+def check_model(model: HookedTransformer, provenance: Provenance, *, what: str) -> None:
+    """Refuse any model but the one that something was trained for.
+
+    Raises:
+        ValueError: when it is another one; ``what`` names the trained object.
+    """
+    found = fingerprint(model)
+    if found != provenance.fingerprint:
+        raise ValueError(
+            f"this {what} was trained for {provenance.model!r} (fingerprint {provenance.fingerprint!r}), but the model "
+            f"{model_name(model)!r} has {found!r}; load that model, or train another {what} for this one"
+        )
