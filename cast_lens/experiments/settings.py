@@ -61,7 +61,7 @@ class ExperimentConfig(RunConfig):
         atv_epochs: of every method that ``atv`` trains, at most.
         atv_batch: prompts a step; fewer than ``methods.atv.Training`` takes, whose material is larger.
         atv_rank: of the adaptive task vector whose parameters the adapters are given too.
-        atv_methods: what ``atv`` trains, keys of ``experiments.trained.TRAINED``; empty for all that can be had.
+        atv_methods: what ``atv`` trains, keys of ``trained_methods.TRAINED``; empty for all that can be had.
         atv_holdouts: what ``atv`` holds out of training, ``task:NAME`` or ``family:NAME``; empty for every target
             and every family of several.
         threads: of PyTorch in each worker; 0 for its own choice. Another number may change the last bits.

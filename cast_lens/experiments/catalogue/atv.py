@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ...methods import Condition, evaluate_conditions, few_shot, retrieved_few_shot, steered
 from ...methods.prompting import CANDIDATES
 from ...placebos import random_direction
+from ..atv_vectors import ANOTHER, RANDOM
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
 from ..contrasts import BASELINE, contrast_table, pooled_table
 from ..paired import side_by_side
 from ..protocol import Experiment, Tasks
 from ..settings import ExperimentConfig
-from ..trained import (
+from ..trained_methods import (
     ADAPTERS,
     ATV_FULL,
     TRAINED,
@@ -35,7 +36,6 @@ from ..trained import (
     trained_methods,
 )
 from ..tuning import placebo_seed
-from ..written import ANOTHER, RANDOM
 from .atv_reading import CAST, CAST_PLACEBO, FAMILY, FOLDS, RETRIEVED, SEEN, TASK, draw, few, read
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
+from ..atv_vectors import ANOTHER, AVERAGED, FACTORS, ONE_FOR_ALL
 from ..config import RunConfig
 from ..contrasts import gain_lines
 from ..protocol import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
-from ..trained import ATV_FULL, ATV_LOW, LORA, PREFIX, STATIC
-from ..written import ANOTHER, AVERAGED, FACTORS, ONE_FOR_ALL
+from ..trained_methods import ATV_FULL, ATV_LOW, LORA, PREFIX, STATIC
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from cast_lens.experiments import ExperimentConfig, run_experiment
-from cast_lens.experiments import trained as trained_module
+from cast_lens.experiments import trained_methods as trained_module
+from cast_lens.experiments.atv_vectors import ANOTHER
 from cast_lens.experiments.bench import load_tasks
 from cast_lens.experiments.catalogue.atv import EXPERIMENT, folded, is_variant
 from cast_lens.experiments.catalogue.atv_reading import CAST, FAMILY, SEEN, TASK, comparison
-from cast_lens.experiments.trained import (
+from cast_lens.experiments.trained_methods import (
     ATV_FULL,
     ATV_LOW,
     LORA,
@@ -24,7 +25,6 @@ from cast_lens.experiments.trained import (
     holdouts,
     trained_methods,
 )
-from cast_lens.experiments.written import ANOTHER
 from tests.experiments.small import SMALL, small_config
 
 CONFIG = replace(

@@ -1,4 +1,7 @@
-"""What is tried with the vectors that an adaptive task vector writes: placebos, other strengths, averages."""
+"""The vectors that an adaptive task vector writes for test queries, and what they are compared with.
+
+Placebos of the same norms, other strengths, averages over queries, another task's vectors.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ ONE_FOR_ALL = "atv averaged over all tasks"
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 
 
-def written(bench: Bench, atv: ATV, name: str) -> PromptVectors:
-    """What an adaptive task vector writes for the test queries of a task."""
+def vectors_of_queries(bench: Bench, atv: ATV, name: str) -> PromptVectors:
+    """The vectors of the test queries of a task."""
     task = bench.tasks[name]
     return atv.intervention(generator_texts(task, test_examples(bench.config, task), atv.design.reads))
 
 
-def placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
+def atv_placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
     """Random directions of the vectors' own norms; vectors of other queries of the task."""
     tasks = [prompt.task for prompt in prompts]
     noise, other = (
@@ -44,7 +47,7 @@ def placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> 
     ]
 
 
-def variants_of(
+def atv_variants(
     bench: Bench,
     atv: ATV,
     seen: dict[str, Task],
@@ -79,7 +82,7 @@ def variants_of(
                 )
             )
     if after != name:
-        other = written(bench, atv, after).directions
+        other = vectors_of_queries(bench, atv, after).directions
         rows = other[torch.arange(len(prompts)) % len(other)]
         found.append(Condition(OTHER_TASK, prompts, intervention=replace(edit, directions=rows)))
     return found

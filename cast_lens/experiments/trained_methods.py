@@ -7,24 +7,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..engine import tokenise
 from ..evaluation import answer_limit
 from ..interventions import Steering
 from ..methods import Condition, evaluate_conditions
+from ..methods.adapters import AdapterDesign, train_adapter
 from ..methods.atv import Design, Expansion, Training, train
 from ..steering import generate
 from ..tasks import Prompt, Task
+from .atv_vectors import ATV_NAME, atv_placebos, atv_variants, vectors_of_queries
 from .bench import Bench
 from .cells import Cell
 from .costs import seconds
 from .protocol import Tasks
 from .settings import ExperimentConfig
-from .written import ATV_NAME, placebos, variants_of, written
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
     ATV_NAME,
@@ -36,7 +36,7 @@ ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
 TRAINED = {
     ATV_FULL: "adaptive task vector, one full linear map",
     ATV_LOW: "adaptive task vector of rank ``atv_rank``",
-    STATIC: "one learned vector a layer, the same for every query",
+    STATIC: "one learned vector per layer, the same for every query",
     LORA: "LoRA on all linear maps, as many parameters as the adaptive task vector of low rank",
     PREFIX: "prefix-tuning, as many parameters as the adaptive task vector of low rank",
 }
@@ -120,7 +120,7 @@ def fit(bench: Bench, cell: Cell, folder: Path, *, variants: bool) -> Fitted:
 
     Args:
         bench: model and tasks.
-        cell: ``variant`` is a key of ``TRAINED``, ``source`` a hold-out, ``number`` the examples a task.
+        cell: ``variant`` is a key of ``TRAINED``, ``source`` a hold-out, ``number`` the examples per task.
         folder: for checkpoints.
         variants: whether an adaptive task vector is also tried at other strengths and averaged.
     """
@@ -159,8 +159,6 @@ def budget(bench: Bench) -> int:
 
 
 def _adapter(bench: Bench, method: str, tasks: list[Task], training: Training) -> Fitted:
-    from ..methods.adapters import AdapterDesign, train_adapter
-
     started = time.perf_counter()
     kind: Any = ADAPTERS[method]
     made = train_adapter(
@@ -173,8 +171,6 @@ def _adapter(bench: Bench, method: str, tasks: list[Task], training: Training) -
     taken = time.perf_counter() - started
 
     def outcomes(targets: Sequence[str]) -> pd.DataFrame:
-        import pandas as pd
-
         found = [made.evaluate(bench.base(name).prompts, progress=bench.progress) for name in targets]
         joined = pd.concat(found, ignore_index=True).rename(columns={"task": "target"})
         return joined.drop(columns=["variant", "name"]).assign(method=method, source="", seed=training.seed)
@@ -207,13 +203,13 @@ def _vectors(
     def outcomes(targets: Sequence[str]) -> pd.DataFrame:
         conditions: list[Condition] = []
         for name in targets:
-            base, edit = bench.base(name), written(bench, made, name)
+            base, edit = bench.base(name), vectors_of_queries(bench, made, name)
             conditions.append(Condition(method, base.prompts, intervention=edit))
             if method == ATV_FULL:
-                conditions += placebos(base.prompts, edit, seed=config.seed)
+                conditions += atv_placebos(base.prompts, edit, seed=config.seed)
             if variants:
                 after = targets[(list(targets).index(name) + 1) % len(targets)]
-                conditions += variants_of(bench, made, own, base.prompts, edit, after)
+                conditions += atv_variants(bench, made, own, base.prompts, edit, after)
         return evaluate_conditions(model, conditions, progress=bench.progress)
 
     about = {
