@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from ..stats import mean_interval
+from ..stats import difference_interval, mcnemar_p_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,14 +98,6 @@ def width(cells: pd.DataFrame, gain: Float[np.ndarray, " cell"]) -> dict[str, An
     }
 
 
-def mcnemar_p(gained: Int[np.ndarray, " cell"], lost: Int[np.ndarray, " cell"]) -> Float[np.ndarray, " cell"]:
-    """Exact two-sided McNemar p-values of many cells at once; ``stats.mcnemar_exact`` for one."""
-    from scipy.stats import binom
-
-    changed = gained + lost
-    return np.minimum(1.0, 2 * binom.cdf(np.minimum(gained, lost), changed, 0.5))
-
-
 def changes(
     metric: str, outcomes: Bool[np.ndarray, "cell sample"], base: Bool[np.ndarray, " sample"]
 ) -> dict[str, np.ndarray]:
@@ -120,20 +112,19 @@ def changes(
         f"{metric}_high": np.asarray(high),
         f"{metric}_gained": gained,
         f"{metric}_lost": lost,
-        f"{metric}_p": mcnemar_p(gained, lost),
+        f"{metric}_p": mcnemar_p_values(gained, lost),
     }
 
 
 def optimum(
-    cells: pd.DataFrame, gains: Float[np.ndarray, "cell sample"], *, n_bootstrap: int, seed: int
+    cells: pd.DataFrame, gains: Float[np.ndarray, "cell sample"], *, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The chosen cell, the oracle, its width, and what is left of it on the other half.
 
     Args:
         cells: ``layer, strength, chosen, gold_logprob`` of each cell; one is chosen.
         gains: outcome of each example minus its unsteered outcome.
-        n_bootstrap: replicates of the intervals.
-        seed: of replicates and halvings.
+        seed: of the halvings.
 
     Returns:
         a row of numbers, and the gains of each example at the three places.
@@ -142,8 +133,8 @@ def optimum(
     chosen = int(np.flatnonzero(cells["chosen"].astype(bool))[0])
     best = best_cell(gains, cells["gold_logprob"].to_numpy(float))
     held_out = held_out_gains(gains, seed=seed)
-    own = mean_interval(gains[chosen], n_bootstrap=n_bootstrap, seed=seed)
-    halves = mean_interval(held_out, n_bootstrap=n_bootstrap, seed=seed)
+    own = difference_interval(gains[chosen])
+    halves = difference_interval(held_out)
     gained, lost = int((gains[chosen] > 0).sum()), int((gains[chosen] < 0).sum())
     row = {
         "n": gains.shape[1],
@@ -153,7 +144,7 @@ def optimum(
         "gain": own.value,
         "gain_low": own.low,
         "gain_high": own.high,
-        "p_value": float(mcnemar_p(np.array([gained]), np.array([lost]))[0]),
+        "p_value": float(mcnemar_p_values(np.array([gained]), np.array([lost]))[0]),
         "oracle_layer": int(where["layer"][best]),
         "oracle_strength": where["strength"][best],
         "oracle_gain": float(gains[best].mean()),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..methods import OUTCOMES
-from ..stats import adjust_p_values, paired_difference, paired_permutation_test
+from ..stats import adjust_p_values, paired_permutation_test, paired_proportions
 from .contrasts import BASELINE, PERMUTATIONS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UNIT = ("target", "source", "sample")
 
@@ -24,7 +23,7 @@ def side_by_side(
     seed: int,
     metrics: Sequence[str] = OUTCOMES,
 ) -> pd.DataFrame:
-    """One row a comparison and metric, paired by target, source and sample; p-values are Holm-adjusted over all rows.
+    """One row per comparison and metric, paired by target, source and sample; p-values are Holm-adjusted over all rows.
 
     Examples are resampled and exchanged as a whole: all that was done to a query of a target stays together, so that
     a query that every source meets counts once. Rows that repeat a query (several draws) are averaged first.
@@ -34,16 +33,15 @@ def side_by_side(
             paired with every source of the other.
         comparisons: pairs of methods, ``(this, against that)``; pairs that lack rows are left out.
         within: compare within each value of these columns, ``target`` and ``source`` say; empty for all together.
-        n_bootstrap: replicates of every interval.
-        seed: of replicates and exchanges.
+        n_bootstrap: unused by these tables, whose intervals are not resampled; kept for callers that share options.
+        seed: of the exchanges.
         metrics: columns of 0 and 1; one that is NaN throughout has no row.
 
     Returns:
-        ``within, method, against, metric, n, value, against_value, difference, low, high`` (BCa), ``p_value``
-        (paired permutation), ``p_adjusted, n_tests``.
+        ``within, method, against, metric, n`` (rows known on both sides), ``excluded`` (rows that are not), ``value,
+        against_value, difference, low, high`` (score interval at the effective number of queries), ``p_value`` (sign
+        flips by query, mid-p), ``p_adjusted, n_tests``.
     """
-    import pandas as pd
-
     rows = []
     for named, part in _parts(outcomes, within):
         by_method = dict(list(part.groupby("method", sort=False)))
@@ -52,10 +50,10 @@ def side_by_side(
                 continue
             both = matched_queries(by_method[that], by_method[this], metrics)
             for metric in metrics:
-                if found := change(both, metric, n_bootstrap=n_bootstrap, seed=seed):
+                if found := change(both, metric, seed=seed):
                     rows.append({**named, "method": this, "against": that, "metric": metric, **found})
     columns = [*within, "method", "against", "metric", "n", "value", "against_value", "difference"]
-    frame = pd.DataFrame(rows, columns=[*columns, "low", "high", "p_value"])
+    frame = pd.DataFrame(rows, columns=[*columns, "low", "high", "p_value", "excluded"])
     return holm(frame)
 
 
@@ -79,15 +77,18 @@ def matched_queries(
     return after.merge(before, on=keys, suffixes=("", "_against"))
 
 
-def change(both: pd.DataFrame, metric: str, *, n_bootstrap: int, seed: int) -> dict[str, Any]:
+def change(both: pd.DataFrame, metric: str, *, seed: int) -> dict[str, Any]:
     """One comparison of what ``matched_queries`` found; empty when no outcome is known."""
+    rows = len(both)
     both = both.dropna(subset=[metric, f"{metric}_against"])
     if both.empty:
         return {}
     left, right = both[f"{metric}_against"].to_numpy(float), both[metric].to_numpy(float)
     clusters = (both["target"] + "\n" + both["sample"]).to_numpy()
-    found = paired_difference(left, right, clusters=clusters, n_bootstrap=n_bootstrap, seed=seed)
-    test = paired_permutation_test(left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS)
+    found = paired_proportions(left, right, clusters=clusters)
+    test = paired_permutation_test(
+        left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS, mid_p=True
+    )
     return {
         "n": len(both),
         "value": float(right.mean()),
@@ -96,6 +97,7 @@ def change(both: pd.DataFrame, metric: str, *, n_bootstrap: int, seed: int) -> d
         "low": found.low,
         "high": found.high,
         "p_value": test.p,
+        "excluded": rows - len(both),
     }
 
 

@@ -11,7 +11,7 @@ Rows = list[list[str]]
 SIGNED = frozenset(
     {
         *("gain", "boost", "total", "format", "choice", "difference", "change", "slope"),
-        *("oracle_gain", "halves_gain", "gain_least", "gain_most"),
+        *("oracle_gain", "halves_gain", "gain_least", "gain_most", "gain_tasks"),
     }
 )
 """Columns whose sign matters: printed with it."""
@@ -21,7 +21,7 @@ SHARES = frozenset(
         *("value", "against_value", "baseline", "unsteered", "negative", "foreign", "baseline_foreign"),
         *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
         *("random", "difference", "change"),
-        *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most"),
+        *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "gain_tasks"),
         *("luck", "near_share", "losing_share", "accuracy", "always"),
     }
 )

@@ -1,8 +1,9 @@
 """Evidence: intervals, tests and measures over per-example outcomes. Numbers in, numbers or tidy frames out.
 
-- intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster),
+- intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster; score intervals where
+  outcomes are 0 and 1), ``paired_proportions`` (Tango's score interval, exact for few examples),
   ``proportion_interval`` (Wilson), ``t_interval`` (Student, for a few units); each an ``Estimate``;
-- tests: ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
+- tests: ``mcnemar_mid_p``, ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
   ``common_direction_test``, ``placebo_test`` (rank among placebos), ``stratified_placebo_test`` (the same over several
   sources), and ``adjust_p_values`` over a table of them;
 - planning: ``mcnemar_power``, ``minimal_detectable_effect``;
@@ -13,8 +14,8 @@
 Generators are local and seeded by argument. Nothing here knows of models, tasks or vectors.
 """
 
-from .bootstrap import Estimate, mean_interval, paired_difference, proportion_interval
-from .few import t_interval
+from .bootstrap import mean_interval, paired_difference
+from .intervals import Estimate, t_interval
 from .permutation import (
     HypothesisTest,
     common_direction_test,
@@ -24,7 +25,8 @@ from .permutation import (
     placebo_test,
 )
 from .power import mcnemar_power, minimal_detectable_effect
-from .significance import McNemar, adjust_p_values, mcnemar_exact
+from .proportions import difference_interval, paired_proportions, proportion_interval
+from .significance import McNemar, adjust_p_values, mcnemar_exact, mcnemar_mid_p, mcnemar_p_values
 from .steerability import steerability, steerability_summary
 from .strata import stratified_placebo_test
 from .transfer import gain_split, negative_transfer_rate, recovered_fraction, relative_boost
@@ -37,14 +39,18 @@ __all__ = [
     "common_direction_test",
     "correlation_test",
     "cosine_test",
+    "difference_interval",
     "gain_split",
     "mcnemar_exact",
+    "mcnemar_mid_p",
+    "mcnemar_p_values",
     "mcnemar_power",
     "mean_interval",
     "minimal_detectable_effect",
     "negative_transfer_rate",
     "paired_difference",
     "paired_permutation_test",
+    "paired_proportions",
     "placebo_test",
     "proportion_interval",
     "recovered_fraction",

@@ -1,4 +1,4 @@
-"""Checks on what goes in: one number an example, the same examples on both sides."""
+"""Checks on what goes in: one number per example, the same examples on both sides."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numpy.typing import ArrayLike
 
 
 def as_values(name: str, values: ArrayLike) -> Float[np.ndarray, " example"]:
-    """The values as float64, one an example.
+    """The values as float64, one per example.
 
     Raises:
         ValueError: when they are empty, not one-dimensional or not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must hold one number an example, got shape {array.shape}")
+        raise ValueError(f"{name} must hold one number per example, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(
             f"{name} holds {int((~np.isfinite(array)).sum())} missing or infinite values among {array.size}; "
@@ -37,6 +37,26 @@ def as_pair(**sides: ArrayLike) -> tuple[Float[np.ndarray, " example"], ...]:
     return arrays
 
 
+def as_known_pair(
+    **sides: ArrayLike,
+) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"], Bool[np.ndarray, " example"]]:
+    """Two columns where both are known, and which examples those are; an unknown outcome is NaN.
+
+    Raises:
+        ValueError: on columns of different lengths, infinite values, or no example that is known on both sides.
+    """
+    arrays = [np.asarray(values, dtype=np.float64) for values in sides.values()]
+    if any(array.ndim != 1 for array in arrays) or len({array.size for array in arrays}) > 1:
+        as_pair(**{name: np.nan_to_num(array) for name, array in zip(sides, arrays, strict=True)})
+    known = ~np.isnan(arrays[0]) & ~np.isnan(arrays[1])
+    if arrays[0].size and not known.any():
+        raise ValueError(
+            f"{' and '.join(sides)} share no example whose outcome is known: every pair holds NaN"
+        )
+    before, after = as_pair(**{name: array[known] for name, array in zip(sides, arrays, strict=True)})
+    return before, after, known
+
+
 def as_outcomes(**sides: ArrayLike) -> tuple[Bool[np.ndarray, " example"], ...]:
     """As ``as_pair``, for right or wrong.
 
@@ -54,7 +74,7 @@ def cluster_codes(clusters: ArrayLike | None, n: int) -> Int[np.ndarray, " examp
     """Which resampling unit each example belongs to, 0-based; its own when there are no clusters.
 
     Raises:
-        ValueError: when there is not one cluster label an example.
+        ValueError: when there is not one cluster label per example.
     """
     if clusters is None:
         return np.arange(n)

@@ -1,46 +1,31 @@
-"""Intervals: bias-corrected and accelerated (BCa) bootstrap, and Wilson's for proportions.
+"""Bootstrap intervals: bias-corrected and accelerated (BCa, Efron 1987).
 
 Every statistic here is a smooth function of column means, so one routine serves them all. Resampling goes by
 example, or by cluster where examples are not independent: outcomes of one example under several seeds, or of
 several examples under one seed's demonstrations. With fewer than about 10 clusters any such interval is too
-narrow.
+narrow. Outcomes of 0 and 1 get score intervals instead (``proportions``), because resampling fails near 0 and 1.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.stats import bootstrap
 
-from .arrays import as_pair, as_values, check_share, cluster_codes
+from .arrays import as_known_pair, check_share, cluster_codes
+from .intervals import Estimate
+from .proportions import clustered_share, difference_interval
 
 Statistic = Callable[[Float[np.ndarray, "*stack column"]], Float[np.ndarray, "*stack part"]]
 
 BATCH = 4_000_000
 """Numbers drawn at a time, so that a bootstrap of many examples holds about 32 MB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with its interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval; NaN when a single unit leaves nothing to resample.
-        high: upper end.
-        n: examples behind it.
-        units: independent units among them (clusters, or the examples themselves).
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    units: int
 
 
 def mean_interval(
@@ -51,25 +36,35 @@ def mean_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean of per-example values with its BCa bootstrap interval (Efron 1987).
-
-    Values that are all equal give an interval of no width: there is no sign of spread in them. For plain
-    proportions prefer ``proportion_interval``, which knows that 0 of 20 does not mean never.
+    """Mean of per-example values: BCa bootstrap, or Wilson's score interval where all of them are 0 or 1.
 
     Args:
-        values: one an example.
+        values: one per example. NaN means unknown: left out and counted in ``excluded``.
         clusters: label of the resampling unit of each example; every example is its own when None.
         n_bootstrap: replicates.
         seed: of the replicates.
         confidence: of the interval.
 
+    Returns:
+        The estimate. Values that are all equal, and not 0 or 1, have no interval (NaN): nothing in them tells how
+        much others would differ.
+
     Raises:
-        ValueError: on values that are empty or not finite, or labels that do not fit.
+        ValueError: on values that are empty, infinite or all unknown, or labels that do not fit.
     """
-    columns = as_values("values", values)[:, None]
-    return bootstrap_means(
-        columns, _first, clusters=clusters, n_bootstrap=n_bootstrap, seed=seed, confidence=confidence
-    )[0]
+    known, _, chosen = as_known_pair(values=values, values_again=values)
+    labels = None if clusters is None else np.asarray(clusters)
+    if labels is not None and labels.shape == chosen.shape:
+        labels = labels[chosen]
+    check_share("confidence", confidence)
+    if n_bootstrap < 2:
+        raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 2000 serves a 95 % interval")
+    if np.isin(known, (0.0, 1.0)).all():
+        found = clustered_share(known, labels, confidence=confidence)
+    else:
+        options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "confidence": confidence}
+        found = bootstrap_means(known[:, None], _first, clusters=labels, **options)[0]
+    return replace(found, excluded=int((~chosen).sum()))
 
 
 def paired_difference(
@@ -81,38 +76,34 @@ def paired_difference(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean of ``treated - baseline`` over the same examples, with its BCa bootstrap interval.
+    """Mean of ``treated - baseline`` over the same examples.
+
+    Outcomes of 0 and 1 get the score interval of ``paired_proportions``; any other numbers the BCa bootstrap. For
+    averages of outcomes (shares) call ``paired_proportions`` itself.
 
     Args:
-        baseline: outcome of each example without the treatment (0 and 1, booleans, or any number).
+        baseline: outcome of each example without the treatment (0 and 1, booleans, or any number; NaN is unknown).
         treated: outcome of the same examples, in the same order, with it.
         clusters: label of the resampling unit of each example; every example is its own when None.
         n_bootstrap: replicates.
         seed: of the replicates.
         confidence: of the interval.
 
+    Returns:
+        The estimate; pairs with an unknown outcome are left out and counted in ``excluded``. Numbers whose
+        differences are all equal have no interval (NaN).
+
     Raises:
         ValueError: on columns of different lengths, or as ``mean_interval``.
     """
-    before, after = as_pair(baseline=baseline, treated=treated)
-    return mean_interval(
-        after - before, clusters=clusters, n_bootstrap=n_bootstrap, seed=seed, confidence=confidence
-    )
-
-
-def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
-    """A share with Wilson's score interval (through statsmodels); sound at 0 %, at 100 % and for small n.
-
-    Raises:
-        ValueError: unless ``0 <= successes <= n`` and ``n >= 1``.
-    """
-    from statsmodels.stats.proportion import proportion_confint
-
-    check_share("confidence", confidence)
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"successes={successes} of n={n} is no share; give 0 <= successes <= n, n >= 1")
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return Estimate(successes / n, float(low), float(high), n, n)
+    before, after, known = as_known_pair(baseline=baseline, treated=treated)
+    labels = None if clusters is None else np.asarray(clusters)[known]
+    excluded = int((~known).sum())
+    if np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
+        return difference_interval(after - before, labels, confidence=confidence, excluded=excluded)
+    options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "confidence": confidence}
+    found = bootstrap_means((after - before)[:, None], _first, clusters=labels, **options)[0]
+    return replace(found, excluded=excluded)
 
 
 def bootstrap_means(
@@ -135,7 +126,7 @@ def bootstrap_means(
         confidence: of the intervals.
 
     Returns:
-        One estimate a part.
+        One estimate per part; a part without spread has no interval (NaN).
 
     Raises:
         ValueError: on labels that do not fit, fewer than 2 replicates or a confidence outside (0, 1).
@@ -171,14 +162,12 @@ def _bca(
     seed: int,
     confidence: float,
 ) -> tuple[Float[np.ndarray, " part"], Float[np.ndarray, " part"]]:
-    from scipy.stats import bootstrap
-
     def of_units(*drawn: Float[np.ndarray, "*stack unit"], axis: int) -> Float[np.ndarray, "*shape"]:
         totals = np.stack([column.sum(axis=axis) for column in drawn], axis=-1)
         return np.moveaxis(statistic(totals[..., :-1] / totals[..., -1:]), -1, 0)
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # Without spread BCa divides 0 by 0 and scipy warns; that case is settled below.
+        # Without spread BCa divides 0 by 0 and scipy warns; such parts get NaN below.
         warnings.simplefilter("ignore")
         found = bootstrap(
             (*sums, sizes),
@@ -200,4 +189,4 @@ def _bca(
     high = np.where(np.isnan(found.confidence_interval.high), high, found.confidence_interval.high)
     spread = np.ptp(found.bootstrap_distribution, axis=-1)
     still = spread <= 1e-12 * np.maximum(1.0, np.abs(value))
-    return np.where(still, value, low), np.where(still, value, high)
+    return np.where(still, np.nan, low), np.where(still, np.nan, high)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from .arrays import as_pair, as_values, cluster_codes
-from .flips import exact_flip_p
+from .sign_flip import exact_flip_p
 
 BATCH = 4_000_000
 """Numbers permuted at a time, so that a test of many examples holds about 32 MB."""
@@ -43,6 +43,7 @@ def paired_permutation_test(
     clusters: ArrayLike | None = None,
     n_permutations: int = 9999,
     seed: int = 0,
+    mid_p: bool = False,
 ) -> HypothesisTest:
     """Is the mean of ``treated - baseline`` zero? Both outcomes of an example are exchanged at random.
 
@@ -53,6 +54,8 @@ def paired_permutation_test(
         n_permutations: random exchanges. With few examples, and for outcomes that are multiples of one unit (right
             or wrong, or averages of it), all of them are counted instead, exactly, and p has no floor.
         seed: of the exchanges.
+        mid_p: count arrangements that tie with the observed one half, where all are counted: the mid-p value, which
+            is less conservative where few examples changed (``mcnemar_mid_p`` on plain outcomes).
 
     Returns:
         The mean difference as statistic.
@@ -62,7 +65,7 @@ def paired_permutation_test(
     """
     before, after = as_pair(baseline=baseline, treated=treated)
     codes = cluster_codes(clusters, before.size)
-    p = _sign_flip_p(np.bincount(codes, weights=after - before), n_permutations, seed)
+    p = _sign_flip_p(np.bincount(codes, weights=after - before), n_permutations, seed, mid_p)
     return HypothesisTest(float((after - before).mean()), p, before.size)
 
 
@@ -210,13 +213,15 @@ def placebo_test(observed: float, placebos: ArrayLike) -> HypothesisTest:
     return HypothesisTest(float(effect - effects.mean()), (1 + hits) / (1 + effects.size), effects.size)
 
 
-def _sign_flip_p(values: Float[np.ndarray, " unit"], n_permutations: int, seed: int) -> float:
+def _sign_flip_p(
+    values: Float[np.ndarray, " unit"], n_permutations: int, seed: int, mid_p: bool = False
+) -> float:
     """Two-sided p of the sum of values whose signs are coin flips."""
     from scipy.stats import permutation_test
 
     if values.size < 2 or not values.any():
         return 1.0
-    exact = exact_flip_p(values)
+    exact = exact_flip_p(values, mid_p=mid_p)
     if exact is not None:
         return exact
     found = permutation_test(

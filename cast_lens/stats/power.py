@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binom
 
 from .arrays import check_share
 
 
-def mcnemar_power(n: int, *, discordance: float, effect: float, alpha: float = 0.05) -> float:
-    """Chance that the exact McNemar test finds an effect, exactly (a sum over the number of changed
-    examples).
+def mcnemar_power(
+    n: int, *, discordance: float, effect: float, alpha: float = 0.05, mid_p: bool = False
+) -> float:
+    """Chance that McNemar's test finds an effect: a sum over the number of changed examples, without approximation.
 
     Args:
         n: examples, each under both conditions.
         discordance: share of examples whose answer changes between right and wrong.
         effect: gained minus lost, as a share of n; at most the discordance.
         alpha: two-sided level.
+        mid_p: whether the test is ``mcnemar_mid_p``; ``mcnemar_exact`` otherwise.
 
     Raises:
         ValueError: on n below 1, or shares that cannot be.
     """
-    from scipy.stats import binom
-
     check_share("alpha", alpha)
     if n < 1 or not 0 < discordance <= 1 or abs(effect) > discordance:
         raise ValueError(
@@ -30,26 +32,27 @@ def mcnemar_power(n: int, *, discordance: float, effect: float, alpha: float = 0
         )
     changed = np.arange(n + 1)
     critical = binom.ppf(alpha / 2, changed, 0.5)
-    # The largest count that is still rejected: the quantile itself only where its tail is no larger than
-    # alpha / 2.
-    critical = np.where(binom.cdf(critical, changed, 0.5) <= alpha / 2, critical, critical - 1)
+    # The largest count that is still rejected: the quantile itself only where its tail is no larger than alpha / 2.
+    tail = binom.cdf(critical, changed, 0.5) - (binom.pmf(critical, changed, 0.5) / 2 if mid_p else 0.0)
+    critical = np.where(tail <= alpha / 2, critical, critical - 1)
     gained = (1 + effect / discordance) / 2
     rejected = binom.cdf(critical, changed, gained) + binom.sf(changed - critical - 1, changed, gained)
     return float((binom.pmf(changed, n, discordance) * rejected).sum())
 
 
 def minimal_detectable_effect(
-    n: int, *, discordance: float, alpha: float = 0.05, power: float = 0.8
+    n: int, *, discordance: float, alpha: float = 0.05, power: float = 0.8, mid_p: bool = False
 ) -> float:
     """Smallest change in accuracy that a paired comparison of n examples finds with the given power.
 
-    Differences below it are no evidence of no effect. Exact, for ``mcnemar_exact``.
+    Differences below it are no evidence of no effect. Exact, for the test that ``mid_p`` names.
 
     Args:
         n: examples, each under both conditions.
         discordance: share of examples expected to change between right and wrong (``McNemar.discordance``).
         alpha: two-sided level.
         power: wanted chance of finding it.
+        mid_p: as in ``mcnemar_power``.
 
     Returns:
         A share between 0 and the discordance; NaN when even the largest possible effect would be missed too
@@ -58,13 +61,11 @@ def minimal_detectable_effect(
     Raises:
         ValueError: as ``mcnemar_power``, or when power does not lie between alpha and 1.
     """
-    from scipy.optimize import brentq
-
     check_share("power", power)
     if power <= alpha:
         raise ValueError(f"power={power} must exceed alpha={alpha}, which is the power at no effect")
 
     def excess(effect: float) -> float:
-        return mcnemar_power(n, discordance=discordance, effect=effect, alpha=alpha) - power
+        return mcnemar_power(n, discordance=discordance, effect=effect, alpha=alpha, mid_p=mid_p) - power
 
     return float(brentq(excess, 0.0, discordance)) if excess(discordance) > 0 else float("nan")

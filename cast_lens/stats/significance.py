@@ -1,17 +1,18 @@
-"""Exact McNemar test, and p-values that allow for how many tests there are."""
+"""McNemar's test, exact and mid-p, and p-values that allow for how many tests there are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
 
 from .arrays import as_outcomes, check_share
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = {"holm": "holm", "benjamini-hochberg": "fdr_bh"}
 
@@ -21,7 +22,7 @@ class McNemar:
     """What McNemar's test found.
 
     Attributes:
-        p: two-sided, exact.
+        p: two-sided; exact or mid-p, as the test says.
         gained: examples wrong before and right after.
         lost: examples right before and wrong after.
         n: examples in all.
@@ -46,19 +47,44 @@ class McNemar:
 def mcnemar_exact(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
     """Exact McNemar test of right and wrong on the same examples: among those that changed, a fair coin.
 
-    With few changed examples it is conservative: the share of p < 0.05 under the null lies below 5 %. Without
-    any, p is 1.
+    With few changed examples it is conservative: the share of p < 0.05 under the null lies far below 5 % (0.05 % where
+    2 % of 100 answers change), and effects are missed that ``mcnemar_mid_p`` finds. Without any change p is 1.
 
     Raises:
         ValueError: on outcomes other than 0 and 1, or columns of different lengths.
     """
-    from statsmodels.stats.contingency_tables import mcnemar
+    return _mcnemar(baseline, treated, mid_p=False)
 
+
+def mcnemar_mid_p(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
+    """McNemar's test with its mid-p value: the observed split counts half (Fagerland, Lydersen and Laake 2013).
+
+    Nearer to its level than the exact test, and above it by no more than a fraction of a point. Where fewer than 5
+    examples changed nothing can be significant at 5 %, whatever the truth.
+
+    Raises:
+        ValueError: as ``mcnemar_exact``.
+    """
+    return _mcnemar(baseline, treated, mid_p=True)
+
+
+def mcnemar_p_values(
+    gained: Int[np.ndarray, "*test"], lost: Int[np.ndarray, "*test"], *, mid_p: bool = True
+) -> Float[np.ndarray, "*test"]:
+    """Two-sided p-values of many McNemar tests at once, from the numbers of examples gained and lost."""
+    changed, fewer = gained + lost, np.minimum(gained, lost)
+    tail = binom.cdf(fewer, changed, 0.5)
+    if mid_p:
+        # A tie is no evidence at all; its p is 1 without a rounding error.
+        tail = np.where(gained == lost, 0.5, tail - binom.pmf(fewer, changed, 0.5) / 2)
+    return np.minimum(1.0, 2 * tail)
+
+
+def _mcnemar(baseline: ArrayLike, treated: ArrayLike, *, mid_p: bool) -> McNemar:
     before, after = as_outcomes(baseline=baseline, treated=treated)
     gained, lost = int((~before & after).sum()), int((before & ~after).sum())
-    table = [[int((before & after).sum()), lost], [gained, int((~before & ~after).sum())]]
-    p = float(mcnemar(table, exact=True).pvalue) if gained + lost else 1.0
-    return McNemar(min(1.0, p), gained, lost, before.size)
+    p = mcnemar_p_values(np.array(gained), np.array(lost), mid_p=mid_p)
+    return McNemar(float(p), gained, lost, before.size)
 
 
 def adjust_p_values(
@@ -71,7 +97,7 @@ def adjust_p_values(
     """A table of tests with p-values that allow for how many there are.
 
     Args:
-        frame: one row a test; rows without a p-value were not tested and do not count.
+        frame: one row per test; rows without a p-value were not tested and do not count.
         column: where the p-values stand.
         method: ``holm`` bounds the chance of any false rejection, ``benjamini-hochberg`` the expected share
             of false ones among the rejections (for independent or positively dependent tests).
@@ -84,8 +110,6 @@ def adjust_p_values(
     Raises:
         ValueError: on an unknown method or column, or p-values outside [0, 1].
     """
-    from statsmodels.stats.multitest import multipletests
-
     check_share("alpha", alpha)
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; choose one of {', '.join(METHODS)}")

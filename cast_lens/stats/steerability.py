@@ -14,7 +14,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from .arrays import as_values
-from .bootstrap import mean_interval, proportion_interval
+from .bootstrap import mean_interval
+from .proportions import proportion_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,98 +1,80 @@
 """Measures of transfer: what a gain is made of, how large it is in relation, and how often it is a loss.
 
-An exact match is an answer that is admissible and right, so its gain has two parts: the *format* of the
-answer and the *choice* of it. ``gain_split`` gives both, without rest, at one of two levels. Each writes
-accuracy as a product and splits its change in the manner of Shapley: a factor's change, times the mean of the
-other one before and after.
+An exact match is an answer that is admissible and right, so its gain has two parts: the *format* of the answer and
+the *choice* of it. ``gain_split`` gives both, example by example. Each example has a validity v and a choice c: whether
+the answer is right if it is valid, and whether the label-restricted choice is right if it is not. Its match is ``v *
+c``, its format part ``dv * (c0 + c1) / 2`` and its choice part ``dc * (v0 + v1) / 2`` (Shapley: the change of one
+factor times the mean of the other before and after); both are averaged, and add up to the gain.
 
-- ``rates``: accuracy is ``V * C``, V the share of valid answers and C the accuracy among them. Format is
-  ``dV * (C0 + C1) / 2``, choice ``dC * (V0 + V1) / 2``. Where no answer is valid C is undefined, and
-  label-restricted accuracy stands in. C is taken over different examples before and after: if the few valid
-  answers before were the easy ones, C falls, and choice with it, though no preference changed.
-- ``examples``: each example has a validity v and a choice c, which is whether the answer is right if it is
-  valid, and whether the label-restricted choice is right if not. Its match is ``v * c``, its format part
-  ``dv * (c0 + c1) / 2``, its choice part ``dc * (v0 + v1) / 2``; both are averaged. It is free of that
-  selection, and steadier when few answers are valid.
+Splitting the product of the two *rates* instead (validity, and accuracy among valid answers) blames the choice wherever
+the few answers that were valid before were the easy ones, and its intervals fail there; it is not offered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.stats import t
 
 from .arrays import as_outcomes, as_pair, check_share
-from .bootstrap import Estimate, Statistic, bootstrap_means, proportion_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .bootstrap import bootstrap_means
+from .intervals import Estimate
+from .proportions import difference_interval, proportion_interval
 
 OUTCOMES = ("exact_match", "valid", "choice_correct")
 PARTS = ("total", "format", "choice")
 Outcomes = Float[np.ndarray, "example 3"]
-_Split = tuple[Float[np.ndarray, "example column"], Statistic, list[list[float]]]
-"""Columns to average, what to make of their means, and the three levels of each side."""
 
 
 def gain_split(
     baseline: pd.DataFrame,
     steered: pd.DataFrame,
     *,
-    level: Literal["rates", "examples"] = "rates",
     on: Sequence[str] = ("sample_id",),
     cluster: str | None = None,
-    n_bootstrap: int = 2000,
-    seed: int = 0,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """The gain in exact match, split without rest into the *format* of the answer and the *choice* of it.
+    """The gain in exact match, split without remainder into the *format* of the answer and the *choice* of it.
 
-    See the top of this file for the two levels.
+    See the top of this file for the definition.
 
     Args:
-        baseline: one row an example with the columns ``exact_match``, ``valid``, ``choice_correct`` (0 or 1).
+        baseline: one row per example with the columns ``exact_match``, ``valid``, ``choice_correct`` (0 or 1; NaN where
+            unknown).
         steered: the same examples, steered.
-        level: see above.
         on: columns that name an example in both frames; empty to go by row order.
-        cluster: column of ``baseline`` with the resampling unit; the example when None.
-        n_bootstrap: replicates of the paired bootstrap.
-        seed: of the replicates.
-        confidence: of the BCa intervals.
+        cluster: column of ``baseline`` with the independent unit; the example when None.
+        confidence: of the intervals (score intervals, as in ``paired_proportions``).
 
     Returns:
-        Rows ``total``, ``format``, ``choice`` with the columns ``part, value, low, high, n, baseline,
-        steered``; the last two hold exact match, validity, and the accuracy of the choice (C, or the mean of
-        c) on each side.
+        Rows ``total``, ``format``, ``choice`` with the columns ``part, value, low, high, n, baseline, steered,
+        excluded``. ``baseline`` and ``steered`` hold exact match, validity, and the mean of c on each side;
+        ``excluded`` counts the examples that were left out because an outcome of theirs is unknown.
 
     Raises:
-        ValueError: on missing columns, outcomes other than 0 and 1, an exact match that is not valid, or
-            examples that are not the same, once each.
+        ValueError: on missing columns, outcomes other than 0 and 1, an exact match that is not valid, no example whose
+            outcomes are known, or examples that are not the same, once each.
     """
-    import pandas as pd
-
-    if level not in ("rates", "examples"):
-        raise ValueError(f"level={level!r} is unknown; choose rates or examples")
     baseline, steered = _aligned(baseline, steered, on)
     if cluster is not None and cluster not in baseline:
         raise ValueError(f"cluster={cluster!r} is no column of baseline; it has {list(baseline.columns)}")
-    before, after = _outcomes("baseline", baseline), _outcomes("steered", steered)
-    columns, statistic, levels = (_by_rates if level == "rates" else _by_examples)(before, after)
-    estimates = bootstrap_means(
-        columns,
-        statistic,
-        clusters=None if cluster is None else baseline[cluster].to_numpy(),
-        n_bootstrap=n_bootstrap,
-        seed=seed,
-        confidence=confidence,
-    )
-    rows = [
-        (part, one.value, one.low, one.high, one.n, first, second)
-        for part, one, first, second in zip(PARTS, estimates, *levels, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["part", "value", "low", "high", "n", "baseline", "steered"])
+    columns = list(OUTCOMES)
+    known = baseline[columns].notna().all(axis=1).to_numpy() & steered[columns].notna().all(axis=1).to_numpy()
+    if len(baseline) and not known.any():
+        raise ValueError("baseline and steered share no example whose outcomes are all known")
+    baseline, steered = baseline[known], steered[known]
+    parts, levels = _by_examples(_outcomes("baseline", baseline), _outcomes("steered", steered))
+    clusters = None if cluster is None else baseline[cluster].to_numpy()
+    rows = []
+    for part, column, (first, second) in zip(PARTS, parts.T, levels, strict=True):
+        one = difference_interval(column, clusters, confidence=confidence)
+        rows.append((part, one.value, one.low, one.high, one.n, first, second, int((~known).sum())))
+    names = ["part", "value", "low", "high", "n", "baseline", "steered", "excluded"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def relative_boost(
@@ -155,8 +137,6 @@ def recovered_fraction(
     Raises:
         ValueError: on columns of different lengths, empty, not finite, or of fewer than 2 examples.
     """
-    from scipy.stats import t
-
     check_share("confidence", confidence)
     zero, few, moved = as_pair(zero_shot=zero_shot, few_shot=few_shot, steered=steered)
     n = zero.size
@@ -213,29 +193,10 @@ def _outcomes(name: str, frame: pd.DataFrame) -> Outcomes:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _by_rates(before: Outcomes, after: Outcomes) -> _Split:
-    """Columns of both sides; the product is split after averaging."""
-    columns = np.concatenate([before, after], axis=1)
-    levels = [[*side.mean(axis=0)[:2], float(_conditional(side.mean(axis=0)))] for side in (before, after)]
-    return columns, _rate_split, levels
-
-
-def _rate_split(means: Float[np.ndarray, "*stack 6"]) -> Float[np.ndarray, "*stack part"]:
-    exact_0, valid_0, _, exact_1, valid_1, _ = np.moveaxis(means, -1, 0)
-    accuracy_0, accuracy_1 = _conditional(means[..., :3]), _conditional(means[..., 3:])
-    form = (valid_1 - valid_0) * (accuracy_0 + accuracy_1) / 2
-    choice = (accuracy_1 - accuracy_0) * (valid_0 + valid_1) / 2
-    return np.stack([exact_1 - exact_0, form, choice], axis=-1)
-
-
-def _conditional(means: Float[np.ndarray, "*stack 3"]) -> Float[np.ndarray, "*stack"]:
-    """Accuracy among valid answers; label-restricted accuracy where there is none."""
-    exact, valid, choice = np.moveaxis(means, -1, 0)
-    return np.where(valid > 0, exact / np.where(valid > 0, valid, 1.0), choice)
-
-
-def _by_examples(before: Outcomes, after: Outcomes) -> _Split:
-    """Parts of each example; averaging is all that is left to do."""
+def _by_examples(
+    before: Outcomes, after: Outcomes
+) -> tuple[Float[np.ndarray, "example part"], list[tuple[float, float]]]:
+    """Parts of each example, and the level of each on both sides."""
     sides = [
         np.column_stack([side[:, :2], np.where(side[:, 1] == 1, side[:, 0], side[:, 2])])
         for side in (before, after)
@@ -243,8 +204,11 @@ def _by_examples(before: Outcomes, after: Outcomes) -> _Split:
     (exact_0, valid_0, choice_0), (exact_1, valid_1, choice_1) = (side.T for side in sides)
     form = (valid_1 - valid_0) * (choice_0 + choice_1) / 2
     choice = (choice_1 - choice_0) * (valid_0 + valid_1) / 2
-    columns = np.stack([exact_1 - exact_0, form, choice], axis=1)
-    return columns, lambda means: means, [list(side.mean(axis=0)) for side in sides]
+    levels = [
+        (float(first.mean()), float(second.mean()))
+        for first, second in zip(*(s.T for s in sides), strict=True)
+    ]
+    return np.stack([exact_1 - exact_0, form, choice], axis=1), levels
 
 
 def _ratio(means: Float[np.ndarray, "*stack 2"]) -> Float[np.ndarray, "*stack part"]:

@@ -8,7 +8,7 @@ import pytest
 
 from cast_lens.experiments import wording
 from cast_lens.experiments.contrasts import contrast_table, detectable, pooled_table, split_rows
-from cast_lens.stats import mcnemar_exact, minimal_detectable_effect
+from cast_lens.stats import mcnemar_mid_p, minimal_detectable_effect, t_interval
 
 OPTIONS = {"n_bootstrap": 200, "seed": 0}
 
@@ -60,7 +60,7 @@ def test_a_contrast_is_paired_tested_and_corrected_over_the_tested_methods_only(
     assert one["gain_low"] <= 0.6 <= one["gain_high"]
     before = outcomes[(outcomes["method"] == "zero-shot") & (outcomes["target"] == "t")]["exact_match"]
     after = outcomes[(outcomes["method"] == "cast") & (outcomes["source"] == "a")].head(10)["exact_match"]
-    assert one["p_value"] == mcnemar_exact(before, after).p
+    assert one["p_value"] == mcnemar_mid_p(before, after).p
     # Three cast cells by three metrics, but validity never varies: every p-value counts as a test all the same.
     assert one["n_tests"] == 9
     assert one["p_adjusted"] == pytest.approx(9 * one["p_value"])
@@ -99,6 +99,72 @@ def test_pooled_intervals_resample_examples_with_all_that_was_done_to_them() -> 
     assert narrow["gain_high"] - narrow["gain_low"] == pytest.approx(wide["gain_high"] - wide["gain_low"])
 
 
+def test_unknown_outcomes_are_left_out_and_counted(outcomes: pd.DataFrame) -> None:
+    cast = (outcomes["method"] == "cast") & (outcomes["target"] == "t") & (outcomes["source"] == "a")
+    lost = outcomes.index[cast][[1, 9]]
+    outcomes.loc[lost, "exact_match"] = np.nan
+    found = contrast_table(outcomes, tested="cast".__eq__, n_bootstrap=200, seed=0)
+    one = found[(found["method"] == "cast") & (found["metric"] == "exact_match")].iloc[0]
+    assert (one["n"], one["excluded"]) == (8, 2)
+    assert one["gain"] == pytest.approx(5 / 8)
+    pooled = pooled_table(outcomes, n_bootstrap=200, seed=0).set_index(["method", "metric"])
+    assert tuple(pooled.loc[("cast", "exact_match"), ["n", "excluded"]]) == (28, 2)
+    split = split_rows(outcomes, wanted="cast".__eq__, n_bootstrap=200, seed=0)
+    assert list(split["excluded"]) == [2, 0, 0]
+    assert list(split["n"]) == [8, 10, 10]
+
+
+def test_a_condition_that_overflowed_everywhere_has_a_baseline_that_did_not(outcomes: pd.DataFrame) -> None:
+    outcomes.loc[(outcomes["method"] == "zero-shot") & (outcomes["target"] == "u"), "exact_match"] = np.nan
+    found = contrast_table(outcomes, tested="cast".__eq__, n_bootstrap=200, seed=0)
+    assert "exact_match" not in set(found.loc[found["target"] == "u", "metric"])
+    assert {"valid", "choice_correct"} <= set(found.loc[found["target"] == "u", "metric"])
+
+
+def test_nothing_that_changed_nothing_has_an_interval_of_no_width(outcomes: pd.DataFrame) -> None:
+    still = outcomes.assign(exact_match=1.0, valid=1.0, choice_correct=1.0)
+    for found in (
+        contrast_table(still, tested="cast".__eq__, n_bootstrap=200, seed=0),
+        pooled_table(still, n_bootstrap=200, seed=0),
+    ):
+        assert (found["gain"] == 0).all()
+        assert (found["gain_low"] < 0).all()
+        assert (found["gain_high"] > 0).all()
+
+
+def test_the_interval_over_tasks_counts_each_target_once() -> None:
+    generator = np.random.default_rng(0)
+    gains = [0, 1, 2, 3, 4, 8]
+    parts = []
+    for number, gain in enumerate(gains):
+        base = [0] * 16
+        parts += [rows(f"t{number}", "zero-shot", "", base)]
+        parts += [rows(f"t{number}", "cast", one, [1] * gain + [0] * (16 - gain)) for one in ("a", "b")]
+    made = pd.concat(parts, ignore_index=True).sample(frac=1, random_state=generator)
+    one = pooled_table(made, n_bootstrap=200, seed=0, metrics=("exact_match",)).iloc[0]
+    expected = t_interval(np.array(gains) / 16)
+    assert one["tasks"] == 6
+    assert (one["gain_tasks_low"], one["gain_tasks_high"]) == pytest.approx((expected.low, expected.high))
+    few = made[made["target"].isin(["t0", "t1", "t2", "t3"])]
+    assert np.isnan(pooled_table(few, n_bootstrap=200, seed=0)["gain_tasks_low"]).all()
+
+
+def test_the_interval_over_tasks_covers_the_mean_over_all_tasks() -> None:
+    """Twelve tasks drawn at random, each with its own gain: where the interval for these tasks falls far short."""
+    generator = np.random.default_rng(0)
+    trials, covered = 60, {"gain": 0, "gain_tasks": 0}
+    for _ in range(trials):
+        parts = []
+        for number in range(12):
+            gained = (generator.random(24) < generator.uniform(0.0, 0.6)).astype(int).tolist()
+            parts += [rows(f"t{number}", "zero-shot", "", [0] * 24), rows(f"t{number}", "cast", "a", gained)]
+        one = pooled_table(pd.concat(parts), n_bootstrap=50, seed=0, metrics=("exact_match",)).iloc[0]
+        for name in covered:
+            covered[name] += one[f"{name}_low"] <= 0.3 <= one[f"{name}_high"]
+    assert covered["gain_tasks"] / trials >= 0.86  # three standard errors below 95 %
+    assert covered["gain"] / trials <= 0.85
+
+
 def test_the_split_adds_up_and_leaves_free_answers_out(outcomes: pd.DataFrame) -> None:
     free = rows("f", "zero-shot", "", [0, 1]).assign(valid=np.nan, choice_correct=np.nan)
     found = split_rows(pd.concat([outcomes, free]), wanted="cast".__eq__, n_bootstrap=200, seed=0)
@@ -110,7 +176,7 @@ def test_the_split_adds_up_and_leaves_free_answers_out(outcomes: pd.DataFrame) -
 
 def test_the_detectable_effect_is_that_of_the_discordance_seen() -> None:
     before, after = np.zeros(100), np.r_[np.ones(30), np.zeros(70)]
-    assert detectable(before, after, 100) == minimal_detectable_effect(100, discordance=0.3)
+    assert detectable(before, after, 100) == minimal_detectable_effect(100, discordance=0.3, mid_p=True)
     assert np.isnan(detectable(before, before, 100))
 
 

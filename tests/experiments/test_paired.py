@@ -45,7 +45,18 @@ def test_a_query_met_by_many_sources_counts_as_one_unit() -> None:
     copies += [outcomes("b", [0, 0], source=f"s{i}") for i in range(10)]
     row = compare(joined(copies), [("a", "b")], metrics=("exact_match",)).iloc[0]
     assert row["n"] == 20
-    assert row["p_value"] == pytest.approx(0.5)
+    # Two flips of four reach the observed sum, and as ties they count half.
+    assert row["p_value"] == pytest.approx(0.25)
+    alone = compare(joined([outcomes("a", [1, 1]), outcomes("b", [0, 0])]), [("a", "b")]).iloc[0]
+    assert (row["low"], row["high"]) == pytest.approx((alone["low"], alone["high"]))
+
+
+def test_outcomes_unknown_on_one_side_are_left_out_and_counted() -> None:
+    rows = joined([outcomes("a", [1, 1, 0, 0]), outcomes("b", [0, 1, 0, 0])])
+    rows.loc[rows["method"] == "a", "exact_match"] = [1.0, float("nan"), 0.0, 0.0]
+    row = compare(rows, [("a", "b")], metrics=("exact_match",)).iloc[0]
+    assert (row["n"], row["excluded"]) == (3, 1)
+    assert row["difference"] == pytest.approx(1 / 3)
 
 
 def test_unknown_outcomes_are_left_out_and_holm_counts_the_rest() -> None:

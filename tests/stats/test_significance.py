@@ -16,6 +16,8 @@ from cast_lens.stats import (
     correlation_test,
     cosine_test,
     mcnemar_exact,
+    mcnemar_mid_p,
+    mcnemar_p_values,
     mcnemar_power,
     minimal_detectable_effect,
     paired_permutation_test,
@@ -58,6 +60,38 @@ def test_mcnemar_is_no_more_liberal_than_it_says() -> None:
     }
     hits = sum(p[int(up), int(both - up)] < 0.05 for up, both in zip(gained, changed, strict=True))
     assert 0.01 < hits / 4000 < 0.055  # discrete, so below 5 %; never above but for chance
+
+
+def test_mid_p_of_a_published_example() -> None:
+    # Cavo et al. 2012 in Fagerland, Lydersen and Laake, chapter 8: exact 0.052479, mid-p 0.034690.
+    before, after = [0] * 6 + [1] * 16 + [1] * 139, [1] * 6 + [0] * 16 + [1] * 139
+    assert mcnemar_exact(before, after).p == pytest.approx(0.052479, abs=5e-7)
+    assert mcnemar_mid_p(before, after).p == pytest.approx(0.034690, abs=5e-7)
+    flipped = paired_permutation_test(before, after, mid_p=True)
+    assert flipped.p == pytest.approx(mcnemar_mid_p(before, after).p)
+    for tied in ([0, 1], [1, 0]), ([0, 1], [0, 1]):
+        assert mcnemar_mid_p(*tied).p == 1
+        assert paired_permutation_test(*tied, mid_p=True).p == 1
+
+
+def test_mid_p_holds_its_level_and_is_less_conservative() -> None:
+    """False positives summed over all tables: what the null gives at each share of changed answers."""
+    n = 100
+    changed = np.arange(n + 1)
+    for share, least in ((0.02, 0.001), (0.1, 0.02), (0.3, 0.035), (1.0, 0.035)):
+        weight = binom.pmf(changed, n, share)
+        level = {}
+        for mid_p in (False, True):
+            rejected = [
+                binom.pmf(np.arange(m + 1), m, 0.5)[
+                    mcnemar_p_values(np.arange(m + 1), m - np.arange(m + 1), mid_p=mid_p) < 0.05
+                ].sum()
+                for m in changed
+            ]
+            level[mid_p] = float(weight @ np.array(rejected))
+        assert level[False] < 0.05
+        assert least < level[True] < 0.06
+        assert level[True] >= level[False]
 
 
 def test_paired_permutation_is_exact_for_few_examples() -> None:
@@ -244,27 +278,29 @@ def test_adjustment_errors() -> None:
         adjust_p_values(frame, method="bonferroni")  # type: ignore[arg-type]
 
 
-def naive_power(n: int, discordance: float, effect: float, alpha: float) -> float:
+def naive_power(n: int, discordance: float, effect: float, alpha: float, mid_p: bool) -> float:
     up, down = (discordance + effect) / 2, (discordance - effect) / 2
     power = 0.0
     for gained in range(n + 1):
         for lost in range(n + 1 - gained):
             changed = gained + lost
             tail = sum(comb(changed, k) for k in range(min(gained, lost) + 1)) / 2**changed
+            tail -= comb(changed, min(gained, lost)) / 2**changed / 2 * mid_p
             if min(1.0, 2 * tail) <= alpha:
                 ways = comb(n, gained) * comb(n - gained, lost)
                 power += ways * up**gained * down**lost * (1 - discordance) ** (n - changed)
     return power
 
 
+@pytest.mark.parametrize("mid_p", [False, True])
 @pytest.mark.parametrize(
     ("n", "discordance", "effect", "alpha"), [(20, 0.6, 0.4, 0.05), (12, 0.9, 0.0, 0.125)]
 )
 def test_power_matches_a_sum_over_all_outcomes(
-    n: int, discordance: float, effect: float, alpha: float
+    n: int, discordance: float, effect: float, alpha: float, mid_p: bool
 ) -> None:
-    found = mcnemar_power(n, discordance=discordance, effect=effect, alpha=alpha)
-    assert found == pytest.approx(naive_power(n, discordance, effect, alpha), abs=1e-12)
+    found = mcnemar_power(n, discordance=discordance, effect=effect, alpha=alpha, mid_p=mid_p)
+    assert found == pytest.approx(naive_power(n, discordance, effect, alpha, mid_p), abs=1e-12)
 
 
 def test_minimal_detectable_effect_is_found_as_often_as_promised() -> None:

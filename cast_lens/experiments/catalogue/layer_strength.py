@@ -166,7 +166,7 @@ def _pairs(grid: pd.DataFrame, config: ExperimentConfig) -> tuple[pd.DataFrame, 
                 base = unpacked(zero[metric])[0].astype(float)
                 gains = unpacked(cells[metric]).astype(float) - base
                 key = {"target": target, "source": source, "kind": kind, "metric": metric}
-                row, kept = optimum(cells, gains, n_bootstrap=config.bootstrap, seed=config.seed)
+                row, kept = optimum(cells, gains, seed=config.seed)
                 rows.append({**key, "own": source == target, "unsteered": base.mean(), **row})
                 examples.append(pd.DataFrame(kept).assign(**key, own=source == target))
     frame = pd.DataFrame(rows)

@@ -17,11 +17,12 @@ ROUNDING = 1e-7
 MOST_STEPS = 300_000_000
 
 
-def exact_flip_p(values: Float[np.ndarray, " unit"]) -> float | None:
+def exact_flip_p(values: Float[np.ndarray, " unit"], *, mid_p: bool = False) -> float | None:
     """Two-sided p of the sum of values whose signs are coin flips; None when they are multiples of no common unit.
 
     Args:
         values: finite; those that are 0 do not matter.
+        mid_p: count the chance of exactly the observed sum (and of its mirror image) half.
     """
     steps = on_grid(values)
     if steps is None:
@@ -43,7 +44,10 @@ def exact_flip_p(values: Float[np.ndarray, " unit"]) -> float | None:
         reached += size
     observed = abs(int(steps.sum())) // int(np.gcd.reduce(np.abs(steps[steps != 0])))
     sums = np.abs(2 * np.arange(total + 1) - total)
-    return float(min(1.0, chances[sums >= observed].sum()))
+    p = chances[sums >= observed].sum()
+    if mid_p and observed > 0:
+        p -= chances[sums == observed].sum() / 2
+    return float(min(1.0, p))
 
 
 def on_grid(values: Float[np.ndarray, " unit"]) -> Int[np.ndarray, " unit"] | None:

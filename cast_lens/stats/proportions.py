@@ -1,0 +1,226 @@
+"""Score intervals for right and wrong: one share (Wilson), and the difference of two shares of the same examples.
+
+The bootstrap fails here near 0 and 1: where no example changed it has no spread to resample. The difference of paired
+shares therefore has Tango's score interval (Statistics in Medicine 17, 1998), and up to ``EXACT`` examples the exact
+unconditional interval that inverts the same statistic (Agresti and Min, Biometrics 57, 2001). Both keep a sensible
+width when nothing changed: 0 of 16 allows changes of 20 points, 0 of 200 of 2.
+
+Examples that are not independent (one query under several seeds or several sources) count through their *effective*
+number: the number of independent examples whose mean would vary as much as the mean over clusters does. It lies
+between the number of clusters, which is what it is when nothing changed, and the number of outcomes.
+
+``docs/intervals.md`` has the measured coverage; ``benchmarks/coverage.py`` measures it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import gammaln, xlogy
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
+
+from .arrays import as_known_pair, check_share, cluster_codes
+from .intervals import Estimate
+from .sign_flip import FINEST, on_grid
+
+EXACT = 24
+"""Most examples for which the exact interval is computed; Tango's is within 2 points of its coverage from here on."""
+NUISANCE = 40
+"""Shares of lost answers among which the least favourable one is sought."""
+STEPS = 81
+"""Differences between -1 and 1 that are tried before the ends of an exact interval are refined."""
+TIES = 1e-9
+
+
+def proportion_interval(successes: float, n: float, *, confidence: float = 0.95) -> Estimate:
+    """A share with Wilson's score interval (through statsmodels); sound at 0 %, at 100 % and for small n.
+
+    Args:
+        successes: how many; a fraction where ``n`` is an effective number of examples.
+        n: of how many.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: unless ``0 <= successes <= n`` and ``n >= 1``.
+    """
+    check_share("confidence", confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"successes={successes} of n={n} is no share; give 0 <= successes <= n, n >= 1")
+    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    return Estimate(successes / n, float(low), float(high), round(n), round(n))
+
+
+def paired_proportions(
+    baseline: ArrayLike,
+    treated: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Difference ``treated - baseline`` of two shares of the same examples, with a score interval.
+
+    The interval is exact for up to ``EXACT`` independent examples, Tango's above, and Tango's at the effective number
+    of examples where they are clustered or averaged; see the top of this file.
+
+    Args:
+        baseline: outcome of each example without the treatment: 0 or 1, or an average of such outcomes (over seeds).
+        treated: outcome of the same examples, in the same order, with it.
+        clusters: label of the independent unit of each example; every example is its own when None.
+        confidence: of the interval.
+
+    Returns:
+        The estimate; examples that are NaN on either side are left out and counted in ``excluded``. A single cluster
+        has no interval (NaN).
+
+    Raises:
+        ValueError: on columns of different lengths, without a known pair, or outside [0, 1].
+    """
+    check_share("confidence", confidence)
+    before, after, known = as_known_pair(baseline=baseline, treated=treated)
+    for name, side in (("baseline", before), ("treated", after)):
+        if side.min() < 0 or side.max() > 1:
+            raise ValueError(f"{name} must hold shares from 0 to 1, got {side.min():g} to {side.max():g}")
+    labels = None if clusters is None else np.asarray(clusters)[known]
+    return difference_interval(after - before, labels, confidence=confidence, excluded=int((~known).sum()))
+
+
+def difference_interval(
+    differences: Float[np.ndarray, " example"],
+    clusters: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+    excluded: int = 0,
+) -> Estimate:
+    """Mean of differences between -1 and 1 (of outcomes, or of averages of outcomes); see ``paired_proportions``."""
+    codes = cluster_codes(clusters, differences.size)
+    units = int(codes.max()) + 1
+    value = float(differences.mean())
+    sizes = np.bincount(codes, minlength=units)
+    means = np.bincount(codes, weights=differences, minlength=units) / sizes
+    if units == 1 and differences.size > 1:
+        low, high = np.nan, np.nan
+    elif np.ptp(sizes) == 0 and np.abs(means - np.rint(means)).max() < TIES:
+        # Each unit gained, lost or stayed as a whole: it is one example.
+        low, high = _whole(int((means > 0.5).sum()), int((means < -0.5).sum()), units, confidence)
+    else:
+        n = effective_n(differences, codes)
+        gained, lost = np.maximum(differences, 0).mean() * n, np.maximum(-differences, 0).mean() * n
+        low, high = tango_interval(float(gained), float(lost), n, confidence=confidence)
+    return Estimate(value, low, high, differences.size, units, excluded)
+
+
+def effective_n(differences: Float[np.ndarray, " example"], codes: Int[np.ndarray, " example"]) -> float:
+    """Independent right-or-wrong pairs that would estimate the mean difference as well as these clusters do."""
+    units = int(codes.max()) + 1
+    sizes = np.bincount(codes, minlength=units).astype(float)
+    mean, changed = differences.mean(), np.abs(differences).mean()
+    spread = np.bincount(codes, weights=differences, minlength=units) - mean * sizes
+    variance = float(np.square(spread).sum()) / differences.size**2
+    # Kish's number for units of different size, which is that of the units where sizes are equal.
+    least = float(sizes.sum() ** 2 / np.square(sizes).sum())
+    steps = on_grid(differences)
+    parts = FINEST if steps is None else _parts(differences, steps)
+    most = float(differences.size * parts)
+    one = float(changed - mean**2)
+    return float(np.clip(one / variance, least, most)) if variance > 0 and one > 0 else least
+
+
+def tango_interval(gained: float, lost: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Tango's score interval for a difference of paired shares: the differences that a score test keeps.
+
+    Args:
+        gained: examples wrong before and right after (a fraction for an effective number of examples).
+        lost: examples right before and wrong after.
+        n: examples in all.
+        confidence: of the interval.
+    """
+    reach, value = float(norm.ppf((1 + confidence) / 2)), (gained - lost) / n
+
+    def beyond(difference: float, limit: float) -> float:
+        return float(_score(np.array(gained), np.array(lost), n, difference)) - limit
+
+    edge = 1 - 1e-12
+    low = -1.0 if beyond(-edge, reach) <= 0 else float(brentq(beyond, -edge, value, args=(reach,)))
+    high = 1.0 if beyond(edge, -reach) >= 0 else float(brentq(beyond, value, edge, args=(-reach,)))
+    return low, high
+
+
+@lru_cache(maxsize=4096)
+def exact_interval(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact unconditional interval: the differences at which a table at least as far out has more than ``1 -
+    confidence`` chance under some share of changed examples.
+
+    Args:
+        gained, lost, n: as in ``tango_interval``; the cost grows with the square of ``n``.
+        confidence: the least chance to cover the true difference, whatever it is.
+    """
+    up, down = (counts.ravel().astype(float) for counts in np.indices((n + 1, n + 1)))
+    up, down = up[up + down <= n], down[up + down <= n]
+    ways = gammaln(n + 1) - gammaln(up + 1) - gammaln(down + 1) - gammaln(n - up - down + 1)
+
+    def excess(difference: float) -> float:
+        shares = np.linspace(max(0.0, -difference), (1 - difference) / 2, NUISANCE)[:, None]
+        score = np.abs(_score(up, down, n, difference))
+        far = score >= np.abs(_score(np.array(gained), np.array(lost), n, difference)) - TIES
+        kept = np.maximum(0.0, 1 - 2 * shares - difference)
+        logs = (
+            xlogy(up[far], shares + difference) + xlogy(down[far], shares) + xlogy((n - up - down)[far], kept)
+        )
+        return float(np.exp(ways[far] + logs).sum(axis=1).max()) - (1 - confidence)
+
+    value = (gained - lost) / n
+    grid = np.unique(np.concatenate([np.linspace(-1, 1, STEPS), [value]]))
+    inside = np.flatnonzero([excess(float(one)) > 0 for one in grid])
+    ends = []
+    for last, step in ((inside[0], -1), (inside[-1], 1)):
+        near, far = float(grid[last]), float(grid[np.clip(last + step, 0, grid.size - 1)])
+        for _ in range(14 if near != far else 0):
+            middle = (near + far) / 2
+            near, far = (middle, far) if excess(middle) > 0 else (near, middle)
+        ends.append(far)
+    return ends[0], ends[1]
+
+
+def clustered_share(
+    values: Float[np.ndarray, " example"], clusters: ArrayLike | None, *, confidence: float = 0.95
+) -> Estimate:
+    """A share of clustered outcomes of 0 and 1: Wilson's interval at their effective number."""
+    codes = cluster_codes(clusters, values.size)
+    units, value = int(codes.max()) + 1, float(values.mean())
+    if units == 1 and values.size > 1:
+        return Estimate(value, np.nan, np.nan, values.size, units)
+    sizes = np.bincount(codes, minlength=units).astype(float)
+    spread = np.bincount(codes, weights=values, minlength=units) - value * sizes
+    variance = float(np.square(spread).sum()) / values.size**2
+    least = float(sizes.sum() ** 2 / np.square(sizes).sum())
+    n = float(np.clip(value * (1 - value) / variance, least, values.size)) if variance > 0 else least
+    found = proportion_interval(value * n, n, confidence=confidence)
+    return Estimate(value, found.low, found.high, values.size, units)
+
+
+def _whole(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    interval = exact_interval if n <= EXACT else tango_interval
+    return interval(gained, lost, n, confidence=confidence)
+
+
+def _parts(differences: Float[np.ndarray, " example"], steps: Int[np.ndarray, " example"]) -> int:
+    """How many outcomes an averaged difference stands for, judged by its unit."""
+    at = int(np.argmax(np.abs(differences)))
+    return max(1, round(float(steps[at] / differences[at]))) if differences[at] else 1
+
+
+def _score(
+    gained: Float[np.ndarray, "*table"], lost: Float[np.ndarray, "*table"], n: float, difference: float
+) -> Float[np.ndarray, "*table"]:
+    """Score statistic of the hypothesis that the difference is so large; the share of lost answers at its maximum."""
+    b = (2 * n - gained + lost) * difference - gained - lost
+    c = -lost * difference * (1 - difference)
+    share = (np.sqrt(np.maximum(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+    variance = n * (2 * share + difference * (1 - difference))
+    above = gained - lost - n * difference
+    return np.where(np.abs(above) < TIES, 0.0, above / np.sqrt(np.maximum(variance, 1e-300)))
