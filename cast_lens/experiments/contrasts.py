@@ -145,9 +145,9 @@ def pooled_table(
 
     Returns:
         ``by``, ``metric, pairs, n`` (rows with a known outcome), ``excluded`` (rows without), ``value, baseline, gain,
-        gain_low, gain_high`` (score interval at the effective number of queries), ``tasks`` (targets),
-        ``gain_tasks, gain_tasks_low, gain_tasks_high`` (mean gain over target tasks with Student's interval, for
-        another task with these sources; NaN ends below ``TASKS`` of them), ``boost, boost_low, boost_high`` (ratio of grand means minus
+        gain_low, gain_high`` (score interval at the effective number of queries), ``tasks`` (targets), ``gain_tasks,
+        gain_tasks_low, gain_tasks_high`` (mean gain over target tasks with Student's interval, for another task with
+        these sources; NaN ends below ``TASKS`` of them), ``boost, boost_low, boost_high`` (ratio of grand means minus
         1), ``negative, negative_low, negative_high`` (share of pairs below zero-shot, Wilson), ``queries`` (per pair),
         ``detectable`` (smallest gain of a single pair that McNemar's mid-p test would find with 80 % power, at the
         discordance seen; NaN where none is).

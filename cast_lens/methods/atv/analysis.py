@@ -91,7 +91,7 @@ def gains(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
                 part.loc[part["method"] == method, outcome].to_numpy(dtype=float)
                 for method in ("zero-shot", "atv")
             )
-            there = before == before
+            there = (before == before) & (after == after)
             if not there.any():
                 continue
             found = paired_difference(before[there], after[there], seed=seed)
