@@ -17,6 +17,7 @@ from .engine import Progress, capture, quiet
 from .engine.batching import DEFAULT_BUDGET_MB
 from .engine.capture import check_layers
 from .models import fingerprint, model_name
+from .models.tokens import chat_arguments, text_ids
 from .tasks import Example, Prompt, Split, Task, demonstrations, few_shot_prompts, zero_shot_prompts
 from .tasks.prompts import Demonstrations
 from .tasks.random_text import with_random_text
@@ -138,7 +139,7 @@ def token_length(model: HookedTransformer) -> Callable[[str], int]:
         raise ValueError("lengths in tokens need the model's tokenizer; load the model with load_model")
 
     def length(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
+        return len(text_ids(tokenizer, text))
 
     return length
 
@@ -161,6 +162,7 @@ def provenance(
         seed=extraction.seed,
         sample_ids=tuple(query.id for query in queries),
         chat=extraction.chat,
+        chat_arguments=chat_arguments(model) if extraction.chat else {},
         versions=versions(),
         note=note,
     )

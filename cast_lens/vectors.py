@@ -45,6 +45,7 @@ class Provenance:
         chat: whether prompts went through the chat template.
         versions: of cast_lens, torch, transformers, transformer-lens.
         note: free text: the method, the selection, the arithmetic.
+        chat_arguments: what the chat template was given beside the messages, the date it was told included.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Provenance:
     chat: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
+    chat_arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

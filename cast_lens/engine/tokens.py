@@ -1,14 +1,15 @@
-"""From prompts to tokens: BOS exactly once, answers tokenised as they follow the prompt, chat templates,
-limits.
-"""
+"""From prompts to tokens: the tokenizer's prefix once, answers as they follow the prompt, chat templates, limits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from transformer_lens import HookedTransformer
 
+from ..models.tokens import ChatTemplate, control_tokens, prefix_ids, text_ids
 from ..tasks.types import Prompt
 from .layout import TokenPrompt
 
@@ -20,9 +21,10 @@ def tokenise(
 ) -> list[TokenPrompt]:
     """Tokenise prompts and their admissible answers.
 
-    BOS is put in front exactly when the model's tokenizer does so itself (``cfg.default_prepend_bos``). An
-    answer is tokenised as part of prompt + blank + answer, so that its first token is the one that the model
-    would write.
+    In front stands what the model's tokenizer puts there itself: BOS (``cfg.default_prepend_bos``), a language,
+    ``[CLS]``. Prompts are data: a control token that a text spells is read as text (with a warning where the text
+    was not made from a task). An answer is tokenised as part of prompt + blank + answer, with ``chat`` as the
+    template joins them, so that its first token is the one that the model would write.
 
     Args:
         model: its tokenizer and context length are used.
@@ -78,49 +80,43 @@ def _tokenise(model: HookedTransformer, prompt: Prompt | str, index: int, chat: 
     if tokenizer is None:
         raise ValueError("the model has no tokenizer; pass TokenPrompt objects or load it with load_model")
     if isinstance(prompt, str):
+        _warn_of_control_tokens(tokenizer, prompt, index)
         prompt = Prompt((), prompt, "", (), "", f"prompt {index}")
     name = f"{prompt.task} {prompt.sample_id}".strip()
-    text = _chat_text(tokenizer, prompt) if chat else prompt.text
+    candidates = prompt.choices or ((prompt.gold,) if prompt.gold else ())
+    prefix = list(prefix_ids(model))
+    encode: Callable[[str], list[int]] = partial(text_ids, tokenizer)
+    text, endings = prompt.text, [f" {answer}" for answer in candidates]
+    if chat:
+        template = ChatTemplate.of(tokenizer)
+        encode, text = template.encode, template.prompt(prompt.demonstrations, prompt.query)
+        endings = [template.answer(answer) for answer in candidates]
+        if prefix and text.startswith(tokenizer.convert_ids_to_tokens(prefix[0])):
+            prefix = []  # the template writes it
     if not text.strip():
         raise ValueError(f"{name} is empty: it has no tokens to read an activation from")
-    bos = _bos(model, tokenizer, text)
-    tokens = tuple(bos + _encode(tokenizer, text))
-    candidates = prompt.choices or ((prompt.gold,) if prompt.gold else ())
-    joiner = "" if chat else " "
-    answers = tuple(_continuation(tokenizer, bos, tokens, text, joiner + answer) for answer in candidates)
+    tokens = tuple(prefix + encode(text))
+    answers = tuple(_continuation(encode, prefix, tokens, text, ending) for ending in endings)
     gold = candidates.index(prompt.gold) if prompt.gold in candidates else -1
     return TokenPrompt(tokens, answers, gold, name)
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _bos(model: HookedTransformer, tokenizer: Any, text: str) -> list[int]:
-    """BOS when the model wants one and the text (a chat template's, say) does not begin with it already."""
-    token = tokenizer.bos_token
-    wanted = bool(model.cfg.default_prepend_bos) and token is not None and not text.startswith(token)
-    return [tokenizer.bos_token_id] if wanted else []
+def _warn_of_control_tokens(tokenizer: Any, text: str, index: int) -> None:
+    spelled = next((token for token in control_tokens(tokenizer) if token in text), None)
+    if spelled is not None:
+        warnings.warn(
+            f"prompt {index} spells the control token {spelled!r}, which is read as text because prompts are data; use "
+            "chat=True for a conversation, or a TokenPrompt for control tokens",
+            stacklevel=4,
+        )
 
 
 def _continuation(
-    tokenizer: Any, bos: list[int], tokens: tuple[int, ...], text: str, answer: str
+    encode: Callable[[str], list[int]], prefix: list[int], tokens: tuple[int, ...], text: str, answer: str
 ) -> tuple[int, ...]:
-    joint = tuple(bos + _encode(tokenizer, text + answer))
+    joint = tuple(prefix + encode(text + answer))
     if joint[: len(tokens)] == tokens:
         return joint[len(tokens) :]
     # The tokenizer merges across the border (languages without blanks): what decoding could write is the
     # answer alone.
-    return tuple(_encode(tokenizer, answer))
-
-
-def _chat_text(tokenizer: Any, prompt: Prompt) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "chat=True, but the model's tokenizer has no chat template; leave chat off for base models"
-        )
-    turns = []
-    for body, answer in prompt.demonstrations:
-        turns += [{"role": "user", "content": body}, {"role": "assistant", "content": answer}]
-    turns.append({"role": "user", "content": prompt.query})
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return tuple(encode(answer))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
@@ -12,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .convert import convert
 from .embedded import NAME as EMBEDDED
 from .sources import read_model
-from .tokens import attach_tokenizer
+from .tokens import attach_tokenizer, set_chat_arguments
 from .verify import probe_ids, verify_logits
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,6 +27,7 @@ def load_model(
     device: str | torch.device = "cpu",
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
+    chat_arguments: Mapping[str, Any] | None = None,
 ) -> HookedTransformer:
     """Load a decoder as a ``HookedTransformer`` with the weights as they were trained, in ``eval()`` mode.
 
@@ -41,6 +44,9 @@ def load_model(
         device: as torch names it, or ``"auto"`` for the best there is; ignored for a ``HookedTransformer``.
         tokenizer: in place of the model's own; a loaded Hugging Face model has none without it.
         revision: branch, tag or commit on the hub.
+        chat_arguments: what the chat template is given beside the messages wherever ``chat=True``
+            (``{"enable_thinking": False}``). A template that asks for today's date is told 2024-07-26, so that prompts
+            do not change overnight; ``{"today": "2026-01-31"}`` names another day.
 
     Raises:
         ValueError: when the model cannot be found, read or represented, or its logits differ; the message
@@ -48,7 +54,7 @@ def load_model(
     """
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):
-        return _adopt(name, tokenizer)
+        return _finish(name.eval(), tokenizer, chat_arguments)
     wanted, place = _dtype(dtype), _device(device)
     given = isinstance(name, PreTrainedModel)
     if isinstance(name, PreTrainedModel):
@@ -64,15 +70,19 @@ def load_model(
         )
     model = convert(hf_model, name=label, dtype=wanted, device=place, copy=given)
     verify_logits(model, hf_model, probe_ids(hf_model, tokenizer))
+    return _finish(model, tokenizer, chat_arguments)
+
+
+def _finish(
+    model: HookedTransformer,
+    tokenizer: PreTrainedTokenizerBase | None,
+    arguments: Mapping[str, Any] | None,
+) -> HookedTransformer:
     if tokenizer is not None:
         attach_tokenizer(model, tokenizer)
+    if arguments is not None:
+        set_chat_arguments(model, arguments)
     return model
-
-
-def _adopt(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase | None) -> HookedTransformer:
-    if tokenizer is not None:
-        attach_tokenizer(model, tokenizer)
-    return model.eval()
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
