@@ -27,14 +27,22 @@ DRAWN_LIMITS = (
 )
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign; none where it rounds to zero, and "unknown" for NaN."""
+    if value != value:
+        return "unknown"
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
 def points(value: float) -> str:
     """A share as signed percentage points."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return signed(100 * value)
 
 
 def interval(low: float, high: float) -> str:
-    """A 95 % interval in percentage points."""
-    return f"[{points(low)}, {points(high)}]"
+    """A 95 % interval in percentage points; says so where there is none."""
+    return "[no interval]" if low != low or high != high else f"[{points(low)}, {points(high)}]"
 
 
 def verdict(row: pd.Series, above: str, below: str, neither: str) -> str:
@@ -60,7 +68,7 @@ def pooled(methods: pd.DataFrame, method: str, *, metric: str = "exact_match") -
     row = row_of(methods, method, metric)
     if row is None:
         return ""
-    boost = "" if row["boost"] != row["boost"] else f", {100 * row['boost']:+.0f} % of it".replace("-", "−")
+    boost = "" if row["boost"] != row["boost"] else f", {signed(100 * row['boost'], 0)} % of it"
     return (
         f"{NAMES[metric].capitalize()} under {method}: {points(row['gain'])} points "
         f"{interval(row['gain_low'], row['gain_high'])} against zero-shot's {100 * row['baseline']:.1f} %{boost}, over "

@@ -18,26 +18,56 @@ SIGNED = frozenset(
 SHARES = frozenset(
     {
         *("exact_match", "valid", "choice_correct", "first_match", "first_valid"),
-        *("value", "against_value", "baseline", "unsteered", "negative", "foreign", "baseline_foreign"),
+        *("baseline", "unsteered", "negative", "foreign", "baseline_foreign", "random"),
         *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
-        *("random", "difference", "change"),
         *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "gain_tasks"),
         *("luck", "near_share", "losing_share", "accuracy", "always"),
     }
 )
-"""Columns that hold shares: printed in per cent."""
+"""Columns that hold shares in a table without metrics: printed in per cent."""
+OF_METRIC = frozenset(
+    {
+        *("value", "against_value", "baseline", "unsteered", "gain", "gain_tasks", "difference", "change"),
+        *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "least", "most"),
+    }
+)
+"""Columns that are shares where the metric of their row is one, whatever their own name; see ``SHARE_METRICS``."""
+METRIC_COLUMNS = ("metric", "measure", "outcome")
+SHARE_METRICS = frozenset(
+    {
+        *("exact_match", "valid", "choice_correct", "first_match", "first_valid", "accuracy"),
+        *("changed", "anti_steerable", "negative"),
+    }
+)
+"""Metrics that are shares of examples; any other (a log-probability, a slope) keeps its own unit."""
 OWNERS = ("difference", "value", "y")
 """Whose interval ``low`` and ``high`` are: the first of these that a frame has."""
 
 
 def printed(frame: pd.DataFrame) -> tuple[list[str], Rows]:
-    """Column headings and cells; the ends of an interval go into the column that it belongs to."""
+    """Column headings and cells; the ends of an interval go into the column that it belongs to.
+
+    Shares are printed in per cent: in the heading where a whole column holds shares, in the cells where only some rows
+    do because the metric differs from row to row.
+    """
     spans = {name: _ends(name, frame) for name in frame.columns}
     hidden = {end for ends in spans.values() if ends for end in ends}
     shown = [name for name in frame.columns if name not in hidden]
-    heads = [_head(str(name)) for name in shown]
-    rows = [[_cell(str(name), row, spans[name]) for name in shown] for _, row in frame.iterrows()]
+    shares = {name: _shares(str(name), frame) for name in shown}
+    heads = [_head(str(name), shares[name]) for name in shown]
+    rows = [
+        [_cell(name, row, spans[name], shares[name], at) for name in shown]
+        for at, (_, row) in enumerate(frame.iterrows())
+    ]
     return heads, rows
+
+
+def _shares(name: str, frame: pd.DataFrame) -> list[bool]:
+    """Row by row, whether a column holds a share."""
+    metric = next((column for column in METRIC_COLUMNS if column in frame.columns and column != name), None)
+    if name in OF_METRIC and metric is not None:
+        return frame[metric].astype(str).isin(SHARE_METRICS).tolist()
+    return [name in SHARES] * len(frame)
 
 
 def _ends(name: str, frame: pd.DataFrame) -> tuple[str, str] | None:
@@ -51,29 +81,33 @@ def _ends(name: str, frame: pd.DataFrame) -> tuple[str, str] | None:
     return ("low", "high") if name == plain and {"low", "high"} <= columns else None
 
 
-def _head(name: str) -> str:
+def _head(name: str, shares: list[bool]) -> str:
     text = name.replace("_", " ")
-    return f"{text}, %" if name in SHARES else text
+    return f"{text}, %" if shares and all(shares) else text
 
 
-def _cell(name: str, row: pd.Series, ends: tuple[str, str] | None) -> str:
-    value = _number(name, row[name])
-    if ends is None or value == "":
-        return value
-    low, high = (_number(name, row[end]) for end in ends)
-    return f"{value} [{low}, {high}]" if low and high else value
+def _cell(name: str, row: pd.Series, ends: tuple[str, str] | None, shares: list[bool], at: int) -> str:
+    share = shares[at]
+    value = _number(name, row[name], share)
+    if value and ends is not None:
+        low, high = (_number(name, row[end], share) for end in ends)
+        value = f"{value} [{low}, {high}]" if low and high else value
+    return f"{value} %" if value and share and not all(shares) else value
 
 
-def _number(name: str, value: Any) -> str:
+def _number(name: str, value: Any, share: bool) -> str:
     if isinstance(value, str) or value is None:
         return value or ""
     if isinstance(value, bool) or type(value).__name__ == "bool":
         return "yes" if value else "no"
     if pd.isna(value):
         return ""
-    if float(value).is_integer() and name not in SHARES:
-        return f"{int(value)}".replace("-", "−")
-    number = 100 * float(value) if name in SHARES else float(value)
     sign = "+" if name in SIGNED else ""
-    form = f"{sign}.1f" if name in SHARES else f"{sign}.3g"
-    return f"{number:{form}}".replace("-", "−")
+    if float(value).is_integer() and not share:
+        return _plain(f"{int(value):{sign}d}")
+    return _plain(f"{100 * float(value):{sign}.1f}" if share else f"{float(value):{sign}.3g}")
+
+
+def _plain(text: str) -> str:
+    """Without a sign where the number rounds to zero, and with a real minus elsewhere."""
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")

@@ -207,3 +207,12 @@ def test_sentences_say_what_the_placebo_reached(gain: float, placebo: float, wor
     sign = "+" if gain > 0 else "−"
     assert f"Exact match under cast: {sign}" in wording.pooled(table, "cast")
     assert wording.against_placebos(table[table["method"] == "cast"], "cast") == ""
+
+
+def test_numbers_in_sentences_have_no_sign_at_zero_and_no_nan() -> None:
+    assert wording.points(-0.0) == wording.points(-0.0004) == "0.0"
+    assert wording.points(0.0123) == "+1.2"
+    assert wording.points(-0.0123) == "−1.2"
+    assert wording.points(float("nan")) == "unknown"
+    assert wording.interval(float("nan"), 0.1) == "[no interval]"
+    assert wording.interval(-0.05, 0.0) == "[−5.0, 0.0]"

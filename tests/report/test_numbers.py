@@ -15,9 +15,11 @@ def cells(**row: object) -> dict[str, str]:
 
 
 def test_the_interval_of_a_comparison_is_that_of_the_difference() -> None:
-    found = cells(method="cast", value=0.188, against_value=0.19, difference=-0.002, low=-0.01, high=0.007)
+    found = cells(
+        metric="exact_match", value=0.188, against_value=0.19, difference=-0.002, low=-0.01, high=0.007
+    )
     assert found == {
-        "method": "cast",
+        "metric": "exact_match",
         "value, %": "18.8",
         "against value, %": "19.0",
         "difference, %": "−0.2 [−1.0, +0.7]",
@@ -25,7 +27,8 @@ def test_the_interval_of_a_comparison_is_that_of_the_difference() -> None:
 
 
 def test_without_a_difference_it_is_that_of_the_value() -> None:
-    assert cells(value=0.5, low=0.4, high=0.6, n=48) == {"value, %": "50.0 [40.0, 60.0]", "n": "48"}
+    found = cells(metric="valid", value=0.5, low=0.4, high=0.6, n=48)
+    assert found == {"metric": "valid", "value, %": "50.0 [40.0, 60.0]", "n": "48"}
 
 
 def test_ends_that_carry_a_name_go_to_that_name() -> None:
@@ -51,3 +54,34 @@ def test_other_entries(value: object, text: str) -> None:
 def test_what_is_unknown_has_no_interval() -> None:
     assert cells(gain=float("nan"), gain_low=0.1, gain_high=0.2) == {"gain, %": ""}
     assert cells(gain=0.1, gain_low=float("nan"), gain_high=float("nan")) == {"gain, %": "+10.0"}
+
+
+def test_what_a_value_is_depends_on_its_metric_not_on_its_name() -> None:
+    mixed = pd.DataFrame(
+        {
+            "metric": ["exact_match", "gold_logprob"],
+            "value": [0.25, -3.5],
+            "low": [0.2, -4.25],
+            "high": [0.3, -3.0],
+            "gain": [0.05, -0.125],
+        }
+    )
+    heads, rows = printed(mixed)
+    assert heads == ["metric", "value", "gain"]
+    assert rows[0] == ["exact_match", "25.0 [20.0, 30.0] %", "+5.0 %"]
+    assert rows[1] == ["gold_logprob", "−3.5 [−4.25, −3]", "−0.125"]
+    slopes = cells(measure="slope", value=0.4, low=0.3, high=0.5)
+    assert slopes == {"measure": "slope", "value": "0.4 [0.3, 0.5]"}
+    assert cells(metric="valid", value=0.4) == {"metric": "valid", "value, %": "40.0"}
+    assert cells(distance="cosine", value=0.4) == {"distance": "cosine", "value": "0.4"}
+
+
+@pytest.mark.parametrize("value", [-0.0, -0.0004, 0.0004])
+def test_zero_has_no_sign(value: float) -> None:
+    assert cells(gain=value, gain_low=-0.1, gain_high=0.1) == {"gain, %": "0.0 [−10.0, +10.0]"}
+    assert cells(anything=-0.0) == {"anything": "0"}
+    assert cells(slope=0.0) == {"slope": "0"}
+
+
+def test_infinite_numbers_are_printed() -> None:
+    assert cells(boost=float("inf"), other=float("-inf")) == {"boost, %": "+inf", "other": "−inf"}
