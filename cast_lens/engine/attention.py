@@ -11,11 +11,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .block import Block
 from .layout import Batch, Tail
+from .model import AttentionSpec
 
 # Scores, or keys and values gathered for nodes that share some, that are held at a time: what one step has written
 # the next finds in the cache, and no prompt can be so long that a budget breaks.
@@ -110,77 +111,89 @@ def _rows(paths: list[Path], device: torch.device) -> Rows:
 
 
 def attend_trunk(
-    block: Block, group: TrunkGroup, q: Tensor, k: Tensor, v: Tensor, out: Float[Tensor, "row heads_d_head"]
+    spec: AttentionSpec,
+    group: TrunkGroup,
+    q: Float[Tensor, "row head d_head"],
+    k: Float[Tensor, "row kv_head d_head"],
+    v: Float[Tensor, "row kv_head d_value"],
+    out: Float[Tensor, "row heads_d_value"],
 ) -> None:
     """Causal attention of one group of trunk nodes; writes into ``out``."""
     nodes = group.shape[0]
-    queries = q[group.rows].unflatten(0, (nodes, -1)).transpose(1, 2)
-    keys = k[group.keys].unflatten(0, (nodes, -1)).transpose(1, 2)
-    values = v[group.keys].unflatten(0, (nodes, -1)).transpose(1, 2)
-    mask = group.mask if block.window is None else group.mask & (group.distance < block.window)
-    if block.soft_cap > 0:
-        z = _capped(block, queries, keys, values, mask)
-    else:
-        z = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, scale=block.scale, enable_gqa=True
-        )
-    out[group.rows] = z.transpose(1, 2).reshape(-1, out.shape[-1])
+    queries, keys, values = (
+        rearrange(x[rows], "(node row) head d -> node head row d", node=nodes)
+        for x, rows in ((q, group.rows), (k, group.keys), (v, group.keys))
+    )
+    mask = group.mask if spec.window is None else group.mask & (group.distance < spec.window)
+    z = attend_masked(spec, queries, keys, values, mask)
+    out[group.rows] = rearrange(z, "node head row d -> (node row) (head d)")
 
 
-def _capped(block: Block, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    repeats = block.n_heads // block.n_kv_heads
-    scores = q @ k.repeat_interleave(repeats, 1).transpose(-1, -2) * block.scale
-    scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
-    weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1, dtype=torch.float32)
-    return weights.to(v.dtype) @ v.repeat_interleave(repeats, 1)
+def attend_masked(
+    spec: AttentionSpec,
+    q: Float[Tensor, "sample head row d_head"],
+    k: Float[Tensor, "sample kv_head key d_head"],
+    v: Float[Tensor, "sample kv_head key d_value"],
+    mask: Bool[Tensor, "*sample row key"],
+) -> Float[Tensor, "sample head row d_value"]:
+    """Attention under a mask (True where a row sees a key), differentiable."""
+    if spec.soft_cap <= 0:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=spec.scale, enable_gqa=True)
+    scores = q @ k.repeat_interleave(spec.n_groups, 1).transpose(-1, -2) * spec.scale
+    scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1, dtype=exact)
+    return weights.to(v.dtype) @ v.repeat_interleave(spec.n_groups, 1)
 
 
 def attend_tails(
-    block: Block,
+    spec: AttentionSpec,
     group: TailGroup,
     queries: Float[Tensor, "variant column head d_head"],
-    own: tuple[Tensor, Tensor],
-    trunk: tuple[Tensor, Tensor],
-    out: Float[Tensor, "variant column heads_d_head"],
+    own: tuple[
+        Float[Tensor, "variant column kv_head d_head"], Float[Tensor, "variant column kv_head d_value"]
+    ],
+    trunk: tuple[Float[Tensor, "row kv_head d_head"], Float[Tensor, "row kv_head d_value"]],
+    out: Float[Tensor, "variant column heads_d_value"],
 ) -> None:
     """Attention of one group of tails, all variants at once; writes into ``out``.
 
-    ``own`` are keys and values of the variants' own rows [variant, column, kv_head, d_head]; ``trunk`` those of
-    the trunk [row, kv_head, d_head]. Rows that share keys stand together:
-    [tail, kv_head, variant * row * group, d_head].
+    ``own`` are keys and values of the variants' own rows, ``trunk`` those of the trunk. Rows that share keys stand
+    together.
     """
-    tails, length = group.shape
-    variants, kv, d_head = queries.shape[0], block.n_kv_heads, block.d_head
-    split = (variants, tails, length, kv, -1, d_head)
-    q = queries[:, group.columns].reshape(split).permute(1, 3, 0, 2, 4, 5).reshape(tails * kv, -1, d_head)
-    q = q.contiguous().mul(block.scale)
-    prefix = group.prefix_distance.shape[1]
-    keys, values = (x[group.keys].unflatten(0, (tails, prefix)).transpose(1, 2).flatten(0, 1) for x in trunk)
+    (tails, length), variants, kv = group.shape, queries.shape[0], spec.n_kv_heads
+    axes = {"tail": tails, "kv": kv}
+    together = "variant (tail own) (kv group) d -> (tail kv) (variant own group) d"
+    q = rearrange(queries[:, group.columns], together, **axes).contiguous().mul(spec.scale)
+    keys, values = (rearrange(x[group.keys], "(tail key) kv d -> (tail kv) key d", tail=tails) for x in trunk)
     own_k, own_v = (
-        x[:, group.columns].reshape(variants, tails, length, kv, d_head).permute(1, 3, 0, 2, 4).flatten(0, 2)
+        rearrange(x[:, group.columns], "variant (tail own) kv d -> (tail kv variant) own d", tail=tails)
         for x in own
     )
-    by_variant = (tails * kv * variants, -1, d_head)
+    prefix = keys.shape[1]
     scores = q.new_empty(tails * kv, q.shape[1], prefix + length)
     torch.bmm(q, keys.transpose(1, 2), out=scores[..., :prefix])
-    scores[..., prefix:] = torch.bmm(q.view(by_variant), own_k.transpose(1, 2)).view(len(q), -1, length)
-    if block.soft_cap > 0:
-        scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
-    _hide(block, group, scores.view(tails, kv, variants, length, -1, prefix + length))
+    by_variant = q.view(len(own_k), -1, q.shape[-1])
+    scores[..., prefix:] = torch.bmm(by_variant, own_k.transpose(1, 2)).view(len(q), -1, length)
+    if spec.soft_cap > 0:
+        scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+    _hide(spec, group, scores.view(tails, kv, variants, length, -1, prefix + length))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-    z = torch.bmm(weights[..., prefix:].reshape(*by_variant[:2], length), own_v).view_as(q)
-    z.baddbmm_(weights[..., :prefix], values)
-    z = z.view(tails, kv, variants, length, -1, d_head).permute(2, 0, 3, 1, 4, 5)
-    out[:, group.columns] = z.reshape(variants, tails * length, -1)
+    z = torch.bmm(weights[..., prefix:].reshape(*by_variant.shape[:2], length), own_v)
+    z = z.view(*q.shape[:2], -1).baddbmm_(weights[..., :prefix], values)
+    apart = "(tail kv) (variant own group) d -> variant (tail own) (kv group d)"
+    out[:, group.columns] = rearrange(z, apart, **axes, variant=variants, own=length)
 
 
-def _hide(block: Block, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]) -> None:
+def _hide(
+    spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]
+) -> None:
     """Mask, in place, what a row must not see: other answers' chains, later rows, rows beyond the window."""
     prefix = group.prefix_distance.shape[1]
     mask = group.mask
-    if block.window is not None:
-        mask = mask & (group.own_distance < block.window)
-        far = group.prefix_distance >= block.window
+    if spec.window is not None:
+        mask = mask & (group.own_distance < spec.window)
+        far = group.prefix_distance >= spec.window
         if bool(far.any()):
             scores[..., :prefix].masked_fill_(far[None, None, None, :, None, :], -torch.inf)
     if mask.shape[-1] > 1:
@@ -188,48 +201,47 @@ def _hide(block: Block, group: TailGroup, scores: Float[Tensor, "tail kv variant
 
 
 def attend_rows(
-    block: Block,
+    spec: AttentionSpec,
     q: Float[Tensor, "row head d_head"],
-    own: tuple[Float[Tensor, "row kv_head own d_head"], Float[Tensor, "row kv_head own d_head"]],
-    trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_head"]],
+    own: tuple[Float[Tensor, "row kv_head own d_head"], Float[Tensor, "row kv_head own d_value"]],
+    trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_value"]],
     paths: list[tuple[slice, Path]],
-) -> Float[Tensor, "row heads_d_head"]:
+) -> Float[Tensor, "row heads_d_value"]:
     """Attention of decoded rows, each to its prompt's shared keys and to its own, which all stand before it."""
-    q = q.unflatten(1, (block.n_kv_heads, -1)) * block.scale
-    inside = q @ own[0].transpose(2, 3)
-    z = torch.empty_like(q)
+    grouped = rearrange(q, "row (kv group) d -> row kv group d", kv=spec.n_kv_heads) * spec.scale
+    inside = grouped @ own[0].transpose(2, 3)
+    z = grouped.new_empty(*grouped.shape[:3], own[1].shape[-1])
     for mine, path in paths:
-        z[mine], inside[mine] = _attend_path(block, q[mine], inside[mine], trunk, path)
+        z[mine], inside[mine] = _attend_path(spec, grouped[mine], inside[mine], trunk, path)
     return (z + inside @ own[1]).flatten(1)
 
 
 def _attend_path(
-    block: Block,
+    spec: AttentionSpec,
     q: Float[Tensor, "row kv_head group d_head"],
     inside: Float[Tensor, "row kv_head group own"],
-    trunk: tuple[Tensor, Tensor],
+    trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_value"]],
     path: Path,
-) -> tuple[Float[Tensor, "row kv_head group d_head"], Float[Tensor, "row kv_head group own"]]:
+) -> tuple[Float[Tensor, "row kv_head group d_value"], Float[Tensor, "row kv_head group own"]]:
     """What one prompt's rows read from the keys that they share, and the weights of their own keys."""
-    n, kv, heads, d_head = q.shape
-    own = inside.shape[-1]
-    total = own + sum(stop - start for start, stop in path)
-    flat = q.transpose(0, 1).reshape(kv, n * heads, d_head)
-    scores = q.new_empty(kv, n * heads, total)
-    scores[..., total - own :] = inside.transpose(0, 1).reshape(kv, n * heads, own)
+    together, apart = "row kv group d -> kv (row group) d", "kv (row group) d -> row kv group d"
+    n, own = len(q), inside.shape[-1]
+    before = sum(stop - start for start, stop in path)
+    flat = rearrange(q, together)
+    scores = flat.new_empty(*flat.shape[:2], before + own)
+    scores[..., before:] = rearrange(inside, together)
     at = 0
     for start, stop in path:
-        keys = trunk[0][start:stop].permute(1, 2, 0)
+        keys = rearrange(trunk[0][start:stop], "key kv d -> kv d key")
         torch.bmm(flat, keys, out=scores[..., at : at + stop - start])
         at += stop - start
-    if block.soft_cap > 0:
-        scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
-    if block.window is not None and total > block.window:
-        scores[..., : total - block.window] = -torch.inf
+    if spec.soft_cap > 0:
+        scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+    if spec.window is not None and before + own > spec.window:
+        scores[..., : before + own - spec.window] = -torch.inf
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-    z, at = torch.zeros_like(flat), 0
+    z, at = flat.new_zeros(*flat.shape[:2], trunk[1].shape[-1]), 0
     for start, stop in path:
         z.baddbmm_(weights[..., at : at + stop - start], trunk[1][start:stop].transpose(0, 1))
         at += stop - start
-    by_row = (kv, n, heads, -1)
-    return z.view(by_row).transpose(0, 1), weights[..., at:].reshape(*by_row[:3], own).transpose(0, 1)
+    return rearrange(z, apart, row=n), rearrange(weights[..., before:], apart, row=n)

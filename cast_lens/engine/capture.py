@@ -12,12 +12,11 @@ from transformer_lens import HookedTransformer
 from . import reference
 from .attention import GROUP_BYTES
 from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
-from .block import MLP_ROWS
 from .forward import run_pass
-from .kernel import kernel_for
+from .hooked import MLP_ROWS
 from .layout import TokenPrompt, build_batch
 from .progress import Progress, quiet
-from .support import unsupported
+from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 
 
@@ -106,5 +105,5 @@ def _capture_batch(
         if layer in rows:
             found[:, rows[layer]] = tails.float().cpu()
 
-    run_pass(kernel_for(model), batch, observe=observe, until=layers[-1])
+    run_pass(row_model(model), batch, observe=observe, until=layers[-1])
     return found

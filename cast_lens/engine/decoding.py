@@ -19,11 +19,11 @@ from . import reference
 from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
 from .forward import Pass, run_pass
-from .kernel import Kernel, kernel_for
 from .layout import Batch, TokenPrompt, build_batch
+from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
 from .scoring import check_interventions, plan_jobs
-from .support import unsupported
+from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 from .vocabulary import read_out
 
@@ -176,7 +176,7 @@ def _decode(
     max_new_tokens: int,
     stop: Stop,
 ) -> list[list[tuple[int, ...]]]:
-    kernel = kernel_for(model)
+    kernel = row_model(model)
     whole = bool(interventions) and interventions[0].position == "all"
     if whole and len({len(prompt.tokens) for prompt in prompts}) > 1:
         parts = [
@@ -207,7 +207,7 @@ def write(
         max_new_tokens, stop: see ``decode``.
         first: first tokens, where they have been read off the pass already.
     """
-    kernel = kernel_for(model)
+    kernel = row_model(model)
     written: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(len(interventions) + 1)]
     rows = _first_rows(kernel, batch, done, first)
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=batch.tokens.device)
@@ -227,7 +227,7 @@ def write(
 
 
 def _first_rows(
-    kernel: Kernel, batch: Batch, done: Pass, first: Int[Tensor, "variant sample"] | None
+    kernel: RowModel, batch: Batch, done: Pass, first: Int[Tensor, "variant sample"] | None
 ) -> _Rows:
     """The first token of each row, and the keys of its tail up to the last prompt token."""
     assert done.cache is not None
@@ -253,12 +253,12 @@ def _first_rows(
     )
 
 
-def _read(kernel: Kernel, done: Pass, lasts: list[int]) -> Int[Tensor, " row"]:
+def _read(kernel: RowModel, done: Pass, lasts: list[int]) -> Int[Tensor, " row"]:
     return read_out(kernel, kernel.norm_final(done.tails[:, lasts].transpose(0, 1).flatten(0, 1)))[1]
 
 
 def _step(
-    kernel: Kernel,
+    model: RowModel,
     batch: Batch,
     trunk: list[tuple[Tensor, Tensor]],
     rows: _Rows,
@@ -266,24 +266,34 @@ def _step(
     positions: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
     """Feed each row's last token and return the next ones."""
-    x = kernel.embed(rows.tokens, positions)
-    longest = int(positions.max()) + 1
+    x, place = model.begin(rows.tokens, positions, longest=int(positions.max()) + 1)
     paths = rows.paths(batch)
-    angles: dict[str, tuple[Tensor, Tensor] | None] = {}
     steered = [
         (item, (rows.variant == variant).nonzero().flatten())
         for variant, item in enumerate(interventions, start=1)
         if item.position != "prompt_last"
     ]
-    for layer, block in enumerate(kernel.blocks):
-        kind = block.attention.attn_type
-        if kind not in angles:
-            angles[kind] = kernel.rotary(block, positions, longest)
-        q, k, v = block.qkv(x, angles[kind])
-        keys, values = rows.own[layer]
-        rows.own[layer] = (torch.cat((keys, k[:, :, None]), 2), torch.cat((values, v[:, :, None]), 2))
-        block.finish(x, attend_rows(block, q, rows.own[layer], trunk[layer], paths))
+    for layer, spec in enumerate(model.attention):
+        attend = _attention(spec, rows, layer, trunk[layer], paths)
+        x = model.run_block(layer, x, place, attend)
         for item, mine in steered:
             if layer in item.layers:
                 x[mine] = item.edit(layer, x[mine], rows.prompt[mine])
-    return read_out(kernel, kernel.norm_final(x))[1]
+    return read_out(model, model.norm_final(x))[1]
+
+
+def _attention(
+    spec: AttentionSpec,
+    rows: _Rows,
+    layer: int,
+    trunk: tuple[Tensor, Tensor],
+    paths: list[tuple[slice, Path]],
+) -> Attend:
+    """Attention of one block for decoded rows, which keep their new keys and values."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = rows.own[layer]
+        rows.own[layer] = (torch.cat((keys, k[:, :, None]), 2), torch.cat((values, v[:, :, None]), 2))
+        return attend_rows(spec, q, rows.own[layer], trunk, paths)
+
+    return attend

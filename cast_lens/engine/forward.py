@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ..interventions import Position, Steering
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
-from .block import Block
-from .kernel import Kernel
 from .layout import Batch
+from .model import Attend, AttentionSpec, RowModel
 
 
 @dataclass(slots=True)
@@ -59,7 +58,7 @@ def steered_columns(batch: Batch, position: str) -> slice | Int[Tensor, " steere
 
 
 def run_pass(
-    kernel: Kernel,
+    model: RowModel,
     batch: Batch,
     interventions: Sequence[Steering] = (),
     *,
@@ -70,7 +69,7 @@ def run_pass(
     """Run a batch with all its variants.
 
     Args:
-        kernel: the model's arithmetic.
+        model: see ``support.row_model``.
         batch: trunk and tails.
         interventions: one variant each; those that differ by prompt are for the batch's prompts, in its order.
         observe: called after each block with the unsteered tails (a view; copy what you keep).
@@ -79,26 +78,28 @@ def run_pass(
     """
     variants = _Variants.of(interventions, batch)
     n_trunk, n_tail, count = batch.n_trunk, batch.n_tail, len(variants.order)
-    first = kernel.embed(batch.tokens, batch.positions)
-    rows = first.new_empty(n_trunk + n_tail * count, kernel.cfg.d_model)
-    rows[: n_trunk + n_tail] = first
-    tails = rows[n_trunk:].view(count, n_tail, kernel.cfg.d_model)
-    positions = torch.cat((batch.positions[:n_trunk], batch.positions[n_trunk:].repeat(count)))
-    groups = (
-        trunk_groups(batch, key_bytes=kernel.key_bytes),
-        tail_groups(batch, score_bytes=4 * count * int(kernel.cfg.n_heads), key_bytes=kernel.key_bytes),
+    columns = (batch.tokens[n_trunk:], batch.positions[n_trunk:])
+    tokens, positions = (
+        torch.cat((every[:n_trunk], own.repeat(count)))
+        for every, own in zip((batch.tokens, batch.positions), columns, strict=True)
     )
-    angles: dict[str, tuple[Tensor, Tensor] | None] = {}
+    rows, place = model.begin(tokens, positions, longest=batch.longest)
+    tails = rows[n_trunk:].view(count, n_tail, model.d_model)
+    heads = max(spec.n_heads for spec in model.attention)
+    groups = (
+        trunk_groups(batch, key_bytes=model.key_bytes),
+        tail_groups(batch, score_bytes=4 * count * heads, key_bytes=model.key_bytes),
+    )
     cache = KeysValues() if keep_cache else None
-    final = kernel.cfg.n_layers - 1 if until is None else until
+    final = len(model.attention) - 1 if until is None else until
     active = 1
-    for layer, block in enumerate(kernel.blocks[: final + 1]):
-        kind = block.attention.attn_type
-        if kind not in angles:
-            angles[kind] = kernel.rotary(block, positions, batch.longest)
-        stop = n_trunk + n_tail * active
-        rotary = _upto(angles[kind], stop)
-        _step(block, rows[:stop], batch, groups, rotary, active, cache, only_tails=layer == final)
+    for layer, spec in enumerate(model.attention[: final + 1]):
+        # At the last layer the trunk only lends keys and values.
+        start, stop = n_trunk if layer == final else 0, n_trunk + n_tail * active
+        attend = _attention(spec, batch, groups, active, cache, only_tails=start > 0)
+        done = model.run_block(layer, rows[:stop], place, attend, start=start)
+        if done.data_ptr() != rows[start:].data_ptr():
+            rows[start:stop] = done
         if observe is not None:
             observe(layer, tails[0])
         active = variants.edit(layer, tails, active)
@@ -162,41 +163,29 @@ def _owners(batch: Batch) -> Int[Tensor, " column"]:
     return torch.arange(len(batch.tails)).repeat_interleave(lengths).to(batch.tokens.device)
 
 
-def _upto(angles: tuple[Tensor, Tensor] | None, stop: int) -> tuple[Tensor, Tensor] | None:
-    return None if angles is None else (angles[0][:stop], angles[1][:stop])
-
-
-def _step(
-    block: Block,
-    rows: Float[Tensor, "row d_model"],
+def _attention(
+    spec: AttentionSpec,
     batch: Batch,
     groups: tuple[list[TrunkGroup], list[TailGroup]],
-    rotary: tuple[Tensor, Tensor] | None,
     active: int,
     cache: KeysValues | None,
     *,
     only_tails: bool,
-) -> None:
-    """One block for all rows that exist, in place; at the last layer the trunk only lends keys and values."""
-    n_trunk = batch.n_trunk
-    q, k, v = block.qkv(rows, rotary)
-    z = rows.new_empty(len(rows), block.n_heads * block.d_head)
-    if not only_tails:
-        for group in groups[0]:
-            attend_trunk(block, group, q, k, v, z)
-    by_variant = (active, batch.n_tail)
-    own = (k[n_trunk:].unflatten(0, by_variant), v[n_trunk:].unflatten(0, by_variant))
-    for tail_group in groups[1]:
-        attend_tails(
-            block,
-            tail_group,
-            q[n_trunk:].unflatten(0, by_variant),
-            own,
-            (k[:n_trunk], v[:n_trunk]),
-            z[n_trunk:].unflatten(0, by_variant),
-        )
-    if cache is not None:
-        cache.trunk.append((k[:n_trunk].clone(), v[:n_trunk].clone()))
-        cache.tails.append((own[0].clone(), own[1].clone()))
-    start = n_trunk if only_tails else 0
-    block.finish(rows[start:], z[start:])
+) -> Attend:
+    """Attention of one block for all rows that exist; keeps their keys and values where there is a cache."""
+    n_trunk, by_variant = batch.n_trunk, (active, batch.n_tail)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        z = q.new_empty(len(q), q.shape[1] * v.shape[-1])
+        if not only_tails:
+            for group in groups[0]:
+                attend_trunk(spec, group, q, k, v, z)
+        own_q, own_k, own_v, own_z = (x[n_trunk:].unflatten(0, by_variant) for x in (q, k, v, z))
+        for tail_group in groups[1]:
+            attend_tails(spec, tail_group, own_q, (own_k, own_v), (k[:n_trunk], v[:n_trunk]), own_z)
+        if cache is not None:
+            cache.trunk.append((k[:n_trunk].clone(), v[:n_trunk].clone()))
+            cache.tails.append((own_k.clone(), own_v.clone()))
+        return z
+
+    return attend

@@ -10,25 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformer_lens import HookedTransformer
-from transformer_lens.components.mlps.gated_mlp import GatedMLP
-from transformer_lens.components.mlps.mlp import MLP
 
 from ..interventions import PromptVectors
 from . import reference
-from .block import Block
-from .kernel import Kernel, kernel_for
+from .attention import attend_masked
 from .layout import TokenPrompt
+from .model import Attend, AttentionSpec, RowModel
 from .prefixes import Prefix, Prefixes
 from .scoring import check_interventions
-from .support import unsupported
+from .support import row_model, unsupported
 
 
 @contextmanager
@@ -77,11 +75,11 @@ def answer_losses(
     if steering.position != "all" and prefix is None:
         everything = list(range(len(prompts)))
         prefix = Prefixes(model, tuple(prompts)).gather(everything)
-    kernel = kernel_for(model)
-    rows = _rows(prompts, steering.position, kernel)
-    final = _run(kernel, rows, steering, prefix if steering.position != "all" else None, recompute)
-    normed = kernel.norm_final(final[rows.predicts])
-    logits = kernel.unembed(normed, slice(None))
+    parts = row_model(model)
+    rows = _rows(prompts, steering.position, model.cfg.device or "cpu")
+    final = _run(parts, rows, steering, prefix if steering.position != "all" else None, recompute)
+    normed = parts.norm_final(final[rows.predicts])
+    logits = parts.unembed(normed, slice(None))
     exact = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(logits.to(exact), rows.targets, reduction="none")
     owners = rows.owners[rows.predicts]
@@ -117,7 +115,7 @@ class _Rows:
         return len(self.tokens) == self.samples * self.width
 
 
-def _rows(prompts: Sequence[TokenPrompt], position: str, kernel: Kernel) -> _Rows:
+def _rows(prompts: Sequence[TokenPrompt], position: str, device: str | torch.device) -> _Rows:
     begins = [0 if position == "all" else len(prompt.tokens) - 1 for prompt in prompts]
     width = max(len(p.tokens) + len(p.answers[p.gold]) - 1 - b for p, b in zip(prompts, begins, strict=True))
     rows = []
@@ -127,7 +125,7 @@ def _rows(prompts: Sequence[TokenPrompt], position: str, kernel: Kernel) -> _Row
             steered = position != "prompt_last" or at == last
             target = text[at + 1] if at >= last else -1
             rows.append((text[at], at, owner, owner * width + at - begin, steered, target))
-    table = torch.tensor(rows, device=kernel.embedding.W_E.device)
+    table = torch.tensor(rows, device=device)
     tokens, positions, owners, slots, edited, targets = table.T.contiguous()
     predicts = (targets >= 0).nonzero().flatten()
     steered_rows = edited.nonzero().flatten()
@@ -137,24 +135,21 @@ def _rows(prompts: Sequence[TokenPrompt], position: str, kernel: Kernel) -> _Row
 
 
 def _run(
-    kernel: Kernel, rows: _Rows, steering: PromptVectors, prefix: Prefix | None, recompute: bool
+    model: RowModel, rows: _Rows, steering: PromptVectors, prefix: Prefix | None, recompute: bool
 ) -> Float[Tensor, "row d_model"]:
-    residual = kernel.embed(rows.tokens, rows.positions)
-    angles: dict[str, tuple[Tensor, Tensor] | None] = {}
+    longest = int(rows.positions.max()) + 1
+    residual, place = model.begin(rows.tokens, rows.positions, longest=longest)
     masks: dict[int | None, Tensor] = {}
     everywhere = len(rows.steered) == len(rows.tokens)
-    for layer, block in enumerate(kernel.blocks):
-        kind = block.attention.attn_type
-        if kind not in angles:
-            angles[kind] = kernel.rotary(block, rows.positions, int(rows.positions.max()) + 1)
-        if block.window not in masks:
-            masks[block.window] = _mask(rows, prefix, block.window)
-        earlier = None if prefix is None else prefix.at(layer)
-        arguments = (block, rows, angles[kind], masks[block.window], earlier)
+    for layer, spec in enumerate(model.attention):
+        if spec.window not in masks:
+            masks[spec.window] = _mask(rows, prefix, spec.window)
+        attend = _attention(spec, rows, masks[spec.window], None if prefix is None else prefix.at(layer))
+        arguments = (layer, residual, place, attend)
         if recompute and residual.requires_grad:
-            residual = checkpoint(_step, residual, *arguments, use_reentrant=False, preserve_rng_state=False)
+            residual = checkpoint(model.run_block, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
-            residual = _step(residual, *arguments)
+            residual = model.run_block(*arguments)
         if layer in steering.layers and everywhere:
             residual = steering.edit(layer, residual, rows.owners)
         elif layer in steering.layers:
@@ -179,67 +174,25 @@ def _mask(rows: _Rows, prefix: Prefix | None, window: int | None) -> Bool[Tensor
     return (seen if window is None else seen & (distance < window))[:, None]
 
 
-def _step(
-    residual: Float[Tensor, "row d_model"],
-    block: Block,
+def _attention(
+    spec: AttentionSpec,
     rows: _Rows,
-    rotary: tuple[Tensor, Tensor] | None,
     mask: Bool[Tensor, "sample 1 column key"],
     prefix: tuple[Tensor, Tensor] | None,
-) -> Float[Tensor, "row d_model"]:
-    """One block."""
-    q, k, v = block.qkv(residual, rotary)
-    q, k, v = (_padded(x.to(v.dtype), rows) for x in (q, k, v))
-    if prefix is not None:
-        k, v = (torch.cat((old.to(v.dtype), new), dim=2) for old, new in zip(prefix, (k, v), strict=True))
-    z = _attend(block, q, k, v, mask).transpose(1, 2).reshape(rows.samples * rows.width, -1)
-    if not rows.dense:
-        z = z.index_select(0, rows.slots)
-    attended = z @ block.w_out
-    if block.b_out is not None:
-        attended = attended + block.b_out
-    if block.norm_attention_out is not None:
-        attended = block.norm_attention_out(attended)
-    if block.parallel:
-        return residual + attended + _mlp(block, residual)
-    residual = residual + attended
-    return residual + _mlp(block, residual)
+) -> Attend:
+    """Attention of one block, to the prefix and among the rows."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (_padded(x.to(v.dtype), rows) for x in (q, k, v))
+        if prefix is not None:
+            k, v = (torch.cat((old.to(v.dtype), new), dim=2) for old, new in zip(prefix, (k, v), strict=True))
+        z = rearrange(attend_masked(spec, q, k, v, mask), "sample head column d -> (sample column) (head d)")
+        return z if rows.dense else z.index_select(0, rows.slots)
+
+    return attend
 
 
 def _padded(x: Float[Tensor, "row head d_head"], rows: _Rows) -> Float[Tensor, "sample head column d_head"]:
     if not rows.dense:
         x = x.new_zeros(rows.samples * rows.width, *x.shape[1:]).index_copy(0, rows.slots, x)
-    return x.unflatten(0, (rows.samples, rows.width)).transpose(1, 2)
-
-
-def _attend(
-    block: Block,
-    q: Float[Tensor, "sample head column d_head"],
-    k: Float[Tensor, "sample kv_head key d_head"],
-    v: Float[Tensor, "sample kv_head key d_head"],
-    mask: Bool[Tensor, "sample 1 column key"],
-) -> Float[Tensor, "sample head column d_head"]:
-    if block.soft_cap <= 0:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=block.scale, enable_gqa=True)
-    repeats = block.n_heads // block.n_kv_heads
-    scores = q @ k.repeat_interleave(repeats, 1).transpose(-1, -2) * block.scale
-    scores = block.soft_cap * torch.tanh(scores / block.soft_cap)
-    exact = torch.promote_types(scores.dtype, torch.float32)
-    weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1, dtype=exact)
-    return weights.to(v.dtype) @ v.repeat_interleave(repeats, 1)
-
-
-def _mlp(block: Block, residual: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"] | float:
-    mlp: Any = block.mlp
-    if mlp is None:
-        return 0.0
-    x = residual if block.norm_mlp is None else block.norm_mlp(residual)
-    if type(mlp) not in (GatedMLP, MLP) or mlp.cfg.is_layer_norm_activation():
-        out = mlp(x[None])[0]
-    elif type(mlp) is GatedMLP:
-        hidden = mlp.act_fn(x @ mlp.W_gate.detach()) * (x @ mlp.W_in.detach()) + mlp.b_in.detach()
-        out = hidden @ mlp.W_out.detach() + mlp.b_out.detach()
-    else:
-        hidden = mlp.act_fn(x @ mlp.W_in.detach() + mlp.b_in.detach())
-        out = hidden @ mlp.W_out.detach() + mlp.b_out.detach()
-    return out if block.norm_mlp_out is None else block.norm_mlp_out(out)
+    return rearrange(x, "(sample column) head d -> sample head column d", sample=rows.samples)

@@ -15,12 +15,11 @@ from ..interventions import Steering
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
 from .decoding import decode, stop_rule, texts_of, write
 from .forward import Pass, run_pass
-from .kernel import kernel_for
 from .layout import Batch, TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .scores import Scores
 from .scoring import Collected, check_interventions, plan_jobs, read_tails, score
-from .support import unsupported
+from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 
 
@@ -75,7 +74,7 @@ def score_and_answer(
             items = [interventions[index].of(members) for index in chosen]
             own = [ready[index] for index in members]
             batch, done = _pass(model, own, items)
-            read_tails(kernel_for(model), batch, done.tails, members, variants, collected, labels_only=False)
+            read_tails(row_model(model), batch, done.tails, members, variants, collected, labels_only=False)
             first = collected.first[variants][:, members]
             rows = write(model, batch, done, items, own, max_new_tokens, stop, first=first)
             for row, variant in zip(rows, variants, strict=True):
@@ -88,4 +87,4 @@ def _pass(
     model: HookedTransformer, prompts: list[TokenPrompt], interventions: list[Steering]
 ) -> tuple[Batch, Pass]:
     batch = build_batch(prompts, device=model.cfg.device or "cpu")
-    return batch, run_pass(kernel_for(model), batch, interventions, keep_cache=True)
+    return batch, run_pass(row_model(model), batch, interventions, keep_cache=True)

@@ -18,9 +18,9 @@ from .attention import Path
 from .batching import DEFAULT_BUDGET_MB, plan_batches
 from .capture import rows_within
 from .forward import run_pass
-from .kernel import kernel_for
 from .layout import TokenPrompt, build_batch
 from .progress import Progress, quiet
+from .support import row_model
 
 Shard = Float[Tensor, "row layer two kv_head d_head"]
 
@@ -116,7 +116,7 @@ class Prefixes:
 def _trunk(model: HookedTransformer, prompts: list[TokenPrompt]) -> tuple[Shard, list[Path]]:
     """Keys and values of everything but the prompts' last tokens, and the rows that each prompt sees."""
     batch = build_batch(prompts, answers=False, device=model.cfg.device or "cpu")
-    cache = run_pass(kernel_for(model), batch, keep_cache=True).cache
+    cache = run_pass(row_model(model), batch, keep_cache=True).cache
     assert cache is not None
     cache.tails.clear()
     stacked = torch.stack([torch.stack(both, dim=1) for both in cache.trunk], dim=1)

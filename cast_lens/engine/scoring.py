@@ -14,11 +14,11 @@ from . import reference
 from .batching import DEFAULT_BUDGET_MB, plan_batches
 from .capture import check_layers, rows_within
 from .forward import run_pass
-from .kernel import Kernel, kernel_for
 from .layout import Batch, TokenPrompt, build_batch
+from .model import RowModel
 from .progress import Progress, quiet
 from .scores import Scores
-from .support import unsupported
+from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 from .vocabulary import Keep, read_out
 
@@ -186,7 +186,7 @@ def _score_batch(
     collected: Collected,
     labels_only: bool,
 ) -> None:
-    kernel = kernel_for(model)
+    kernel = row_model(model)
     whole = bool(chosen) and interventions[chosen[0]].position == "all"
     batch = build_batch([prompts[index] for index in members], whole=whole, device=model.cfg.device or "cpu")
     tails = run_pass(kernel, batch, [interventions[index].of(members) for index in chosen]).tails
@@ -195,7 +195,7 @@ def _score_batch(
 
 
 def read_tails(
-    kernel: Kernel,
+    kernel: RowModel,
     batch: Batch,
     tails: Float[Tensor, "variant column d_model"],
     members: list[int],
@@ -234,7 +234,7 @@ def read_tails(
 
 
 def _wanted_logits(
-    kernel: Kernel,
+    kernel: RowModel,
     normed: Float[Tensor, "variant column d_model"],
     steps: list[tuple[int, int]],
 ) -> Float[Tensor, "variant step"]:

@@ -11,10 +11,11 @@ from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.mlps.moe import MoE
 
-from .block import norm_rows
+from .hooked import hooked_rows, norm_rows
+from .model import RowModel
 
 # Configuration switches that change the arithmetic of attention or of the residual stream in a way that the
-# kernel does not reproduce.
+# functions of rows do not reproduce.
 _UNKNOWN_SWITCHES = (
     "use_attention_sinks",
     "use_logn_attn",
@@ -50,6 +51,11 @@ def unsupported(model: object) -> str | None:
     return _unknown_part(model) or _tampered(model)
 
 
+def row_model(model: HookedTransformer) -> RowModel:
+    """A model's functions of rows; for one of which ``unsupported`` knows no reason against it."""
+    return hooked_rows(model)
+
+
 def _unknown_part(model: HookedTransformer) -> str | None:
     known = {"embed": Embed, "pos_embed": PosEmbed, "unembed": Unembed}
     for name, kind in known.items():
@@ -73,7 +79,7 @@ def _unknown_block(block: object) -> str | None:
         return f"attention of class {type(attention).__name__}"
     if getattr(attention, "_attention_dir_override", None) not in (None, "causal"):
         return "attention that is not causal"
-    # Any of these treats tokens independently, which is all that the kernel needs to call it.
+    # Any of these treats tokens independently, which is all that is needed to call it.
     if not block.cfg.attn_only and type(block.mlp) not in (GatedMLP, MLP, MoE):
         return f"MLP of class {type(block.mlp).__name__}"
     norms = [getattr(block, name, None) for name in ("ln1", "ln2", "ln1_post", "ln2_post")]

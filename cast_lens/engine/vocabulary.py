@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .kernel import Kernel
+from .model import RowModel
 
 # Rows and tokens whose logits are held at a time: 8 MB in float32, whatever the vocabulary. Fewer rows would read
 # the unembedding more often; more tokens would not stay in the cache until they are summed.
@@ -21,7 +21,7 @@ Keep = Callable[[int, int, Float[Tensor, "row token"]], None]
 
 
 def read_out(
-    kernel: Kernel, normed: Float[Tensor, "row d_model"], keep: Keep | None = None
+    kernel: RowModel, normed: Float[Tensor, "row d_model"], keep: Keep | None = None
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """Normaliser (log of the sum of exponentials of the logits) and most probable token of each row.
 
@@ -35,7 +35,7 @@ def read_out(
         rows = normed[start : start + UNEMBED_ROWS]
         sums, tops, tokens = [], [], []
         width = BLOCK_TOKENS.get(rows.device.type, BLOCK_TOKENS["cuda"])
-        for first in range(0, int(kernel.cfg.d_vocab_out), width):
+        for first in range(0, int(kernel.d_vocab), width):
             logits = kernel.unembed(rows, slice(first, first + width)).float()
             if keep is not None:
                 keep(start, first, logits)

@@ -16,7 +16,7 @@ from tests.closeness import assert_close
 from tests.engine.cases import ANSWERS, all_kinds, few_shot_prompts, padded_logits, padded_scores
 from tests.tiny import ARCHITECTURES, tiny_model
 
-# What the kernel does not know: attention sinks, alibi.
+# What the fast path does not know: attention sinks, alibi.
 PLAIN = ("gpt-oss", "bloom")
 
 

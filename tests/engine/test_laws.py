@@ -1,4 +1,4 @@
-"""Laws: strength 0 changes nothing, order and company of prompts change nothing, a stale kernel is never used."""
+"""Laws: strength 0 changes nothing, order and company of prompts change nothing, stale weights are never used."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from cast_lens.engine import answer, capture, score, sweep
-from cast_lens.engine.kernel import kernel_for
-from cast_lens.engine.support import unsupported
+from cast_lens.engine.support import row_model, unsupported
 from cast_lens.interventions import Intervention
 from cast_lens.models import fingerprint
 from cast_lens.steering import steer
@@ -59,7 +58,7 @@ def test_labels_only_orders_single_token_answers_as_probabilities_do() -> None:
     assert (labels.first_token == -1).all()
 
 
-def test_a_kernel_never_outlives_the_weights_it_was_built_on() -> None:
+def test_functions_of_rows_never_outlive_the_weights_they_were_made_from() -> None:
     model, prompts = tiny_model("llama"), few_shot_prompts()
     before = capture(model, prompts)
     with torch.no_grad():
@@ -72,13 +71,13 @@ def test_a_kernel_never_outlives_the_weights_it_was_built_on() -> None:
     assert capture(model, prompts).dtype == torch.float32
 
 
-def test_building_the_kernel_changes_no_value() -> None:
+def test_making_functions_of_rows_changes_no_value() -> None:
     model = tiny_model("qwen2")
     tokens = torch.tensor([few_shot_prompts()[0].tokens])
     values = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         expected = model(tokens)
-    kernel_for(model)
+    row_model(model)
     assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         assert_close(model(tokens), expected)

@@ -1,4 +1,4 @@
-"""The weights under the kernel stay the model's own: saved, copied, moved, trained and changed as before."""
+"""The weights under the functions of rows stay the model's own: saved, copied, moved, trained and changed as before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cast_lens.engine import capture, score
-from cast_lens.engine.kernel import kernel_for
+from cast_lens.engine.support import row_model
 from tests.closeness import assert_close
 from tests.engine.cases import few_shot_prompts
 from tests.tiny import tiny_model
@@ -27,7 +27,7 @@ TOKENS = torch.tensor([few_shot_prompts()[0].tokens])
 @pytest.mark.parametrize("architecture", KINDS)
 def test_the_model_itself_computes_the_same_bits(architecture: str) -> None:
     model, untouched = tiny_model(architecture), tiny_model(architecture)
-    kernel_for(model)
+    row_model(model)
     for name, value in untouched.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     with torch.no_grad():
