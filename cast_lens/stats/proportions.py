@@ -26,7 +26,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .arrays import as_known_pair, check_share, cluster_codes
 from .intervals import Estimate
-from .sign_flip import FINEST, on_grid
+from .sign_flip import FINEST, grid_unit
 
 EXACT = 24
 """Most examples for which the exact interval is computed; Tango's is within 2 points of its coverage from here on."""
@@ -116,18 +116,35 @@ def difference_interval(
 
 def effective_n(differences: Float[np.ndarray, " example"], codes: Int[np.ndarray, " example"]) -> float:
     """Independent right-or-wrong pairs that would estimate the mean difference as well as these clusters do."""
+    mean = differences.mean()
+    parts = grid_unit(differences) or FINEST
+    return _effective(differences - mean, codes, float(np.abs(differences).mean() - mean**2), parts)
+
+
+def _effective(
+    deviations: Float[np.ndarray, " example"],
+    codes: Int[np.ndarray, " example"],
+    variance: float,
+    parts: int = 1,
+) -> float:
+    """Independent examples of a given variance whose mean would vary as much as the mean over clusters does.
+
+    Args:
+        deviations: of each example from the mean.
+        codes: cluster of each example.
+        variance: of one outcome.
+        parts: outcomes behind each example, where examples are averages.
+    """
     units = int(codes.max()) + 1
     sizes = np.bincount(codes, minlength=units).astype(float)
-    mean, changed = differences.mean(), np.abs(differences).mean()
-    spread = np.bincount(codes, weights=differences, minlength=units) - mean * sizes
-    variance = float(np.square(spread).sum()) / differences.size**2
+    of_mean = (
+        float(np.square(np.bincount(codes, weights=deviations, minlength=units)).sum()) / deviations.size**2
+    )
     # Kish's number for units of different size, which is that of the units where sizes are equal.
     least = float(sizes.sum() ** 2 / np.square(sizes).sum())
-    steps = on_grid(differences)
-    parts = FINEST if steps is None else _parts(differences, steps)
-    most = float(differences.size * parts)
-    one = float(changed - mean**2)
-    return float(np.clip(one / variance, least, most)) if variance > 0 and one > 0 else least
+    if of_mean <= 0 or variance <= 0:
+        return least
+    return float(np.clip(variance / of_mean, least, deviations.size * parts))
 
 
 def tango_interval(gained: float, lost: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -186,6 +203,56 @@ def exact_interval(gained: int, lost: int, n: int, *, confidence: float = 0.95) 
     return ends[0], ends[1]
 
 
+def paired_ratio(
+    before: Float[np.ndarray, " example"],
+    after: Float[np.ndarray, " example"],
+    clusters: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Ratio ``after / before`` of two shares of right answers over the same examples, some of them right before, with
+    the score interval of Tang, Tang and Chan (Statistics in Medicine 22, 2003) at the effective number of examples.
+    """
+    codes = cluster_codes(clusters, before.size)
+    units, ratio = int(codes.max()) + 1, float(after.mean() / before.mean())
+    if units == 1 and before.size > 1:
+        return Estimate(ratio, np.nan, np.nan, before.size, units)
+    n = _effective(after - ratio * before, codes, float(np.square(after - ratio * before).mean()))
+    both, gained, lost = (
+        float(part.mean()) * n for part in (before * after, after * (1 - before), before * (1 - after))
+    )
+    low, high = tang_interval(both, gained, lost, n, confidence=confidence)
+    return Estimate(ratio, low, high, before.size, units)
+
+
+def tang_interval(
+    both: float, gained: float, lost: float, n: float, *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Score interval for the ratio of paired shares ``(both + gained) / (both + lost)``; see ``paired_ratio``.
+
+    Args:
+        both: examples right before and after; more than none of ``both + lost``.
+        gained, lost, n, confidence: as in ``tango_interval``.
+    """
+    reach, value = float(norm.ppf((1 + confidence) / 2)), (both + gained) / (both + lost)
+
+    def beyond(ratio: float, limit: float) -> float:
+        b = (both + lost) * ratio**2 - both - gained - 2 * lost
+        c = lost * (1 - ratio) * (both + gained + lost) / n
+        share = (np.sqrt(max(b * b - 4 * n * (1 + ratio) * c, 0.0)) - b) / (2 * n * (1 + ratio))
+        variance = n * (1 + ratio) * share + (both + gained + lost) * (ratio - 1)
+        above = both + gained - ratio * (both + lost)
+        return (0.0 if abs(above) < TIES else above / np.sqrt(max(variance, 1e-300))) - limit
+
+    far = 2 * value + 1
+    while beyond(far, -reach) > 0:
+        far *= 2
+    low = (
+        0.0 if value == 0 or beyond(1e-12, reach) <= 0 else float(brentq(beyond, 1e-12, value, args=(reach,)))
+    )
+    return low, float(brentq(beyond, value, far, args=(-reach,)))
+
+
 def clustered_share(
     values: Float[np.ndarray, " example"], clusters: ArrayLike | None, *, confidence: float = 0.95
 ) -> Estimate:
@@ -194,11 +261,7 @@ def clustered_share(
     units, value = int(codes.max()) + 1, float(values.mean())
     if units == 1 and values.size > 1:
         return Estimate(value, np.nan, np.nan, values.size, units)
-    sizes = np.bincount(codes, minlength=units).astype(float)
-    spread = np.bincount(codes, weights=values, minlength=units) - value * sizes
-    variance = float(np.square(spread).sum()) / values.size**2
-    least = float(sizes.sum() ** 2 / np.square(sizes).sum())
-    n = float(np.clip(value * (1 - value) / variance, least, values.size)) if variance > 0 else least
+    n = _effective(values - value, codes, value * (1 - value))
     found = proportion_interval(value * n, n, confidence=confidence)
     return Estimate(value, found.low, found.high, values.size, units)
 
@@ -206,12 +269,6 @@ def clustered_share(
 def _whole(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
     interval = exact_interval if n <= EXACT else tango_interval
     return interval(gained, lost, n, confidence=confidence)
-
-
-def _parts(differences: Float[np.ndarray, " example"], steps: Int[np.ndarray, " example"]) -> int:
-    """How many outcomes an averaged difference stands for, judged by its unit."""
-    at = int(np.argmax(np.abs(differences)))
-    return max(1, round(float(steps[at] / differences[at]))) if differences[at] else 1
 
 
 def _score(

@@ -51,10 +51,14 @@ def exact_flip_p(values: Float[np.ndarray, " unit"], *, mid_p: bool = False) -> 
 
 
 def on_grid(values: Float[np.ndarray, " unit"]) -> Int[np.ndarray, " unit"] | None:
-    """The values in the coarsest unit ``1 / q`` that fits them all, or None."""
+    """The values as multiples of the coarsest unit ``1 / q`` that fits them all, or None."""
+    parts = grid_unit(values)
+    return None if parts is None else np.rint(values * parts).astype(np.int64)
+
+
+def grid_unit(values: Float[np.ndarray, " unit"]) -> int | None:
+    """The smallest q for which all values are multiples of ``1 / q``, or None."""
     for parts in range(1, FINEST + 1):
-        scaled = values * parts
-        whole = np.rint(scaled)
-        if np.abs(scaled - whole).max() < ROUNDING:
-            return whole.astype(np.int64)
+        if np.abs(values * parts - np.rint(values * parts)).max() < ROUNDING:
+            return parts
     return None

@@ -13,6 +13,7 @@ the few answers that were valid before were the easy ones, and its intervals fai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from scipy.stats import t
 from .arrays import as_outcomes, as_pair, check_share
 from .bootstrap import bootstrap_means
 from .intervals import Estimate
-from .proportions import difference_interval, proportion_interval
+from .proportions import difference_interval, paired_ratio, proportion_interval
 
 OUTCOMES = ("exact_match", "valid", "choice_correct")
 PARTS = ("total", "format", "choice")
@@ -86,7 +87,7 @@ def relative_boost(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Ratio of grand means minus 1, with a paired BCa interval: the headline figure of arXiv 2405.10548.
+    """Ratio of grand means minus 1, with a paired interval: the headline figure of arXiv 2405.10548.
 
     0.5 means half as much again. It is large wherever the baseline is small (a baseline that fails on format,
     say), so show the absolute difference beside it.
@@ -100,7 +101,8 @@ def relative_boost(
         confidence: of the interval.
 
     Returns:
-        The estimate; value and interval are NaN when the baseline is 0 throughout.
+        The estimate, with a score interval where all outcomes are 0 or 1 (``proportions.paired_ratio``) and a BCa
+        bootstrap interval elsewhere. Value and interval are NaN when the baseline is 0 throughout.
 
     Raises:
         ValueError: on columns of different lengths, empty, not finite, or a baseline with a negative mean.
@@ -110,6 +112,9 @@ def relative_boost(
         raise ValueError(f"baseline has mean {before.mean():g}; a relative boost needs accuracies, 0 or more")
     if not before.any():
         return Estimate(np.nan, np.nan, np.nan, before.size, before.size)
+    if np.isin([before, after], (0.0, 1.0)).all():
+        ratio = paired_ratio(before, after, clusters, confidence=confidence)
+        return replace(ratio, value=ratio.value - 1, low=ratio.low - 1, high=ratio.high - 1)
     columns = np.stack([before, after], axis=1)
     return bootstrap_means(
         columns, _ratio, clusters=clusters, n_bootstrap=n_bootstrap, seed=seed, confidence=confidence

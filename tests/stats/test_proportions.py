@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import gammaln, xlogy
 
-from cast_lens.stats import gain_split, mean_interval, paired_difference, paired_proportions
-from cast_lens.stats.proportions import difference_interval, exact_interval, tango_interval
+from cast_lens.stats import gain_split, mean_interval, paired_difference, paired_proportions, relative_boost
+from cast_lens.stats.proportions import difference_interval, exact_interval, tang_interval, tango_interval
 from tests.stats.test_transfer import outcomes
 
 
@@ -36,6 +36,45 @@ def test_published_examples(
     assert tango_interval(gained, lost, n, confidence=confidence) == pytest.approx((low, high), abs=digits)
     mirrored = tango_interval(lost, gained, n, confidence=confidence)
     assert mirrored == pytest.approx((-high, -low), abs=digits)
+
+
+@pytest.mark.parametrize(
+    ("cells", "low", "high", "digits"),
+    # The same two tables; columns are right before, rows right after.
+    [((59, 6, 16, 161), 0.7476, 0.9876, 5e-5), ((1, 1, 7, 21), 0.065, 0.907, 5e-4)],
+)
+def test_published_ratios(cells: tuple[int, int, int, int], low: float, high: float, digits: float) -> None:
+    assert tang_interval(*cells) == pytest.approx((low, high), abs=digits)
+    both, gained, lost, n = cells
+    before = np.repeat([1.0, 0.0, 1.0, 0.0], [both, gained, lost, n - both - gained - lost])
+    after = np.repeat([1.0, 1.0, 0.0, 0.0], [both, gained, lost, n - both - gained - lost])
+    found = relative_boost(before, after)
+    assert (found.low + 1, found.high + 1) == pytest.approx((low, high), abs=digits)
+    copied = relative_boost(np.tile(before, 4), np.tile(after, 4), clusters=np.tile(np.arange(n), 4))
+    assert (copied.low, copied.high) == pytest.approx((found.low, found.high))
+
+
+def test_the_share_of_lost_answers_under_a_ratio_is_the_likeliest() -> None:
+    """The closed form inside the score against a search over all tables with that ratio."""
+    both, gained, lost, n = 9, 7, 3, 30
+    low, _ = tang_interval(both, gained, lost, n)
+    p0 = np.linspace(1e-4, min(1.0, 1 / low), 1500)[:, None]
+    p01 = np.linspace(1e-5, 1.0, 1500)[None, :]
+    p10, p11, p00 = (low - 1) * p0 + p01, p0 - p01, 1 - low * p0 - p01
+    fits = (p10 > 0) & (p11 > 0) & (p00 > 0)
+    logs = [np.log(np.where(fits, one, 1.0)) for one in (p11, p10, p01 + 0 * p0, p00)]
+    total = sum(count * log for count, log in zip((both, gained, lost, n - 19), logs, strict=True))
+    i, j = np.unravel_index(np.where(fits, total, -np.inf).argmax(), fits.shape)
+    variance = n * low * (p0[i, 0] * (low - 1) + 2 * p01[0, j])
+    assert (both + gained - low * (both + lost)) / variance**0.5 == pytest.approx(1.959964, abs=0.02)
+
+
+def test_boosts_of_nothing_have_a_width() -> None:
+    found = relative_boost([1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0], clusters=list("aabbcc"))
+    assert found.low < found.value == 0 < found.high
+    gone = relative_boost([1, 0, 1, 0], [0, 0, 0, 0])
+    assert (gone.value, gone.low) == (-1, -1)
+    assert gone.high > -1
 
 
 def test_nothing_changed_by_hand() -> None:
