@@ -53,7 +53,7 @@ _HOME = {
     "entropy_by_layer": "geometry",
     "evaluate": "evaluation",
     "evaluate_conditions": "methods",
-    "explore": "exploration",
+    "explore": "explore",
     "export_gguf": "gguf",
     "few_shot": "tasks",
     "few_shot_prompts": "tasks",
@@ -79,7 +79,10 @@ __all__ = sorted([*_HOME, "__version__"])
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        # Kept: importing the room ``explore`` has just put the room where its function belongs.
+        globals()[name] = found
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -91,7 +94,7 @@ if TYPE_CHECKING:
     from .engine import answer, bars, capture, score, sweep
     from .evaluation import changed_answers, evaluate
     from .experiments import RunConfig
-    from .exploration import explore
+    from .explore import explore
     from .extraction import Extraction, difference_vectors
     from .geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project
     from .gguf import export_gguf, import_gguf

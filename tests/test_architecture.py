@@ -35,7 +35,7 @@ RANK = {
     "methods": 7,
     "experiments": 8,
     "report": 9,
-    "exploration": 10,
+    "explore": 10,
     "cli_atv": 10,
     "cli_experiment": 10,
     "cli": 11,

@@ -1,4 +1,4 @@
-"""Where the vectors of a view come from: a run directory, or the caller."""
+"""``explore``: the vectors of a run directory, or the caller's own, made into a view."""
 
 from __future__ import annotations
 
@@ -6,22 +6,58 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from ..geometry import parallelism, project_layers
 from ..report.record import RunRecord, read_run
 from ..tasks import Task, load_task
 from ..vectors import DifferenceVectors
+from .data import CONFIDENCE, view_data
+from .view import Exploration
 
-if TYPE_CHECKING:
-    import pandas as pd
+
+def explore(
+    run_or_vectors: str | os.PathLike[str] | Sequence[DifferenceVectors] | DifferenceVectors,
+    *,
+    tasks: Sequence[Task] = (),
+    umap: Sequence[int] = (),
+    n_bootstrap: int = 300,
+    seed: int = 0,
+) -> Exploration:
+    """A view to pick tasks, layer, projection and colour in; cosines and arrows follow.
+
+    In a notebook, let it be the last line of a cell. Anywhere, ``explore(...).save("explore.html")``.
+
+    Args:
+        run_or_vectors: a run directory (its vectors are enough, finished or not), or difference vectors, one per task.
+        tasks: give the samples' texts, answers and families. Without them tasks are loaded by name, as the run
+            did or from the suite that ships; samples of tasks that are not found show their id.
+        umap: layers to project by UMAP as well; compiling it takes half a minute. A run shows those that it has.
+        n_bootstrap: replicates of the intervals, where no run has computed them.
+        seed: of replicates and of UMAP.
+
+    Raises:
+        ValueError: when the directory holds no run or no vectors, or the vectors cannot be compared (see
+            ``geometry.parallelism``).
+    """
+    source = read_source(run_or_vectors, tasks)
+    differences = source.differences
+    curves = source.parallelism
+    if curves is None and len(differences) > 1:
+        curves = parallelism(differences, n_bootstrap=n_bootstrap, seed=seed, confidence=CONFIDENCE)
+    planes = source.umap
+    if umap:
+        planes = project_layers(differences, layers=sorted(set(umap)), method="umap", seed=seed)
+    return Exploration(view_data(differences, source.tasks, curves, planes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class ExploredVectors:
     """What a view is made of.
 
     Attributes:
-        differences: one a task.
+        differences: one per task.
         tasks: those of them whose examples are known, by name.
         parallelism: of a run; None to compute it.
         umap: rows of a run's projection; None when it has none.
@@ -35,7 +71,7 @@ class Source:
 
 def read_source(
     given: str | os.PathLike[str] | Sequence[DifferenceVectors] | DifferenceVectors, tasks: Sequence[Task]
-) -> Source:
+) -> ExploredVectors:
     """The vectors and what is known of their samples.
 
     Raises:
@@ -47,13 +83,13 @@ def read_source(
     differences = (given,) if isinstance(given, DifferenceVectors) else tuple(given)
     if not differences or not all(isinstance(one, DifferenceVectors) for one in differences):
         raise ValueError(
-            "explore takes a run directory or one DifferenceVectors a task, as difference_vectors makes them, "
+            "explore takes a run directory or one DifferenceVectors per task, as difference_vectors makes them, "
             f"got {type(given).__name__} of {[type(one).__name__ for one in differences][:4]}"
         )
-    return Source(differences, known | _shipped(differences, known, folder="", hub=False))
+    return ExploredVectors(differences, known | _tasks_by_name(differences, known, folder="", hub=False))
 
 
-def _from_run(record: RunRecord, known: Mapping[str, Task]) -> Source:
+def _from_run(record: RunRecord, known: Mapping[str, Task]) -> ExploredVectors:
     names = dict.fromkeys((*record.sources, *record.targets))
     paths = [record.path / "vectors" / f"differences.{name}.safetensors" for name in names]
     differences = tuple(DifferenceVectors.load(path) for path in paths if path.is_file())
@@ -63,7 +99,7 @@ def _from_run(record: RunRecord, known: Mapping[str, Task]) -> Source:
             "continue the run with the same command"
         )
     folder, hub = str(record.config.get("tasks", "")), bool(record.config.get("hub", False))
-    tasks = {**known, **_shipped(differences, known, folder=folder, hub=hub)}
+    tasks = {**known, **_tasks_by_name(differences, known, folder=folder, hub=hub)}
     curves, planes = record.frames.get("parallelism"), record.frames.get("projection")
     here = {one.task for one in differences}
     if curves is not None and set(curves["task_a"]) | set(curves["task_b"]) != here:
@@ -71,13 +107,13 @@ def _from_run(record: RunRecord, known: Mapping[str, Task]) -> Source:
     if planes is not None:
         planes = planes[planes["explained_x"].isna()]
     whole = planes is not None and len(planes) and set(planes["task"]) == here
-    return Source(differences, tasks, curves, planes if whole else None)
+    return ExploredVectors(differences, tasks, curves, planes if whole else None)
 
 
-def _shipped(
+def _tasks_by_name(
     differences: Sequence[DifferenceVectors], known: Mapping[str, Task], *, folder: str, hub: bool
 ) -> dict[str, Task]:
-    """Tasks by name, as far as they are there and hold every sample."""
+    """Tasks by name, as far as they can be loaded and hold every sample."""
     found = {}
     for one in differences:
         if one.task in known:

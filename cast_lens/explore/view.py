@@ -1,4 +1,4 @@
-"""An ``Exploration``: in a notebook, as a file, or as a widget."""
+"""An ``Exploration``: in a notebook, as a page on disk, or as an anywidget that shares its picks with the kernel."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..files import atomic_write
 from ..report.packing import as_script, library
 
+HOW_TO = (
+    "widget() needs anywidget: pip install 'cast-lens[notebooks]'. Without it the exploration shows itself as the last "
+    "line of a cell, and save('explore.html') writes it as a page"
+)
 HEIGHT = 1180
 """Pixels of the frame in a notebook until the page has measured itself."""
 
@@ -49,8 +56,6 @@ class Exploration:
 
     def html(self) -> str:
         """The view as one page, plotly.js inside: no network, no kernel."""
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
         folder = Environment(
             loader=PackageLoader("cast_lens", "templates"), autoescape=True, undefined=StrictUndefined
         )
@@ -68,8 +73,6 @@ class Exploration:
         Raises:
             ModuleNotFoundError: when anywidget is not installed.
         """
-        from .widget import make_widget
-
         return make_widget(self.state())
 
     def _repr_html_(self) -> str:
@@ -84,3 +87,32 @@ class Exploration:
             f"Exploration of {len(self.tasks)} tasks at {len(self.layers)} layers; a notebook shows it, "
             "save('explore.html') writes it as a page"
         )
+
+
+def make_widget(state: Mapping[str, Any]) -> Any:
+    """An ``anywidget.AnyWidget`` with the given state.
+
+    Raises:
+        ModuleNotFoundError: when anywidget is not installed.
+    """
+    try:
+        import anywidget
+        import traitlets
+    except ImportError:
+        raise ModuleNotFoundError(HOW_TO) from None
+    folder = resources.files("cast_lens") / "templates"
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("explore.js", "explore.css"))
+    kinds = {"layer": traitlets.Int, "projection": traitlets.Unicode, "colour": traitlets.Unicode}
+    traits = {
+        name: kinds.get(name, traitlets.Dict if name == "data" else traitlets.List)().tag(sync=True)
+        for name in state
+    }
+    members = {
+        "__doc__": "Layer, tasks shown, projection, colour and selected samples, shared with the browser.",
+        "_esm": f"{script}\nexport default {{ render }};\n",
+        "_css": style,
+        "library": traitlets.Unicode().tag(sync=True),
+        **traits,
+    }
+    kind = type("ExplorationWidget", (anywidget.AnyWidget,), members)
+    return kind(library=library(), **state)

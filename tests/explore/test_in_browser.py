@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import cast_lens
+from cast_lens.explore import Exploration
 from tests.browser import Page, browse
-from tests.exploration import views
+from tests.explore import views
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("choreographer", reason="drives the browser; comes with kaleido")
@@ -116,14 +117,12 @@ async def circle(page: Page, found: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def view() -> cast_lens.exploration.Exploration:
+def view() -> Exploration:
     return cast_lens.explore(views.differences(), n_bootstrap=20)
 
 
 @pytest.fixture(scope="module")
-def found(
-    view: cast_lens.exploration.Exploration, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def found(view: Exploration, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = view.save(tmp_path_factory.mktemp("views") / "view.html")
     answers: dict[str, Any] = browse(lambda page: visit(page, path))
     return answers
@@ -143,7 +142,7 @@ def test_the_view_follows_the_theme(found: dict[str, Any]) -> None:
     assert (found["light"], found["dark"]) == ("rgb(255, 255, 255)", "rgb(20, 23, 28)")
 
 
-def test_hover_shows_text_and_answer(found: dict[str, Any], view: cast_lens.exploration.Exploration) -> None:
+def test_hover_shows_text_and_answer(found: dict[str, Any], view: Exploration) -> None:
     first = view.data["tasks"][0]["samples"][0]
     assert first["text"][:30] in found["hover"]
     assert f"answer: {first['gold']}" in found["hover"]
@@ -164,16 +163,14 @@ def test_colours_by_answer_name_the_answers(found: dict[str, Any]) -> None:
 
 
 def test_a_loop_selects_in_both_panels_and_lists_the_samples(
-    found: dict[str, Any], view: cast_lens.exploration.Exploration
+    found: dict[str, Any], view: Exploration
 ) -> None:
     assert found["selection"] == f"{2 * views.SAMPLES} selected samples"
     first = view.data["tasks"][0]["samples"][0]
     assert found["first row"].startswith(f"review-sentiment{first['text']}{first['gold']}")
 
 
-def test_a_frame_of_a_notebook_is_as_high_as_the_page(
-    tmp_path: Path, view: cast_lens.exploration.Exploration
-) -> None:
+def test_a_frame_of_a_notebook_is_as_high_as_the_page(tmp_path: Path, view: Exploration) -> None:
     cell = tmp_path / "cell.html"
     cell.write_text(f'<!doctype html><link rel="icon" href="data:,">{view._repr_html_()}', encoding="utf-8")
     ready = "document.querySelector('iframe')?.contentDocument?.documentElement?.dataset.ready === 'yes'"
@@ -210,9 +207,7 @@ document.documentElement.dataset.ready = "yes";
 </script>"""
 
 
-def test_the_widget_follows_the_kernel_and_tells_it(
-    tmp_path: Path, view: cast_lens.exploration.Exploration
-) -> None:
+def test_the_widget_follows_the_kernel_and_tells_it(tmp_path: Path, view: Exploration) -> None:
     pytest.importorskip("anywidget")
     widget = view.widget()
     state = json.dumps({**view.state(), "library": widget.library}).replace("<", "\\u003c")

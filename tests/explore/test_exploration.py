@@ -11,28 +11,29 @@ import numpy as np
 import pytest
 
 import cast_lens
+from cast_lens.explore import Exploration
 from cast_lens.geometry import alignment_samples, parallelism, project
 from cast_lens.plots import task_style
 from cast_lens.tasks import load_task, zero_shot
-from tests.exploration import views
+from tests.explore import views
 
 # Numbers for the browser are rounded to four digits.
 FOUR_DIGITS = 1e-3
 
 
 @pytest.fixture(scope="module")
-def view() -> cast_lens.exploration.Exploration:
+def view() -> Exploration:
     return cast_lens.explore(views.differences(), n_bootstrap=20)
 
 
-def test_tasks_and_layers_come_from_the_vectors(view: cast_lens.exploration.Exploration) -> None:
+def test_tasks_and_layers_come_from_the_vectors(view: Exploration) -> None:
     assert view.tasks == ["review-sentiment", "science", "present-past"]
     assert view.layers == list(views.LAYERS)
     assert view.state()["layer"] == 11
     assert repr(view).startswith("Exploration of 3 tasks at 4 layers")
 
 
-def test_samples_have_the_text_and_answer_of_their_task(view: cast_lens.exploration.Exploration) -> None:
+def test_samples_have_the_text_and_answer_of_their_task(view: Exploration) -> None:
     task = load_task("science")
     shown = view.data["tasks"][1]
     assert (shown["family"], shown["colour"]) == (task.family, task_style("science").colour)
@@ -41,7 +42,7 @@ def test_samples_have_the_text_and_answer_of_their_task(view: cast_lens.explorat
         assert sample["text"] == " ".join(example.input.split())
 
 
-def test_points_are_those_of_project(view: cast_lens.exploration.Exploration) -> None:
+def test_points_are_those_of_project(view: Exploration) -> None:
     frame = project(views.differences(), 7).set_index(["task", "sample_id", "condition"])
     plane = view.data["projections"]["pca"]["planes"][1]
     third = views.differences()[2].sample_ids[4]
@@ -55,7 +56,7 @@ def test_points_are_those_of_project(view: cast_lens.exploration.Exploration) ->
     )
 
 
-def test_cosines_are_those_of_the_geometry(view: cast_lens.exploration.Exploration) -> None:
+def test_cosines_are_those_of_the_geometry(view: Exploration) -> None:
     pairs = parallelism(views.differences(), n_bootstrap=20)
     rows = pairs[(pairs["task_a"] == "science") & (pairs["task_b"] == "present-past")].sort_values("layer")
     (pair,) = [one for one in view.data["pairs"] if (one["a"], one["b"]) == ("science", "present-past")]
@@ -89,20 +90,25 @@ def test_a_run_is_read_from_its_vectors(tmp_path: Path) -> None:
     assert list(view.data["projections"]) == ["pca"]
 
 
+def test_the_room_of_the_same_name_explores_too() -> None:
+    for explore in (cast_lens.explore, sys.modules["cast_lens.explore"]):
+        assert callable(explore)
+        with pytest.raises(ValueError, match="one DifferenceVectors per task"):
+            explore([])
+
+
 def test_what_cannot_be_explored_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no run"):
         cast_lens.explore(tmp_path)
     (tmp_path / "config.json").write_text('{"sources": ["science"], "targets": []}')
     with pytest.raises(ValueError, match="no difference vectors"):
         cast_lens.explore(str(tmp_path))
-    with pytest.raises(ValueError, match="one DifferenceVectors a task"):
+    with pytest.raises(ValueError, match="one DifferenceVectors per task"):
         cast_lens.explore([])
 
 
-def test_the_page_is_whole_and_its_data_cannot_end_it(
-    tmp_path: Path, view: cast_lens.exploration.Exploration
-) -> None:
-    odd = cast_lens.exploration.Exploration({**view.data, "title": "</script><b>&"})
+def test_the_page_is_whole_and_its_data_cannot_end_it(tmp_path: Path, view: Exploration) -> None:
+    odd = Exploration({**view.data, "title": "</script><b>&"})
     page = odd.save(tmp_path / "new" / "view.html").read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
     (state,) = re.findall(r'<script type="application/json" id="state">(.*?)</script>', page, flags=re.S)
@@ -110,13 +116,13 @@ def test_the_page_is_whole_and_its_data_cannot_end_it(
     assert len(page) < 3_000_000
 
 
-def test_a_notebook_shows_the_page_in_a_frame(view: cast_lens.exploration.Exploration) -> None:
+def test_a_notebook_shows_the_page_in_a_frame(view: Exploration) -> None:
     frame = view._repr_html_()
     assert frame.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
     assert frame.count('"') == 6, "the page inside is escaped"
 
 
-def test_the_widget_shares_its_picks(view: cast_lens.exploration.Exploration) -> None:
+def test_the_widget_shares_its_picks(view: Exploration) -> None:
     pytest.importorskip("anywidget")
     widget = view.widget()
     assert (widget.layer, widget.projection, widget.colour, widget.selected) == (11, "pca", "task", [])
@@ -125,7 +131,7 @@ def test_the_widget_shares_its_picks(view: cast_lens.exploration.Exploration) ->
 
 
 def test_without_anywidget_the_error_says_what_to_do(
-    view: cast_lens.exploration.Exploration, monkeypatch: pytest.MonkeyPatch
+    view: Exploration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'cast-lens\[notebooks\]'"):

@@ -1,4 +1,4 @@
-"""Small explorations: vectors of seeded noise around one direction a task, on samples of tasks that ship."""
+"""Small explorations: vectors of seeded noise around one direction per task, on samples of tasks that ship."""
 
 from __future__ import annotations
 

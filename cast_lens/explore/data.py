@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from plotly.offline import get_plotlyjs_version
 
 from ..geometry import alignment_samples, project_layers
+from ..plots.parallel import family_style
+from ..plots.style import NEUTRAL, PALETTE, TEXT, task_style, template
 from ..report.packing import THEMES, plain
 from ..tasks import Task, zero_shot
 from ..vectors import DifferenceVectors
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONFIDENCE = 0.95
 SIDES = ("zero-shot", "few-shot")
@@ -23,7 +24,7 @@ UNKNOWN = "family not known"
 BANDS = ("cosine", "low", "high", "null_pairs_low", "null_pairs_high", "null_random_low", "null_random_high")
 
 
-def explored(
+def view_data(
     differences: Sequence[DifferenceVectors],
     tasks: Mapping[str, Task],
     curves: pd.DataFrame | None,
@@ -32,14 +33,11 @@ def explored(
     """The data of a view; ``templates/explore.js`` reads it.
 
     Args:
-        differences: one a task, from one model at the same layers.
+        differences: one per task, from one model at the same layers.
         tasks: texts, answers and families of those that are known.
         curves: from ``geometry.parallelism``; None for a single task.
         umap: from ``geometry.project_layers``.
     """
-    from plotly.offline import get_plotlyjs_version
-
-    from ..plots.style import NEUTRAL, PALETTE, TEXT, template
 
     layers = list(differences[0].layers)
     family = {one.task: tasks[one.task].family if one.task in tasks else UNKNOWN for one in differences}
@@ -70,8 +68,6 @@ def explored(
 def _tasks(
     differences: Sequence[DifferenceVectors], tasks: Mapping[str, Task], family: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    from ..plots.style import task_style
-
     frame = alignment_samples(differences)
     own = frame[frame["task"] == frame["other"]]
     found = []
@@ -123,14 +119,10 @@ def _planes(frame: pd.DataFrame, differences: Sequence[DifferenceVectors]) -> di
 
 
 def _families(family: Mapping[str, str]) -> dict[str, str]:
-    from ..plots.parallel import family_style
-
     return {name: family_style(name, name).colour for name in dict.fromkeys(family.values())}
 
 
 def _pairs(curves: pd.DataFrame, family: Mapping[str, str]) -> list[dict[str, Any]]:
-    from ..plots.parallel import family_style
-
     found = []
     for (task_a, task_b), unsorted in curves.groupby(["task_a", "task_b"], sort=False):
         rows = unsorted.sort_values("layer")
