@@ -19,7 +19,7 @@ from scipy.stats import binom
 from cast_lens.experiments.contrasts import BASELINE, pooled_table
 from cast_lens.stats import gain_split, mcnemar_p_values, mean_interval, paired_difference, paired_proportions
 from cast_lens.stats.bootstrap import bootstrap_means
-from cast_lens.stats.proportions import EXACT, exact_interval, tango_interval
+from cast_lens.stats.proportions import difference_interval
 
 RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 SIZES = (16, 48, 200)
@@ -28,7 +28,8 @@ TRIALS = 1000
 
 @cache
 def interval(gained: int, lost: int, n: int) -> tuple[float, float]:
-    return (exact_interval if n <= EXACT else tango_interval)(gained, lost, n)
+    found = difference_interval(np.repeat([1.0, -1.0, 0.0], [gained, lost, n - gained - lost]))
+    return found.low, found.high
 
 
 @cache

@@ -97,7 +97,7 @@ def coverage(n: int, up: float, down: float) -> float:
             same = n - gained - lost
             log = gammaln(n + 1) - gammaln(gained + 1) - gammaln(lost + 1) - gammaln(same + 1)
             log += xlogy(gained, up) + xlogy(lost, down) + xlogy(same, max(0.0, 1 - up - down))
-            if log < -20:
+            if log < -14:  # all of them together less than 0.1 %
                 continue
             found = difference_interval(np.repeat([1.0, -1.0, 0.0], [gained, lost, same]))
             assert found.low < found.high
@@ -107,17 +107,20 @@ def coverage(n: int, up: float, down: float) -> float:
 
 @pytest.mark.parametrize(
     ("n", "up", "down"),
-    [(16, 0.0, 0.0), (16, 0.02, 0.0), (16, 0.05, 0.02), (16, 0.3, 0.1), (16, 0.95, 0.0), (16, 1.0, 0.0)],
+    [
+        (16, 0.0, 0.0),
+        (16, 0.02, 0.0),
+        (16, 0.05, 0.02),
+        (16, 0.3, 0.1),
+        (16, 0.95, 0.0),
+        (16, 1.0, 0.0),
+        (48, 0.02, 0.01),
+        (48, 0.0, 0.99),
+        (100, 0.996, 0.0),
+    ],
 )
 def test_exact_for_few_examples(n: int, up: float, down: float) -> None:
     assert coverage(n, up, down) >= 0.949
-
-
-@pytest.mark.parametrize(
-    ("n", "up", "down"), [(48, 0.0, 0.0), (48, 0.02, 0.02), (48, 0.0, 0.05), (48, 0.98, 0.0)]
-)
-def test_near_nominal_above(n: int, up: float, down: float) -> None:
-    assert coverage(n, up, down) >= 0.925  # the least over all rates is 0.929, see docs/intervals.md
 
 
 def test_copies_add_nothing_and_independent_repeats_add_something() -> None:
