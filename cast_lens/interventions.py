@@ -118,6 +118,13 @@ class Intervention:
     name: str = ""
     fingerprint: str = ""
 
+    def __repr__(self) -> str:
+        name = f"{self.name!r}, " if self.name else ""
+        return (
+            f"Intervention({name}layer {self.layer}, strength {self.strength:g}, {self.operator} at {self.position}, "
+            f"{self.direction.shape[-1]} wide)"
+        )
+
     def __post_init__(self) -> None:
         self._check_direction()
         # A layer or strength read from a frame or an array comes as a NumPy scalar.
@@ -227,6 +234,14 @@ class PromptVectors:
     position: Position = "last"
     name: str = ""
     fingerprint: str = ""
+
+    def __repr__(self) -> str:
+        prompts, layers, width = self.directions.shape
+        name = f"{self.name!r}, " if self.name else ""
+        return (
+            f"PromptVectors({name}{prompts} prompts × {layers} layers × {width}, strength {self.strength:g}, "
+            f"{self.position})"
+        )
 
     def __post_init__(self) -> None:
         shape = tuple(self.directions.shape)

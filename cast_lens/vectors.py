@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Provenance:
     chat_arguments: dict[str, Any] = field(default_factory=dict)
 
 
+def model_label(provenance: Provenance) -> str:
+    """A model's name without the folders before it, for people."""
+    return provenance.model.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or "model not known"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SteeringVector:
     """One direction a layer, ready to be added to the residual stream.
@@ -77,6 +83,16 @@ class SteeringVector:
 
     def __post_init__(self) -> None:
         _check_stack("directions", self.directions, self.layers, "[layer, d_model]")
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.layers)} layers × {self.directions.shape[1]}"
+        return f"SteeringVector({self.provenance.task!r}, {sizes}, {model_label(self.provenance)})"
+
+    def _repr_html_(self) -> str:
+        from .plots.previews import bars_preview
+
+        norms = self.directions.norm(dim=-1).tolist()
+        return bars_preview(norms, self.layers, title=escape(repr(self)), column="norm")
 
     def at(self, layer: int) -> Float[Tensor, " d_model"]:
         """The direction at one layer.
@@ -162,6 +178,13 @@ class DifferenceVectors:
                 f"few_shot {tuple(self.few_shot.shape)}, zero_shot {tuple(self.zero_shot.shape)} and "
                 f"{len(self.sample_ids)} sample_ids must agree on [sample, layer, d_model]"
             )
+
+    def __repr__(self) -> str:
+        samples, layers, width = self.few_shot.shape
+        return (
+            f"DifferenceVectors({self.task!r}, {samples} samples × {layers} layers × {width}, "
+            f"{model_label(self.provenance)})"
+        )
 
     @property
     def task(self) -> str:

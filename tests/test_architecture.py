@@ -14,11 +14,11 @@ import cast_lens
 PACKAGE = Path(cast_lens.__file__).parent
 # Rooms may import rooms of a lower rank only.
 RANK = {
-    "files": 0,
+    "files": -1,
     "tasks": 0,
     "interventions": 0,
     "stats": 0,
-    "plots": 1,
+    "plots": 0,
     "vectors": 1,
     "gguf": 2,
     "placebos": 2,

@@ -35,6 +35,12 @@ class Scores:
     interventions: tuple[Steering, ...]
     prompts: tuple[TokenPrompt, ...]
 
+    def __repr__(self) -> str:
+        names = list(dict.fromkeys(one.name or "unnamed" for one in self.interventions))
+        shown = ", ".join(["unsteered", *names[:3], *(["…"] if len(names) > 3 else [])])
+        kept = ", logits kept" if self.logits is not None else ""
+        return f"Scores({len(self.prompts)} prompts × {len(self.interventions) + 1} variants: {shown}{kept})"
+
     def to_frame(self) -> pd.DataFrame:
         """One row a variant and sample.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from transformer_lens import HookedTransformer
@@ -39,6 +40,20 @@ class Sweep:
     """
 
     scores: Scores
+
+    def __repr__(self) -> str:
+        done = self.scores.interventions
+        names = ", ".join(dict.fromkeys(one.name for one in done))
+        layers, strengths = {one.layer for one in done}, {one.strength for one in done}
+        return (
+            f"Sweep({names or 'nothing'}: {len(layers)} layers × {len(strengths)} strengths, "
+            f"{len(self.scores.prompts)} prompts)"
+        )
+
+    def _repr_html_(self) -> str:
+        from ..plots.previews import sweep_preview
+
+        return f"<p>{escape(repr(self))}</p>{sweep_preview(self.to_frame())}"
 
     def examples(self) -> pd.DataFrame:
         """One row a cell and sample; see ``Scores.to_frame``."""

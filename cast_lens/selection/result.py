@@ -191,11 +191,15 @@ class Selection:
     def __post_init__(self) -> None:
         assert len(set(self.indices.tolist())) == len(self.indices) == self.budget, self.indices
 
+    def __repr__(self) -> str:
+        first = ", ".join(map(str, self.indices[:8])) + (", …" if len(self) > 8 else "")
+        return f"Selection({self.method!r}, {len(self)} samples: {first})"
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a chosen sample: ``method, seed, budget, rank, index, influence, diversity, score``."""
+        """One row per chosen sample: ``method, seed, budget, rank, index, influence, diversity, score``."""
         import pandas as pd
 
         influence = np.full(len(self), np.nan) if self.influence is None else self.influence[self.indices]

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Kind = Literal["classification", "multiple-choice", "free"]
+# Examples that a notebook shows of a task.
+SHOWN = 3
 
 
 def is_language(text: str) -> bool:
@@ -133,6 +136,13 @@ class Task:
     def __repr__(self) -> str:
         sizes = "/".join(str(len(self.split(name))) for name in SPLITS)
         return f"Task({self.name!r}, {self.kind}, train/validation/test {sizes}, {self.origin})"
+
+    def _repr_html_(self) -> str:
+        """The first training examples, before the template."""
+        cells = [(escape(one.input), escape(one.answer)) for one in self.train[:SHOWN]]
+        rows = "".join(f"<tr><td>{text}</td><td>{answer}</td></tr>" for text, answer in cells)
+        head = "<tr><th>input</th><th>answer</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{rows}</table>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ...evaluation import answer_limit, outcome_frame
 from ...files import load_tensors, save_tensors
 from ...models.huggingface import load_huggingface
 from ...tasks import Prompt
-from ...vectors import Provenance
+from ...vectors import Provenance, model_label
 from ..training import Training, check_model, provenance_of, training_of
 from .peft_model import AdapterDesign, Wrapped, wrap
 from .scoring import AdapterOutput, score_and_decode
@@ -47,6 +47,12 @@ class Adapter:
     seconds: float
     validation: float
     provenance: Provenance
+
+    def __repr__(self) -> str:
+        return (
+            f"Adapter({self.design.kind}, {self.setting}, {self.n_parameters} parameters, "
+            f"{self.provenance.task!r}, {model_label(self.provenance)})"
+        )
 
     @property
     def n_parameters(self) -> int:

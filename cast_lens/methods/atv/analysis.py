@@ -134,6 +134,10 @@ class Generated:
                 f"{len(self.sample_ids)} sample_ids must agree on at least one [sample, layer, d_model]"
             )
 
+    def __repr__(self) -> str:
+        samples, layers, width = self.directions.shape
+        return f"Generated({', '.join(self.names)}: {samples} samples × {layers} layers × {width})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The tasks, each once."""

@@ -19,7 +19,7 @@ from ...files import load_tensors, save_tensors
 from ...interventions import PromptVectors
 from ...steering import steer
 from ...tasks import Prompt
-from ...vectors import Provenance
+from ...vectors import Provenance, model_label
 from ..training import Training, check_model, provenance_of, training_of
 from .config import Design
 from .generators import Expansion, Generator, build_generator
@@ -51,6 +51,12 @@ class ATV:
     steps: int
     validation: float
     provenance: Provenance
+
+    def __repr__(self) -> str:
+        return (
+            f"ATV({self.provenance.task!r}, {len(self.layers)} layers, {self.design.generator} generator, "
+            f"{self.n_parameters} parameters, {model_label(self.provenance)})"
+        )
 
     @property
     def n_parameters(self) -> int:
