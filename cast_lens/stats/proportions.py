@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import gammaln, xlogy
-from scipy.stats import norm
+from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 from .arrays import as_known_pair, check_share, cluster_codes
@@ -110,23 +110,27 @@ def difference_interval(
         # Each unit gained, lost or stayed as a whole: it is one example.
         low, high = _whole(int((means > 0.5).sum()), int((means < -0.5).sum()), units, confidence)
     else:
-        n = effective_n(differences, codes)
+        n = effective_n(differences, codes, confidence)
         gained, lost = np.maximum(differences, 0).mean() * n, np.maximum(-differences, 0).mean() * n
         low, high = tango_interval(float(gained), float(lost), n, confidence=confidence)
     return Estimate(value, low, high, differences.size, units, excluded)
 
 
-def effective_n(differences: Float[np.ndarray, " example"], codes: Int[np.ndarray, " example"]) -> float:
+def effective_n(
+    differences: Float[np.ndarray, " example"], codes: Int[np.ndarray, " example"], confidence: float = 0.95
+) -> float:
     """Independent right-or-wrong pairs that would estimate the mean difference as well as these clusters do."""
     mean = differences.mean()
     parts = grid_unit(differences) or FINEST
-    return _effective(differences - mean, codes, float(np.abs(differences).mean() - mean**2), parts)
+    variance = float(np.abs(differences).mean() - mean**2)
+    return _effective(differences - mean, codes, variance, confidence, parts)
 
 
 def _effective(
     deviations: Float[np.ndarray, " example"],
     codes: Int[np.ndarray, " example"],
     variance: float,
+    confidence: float,
     parts: int = 1,
 ) -> float:
     """Independent examples of a given variance whose mean would vary as much as the mean over clusters does.
@@ -135,6 +139,8 @@ def _effective(
         deviations: of each example from the mean.
         codes: cluster of each example.
         variance: of one outcome.
+        confidence: of the interval; the number shrinks by how much Student's quantile exceeds the normal one, because
+            the spread between few clusters is itself uncertain (Korn and Graubard 1998).
         parts: outcomes behind each example, where examples are averages.
     """
     units = int(codes.max()) + 1
@@ -146,7 +152,9 @@ def _effective(
     least = float(sizes.sum() ** 2 / np.square(sizes).sum())
     if of_mean <= 0 or variance <= 0:
         return least
-    return float(np.clip(variance / of_mean, least, deviations.size * parts))
+    tail = (1 + confidence) / 2
+    shrunk = variance / of_mean * float(norm.ppf(tail) / t.ppf(tail, units - 1)) ** 2
+    return float(np.clip(shrunk, least, deviations.size * parts))
 
 
 def tango_interval(gained: float, lost: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -222,7 +230,7 @@ def paired_ratio(
     units, ratio = int(codes.max()) + 1, float(after.mean() / before.mean())
     if units == 1 and before.size > 1:
         return Estimate(ratio, np.nan, np.nan, before.size, units)
-    n = _effective(after - ratio * before, codes, float(np.square(after - ratio * before).mean()))
+    n = _effective(after - ratio * before, codes, float(np.square(after - ratio * before).mean()), confidence)
     both, gained, lost = (
         float(part.mean()) * n for part in (before * after, after * (1 - before), before * (1 - after))
     )
@@ -266,7 +274,7 @@ def clustered_share(
     units, value = int(codes.max()) + 1, float(values.mean())
     if units == 1 and values.size > 1:
         return Estimate(value, np.nan, np.nan, values.size, units)
-    n = _effective(values - value, codes, value * (1 - value))
+    n = _effective(values - value, codes, value * (1 - value), confidence)
     found = proportion_interval(value * n, n, confidence=confidence)
     return Estimate(value, found.low, found.high, values.size, units)
 
