@@ -4,17 +4,21 @@ A placebo is a ``SteeringVector`` like the one it stands beside, so a control is
 call. What a placebo does is the effect of disturbing the model at that place and strength, whatever the
 direction; only what the vector does beyond it is the vector's. Which placebo answers what:
 
-- ``random_direction``: does any direction of this length do it?
+- ``random_direction``: does any direction of this length do it? ``random_like`` is its arithmetic, for any tensor;
 - ``shuffled_coordinates``: does any direction with these very entries do it? Residual streams have a few
   coordinates of outsize scale, which a Gaussian direction misses and a permuted one moves to others.
 - ``zero``: does the code path alone do it? It must equal the unsteered model;
 - ``random_subsets``: does it matter which samples were averaged? Means of random samples of equal number.
+
+Every source and draw needs placebos of its own: ``placebo_seed`` gives the seed. With one seed for all sources they
+would share one direction, and a mean over sources would rest on a single draw.
 
 ``matched`` gives any other vector (of shuffled labels, of random text) the norms of the vector it stands beside.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import torch
@@ -24,17 +28,35 @@ from torch import Tensor
 from .vectors import DifferenceVectors, SteeringVector
 
 
+def placebo_seed(*parts: object) -> int:
+    """The seed of one placebo, from whatever tells it apart: the source, the run's seed, the number of the draw."""
+    return zlib.crc32(" ".join(str(part) for part in parts).encode())
+
+
+def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int) -> Float[Tensor, "*row d_model"]:
+    """For each row a random direction, uniform on the sphere of the row's own norm; same dtype, same device.
+
+    Args:
+        directions: of any number of rows.
+        seed: of a local generator; the same seed gives the same directions.
+    """
+    rows = directions.double()
+    noise = torch.randn(rows.shape, generator=_generator(seed), dtype=torch.float64, device="cpu").to(
+        rows.device
+    )
+    scaled = noise / noise.norm(dim=-1, keepdim=True) * rows.norm(dim=-1, keepdim=True)
+    return scaled.to(directions.dtype)
+
+
 def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
     """A random direction at each layer, uniform on the sphere of the vector's own norm there.
 
     Args:
         vector: what it stands beside.
-        seed: of a local generator; the same seed gives the same directions.
+        seed: of a local generator; the same seed gives the same directions (see ``placebo_seed``).
     """
-    noise = torch.randn(vector.directions.shape, generator=_generator(seed), dtype=torch.float64)
-    norms = vector.directions.double().norm(dim=-1, keepdim=True)
-    directions = noise / noise.norm(dim=-1, keepdim=True) * norms
-    return _placebo(vector, directions.float(), f"random_direction({vector.provenance.task}, seed={seed})")
+    directions = random_like(vector.directions, seed=seed).float()
+    return _placebo(vector, directions, f"random_direction({vector.provenance.task}, seed={seed})")
 
 
 def shuffled_coordinates(vector: SteeringVector, *, seed: int) -> SteeringVector:

@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cast_lens.placebos import matched, random_direction, shuffled_coordinates, zero
+from cast_lens.placebos import (
+    matched,
+    placebo_seed,
+    random_direction,
+    random_like,
+    shuffled_coordinates,
+    zero,
+)
 from cast_lens.vectors import Provenance, SteeringVector
 
 D_MODEL = 256
@@ -71,6 +78,24 @@ def test_random_directions_are_uniform_on_the_sphere() -> None:
     assert float((unit.square().mean(dim=0) * D_MODEL).max()) < 2.0
     # Layers are drawn apart.
     assert float(_cosines(draws[:, 0], draws[:, 1]).abs().max()) < 0.3
+
+
+def test_sources_and_draws_share_no_direction() -> None:
+    vector = _vector()
+    seeds = [placebo_seed(source, 0, number) for source in ("a", "b", "c", "d") for number in range(2)]
+    assert len(set(seeds)) == 8
+    drawn = torch.stack([random_direction(vector, seed=seed).directions[0] for seed in seeds]).double()
+    cosines = torch.corrcoef(drawn) - torch.eye(8)
+    assert float(cosines.abs().max()) < 5 / D_MODEL**0.5
+    assert placebo_seed("a", 0, 1) == placebo_seed("a", 0, 1)
+
+
+def test_random_like_keeps_shape_dtype_and_norms() -> None:
+    rows = torch.randn(5, 3, D_MODEL, generator=torch.Generator().manual_seed(1)).to(torch.float16)
+    made = random_like(rows, seed=2)
+    assert (made.shape, made.dtype) == (rows.shape, torch.float16)
+    torch.testing.assert_close(made.double().norm(dim=-1), rows.double().norm(dim=-1), rtol=2e-3, atol=0)
+    assert torch.equal(made, random_like(rows, seed=2))
 
 
 def test_a_shuffled_vector_has_the_same_entries_at_every_layer_in_one_order() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..evaluation import evaluate
 from ..interventions import Steering
+from ..placebos import placebo_seed as placebo_seed
 from ..tasks import zero_shot_prompts
 from .bench import Bench
 
@@ -33,11 +33,6 @@ def best_strengths(bench: Bench, source: str, edits: Mapping[str, Edit], *, name
     frame = bench.directory.frame(f"settings/{name}/{source}", lambda: _tried(bench, source, edits))
     chosen = frame[frame["chosen"]]
     return dict(zip(chosen["variant"], chosen["strength"].astype(float), strict=True))
-
-
-def placebo_seed(*parts: object) -> int:
-    """A seed of its own for each source and draw: one seed for all would be one direction for all."""
-    return zlib.crc32(" ".join(str(part) for part in parts).encode())
 
 
 def _tried(bench: Bench, source: str, edits: Mapping[str, Edit]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...interventions import Intervention, PromptVectors
+from ...placebos import random_like
 
 
 def another_query(
@@ -75,12 +76,7 @@ def task_means(vectors: PromptVectors, tasks: Sequence[str]) -> PromptVectors:
 
 def random_directions(vectors: PromptVectors, *, seed: int = 0) -> PromptVectors:
     """For every prompt and layer a random direction, uniform on the sphere of its vector's length there."""
-    found = vectors.directions.double()
-    noise = torch.randn(
-        found.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu"
-    ).to(found.device)
-    scaled = noise / noise.norm(dim=-1, keepdim=True) * found.norm(dim=-1, keepdim=True)
-    return replace(vectors, directions=scaled.to(vectors.directions.dtype), name="random directions")
+    return replace(vectors, directions=random_like(vectors.directions, seed=seed), name="random directions")
 
 
 def constant_vectors(edits: Mapping[str, Intervention], tasks: Sequence[str]) -> PromptVectors:
