@@ -15,8 +15,8 @@ from transformer_lens import HookedTransformer
 
 from .engine import Progress, capture, quiet
 from .engine.batching import DEFAULT_BUDGET_MB
-from .engine.capture import check_layers
 from .models import fingerprint, model_name
+from .models.identity import check_layers
 from .models.tokens import chat_arguments, text_ids
 from .tasks import Example, Prompt, Split, Task, demonstrations, few_shot_prompts, zero_shot_prompts
 from .tasks.prompts import Demonstrations

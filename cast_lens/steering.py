@@ -20,7 +20,8 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from .engine.tokens import tokenise
 from .hooks import Edit, Watch
-from .interventions import Intervention, PromptVectors, Steering
+from .interventions import Steering
+from .models.identity import check_interventions
 from .positions import prompt_lengths
 
 
@@ -151,28 +152,4 @@ def _answer(model: HookedTransformer, written: Sequence[int], stop: str | None) 
 def _check(model: HookedTransformer, interventions: Sequence[Steering]) -> None:
     if model.training:
         raise ValueError("model is in train mode, which steering does not expect; call model.eval() first")
-    for index, item in enumerate(interventions):
-        name = f"intervention {index}" + (f" ({item.name})" if getattr(item, "name", "") else "")
-        if not isinstance(item, Intervention | PromptVectors):
-            raise ValueError(
-                f"{name} is a {type(item).__name__}; steer takes interventions: "
-                "vector.intervention(layer, strength=...) makes one from a steering vector"
-            )
-        if item.layers[-1] >= model.cfg.n_layers:
-            raise ValueError(
-                f"{name} is at layer {item.layers[-1]}, but the model has layers 0 ... {model.cfg.n_layers - 1}"
-            )
-        if item.width != model.cfg.d_model:
-            raise ValueError(
-                f"{name} has a direction of width {item.width}, but the model's residual stream is "
-                f"{model.cfg.d_model} wide; use a vector that was taken from this model"
-            )
-    known = {item.fingerprint for item in interventions} - {""}
-    if known:
-        from .models import fingerprint, model_name
-
-        if known != {fingerprint(model)}:
-            raise ValueError(
-                f"an intervention's vector was taken from another model than {model_name(model)!r} "
-                f"(fingerprint {', '.join(sorted(known))}, not {fingerprint(model)}); extract one here"
-            )
+    check_interventions(model, interventions)

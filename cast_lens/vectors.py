@@ -20,6 +20,9 @@ from .interventions import Intervention, Operator, Position
 
 __all__ = ["Choice", "DifferenceVectors", "Provenance", "SteeringVector", "atomic_write", "chosen_rows"]
 
+# Fingerprint of an intervention whose vector does not say which model it was taken from.
+UNKNOWN_MODEL = "unknown"
+
 # Row numbers, or a boolean mask over all rows.
 Choice = (
     Sequence[int]
@@ -37,7 +40,8 @@ class Provenance:
 
     Attributes:
         model: name as given to ``load_model``.
-        fingerprint: hash of the model's shape and weights (see ``cast_lens.models.fingerprint``).
+        fingerprint: hash of the model's shape and weights (see ``cast_lens.models.fingerprint``); empty when it
+            is not known, as for an imported vector, which is then used with a warning.
         task: task (or expression over tasks) that the vector was taken from.
         template: name of the prompt template.
         shots: demonstrations in the few-shot prompt.
@@ -114,7 +118,7 @@ class SteeringVector:
             operator,
             position,
             name=about.task,
-            fingerprint=about.fingerprint,
+            fingerprint=about.fingerprint or UNKNOWN_MODEL,
         )
 
     def __add__(self, other: SteeringVector) -> SteeringVector:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cast_lens.gguf import export_gguf, import_gguf
-from cast_lens.vectors import Provenance, SteeringVector
+from cast_lens.vectors import UNKNOWN_MODEL, Provenance, SteeringVector
 
 ORIGIN = Provenance(
     "tiny", "0123456789abcdef", "antonym", shots=5, sample_ids=("a", "b"), versions={"torch": "2"}, note="∆"
@@ -102,7 +102,7 @@ def test_a_file_of_another_tool(tmp_path: Path) -> None:
     assert torch.equal(vector.at(12), torch.full((4,), 12.0))
     origin = vector.provenance
     assert (origin.model, origin.task, origin.fingerprint) == ("mistral", "happy", "")
-    assert vector.intervention(3).fingerprint == ""
+    assert vector.intervention(3).fingerprint == UNKNOWN_MODEL
 
 
 def test_layer_zero_cannot_be_written(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class TestLaws:
 
     def test_a_zero_vector_is_the_model(self) -> None:
         model = model_of()
-        vector = SteeringVector(direction()[None], (LAYER,), Provenance("tiny", "", "task"))
+        vector = SteeringVector(direction()[None], (LAYER,), Provenance("tiny", fingerprint(model), "task"))
         with steer(model, zero(vector).intervention(LAYER, strength=5.0)):
             steered = model(PROMPTS[0])
         assert torch.equal(steered, model(PROMPTS[0]))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ..models.identity import check_layers
 from . import reference
 from .attention import GROUP_BYTES
 from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
@@ -18,23 +19,6 @@ from .layout import TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
-
-
-def check_layers(model: HookedTransformer, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for, all of them when None.
-
-    Raises:
-        ValueError: when a layer does not exist, or the choice is empty or unordered.
-    """
-    n_layers = int(model.cfg.n_layers)
-    chosen = tuple(range(n_layers)) if layers is None else tuple(int(layer) for layer in layers)
-    bad = [layer for layer in chosen if not 0 <= layer < n_layers]
-    if bad or not chosen or list(chosen) != sorted(set(chosen)):
-        raise ValueError(
-            f"layers={list(chosen)} must be increasing block indices from 0 to {n_layers - 1} "
-            "(layer l is the output of block l)"
-        )
-    return chosen
 
 
 def capture(

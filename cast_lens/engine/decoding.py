@@ -15,6 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ..interventions import Steering
+from ..models.identity import check_interventions
 from . import reference
 from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
@@ -22,7 +23,7 @@ from .forward import Pass, run_pass
 from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
-from .scoring import check_interventions, plan_jobs
+from .scoring import plan_jobs
 from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 from .vocabulary import read_out

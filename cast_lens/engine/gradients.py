@@ -20,12 +20,12 @@ from torch.utils.checkpoint import checkpoint
 from transformer_lens import HookedTransformer
 
 from ..interventions import PromptVectors
+from ..models.identity import check_interventions
 from . import reference
 from .attention import attend_masked
 from .layout import TokenPrompt
 from .model import Attend, AttentionSpec, RowModel
 from .prefixes import Prefix, Prefixes
-from .scoring import check_interventions
 from .support import row_model, unsupported
 
 

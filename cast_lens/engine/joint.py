@@ -12,13 +12,14 @@ import torch
 from transformer_lens import HookedTransformer
 
 from ..interventions import Steering
+from ..models.identity import check_interventions
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
 from .decoding import decode, stop_rule, texts_of, write
 from .forward import Pass, run_pass
 from .layout import Batch, TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .scores import Scores
-from .scoring import Collected, check_interventions, plan_jobs, read_tails, score
+from .scoring import Collected, plan_jobs, read_tails, score
 from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ..interventions import Steering
+from ..models.identity import check_interventions
 from . import reference
 from .batching import DEFAULT_BUDGET_MB, plan_batches
-from .capture import check_layers, rows_within
+from .capture import rows_within
 from .forward import run_pass
 from .layout import Batch, TokenPrompt, build_batch
 from .model import RowModel
@@ -21,29 +22,6 @@ from .scores import Scores
 from .support import row_model, unsupported
 from .tokens import PromptLike, tokenise
 from .vocabulary import Keep, read_out
-
-
-def check_interventions(model: HookedTransformer, interventions: Sequence[Steering], samples: int) -> None:
-    """Refuse interventions that do not fit the model or the prompts.
-
-    Raises:
-        ValueError: a layer out of range, a direction of the wrong width, or vectors for another number of prompts,
-            by index and name.
-    """
-    width = int(model.cfg.d_model)
-    for index, item in enumerate(interventions):
-        check_layers(model, item.layers)
-        name = f"intervention {index} ({item.name or 'unnamed'})"
-        if item.width != width:
-            raise ValueError(
-                f"{name} has a direction of width {item.width}, but d_model is {width}; was the vector taken "
-                "from another model?"
-            )
-        if item.samples not in (None, samples):
-            raise ValueError(
-                f"{name} has vectors for {item.samples} prompts, but there are {samples}; make them for these "
-                "prompts, in this order"
-            )
 
 
 def score(

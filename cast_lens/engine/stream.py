@@ -16,9 +16,10 @@ from transformer_lens import HookedTransformer
 
 from ..files import atomic_write, load_tensors, save_tensors
 from ..models import fingerprint
+from ..models.identity import check_layers
 from ..tasks.types import Prompt
 from .batching import DEFAULT_BUDGET_MB
-from .capture import capture, check_layers
+from .capture import capture
 from .layout import TokenPrompt
 from .progress import Progress, quiet
 from .tokens import PromptLike

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from transformer_lens import HookedTransformer
 
 from ..interventions import Intervention, Operator, Position
-from ..models import check_vector
+from ..models.identity import check_layers, check_vector
 from ..stats import proportion_interval
 from ..vectors import SteeringVector
 from .batching import DEFAULT_BUDGET_MB
-from .capture import check_layers
 from .progress import Progress, quiet
 from .scores import Scores
 from .scoring import score

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, tokenise, unsupported
-from ..engine.capture import check_layers
 from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import VECTOR_METHODS, Condition, Setting, Source, zero_shot
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
 from ..models import fingerprint, load_model
+from ..models.identity import check_layers
 from ..selection import METHODS, select, space_from_residuals
 from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, zero_shot_prompts
 from ..vectors import DifferenceVectors, SteeringVector

@@ -1,44 +1,98 @@
-"""Which model a vector belongs to."""
+"""Which model a vector belongs to, and whether an intervention fits a model: the one place that decides it."""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from cast_lens.vectors import DifferenceVectors, SteeringVector
+from cast_lens.interventions import Intervention, PromptVectors, Steering
+from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
 
-SAMPLE = 64  # entries a tensor: enough to tell fine-tunes apart, few enough to take under 0.1 s
+# Entries counted of the blocks together, and of embedding and unembedding each: all of a model of 600 M parameters,
+# every second block of a larger one and so on, so that a fingerprint never takes longer than a second or two.
+BLOCK_ENTRIES, VOCABULARY_ENTRIES = 1 << 29, 1 << 26
+# Entries per tensor that tell whether a fingerprint taken earlier still holds.
+SAMPLE = 32
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
-def fingerprint(model: HookedTransformer) -> str:
-    """Sixteen hex digits that name a model's shape and weights.
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hex digits that name a model's shape and weights, whatever their dtype and whoever runs them.
 
-    SHA-256 over every parameter's name and shape, and over evenly spaced entries rounded to bfloat16, so
-    that a float32 and a bfloat16 load of one checkpoint agree (a float16 load, which has fewer exponents,
-    may not).
+    SHA-256 over layers, width and vocabulary, and over the number of negative entries in each block, in the embedding
+    and in the unembedding. Rounding to another dtype keeps every sign, so a checkpoint has one fingerprint in float32,
+    bfloat16 and float16; reshaping, transposing, splitting and fusing keep the number, so a ``HookedTransformer`` and
+    the Hugging Face model that it was made from have the same one. Norms are left out (their weights are shifted by
+    one in some libraries), so models that differ in nothing but their norms, or in the size but not in the sign of
+    their weights, are not told apart.
+
+    Args:
+        model: a ``HookedTransformer``, or a decoder of Hugging Face; one that ``torch.compile`` wraps counts as itself.
     """
+    whole = plain_model(model)
+    state = _state(whole)
+    known = _KNOWN.get(whole)
+    if known is None or known[0] != state:
+        known = _KNOWN[whole] = (state, _fingerprint(whole))
+    return known[1]
+
+
+def plain_model(model: Any) -> Any:
+    """The model inside what ``torch.compile`` made of it; any other model is returned as it is."""
+    return getattr(model, "_orig_mod", model)
+
+
+def _state(model: nn.Module) -> str:
+    """A quick look at the weights: a change of training, merging or editing shows in some of these entries."""
     digest = hashlib.sha256()
-    for key, parameter in sorted(model.named_parameters()):
-        digest.update(f"{key}{tuple(parameter.shape)}".encode())
-        if not _is_derived(model, key):
-            digest.update(_sample(parameter.detach()))
-    return digest.hexdigest()[:16]
+    for _, parameter in sorted(model.named_parameters()):
+        count = parameter.numel()
+        digest.update(f"{parameter.dtype}{tuple(parameter.shape)}".encode())
+        flat = torch.linspace(0, max(count - 1, 0), min(SAMPLE, count), dtype=torch.float64).long()
+        entries = parameter.detach()[torch.unravel_index(flat.to(parameter.device), parameter.shape)]
+        digest.update(entries.to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _is_derived(model: HookedTransformer, key: str) -> bool:
-    """Gemma's scaled embedding and shifted norms: computed on loading, so bfloat16 rounds them twice."""
-    return str(model.cfg.original_architecture).startswith("Gemma") and (
-        key == "embed.W_E" or key.endswith(".w")
-    )
+def _fingerprint(model: nn.Module) -> str:
+    blocks, embedding, unembedding = _parts(model)
+    vocabulary, width = embedding.shape
+    rows = max(1, VOCABULARY_ENTRIES // width)
+    size = sum(parameter.numel() for parameter in blocks[0].parameters())
+    step = max(1, -(-len(blocks) * size // BLOCK_ENTRIES))
+    counts = [sum(map(_negatives, _weights(block))) for block in list(blocks)[::step]]
+    counts += [_negatives(embedding[:rows]), _negatives(unembedding[:rows])]
+    facts = f"{len(blocks)} layers, {width} wide, {vocabulary} tokens: {counts}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def _sample(parameter: torch.Tensor) -> bytes:
-    count = parameter.numel()
-    flat = torch.linspace(0, count - 1, min(SAMPLE, count), dtype=torch.float64).long()
-    entries = parameter[torch.unravel_index(flat.to(parameter.device), parameter.shape)]
-    return entries.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+def _parts(model: Any) -> tuple[nn.ModuleList, Tensor, Tensor]:
+    """Blocks, embedding [token, d_model] and unembedding [token, d_model] of either library's model."""
+    if isinstance(model, HookedTransformer):
+        return model.blocks, model.embed.W_E.detach(), model.unembed.W_U.detach().T
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+    unembedding = model.get_output_embeddings()
+    return lists[0], model.get_input_embeddings().weight.detach(), unembedding.weight.detach()
+
+
+def _weights(block: nn.Module) -> Iterator[Tensor]:
+    for part in block.modules():
+        if "Norm" not in type(part).__name__:
+            for parameter in part.parameters(recurse=False):
+                yield parameter.detach()
+
+
+def _negatives(weights: Tensor) -> int:
+    return int(torch.signbit(weights).count_nonzero())
 
 
 def model_name(model: HookedTransformer) -> str:
@@ -46,8 +100,27 @@ def model_name(model: HookedTransformer) -> str:
     return str(model.cfg.model_name)
 
 
+def check_layers(model: HookedTransformer, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers asked for, all of them when None.
+
+    Raises:
+        ValueError: when a layer does not exist or is no integer, or the choice is empty or unordered.
+    """
+    n_layers = int(model.cfg.n_layers)
+    given = list(range(n_layers)) if layers is None else [*layers]
+    whole = all(isinstance(layer, int | np.integer) and not isinstance(layer, bool) for layer in given)
+    if not whole or not given or given != sorted(set(given)) or not 0 <= given[0] <= given[-1] < n_layers:
+        raise ValueError(
+            f"layers={given} must be increasing block indices from 0 to {n_layers - 1} "
+            "(layer l is the output of block l)"
+        )
+    return tuple(int(layer) for layer in given)
+
+
 def check_vector(model: HookedTransformer, vector: SteeringVector | DifferenceVectors) -> None:
     """Refuse a vector that was taken from another model: it would steer at random, and say nothing.
+
+    A vector that does not say which model it was taken from (an imported one) passes with a warning.
 
     Raises:
         ValueError: when width, layers or fingerprint do not fit.
@@ -63,9 +136,73 @@ def check_vector(model: HookedTransformer, vector: SteeringVector | DifferenceVe
         raise ValueError(
             f"{origin} holds layer {vector.layers[-1]}, but {target} has {model.cfg.n_layers} layers"
         )
+    if not vector.provenance.fingerprint:
+        _warn_of_unknown(origin, target)
+        return
     found = fingerprint(model)
     if vector.provenance.fingerprint != found:
         raise ValueError(
             f"{origin} has model fingerprint {vector.provenance.fingerprint!r}, but {target} has {found!r}: "
             "other weights (another checkpoint, processing or quantisation); extract a vector from this model"
         )
+
+
+def check_interventions(
+    model: HookedTransformer, interventions: Sequence[Steering], samples: int | None = None
+) -> None:
+    """Refuse interventions that do not fit the model or the prompts, by index and name.
+
+    A direction made by hand says nothing of a model and passes. One of a vector that should say it but does not (an
+    imported one) passes with a warning.
+
+    Args:
+        model: what is to be steered.
+        interventions: what is to be done.
+        samples: number of prompts; None when it is not known yet.
+
+    Raises:
+        ValueError: something that is no intervention, a layer out of range, a direction of the wrong width, vectors
+            for another number of prompts, or vectors of another model.
+    """
+    target, n_layers = f"the model {model_name(model)!r}", int(model.cfg.n_layers)
+    unknown = []
+    for index, item in enumerate(interventions):
+        name = f"intervention {index}" + (f" ({item.name})" if getattr(item, "name", "") else "")
+        if not isinstance(item, Intervention | PromptVectors):
+            raise ValueError(
+                f"{name} is a {type(item).__name__}; steering takes interventions: "
+                "vector.intervention(layer, strength=...) makes one from a steering vector"
+            )
+        if item.layers[-1] >= n_layers:
+            raise ValueError(
+                f"{name} is at layer {item.layers[-1]}, but {target} has layers 0 ... {n_layers - 1}: "
+                f"layers={list(item.layers)} must be increasing block indices from 0 to {n_layers - 1}"
+            )
+        if item.width != model.cfg.d_model:
+            raise ValueError(
+                f"{name} has a direction of width {item.width}, but the residual stream is {model.cfg.d_model} wide "
+                f"(d_model) in {target}; use a vector that was taken from this model"
+            )
+        if samples is not None and item.samples not in (None, samples):
+            raise ValueError(
+                f"{name} has vectors for {item.samples} prompts, but there are {samples}; make them for these "
+                "prompts, in this order"
+            )
+        if item.fingerprint == UNKNOWN_MODEL:
+            unknown.append(name)
+        elif item.fingerprint and item.fingerprint != fingerprint(model):
+            raise ValueError(
+                f"{name} has a vector that was taken from another model than {model_name(model)!r} (fingerprint "
+                f"{item.fingerprint}, not {fingerprint(model)}): other weights (another checkpoint, processing or "
+                "quantisation); extract a vector from this model"
+            )
+    if unknown:
+        _warn_of_unknown(f"{', '.join(unknown[:3])}{' ...' if len(unknown) > 3 else ''}", target)
+
+
+def _warn_of_unknown(what: str, target: str) -> None:
+    warnings.warn(
+        f"{what} does not say which weights it was taken from (it has no fingerprint), so nothing but layers and "
+        f"width could be compared with {target}: make sure that it was made for this model",
+        stacklevel=4,
+    )

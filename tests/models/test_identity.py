@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformer_lens import HookedTransformer
 
+from cast_lens.effects import text_effects
+from cast_lens.engine import answer, score, sweep
+from cast_lens.evaluation import evaluate
+from cast_lens.interventions import Intervention
 from cast_lens.models import check_vector, fingerprint, load_model, model_name
+from cast_lens.models.convert import convert
+from cast_lens.models.identity import check_interventions, check_layers
+from cast_lens.models.load import DTYPES as NAMED_DTYPES
+from cast_lens.steering import generate, steer
+from cast_lens.tasks import Prompt
 from cast_lens.vectors import DifferenceVectors, Provenance, SteeringVector
-from tests.tiny import tiny_hf_model, tiny_model
+from tests.tiny import ARCHITECTURES, tiny_hf_model, tiny_model
+
+DTYPES = tuple(NAMED_DTYPES.values())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "bloom", "olmoe"])
@@ -71,3 +86,82 @@ def test_model_name_is_what_it_was_loaded_by() -> None:
     assert model_name(load_model(source)) == "LlamaForCausalLM"
     source.config._name_or_path = "owner/name"
     assert model_name(load_model(source)) == "owner/name"
+
+
+ALL = tuple(name for name in ARCHITECTURES if name not in ("llama-tied", "llama-linear", "neox-sequential"))
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_hugging_face_and_every_dtype_agree(architecture: str) -> None:
+    """The number of negative entries survives rounding, and whatever a conversion does to shapes and names."""
+    source = tiny_hf_model(architecture)
+    # Small enough that float16 rounds some of them to zero.
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.mul_(1e-4)
+    models = [
+        convert(source, name="t", dtype=dtype, device=torch.device("cpu"), copy=True) for dtype in DTYPES
+    ]
+    assert {fingerprint(model) for model in [*models, source]} == {fingerprint(source)}
+
+
+def test_a_model_that_is_edited_is_another_model() -> None:
+    model = tiny_model("llama")
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    model.blocks[1].mlp.W_out.data.neg_()
+    edited = fingerprint(model)
+    assert edited != before
+    model.blocks[1].mlp.W_out.data.neg_()
+    assert fingerprint(model) == before
+
+
+def _routes(model: HookedTransformer, vector: SteeringVector) -> list[Callable[[], object]]:
+    """Every way in which a vector or an intervention reaches a model."""
+    item = vector.intervention(1)
+    prompt = Prompt((), "The capital of France is", "Paris", ("Paris", "Rome"), "capital", "1")
+
+    def steered() -> object:
+        with steer(model, item):
+            return model("The")
+
+    return [
+        steered,
+        lambda: generate(model, "The", interventions=[item], max_new_tokens=1),
+        lambda: sweep(model, [prompt], vector, layers=[1], strengths=[1.0]),
+        lambda: score(model, [prompt], [item]),
+        lambda: answer(model, [prompt], [item], max_new_tokens=1),
+        lambda: evaluate(model, [prompt], [item], max_new_tokens=1),
+        lambda: text_effects(model, [item], ["one two three four five six"]),
+        lambda: check_vector(model, vector),
+    ]
+
+
+@pytest.mark.parametrize("route", range(8))
+def test_one_check_on_every_route(route: int) -> None:
+    model = tiny_model("llama")
+    half = tiny_model("llama", dtype=torch.float16)
+    about = Provenance("tiny", fingerprint(model), "task")
+    own = SteeringVector(torch.ones(4, 64), (0, 1, 2, 3), about)
+    _routes(model, own)[route]()
+    assert fingerprint(half) == about.fingerprint
+    stranger = replace(own, provenance=replace(about, fingerprint=fingerprint(tiny_model("llama", seed=1))))
+    with pytest.raises(ValueError, match=r"'LlamaForCausalLM'.*other weights"):
+        _routes(model, stranger)[route]()
+    imported = replace(own, provenance=replace(about, fingerprint=""))
+    with pytest.warns(UserWarning, match="does not say which weights it was taken from") as caught:
+        _routes(model, imported)[route]()
+    assert len(caught) == 1
+
+
+def test_a_direction_made_by_hand_passes_without_a_word() -> None:
+    check_interventions(tiny_model("llama"), [Intervention(torch.ones(64), 1, name="mine")])
+
+
+@pytest.mark.parametrize("layers", [[0.5, 1.5], [1.0], [True], [1, 1], [2, 1], [], [-1], [4], ["1"]])
+def test_layers_are_increasing_integers_of_the_model(layers: list[Any]) -> None:
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match="must be increasing block indices from 0 to 3"):
+        check_layers(model, layers)
+    assert check_layers(model, np.array([0, 3])) == (0, 3)  # type: ignore[arg-type]
+    assert check_layers(model, None) == (0, 1, 2, 3)

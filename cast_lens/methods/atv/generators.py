@@ -20,8 +20,8 @@ from transformer_lens import HookedTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from ...engine import capture, tokenise
-from ...engine.capture import check_layers
 from ...models import EMBEDDED, fingerprint, load_model, model_name
+from ...models.identity import check_layers
 from .config import SELF, Design, Pooling, Start
 
 # Texts that a small model reads at a time.

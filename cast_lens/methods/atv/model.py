@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ...engine.capture import check_layers
 from ...files import load_tensors, save_tensors
 from ...interventions import PromptVectors
+from ...models.identity import check_layers
 from ...steering import steer
 from ...tasks import Prompt
 from ...vectors import Provenance, model_label
