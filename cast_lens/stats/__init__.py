@@ -9,7 +9,8 @@
 - planning: ``mcnemar_power``, ``minimal_detectable_effect``;
 - transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
   ``negative_transfer_rate``;
-- dose and response: ``steerability``, ``steerability_summary``.
+- dose and response: ``steerability``, ``steerability_summary``;
+- agreement: ``spearman``, ``auroc``, ``silhouette``.
 
 Generators are local and seeded by argument. Nothing here knows of models, tasks or vectors.
 """
@@ -26,6 +27,7 @@ from .permutation import (
 )
 from .power import mcnemar_power, minimal_detectable_effect
 from .proportions import difference_interval, paired_proportions, proportion_interval
+from .ranks import auroc, silhouette, spearman
 from .significance import McNemar, adjust_p_values, mcnemar_exact, mcnemar_mid_p, mcnemar_p_values
 from .steerability import steerability, steerability_summary
 from .strata import stratified_placebo_test
@@ -36,6 +38,7 @@ __all__ = [
     "HypothesisTest",
     "McNemar",
     "adjust_p_values",
+    "auroc",
     "common_direction_test",
     "correlation_test",
     "cosine_test",
@@ -55,6 +58,8 @@ __all__ = [
     "proportion_interval",
     "recovered_fraction",
     "relative_boost",
+    "silhouette",
+    "spearman",
     "steerability",
     "steerability_summary",
     "stratified_placebo_test",

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
+from scipy.stats import permutation_test, rankdata
 
 from .arrays import as_pair, as_values, cluster_codes
 from .sign_flip import exact_flip_p
@@ -169,8 +170,6 @@ def correlation_test(
     Raises:
         ValueError: on columns of different lengths, fewer than 3 rows, or one that does not vary.
     """
-    from scipy.stats import permutation_test, rankdata
-
     left, right = as_pair(x=x, y=y)
     if left.size < 3 or not np.ptp(left) or not np.ptp(right):
         raise ValueError("x and y must have 3 rows or more and vary; a constant column has no correlation")
@@ -217,8 +216,6 @@ def _sign_flip_p(
     values: Float[np.ndarray, " unit"], n_permutations: int, seed: int, mid_p: bool = False
 ) -> float:
     """Two-sided p of the sum of values whose signs are coin flips."""
-    from scipy.stats import permutation_test
-
     if values.size < 2 or not values.any():
         return 1.0
     exact = exact_flip_p(values, mid_p=mid_p)

@@ -7,18 +7,15 @@ data sets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from .arrays import as_values
 from .bootstrap import mean_interval
 from .proportions import proportion_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .ranks import spearman
 
 
 def steerability(scores: Float[np.ndarray, "sample strength"], strengths: ArrayLike) -> pd.DataFrame:
@@ -29,15 +26,13 @@ def steerability(scores: Float[np.ndarray, "sample strength"], strengths: ArrayL
         strengths: the strengths, in the order of the columns; -1.5 ... 1.5 in the source.
 
     Returns:
-        One row an example: ``slope`` (score per unit of strength), ``intercept``, ``residual`` (root mean
+        One row per example: ``slope`` (score per unit of strength), ``intercept``, ``residual`` (root mean
         square distance from the line), ``spearman`` (with the strength; NaN when the score never changes),
         ``anti_steerable`` (slope below 0).
 
     Raises:
         ValueError: on scores that are not finite or do not fit, or fewer than two different strengths.
     """
-    import pandas as pd
-
     at = as_values("strengths", strengths)
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != at.size or not len(values) or not np.isfinite(values).all():
@@ -49,7 +44,7 @@ def steerability(scores: Float[np.ndarray, "sample strength"], strengths: ArrayL
     intercept = values.mean(axis=1) - slope * at.mean()
     residual = np.sqrt(np.square(values - slope[:, None] * at - intercept[:, None]).mean(axis=1))
     columns = {"slope": slope, "intercept": intercept, "residual": residual}
-    columns["spearman"] = _rank_correlation(values, at)
+    columns["spearman"] = [spearman(row, at, least=2) for row in values]
     return pd.DataFrame({**columns, "anti_steerable": slope < 0})
 
 
@@ -72,8 +67,6 @@ def steerability_summary(
     Raises:
         ValueError: when the frame is empty or lacks a column.
     """
-    import pandas as pd
-
     needed = ("slope", "residual", "spearman", "anti_steerable")
     missing = [column for column in needed if column not in frame]
     if missing or frame.empty:
@@ -87,14 +80,3 @@ def steerability_summary(
     found["anti_steerable"] = proportion_interval(against, len(frame), confidence=confidence)
     rows = [(measure, one.value, one.low, one.high, one.n) for measure, one in found.items()]
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"])
-
-
-def _rank_correlation(
-    values: Float[np.ndarray, "sample strength"], at: Float[np.ndarray, " strength"]
-) -> Float[np.ndarray, " sample"]:
-    from scipy.stats import rankdata
-
-    ranks, order = rankdata(values, axis=1), rankdata(at)
-    ranks, order = ranks - ranks.mean(axis=1, keepdims=True), order - order.mean()
-    lengths = np.sqrt(np.square(ranks).sum(axis=1) * (order @ order))
-    return np.where(lengths > 0, ranks @ order / np.where(lengths > 0, lengths, 1.0), np.nan)
