@@ -2,7 +2,7 @@
 
 ``python benchmarks/selection.py`` runs every case in a fresh process (so that peak memory is its own and compilation is
 counted), prints a table, and with ``--json`` prints JSON instead. ``--small`` runs the same code on small pools in
-about a minute. ``--million`` and ``--pynndescent`` add the cases that take long; ``--only CASE`` runs one here.
+about a minute; ``--only CASE`` runs one here.
 
 The pool: rows around 200 centres, 24 latent dimensions and noise in all 384, which is less clustered than sentence
 embeddings are; ``unstructured`` is plain Gaussian noise, the worst case for any approximate search.
@@ -56,8 +56,8 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
 def cast(samples: int, search: str, *, structured: bool = True) -> Row:
     from cast_lens.selection import SelectionParameters, select, similarity_graph
     from cast_lens.selection.diversity import CoverageDiscount
+    from cast_lens.selection.greedy import Steps, greedy
     from cast_lens.selection.influence import diffusion_influence
-    from cast_lens.selection.search import Steps, greedy
 
     space = pool(samples, structured=structured)
     cpu_start = time.process_time()
@@ -89,7 +89,7 @@ def threads(samples: int) -> Row:
     space = pool(samples)
     chosen, seconds = [], []
     for count in (1, 2):
-        settings = SelectionParameters(search="cells", threads=count)
+        settings = SelectionParameters(search="exact", threads=count)
         found, took = timed(partial(select, space, 100, parameters=settings))
         chosen.append(found.indices.tolist())
         seconds.append(round(took, 2))
@@ -173,7 +173,7 @@ def ideal(samples: int, budget: int) -> Row:
     import random
 
     from cast_lens.selection import SelectionParameters, select, similarity_graph
-    from cast_lens.selection.cascade import expected_spread
+    from cast_lens.selection.influence import expected_spread
 
     space = pool(samples)
     graph = similarity_graph(space, k=10)
@@ -237,16 +237,14 @@ def rivals(samples: int, budget: int) -> Row:
 
 
 def cases(small: bool) -> dict[str, Callable[[], Row]]:
-    large, pair = (6_000 if small else 100_000), (3_000 if small else 30_000)
+    large, pair = (6_000 if small else 50_000), (3_000 if small else 10_000)
     return {
-        "cast": lambda: cast(large, "cells"),
-        "cast-unstructured": lambda: cast(large, "cells", structured=False),
-        "cast-exact": lambda: cast(4_000 if small else 20_000, "exact"),
+        "exact": lambda: cast(4_000 if small else 20_000, "exact"),
+        "pynndescent": lambda: cast(large, "pynndescent"),
+        "pynndescent-unstructured": lambda: cast(large, "pynndescent", structured=False),
         "threads": lambda: threads(pair),
         "ideal": lambda: ideal(*((600, 30) if small else (3_000, 100))),
         "rivals": lambda: rivals(*((600, 30) if small else (3_000, 100))),
-        "pynndescent": lambda: cast(large, "pynndescent"),
-        "million": lambda: cast(1_000_000, "cells"),
     }
 
 
@@ -256,21 +254,12 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="small pools, about a minute")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--million", action="store_true", help="add 1,000,000 samples: minutes and some GB")
-    parser.add_argument(
-        "--pynndescent", action="store_true", help="add the approximate search of pynndescent"
-    )
     parser.add_argument("--only", choices=cases(True), help="run one case in this process and print its JSON")
     options = parser.parse_args()
     if options.only:
         print(json.dumps(cases(options.small)[options.only]()))
         return
-    wanted = [
-        name
-        for name in cases(options.small)
-        if (name != "million" or options.million) and (name != "pynndescent" or options.pynndescent)
-    ]
-    rows = {name: _in_a_fresh_process(name, options.small) for name in wanted}
+    rows = {name: _in_a_fresh_process(name, options.small) for name in cases(options.small)}
     about = {
         "date": date.today().isoformat(),
         "cores": os.cpu_count(),

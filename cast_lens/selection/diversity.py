@@ -12,8 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from .adjacency import Adjacency, spans
-from .graph import SimilarityGraph
+from .graph import Adjacency, SimilarityGraph, spans
 
 
 @runtime_checkable

@@ -7,29 +7,32 @@ sample's votes, or shares read backwards.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int, Num
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.metrics import pairwise_distances_chunked
 
-from .blocks import one_blas_thread
-from .cells import cell_neighbours
-from .neighbours import exact_neighbours, measured_recall, pynndescent_neighbours
-from .spaces import as_rows, count_duplicates, unit_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .spaces import as_rows, count_duplicates, row_blocks, single_threaded, unit_rows
 
 Weights = Literal["cosine", "row", "in"]
 WEIGHTS: tuple[Weights, ...] = ("cosine", "row", "in")
-Search = Literal["auto", "exact", "cells", "pynndescent"]
-SEARCHES: tuple[Search, ...] = ("auto", "exact", "cells", "pynndescent")
+Search = Literal["auto", "exact", "pynndescent"]
+SEARCHES: tuple[Search, ...] = ("auto", "exact", "pynndescent")
 
-# Exact float64 search of 20,000 x 384 takes seconds and grows with n².
+# Exact search grows with n²; see ``similarity_graph`` for what both cost.
 EXACT_UP_TO = 20_000
+# Cosines of unit float64 rows agree to about 1e-15; anything closer than this is a tie, won by the lower index.
+TIE = 1e-10
+TIE_DECIMALS = 10
+# MiB of distances that an exact search holds at a time.
+WORKING_MEMORY = 32
+# 300 rows x k = 10 neighbours put the standard error of a recall of 0.95 near 0.005.
+RECALL_ROWS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,9 @@ class GraphSummary:
     Attributes:
         samples: nodes.
         edges: directed edges.
-        k: neighbours a sample; below ``k_asked`` when there are too few samples.
+        k: neighbours per sample; below ``k_asked`` when there are too few samples.
         k_asked: neighbours asked for.
-        search: how neighbours were found: ``exact``, ``cells`` or ``pynndescent``.
+        search: how neighbours were found: ``exact`` or ``pynndescent``.
         recall: share of true neighbours found, measured on a sample of rows; 1 for an exact search.
         components: weakly connected parts. More than one is no error: influence stays inside a part.
         isolated: samples without a direction (they lie on the mean), which have no edges.
@@ -73,7 +76,7 @@ class SimilarityGraph:
         offsets: [sample + 1].
         indices: [edge], the sample pointed to.
         cosine: [edge], mean-centred cosine, in -1 ... 1.
-        k: neighbours a sample; samples on the mean have none.
+        k: neighbours per sample; samples on the mean have none.
         k_asked, search, recall, duplicates: see ``GraphSummary``.
     """
 
@@ -110,14 +113,12 @@ class SimilarityGraph:
                 f"graph holds the {self.k_asked} nearest, {k} were asked for; build it with k={k}"
             )
         if k >= self.k:
-            return SimilarityGraph(
-                self.offsets, self.indices, self.cosine, self.k, k, self.search, self.recall, self.duplicates
-            )
+            return replace(self, k_asked=k)
         position = np.arange(len(self.indices)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
         kept = position < k
         offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(self.offsets), k))])
-        return SimilarityGraph(
-            offsets, self.indices[kept], self.cosine[kept], k, k, self.search, self.recall, self.duplicates
+        return replace(
+            self, offsets=offsets, indices=self.indices[kept], cosine=self.cosine[kept], k=k, k_asked=k
         )
 
     def matrix(self, weights: Weights) -> csr_array:
@@ -156,9 +157,7 @@ class SimilarityGraph:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edge: ``source, target, cosine``."""
-        import pandas as pd
-
+        """One row per edge: ``source, target, cosine``."""
         return pd.DataFrame({"source": self.sources, "target": self.indices, "cosine": self.cosine})
 
 
@@ -178,10 +177,9 @@ def similarity_graph(
 
     Args:
         space: [sample, d_model]; see ``cast_lens.selection.spaces``.
-        k: neighbours a sample.
-        search: ``exact``; ``cells`` or ``pynndescent`` (approximate); ``auto``: exact up to 20,000 samples, cells
-            above. Cells keep the recall asked for and, where the samples do not cluster, pay for it with time
-            that grows with n²; pynndescent keeps its time and loses recall.
+        k: neighbours per sample.
+        search: ``exact`` (scikit-learn, in blocks), ``pynndescent`` (approximate), or ``auto``: exact up to 20,000
+            samples, pynndescent above.
         recall: share of true neighbours wanted of an approximate search; a lower measured one warns.
         seed: of an approximate search.
         threads: over blocks of rows; the result does not depend on it.
@@ -194,7 +192,7 @@ def similarity_graph(
         raise ValueError(f"k={k} must be at least 1 neighbour")
     if search not in SEARCHES:
         raise ValueError(f"search={search!r} is unknown; choose one of {', '.join(SEARCHES)}")
-    with one_blas_thread():
+    with single_threaded():
         method = resolved_search(search, len(rows))
         units, located = unit_rows(rows, np.float64 if method == "exact" else np.float32)
         return graph_of_units(
@@ -213,7 +211,7 @@ def resolved_search(search: Search, samples: int) -> Search:
     """What ``auto`` stands for at this number of samples."""
     if search != "auto":
         return search
-    return "exact" if samples <= EXACT_UP_TO else "cells"
+    return "exact" if samples <= EXACT_UP_TO else "pynndescent"
 
 
 def graph_of_units(
@@ -237,13 +235,9 @@ def graph_of_units(
     achieved = 1.0
     if search == "exact":
         indices, cosine = exact_neighbours(rows, width, threads=threads)
-    elif search == "cells":
-        indices, cosine = cell_neighbours(rows, width, recall=recall, seed=seed, threads=threads)
     else:
         indices, cosine = pynndescent_neighbours(rows, width, seed=seed)
-    if search != "exact":
-        generator = np.random.default_rng([seed, 2])
-        achieved = measured_recall(rows, cosine, generator=generator, threads=threads)
+        achieved = measured_recall(rows, cosine, generator=np.random.default_rng([seed, 2]))
         _warn_if_low(achieved, recall, search)
     offsets = np.concatenate([[0], np.cumsum(np.where(located, width, 0))])
     return SimilarityGraph(
@@ -259,3 +253,132 @@ def _warn_if_low(achieved: float, wanted: float, search: Search) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def exact_neighbours(
+    units: Float[np.ndarray, "sample d_model"], k: int, *, threads: int | None = None
+) -> tuple[Int[np.ndarray, "sample k"], Float[np.ndarray, "sample k"]]:
+    """The k nearest rows of each row, itself left out, nearest first; ties go to the lower index.
+
+    Distances are scikit-learn's, in blocks: never an n x n matrix in memory.
+
+    Args:
+        units: float64 rows of length 1.
+        k: 1 ... n - 1.
+        threads: for the products; the neighbours do not depend on it.
+
+    Returns:
+        indices and cosines (rounded to 10 decimals, so that equal angles compare equal).
+    """
+    found = pairwise_distances_chunked(
+        units,
+        metric="cosine",
+        reduce_func=lambda distances, start: _nearest(distances, start, k),
+        n_jobs=threads or -1,
+        working_memory=WORKING_MEMORY,
+    )
+    indices, cosine = zip(*found, strict=True)
+    return np.concatenate(indices), np.concatenate(cosine)
+
+
+def _nearest(
+    distances: Float[np.ndarray, "row sample"], start: int, k: int
+) -> tuple[Int[np.ndarray, "row k"], Float[np.ndarray, "row k"]]:
+    cosine = 1 - distances
+    rows, samples = np.arange(len(cosine)), cosine.shape[1]
+    cosine[rows, rows + start] = -np.inf
+    kth = np.partition(cosine, samples - k, axis=1)[:, samples - k, None]
+    above = cosine > kth + TIE
+    level = (cosine >= kth - TIE) & ~above
+    room = k - above.sum(axis=1, keepdims=True)
+    crowded = np.flatnonzero(level.sum(axis=1) > room[:, 0])
+    level[crowded] &= level[crowded].cumsum(axis=1) <= room[crowded]
+    indices = np.nonzero(above | level)[1].reshape(len(rows), k)
+    chosen = np.round(np.take_along_axis(cosine, indices, axis=1), TIE_DECIMALS)
+    order = np.argsort(-chosen, axis=1, kind="stable")
+    return np.take_along_axis(indices, order, axis=1), np.take_along_axis(chosen, order, axis=1)
+
+
+def pynndescent_neighbours(
+    units: Float[np.ndarray, "sample d_model"], k: int, *, seed: int
+) -> tuple[Int[np.ndarray, "sample k"], Float[np.ndarray, "sample k"]]:
+    """Approximate neighbours by nearest-neighbour descent (the package pynndescent).
+
+    One thread: its result changes with the number of threads, whatever the seed.
+
+    Args:
+        units: float32 rows of length 1.
+        k: neighbours per row.
+        seed: of the random forest and the descent.
+    """
+    from pynndescent import NNDescent
+
+    # The lists hold the row itself, and longer lists converge to a better recall of their first k.
+    width = max(16, k + k // 2 + 1)
+    index = NNDescent(units, metric="cosine", n_neighbors=width, random_state=seed, n_jobs=1)
+    found = np.asarray(index.neighbor_graph[0], dtype=np.int64)
+    wanted = (found >= 0) & (found != np.arange(len(found))[:, None])
+    kept = np.take_along_axis(found, np.argsort(~wanted, axis=1, kind="stable")[:, :k], axis=1)
+    cosine = np.empty(kept.shape, dtype=np.float32)
+    for block in row_blocks(len(units), k * units.shape[1]):
+        cosine[block] = np.einsum("nkd,nd->nk", units[kept[block]], units[block])
+    order = np.argsort(-cosine, axis=1, kind="stable")
+    return np.take_along_axis(kept, order, axis=1), np.take_along_axis(cosine, order, axis=1)
+
+
+def measured_recall(
+    units: Float[np.ndarray, "sample d_model"],
+    cosine: Float[np.ndarray, "sample k"],
+    *,
+    generator: np.random.Generator,
+) -> float:
+    """Share of found neighbours that are as near as the true k-th nearest, over a random sample of rows."""
+    samples, k = cosine.shape
+    rows = generator.choice(samples, size=min(RECALL_ROWS, samples), replace=False)
+    true = units[rows] @ units.T
+    true[np.arange(len(rows)), rows] = -np.inf
+    kth = np.partition(true, samples - k, axis=1)[:, samples - k, None]
+    # float32 cosines of the same pair differ by about 1e-7 between summation orders.
+    return float((cosine[rows] >= kth - 1e-6).mean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adjacency:
+    """Edges of a graph by source and by target.
+
+    Attributes:
+        out_offsets, targets: sample ``i`` points to ``targets[out_offsets[i]:out_offsets[i + 1]]``.
+        in_offsets, sources: sample ``i`` is pointed to by ``sources[in_offsets[i]:in_offsets[i + 1]]``,
+            increasing.
+        in_edges: the edge, counted by source, behind each entry of ``sources``.
+    """
+
+    out_offsets: Int[np.ndarray, " boundary"]
+    targets: Int[np.ndarray, " edge"]
+    in_offsets: Int[np.ndarray, " boundary"]
+    sources: Int[np.ndarray, " edge"]
+    in_edges: Int[np.ndarray, " edge"]
+
+    @classmethod
+    def of(cls, graph: SimilarityGraph) -> Adjacency:
+        """Both directions of a graph."""
+        in_edges = np.argsort(graph.indices, kind="stable")
+        in_offsets = np.concatenate([[0], np.cumsum(graph.in_degree)])
+        return cls(graph.offsets, graph.indices, in_offsets, graph.sources[in_edges], in_edges)
+
+    def pointing_to(self, samples: Int[np.ndarray, " row"]) -> Int[np.ndarray, " found"]:
+        """The samples with an edge to any of these, each edge once."""
+        return self.sources[spans(self.in_offsets, samples)[0]]
+
+    def pointed_to_by(self, samples: Int[np.ndarray, " row"]) -> Int[np.ndarray, " found"]:
+        """The samples that any of these has an edge to, each edge once."""
+        return self.targets[spans(self.out_offsets, samples)[0]]
+
+
+def spans(
+    offsets: Int[np.ndarray, " boundary"], rows: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " entry"], Int[np.ndarray, " entry"]]:
+    """Positions of all entries of some rows of a compressed matrix, and the place in ``rows`` of each."""
+    count = offsets[rows + 1] - offsets[rows]
+    place = np.repeat(np.arange(len(rows)), count)
+    return np.arange(len(place)) + np.repeat(offsets[rows] - np.cumsum(count) + count, count), place

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from .graph import SEARCHES, WEIGHTS, GraphSummary, Search, Weights
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Influence = Literal["diffusion", "cascade"]
 INFLUENCES: tuple[Influence, ...] = ("diffusion", "cascade")
@@ -24,7 +22,7 @@ RESCALINGS: tuple[Rescaling, ...] = ("step", "start")
 IdealStart = Literal["out-degree", "greedy"]
 IDEAL_STARTS: tuple[IdealStart, ...] = ("out-degree", "greedy")
 
-# Scores of all candidates at all steps are kept up to this many (128 MB an array), and the best 100 a step
+# Scores of all candidates at all steps are kept up to this many (128 MB per array), and the best 100 of each step
 # above it.
 KEPT_SCORES = 2**25
 KEPT_CANDIDATES = 100
@@ -39,7 +37,7 @@ class SelectionParameters:
     authors'.
 
     Attributes:
-        k: neighbours a sample in the graph of ``cast``, ``influence``, ``diversity`` and ``ideal``.
+        k: neighbours per sample in the graph of ``cast``, ``influence``, ``diversity`` and ``ideal``.
         weights: edge weights that influence spreads along: ``cosine``, ``row`` (every sample then has the
             same diffusion influence) or ``in``; see ``SimilarityGraph.matrix``.
         influence: ``diffusion`` (decayed, over ``steps``) or ``cascade`` (expected spread of the independent
@@ -141,8 +139,6 @@ class Trace:
 
     def to_frame(self, *, best: int = 10) -> pd.DataFrame:
         """The best few candidates of each step: ``step, place, index, diversity, combined``."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for step, combined in enumerate(self.combined):
             order = np.argsort(-combined, kind="stable")[:best]
@@ -200,8 +196,6 @@ class Selection:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen sample: ``method, seed, budget, rank, index, influence, diversity, score``."""
-        import pandas as pd
-
         influence = np.full(len(self), np.nan) if self.influence is None else self.influence[self.indices]
         return pd.DataFrame(
             {

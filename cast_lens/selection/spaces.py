@@ -6,22 +6,28 @@ Similarity is the cosine after subtracting the mean of all samples, as in vote-k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
+from threadpoolctl import ThreadpoolController
 
-from .blocks import row_blocks
-
-if TYPE_CHECKING:
-    from ..vectors import DifferenceVectors
+from ..vectors import DifferenceVectors
 
 Of = Literal["zero_shot", "difference", "few_shot"]
 OF: tuple[Of, ...] = ("zero_shot", "difference", "few_shot")
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# 4 M float64 entries are 32 MB: small beside any space worth blocking, large enough to feed BLAS.
+BLOCK_ENTRIES = 4_000_000
 # A centred row this much shorter than the longest raw row is rounding, not a direction.
 AT_THE_MEAN = 1e-9
 
@@ -31,7 +37,7 @@ class Encoder(Protocol):
     """What ``space_from_texts`` needs of a sentence encoder; a ``SentenceTransformer`` has it."""
 
     def encode(self, sentences: list[str], **options: Any) -> Any:
-        """One embedding a sentence."""
+        """One embedding per sentence."""
         ...
 
 
@@ -66,7 +72,7 @@ def space_from_texts(
     """Sentence embeddings of the samples, as vote-k and IDEAL use them.
 
     Args:
-        texts: one text a sample, e.g. the zero-shot prompt or the bare input.
+        texts: one text per sample, e.g. the zero-shot prompt or the bare input.
         encoder: a sentence-transformers name or local folder, or an object with ``encode``.
         batch_size: texts encoded at once.
 
@@ -75,10 +81,10 @@ def space_from_texts(
 
     Raises:
         ValueError: on no texts, a blank text (named by row), a missing ``sentence-transformers`` package, or
-            an encoder that cannot be loaded or does not return one row a text.
+            an encoder that cannot be loaded or does not return one row per text.
     """
     if isinstance(texts, str) or not texts:
-        raise ValueError("texts must be a non-empty sequence of strings, one a sample")
+        raise ValueError("texts must be a non-empty sequence of strings, one per sample")
     blank = np.array([not text.strip() for text in texts])
     if blank.any():
         raise ValueError(f"texts: {name_rows(blank)} blank; an empty text has no embedding, drop it")
@@ -87,7 +93,7 @@ def space_from_texts(
     space = np.asarray(rows, dtype=np.float32)
     if space.ndim != 2 or len(space) != len(texts):
         raise ValueError(
-            f"encoder returned shape {space.shape} for {len(texts)} texts; expected one row a text"
+            f"encoder returned shape {space.shape} for {len(texts)} texts; expected one row per text"
         )
     return space
 
@@ -183,3 +189,45 @@ def unit_rows(
 def count_duplicates(space: Float[np.ndarray, "sample d_model"]) -> int:
     """How many rows repeat an earlier row exactly."""
     return len(space) - len({hash(row.tobytes()) for row in space})
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Hold BLAS and OpenMP to one thread, so that ``map_blocks`` decides what runs in parallel.
+
+    A matrix product summed by two threads rounds otherwise than one summed by a single thread, and one unit in the last
+    place is enough to swap two neighbours. Python threads therefore share out independent blocks of rows.
+    """
+    with _controller().limit(limits=1):
+        yield
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    # Looking for the loaded libraries takes milliseconds, and numpy's are loaded by now.
+    return ThreadpoolController()
+
+
+def row_blocks(rows: int, width: int, *, entries: int = BLOCK_ENTRIES) -> list[slice]:
+    """Slices of ``range(rows)``, each with at most ``entries`` cells when a row is ``width`` wide."""
+    step = max(1, entries // max(1, width))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def available_threads(threads: int | None) -> int:
+    """``threads``, or the number of cores that this process may use."""
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_blocks(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None
+) -> list[Result]:
+    """``[function(item) for item in items]``, in order, over threads."""
+    work = list(items)
+    count = min(available_threads(threads), len(work))
+    if count <= 1:
+        return [function(item) for item in work]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(function, work))

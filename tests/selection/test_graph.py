@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cast_lens.selection import SimilarityGraph, similarity_graph
-from cast_lens.selection.blocks import available_threads, map_blocks, one_blas_thread, row_blocks
-from cast_lens.selection.cells import cell_neighbours
-from cast_lens.selection.neighbours import exact_neighbours, measured_recall
-from cast_lens.selection.spaces import unit_rows
+from cast_lens.selection.graph import exact_neighbours, measured_recall
+from cast_lens.selection.spaces import available_threads, map_blocks, row_blocks, single_threaded, unit_rows
 from tests.selection import literal
 
 
@@ -47,9 +44,7 @@ def test_ties_go_to_the_lower_index() -> None:
 def test_blocks_do_not_change_the_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     units, _ = unit_rows(clustered(200), np.float64)
     whole = exact_neighbours(units, 5)
-    monkeypatch.setattr(
-        "cast_lens.selection.neighbours.row_blocks", lambda n, _: row_blocks(n, n, entries=7 * n)
-    )
+    monkeypatch.setattr("cast_lens.selection.graph.WORKING_MEMORY", 7 * 200 * 8 / 2**20)  # seven rows
     for got, expected in zip(exact_neighbours(units, 5), whole, strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -57,55 +52,16 @@ def test_blocks_do_not_change_the_neighbours(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_n_by_n_matrix_is_held() -> None:
     units, _ = unit_rows(np.random.default_rng(0).normal(size=(6000, 8)), np.float64)
     tracemalloc.start()
-    with one_blas_thread():
+    with single_threaded():
         exact_neighbours(units, 10, threads=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.5 * 8 * 6000**2  # a block of 32 MB, its partitioned copy and masks, against 288 MB
 
 
-@pytest.mark.parametrize("samples", [900, 2500])
-def test_cells_reach_the_recall_asked_for(samples: int) -> None:
-    rows = clustered(samples)
-    graph = similarity_graph(rows, k=10, search="cells", recall=0.95)
-    true, found = out_edges(similarity_graph(rows, k=10)), out_edges(graph)
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, true, strict=True)])
-    assert recall >= 0.95
-    assert graph.recall == pytest.approx(recall, abs=0.02)  # read off 300 rows: standard error about 0.005
-    assert all(i not in targets for i, targets in enumerate(found))
-    assert all(len(set(targets)) == 10 for targets in found)
-
-
-def test_cells_do_not_lose_neighbours_without_structure() -> None:
-    rows = np.random.default_rng(1).normal(size=(1500, 100))
-    assert similarity_graph(rows, k=10, search="cells", recall=0.95).recall >= 0.95
-
-
-def test_asking_cells_for_everything_gives_the_exact_graph() -> None:
-    rows = clustered(700).astype(np.float32)
-    exact, cells = similarity_graph(rows, k=5), similarity_graph(rows, k=5, search="cells", recall=1.0)
-    units, _ = unit_rows(rows, np.float32)
-    assert cells.recall == 1.0
-    # The aim is read off 300 of 700 rows, so a few neighbours of the others may sit in cells beyond.
-    same = np.mean([set(a) == set(b) for a, b in zip(out_edges(exact), out_edges(cells), strict=True)])
-    assert same > 0.98
-    np.testing.assert_allclose(
-        cells.cosine, np.einsum("ed,ed->e", units[cells.sources], units[cells.indices]), atol=1e-6
-    )
-
-
-def test_cells_with_fewer_members_than_k_search_on() -> None:
-    units, _ = unit_rows(clustered(60), np.float32)
-    indices, cosine = cell_neighbours(units, 40, recall=0.1, seed=0)
-    assert (indices >= 0).all()
-    assert np.isfinite(cosine).all()
-    assert all(len(set(row)) == 40 and i not in row for i, row in enumerate(indices.tolist()))
-
-
-@pytest.mark.parametrize("search", ["exact", "cells"])
-def test_the_graph_does_not_depend_on_the_number_of_threads(search: Any) -> None:
+def test_the_graph_does_not_depend_on_the_number_of_threads() -> None:
     rows = clustered(1200, width=64).astype(np.float32)
-    one, *others = (similarity_graph(rows, k=8, search=search, threads=threads) for threads in (1, 2, 5))
+    one, *others = (similarity_graph(rows, k=8, threads=threads) for threads in (1, 2, 5))
     for other in others:
         np.testing.assert_array_equal(other.indices, one.indices)
         np.testing.assert_array_equal(other.cosine, one.cosine)
@@ -204,17 +160,19 @@ def test_fewer_samples_than_neighbours_connects_all() -> None:
     assert (len(alone), alone.k, len(alone.indices)) == (1, 0, 0)
 
 
-def test_to_frame_has_one_row_an_edge() -> None:
+def test_to_frame_has_one_row_per_edge() -> None:
     frame = similarity_graph(clustered(40), k=3).to_frame()
     assert list(frame.columns) == ["source", "target", "cosine"]
     assert frame.groupby("source").size().tolist() == [3] * 40
 
 
-def test_auto_turns_approximate_above_twenty_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_turns_approximate_above_twenty_thousand(
+    fake_descent: type[FakeDescent], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = clustered(400)
     assert similarity_graph(rows).search == "exact"
     monkeypatch.setattr("cast_lens.selection.graph.EXACT_UP_TO", 300)
-    assert similarity_graph(rows).search == "cells"
+    assert similarity_graph(rows).search == "pynndescent"
 
 
 def test_blocks_cover_all_rows_once_and_threads_keep_order() -> None:

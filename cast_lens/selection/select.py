@@ -9,29 +9,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from . import graph_methods, space_methods
-from .blocks import one_blas_thread
+from . import selectors
 from .graph import SimilarityGraph, resolved_search
-from .problem import Confidence, Problem
+from .greedy import Steps
 from .result import Selection, SelectionParameters
-from .search import Steps
-from .spaces import as_rows, unit_rows
+from .selectors import Confidence, Problem
+from .spaces import as_rows, single_threaded, unit_rows
 
 METHODS: dict[str, Callable[[Problem], Steps]] = {
-    "cast": graph_methods.cast,
-    "influence": graph_methods.influence_only,
-    "diversity": graph_methods.diversity_only,
-    "vote-k": graph_methods.vote_k,
-    "vote-k-two-phase": graph_methods.vote_k_two_phase,
-    "ideal": graph_methods.ideal,
-    "facility-location": space_methods.facility_location,
-    "farthest-point": space_methods.farthest_point,
-    "least-similar": space_methods.least_similar,
-    "k-means": space_methods.k_means,
-    "parallel": space_methods.parallel,
-    "confident": space_methods.confident,
-    "random": space_methods.random,
-    "all": space_methods.everything,
+    "cast": selectors.cast,
+    "influence": selectors.influence_only,
+    "diversity": selectors.diversity_only,
+    "vote-k": selectors.vote_k,
+    "vote-k-two-phase": selectors.vote_k_two_phase,
+    "ideal": selectors.ideal,
+    "facility-location": selectors.facility_location,
+    "farthest-point": selectors.farthest_point,
+    "least-similar": selectors.least_similar,
+    "k-means": selectors.k_means,
+    "parallel": selectors.parallel,
+    "confident": selectors.confident,
+    "random": selectors.random,
+    "all": selectors.everything,
 }
 """Every method by name; each function's docstring gives its recipe, its source and what its scores mean."""
 
@@ -89,7 +88,7 @@ def select(
             f"graph has {len(graph)} samples, the space has {len(rows)}; build it from this space"
         )
     settings = parameters or SelectionParameters()
-    with one_blas_thread():
+    with single_threaded():
         problem = _problem(rows, wanted, method, _checked_seed(seed), settings)
         problem.given, problem.confidence = graph, confidence
         problem.differences = None if differences is None else as_rows("differences", differences)

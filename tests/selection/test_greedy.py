@@ -9,7 +9,7 @@ import pytest
 
 from cast_lens.selection import SelectionParameters, select, similarity_graph
 from cast_lens.selection.diversity import CoverageDiscount, DiversityMeasure, Farthest, GraphFacility
-from cast_lens.selection.search import Steps, first_best, lazy_greedy, scaled
+from cast_lens.selection.greedy import Steps, first_best, lazy_greedy, scaled
 from cast_lens.selection.spaces import unit_rows
 from tests.selection import literal
 
@@ -104,8 +104,8 @@ def test_each_choice_has_the_best_recorded_score_of_its_step(method: str) -> Non
 
 def test_a_long_trace_keeps_the_best_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = select(ROWS, 6)
-    monkeypatch.setattr("cast_lens.selection.search.KEPT_SCORES", 10)
-    monkeypatch.setattr("cast_lens.selection.search.KEPT_CANDIDATES", 5)
+    monkeypatch.setattr("cast_lens.selection.greedy.KEPT_SCORES", 10)
+    monkeypatch.setattr("cast_lens.selection.greedy.KEPT_CANDIDATES", 5)
     short = select(ROWS, 6)
     assert short.indices.tolist() == whole.indices.tolist()
     assert short.trace.combined.shape == (6, 5)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Num
 
 from .result import Selection
 from .spaces import as_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def selection_plane(
@@ -25,17 +23,15 @@ def selection_plane(
     Args:
         selection: made from this space.
         space: [sample, d_space].
-        texts: shown on hover, one a sample; none when empty.
+        texts: shown on hover, one per sample; none when empty.
 
     Returns:
-        One row a sample: ``sample, x, y, influence`` (0 for methods without it), ``chosen, rank`` (place in the
+        One row per sample: ``sample, x, y, influence`` (0 for methods without it), ``chosen, rank`` (place in the
         choice, from 0; -1 for the others), ``explained_x, explained_y`` (shares of variance), and ``text`` when given.
 
     Raises:
-        ValueError: when the space has not the selection's samples, or the texts are not one a sample.
+        ValueError: when the space has not the selection's samples, or the texts are not one per sample.
     """
-    import pandas as pd
-
     rows = as_rows("space", space).astype(np.float64)
     influence = np.zeros(len(rows)) if selection.influence is None else selection.influence
     if len(influence) != len(rows) or int(selection.indices.max()) >= len(rows):

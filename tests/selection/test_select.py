@@ -68,7 +68,7 @@ def test_a_given_graph_spares_building_one(method: str, monkeypatch: pytest.Monk
     def not_again(*_: object, **__: object) -> None:
         raise AssertionError("the graph was built again")
 
-    monkeypatch.setattr("cast_lens.selection.problem.graph_of_units", not_again)
+    monkeypatch.setattr("cast_lens.selection.selectors.graph_of_units", not_again)
     given = select(ROWS, 9, method=method, graph=graph)
     assert given.indices.tolist() == built.indices.tolist()
     assert given.graph == built.graph
@@ -217,10 +217,10 @@ def test_missing_or_unfitting_differences() -> None:
 
 @pytest.mark.parametrize("method", ["confident", "vote-k-two-phase"])
 def test_missing_or_unfitting_confidence(method: str) -> None:
-    with pytest.raises(ValueError, match="confidence is needed by this method: give one number a sample"):
+    with pytest.raises(ValueError, match="confidence is needed by this method: give one number per sample"):
         select(ROWS, 3, method=method)
     with pytest.raises(
-        ValueError, match=r"confidence must be 60 finite numbers, one a sample, got shape \(59,\)"
+        ValueError, match=r"confidence must be 60 finite numbers, one per sample, got shape \(59,\)"
     ):
         select(ROWS, 3, method=method, confidence=np.ones(59))
     with pytest.raises(ValueError, match=r"with NaN or infinity at \[5\]"):
@@ -255,7 +255,7 @@ def test_a_graph_of_another_space() -> None:
         ("scaling", "rank", "scaling='rank' is unknown"),
         ("rescale", "never", "rescale='never' is unknown"),
         ("ideal_start", "first", "ideal_start='first' is unknown"),
-        ("search", "hnsw", "search='hnsw' is unknown; choose one of auto, exact, cells, pynndescent"),
+        ("search", "hnsw", "search='hnsw' is unknown; choose one of auto, exact, pynndescent"),
     ],
 )
 def test_bad_parameters(name: str, value: Any, message: str) -> None:
