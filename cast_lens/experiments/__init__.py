@@ -1,7 +1,8 @@
-"""One file an experiment: a frozen configuration in, tidy frames out, each finished piece on disk.
+"""One file per experiment: a frozen configuration in, tidy frames out, each finished piece on disk.
 
-``run`` does the main job. Every experiment of ``EXPERIMENTS`` is also a function of its name:
-``cross_domain(config, out=None) -> DataFrame`` and so on; without ``out`` nothing is kept on disk.
+``run(config, out)`` does the main job, the experiment ``transfer``. Every experiment of ``EXPERIMENTS`` is also a
+function of its name, which takes the experiment's own options by keyword and returns its table ``result``:
+``shots(config, out=None, few_shots=(1, 4))`` and so on; without ``out`` nothing is kept on disk.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .config import RunConfig, make_config, read_toml
-    from .contrasts import contrast_table
     from .main_job import run
+    from .outcomes import contrast_table
     from .runner import run_experiment
     from .settings import ExperimentConfig
 
@@ -36,12 +37,15 @@ __all__ = [
 _HOME = {
     "ExperimentConfig": "settings",
     "RunConfig": "config",
-    "contrast_table": "contrasts",
+    "contrast_table": "outcomes",
     "make_config": "config",
     "read_toml": "config",
-    "run": "main_job",
+    "run": "runner",
     "run_experiment": "runner",
 }
+
+RUNNING = ("workers", "retry_failed", "load", "progress", "say")
+"""Keywords of ``run_experiment``; all others are options of the experiment."""
 
 
 def __getattr__(name: str) -> Any:
@@ -56,13 +60,21 @@ def __dir__() -> list[str]:
     return sorted([*__all__, *(name.replace("-", "_") for name in EXPERIMENTS)])
 
 
-def _experiment(
-    name: str, config: ExperimentConfig, out: str | Path | None = None, **options: Any
-) -> pd.DataFrame:
-    """Run one experiment and return its frame ``result``; see ``run_experiment`` for the options."""
+def _experiment(name: str, config: RunConfig, out: str | Path | None = None, **options: Any) -> pd.DataFrame:
+    """Run one experiment and return its table ``result``.
+
+    Args:
+        name: of the experiment.
+        config: what all experiments share.
+        out: run directory; without one nothing is kept on disk.
+        options: of the experiment, and those of ``run_experiment`` (``workers``, ``say``, ...).
+    """
+    from .catalogue import find
     from .runner import run_experiment
 
+    how = {key: options.pop(key) for key in RUNNING if key in options}
+    experiment = find(name)(**options)
     if out is not None:
-        return run_experiment(name, config, Path(out), **options)
+        return run_experiment(experiment, config, Path(out), **how)
     with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(name, config, Path(folder) / "run", **options)
+        return run_experiment(experiment, config, Path(folder) / "run", **how)

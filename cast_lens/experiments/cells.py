@@ -15,16 +15,15 @@ import hashlib
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..files import atomic_write
 from .store import frame_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Cell:
         target, source: tasks, where the cell has them.
         variant: a method, a template, a language.
         number: a count or a seed.
-        draw: which draw of samples and demonstrations; see ``Bench.drawn``.
+        draw: which draw of samples and demonstrations; see ``Workspace.drawn``.
         prepares: makes something that later cells read (a vector, a sweep) and no row of the result. All
             preparing cells are finished before the others begin.
     """
@@ -142,17 +141,12 @@ class Grid:
         self.failure(cell).unlink(missing_ok=True)
         return ""
 
-    def frames(self) -> Iterator[pd.DataFrame]:
-        """Frames of the finished cells that hold results, in the plan's order."""
-        import pandas as pd
-
+    def rows(self) -> dict[str, pd.DataFrame]:
+        """Finished results by kind of cell, each in the plan's order; a kind without a row is missing."""
+        found: dict[str, list[pd.DataFrame]] = {}
         for cell in self.cells:
             if not cell.prepares and self.file(cell).is_file():
-                yield pd.read_parquet(self.file(cell))
-
-    def joined(self) -> pd.DataFrame:
-        """All finished results in one frame; empty when there are none."""
-        import pandas as pd
-
-        found = [frame for frame in self.frames() if len(frame)]
-        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+                frame = pd.read_parquet(self.file(cell))
+                if len(frame):
+                    found.setdefault(cell.kind, []).append(frame)
+        return {kind: pd.concat(frames, ignore_index=True) for kind, frames in found.items()}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,11 +51,15 @@ class RunConfig:
         placebos: random directions beside each vector.
         finalists: sweep cells whose greedy answers are compared before one is chosen.
         bootstrap: replicates of every interval.
-        umap: draw a UMAP projection beside the PCA; compiling it takes half a minute.
+        encoder: sentence encoder by which texts are compared, in retrieval and in the embedding distance: a
+            sentence-transformers name or folder, with the extra ``embed``. Empty: the model's own residual, which
+            needs no second model.
         chat: use the model's chat template.
+        chat_arguments: ``name=value`` pairs that the chat template is given, such as ``enable_thinking=false``.
         seed: of samples, demonstrations, placebos and replicates.
         device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
+        threads: of PyTorch in each process; 0 for its own choice. Another number may change the last bits.
     """
 
     model: str = "smollm2-135m-instruct"
@@ -76,11 +80,13 @@ class RunConfig:
     placebos: int = 2
     finalists: int = 12
     bootstrap: int = 1000
-    umap: bool = True
+    encoder: str = ""
     chat: bool = False
+    chat_arguments: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
+    threads: int = 0
 
     def __post_init__(self) -> None:
         # Here, so that the command line can show its options without loading PyTorch.
@@ -90,6 +96,8 @@ class RunConfig:
             least = 2 if name in ("samples", "validation", "test") else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.threads < 0:
+            raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
         if not 0 <= self.budget <= self.samples:
             raise ValueError(f"budget={self.budget} must be from 0 to samples={self.samples}")
         if self.placebos < 1:
@@ -119,7 +127,6 @@ class RunConfig:
             placebos=1,
             finalists=min(self.finalists, 3),
             bootstrap=min(self.bootstrap, 300),
-            umap=False,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +136,7 @@ class RunConfig:
         }
 
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config")
 
 
 def make_config(values: Mapping[str, Any], *, origin: str = "arguments") -> RunConfig:
@@ -141,14 +148,14 @@ def config_of(kind: type[Config], values: Mapping[str, Any], *, origin: str = "a
     """A configuration from names and values.
 
     Args:
-        kind: ``RunConfig`` or a configuration that extends it.
+        kind: a dataclass with defaults: ``RunConfig``, or an experiment, whose fields are its options.
         values: by name of the field.
         origin: named in errors.
 
     Raises:
         ValueError: for an unknown name (with the nearest known one) or a value of the wrong type.
     """
-    known = {field.name: field for field in fields(kind)}
+    known = {field.name: field for field in fields(cast(Any, kind))}
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

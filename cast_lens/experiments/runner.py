@@ -13,27 +13,35 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import pandas as pd
 import torch
 
 from ..engine import Progress, quiet
 from ..files import atomic_write
 from ..models import load_model
-from .bench import Bench, Load, Say
 from .catalogue import find
 from .cells import Cell, Grid
+from .config import RunConfig, config_of
 from .protocol import Experiment, Tasks, prepare
-from .settings import ExperimentConfig
 from .store import RunDirectory, frame_bytes, open_run
+from .workspace import Load, Say, Workspace, label_counts
 
-if TYPE_CHECKING:
-    import pandas as pd
+
+def run(config: RunConfig, out: Path, **how: Any) -> Path:
+    """Run the main job, the experiment ``transfer`` at its defaults; see ``run_experiment`` for what ``how`` takes.
+
+    Returns:
+        the run directory, for ``cast_lens.report.publish``.
+    """
+    run_experiment(find("transfer")(), config, out, **how)
+    return out
 
 
 def run_experiment(
-    name: str,
-    config: ExperimentConfig,
+    experiment: Experiment,
+    config: RunConfig,
     out: Path,
     *,
     workers: int = 1,
@@ -47,14 +55,14 @@ def run_experiment(
     Experiments in one directory share their vectors and settings. The numbers do not depend on ``workers``.
 
     Args:
-        name: a key of ``EXPERIMENTS``.
-        config: what to do.
+        experiment: what to run, with its options.
+        config: what all experiments of a directory share.
         out: run directory; one of the same configuration is continued.
         workers: processes; each loads the model and uses ``config.threads`` threads.
         retry_failed: compute again cells that failed before.
         load: loads the model for this process; one that remembers it serves several experiments in a row.
         progress: wraps batches, when this process does the work.
-        say: told what is being done.
+        say: called with a line on what is being done.
 
     Returns:
         the frame ``result`` of the experiment; all frames are in ``out/experiments/NAME``.
@@ -65,11 +73,12 @@ def run_experiment(
     """
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
-    experiment, started = find(name), time.time()
+    name, started = experiment.name, time.time()
     config = replace(config, threads=config.threads or torch.get_num_threads())
     tasks = experiment.read_tasks(config)
     cells = experiment.plan(config, tasks)
     with open_run(out, config) as directory, _threads(config.threads):
+        same_options(directory, experiment)
         grid = Grid.planned(directory.path / "experiments" / name, cells)
         compute = _InProcess(experiment, config, tasks, directory, load, progress, say)
         for prepares in (True, False):
@@ -81,13 +90,33 @@ def run_experiment(
                 if workers == 1 or len(todo) == 1:
                     compute.run(grid, todo)
                 else:
-                    _in_workers(name, config, out, grid, todo, workers, say)
+                    _in_workers(experiment, config, out, grid, todo, workers, say)
         return _finish(experiment, config, tasks, grid, directory, time.time() - started, say)
+
+
+def same_options(directory: RunDirectory, experiment: Experiment) -> None:
+    """Write the options of an experiment, or compare them with those that it was begun with.
+
+    Raises:
+        ValueError: when they differ.
+    """
+    name, wanted = f"experiments/{experiment.name}/options.json", experiment.options()
+    found = directory.read_json(name)
+    if found is None:
+        directory.write_json(name, wanted)
+        return
+    changed = [key for key in wanted if found.get(key) != wanted[key]]
+    if changed:
+        detail = "; ".join(f"{key} was {found.get(key)!r}, is {wanted[key]!r}" for key in changed[:3])
+        raise ValueError(
+            f"{directory.path} holds {experiment.name} with other options ({detail}); choose another --out, "
+            "or give the same options to continue it"
+        )
 
 
 def _finish(
     experiment: Experiment,
-    config: ExperimentConfig,
+    config: RunConfig,
     tasks: Tasks,
     grid: Grid,
     directory: RunDirectory,
@@ -98,14 +127,16 @@ def _finish(
     failed = grid.failed()
     for cell, error in failed:
         say(f"{experiment.name}: cell {cell.key} failed: {error}")
-    rows = grid.joined()
-    if rows.empty:
+    rows = grid.rows()
+    if not rows:
         raise RuntimeError(
             f"{experiment.name}: no cell has a result; tracebacks are in {grid.path / 'failed'}. "
             "Mend the cause and give --retry-failed"
         )
-    frames = experiment.summarise(rows, config, tasks)
-    for key, frame in {"rows": rows, **frames}.items():
+    frames = experiment.tables(rows, config, tasks)
+    frames["labels"] = label_counts(config, tasks)
+    files = {f"rows/{kind}": frame for kind, frame in rows.items()} | frames
+    for key, frame in files.items():
         atomic_write(grid.path / f"{key}.parquet", frame_bytes(frame))
     kept = directory.read_json(f"experiments/{experiment.name}/summary.json") or {"seconds": 0.0}
     directory.write_json(
@@ -127,7 +158,7 @@ class _InProcess:
     def __init__(
         self,
         experiment: Experiment,
-        config: ExperimentConfig,
+        config: RunConfig,
         tasks: Tasks,
         directory: RunDirectory,
         load: Load = load_model,
@@ -136,35 +167,31 @@ class _InProcess:
     ) -> None:
         self.experiment, self.config, self.tasks = experiment, config, tasks
         self.directory, self.load, self.progress, self.say = directory, load, progress, say
-        self._bench: Bench | None = None
+        self._workspace: Workspace | None = None
 
-    def bench(self) -> Bench:
+    def workspace(self) -> Workspace:
         """Model and tasks, checked against what will be read."""
-        if self._bench is None:
-            self._bench = Bench.loaded(
+        if self._workspace is None:
+            self._workspace = Workspace.loaded(
                 self.config,
                 dict(self.tasks),
                 self.directory,
-                encoder=self.config.encoder,
                 load=self.load,
                 progress=self.progress,
                 say=self.say,
             )
-        return self._bench
+        return self._workspace
 
     def make(self, cell: Cell) -> pd.DataFrame:
         """Rows of one cell."""
-        if self.experiment.alone:
-            return self.experiment.alone(self.config, cell)
-        bench = self.bench().drawn(cell.draw)
+        workspace = self.workspace().drawn(cell.draw)
         if cell.kind == "setting" and cell.prepares:
-            return prepare(bench, cell)
-        return self.experiment.compute(bench, cell)
+            return prepare(workspace, cell)
+        return self.experiment.compute(workspace, cell)
 
     def run(self, grid: Grid, cells: Sequence[Cell]) -> None:
         """Compute cells one after the other."""
-        if not self.experiment.alone:
-            self.bench()
+        self.workspace()
         clock = _Clock(len(cells), grid.path.name, self.say)
         for cell in cells:
             clock.tick(cell, grid.compute(cell, self.make))
@@ -186,11 +213,18 @@ class _Clock:
 
 
 def _in_workers(
-    name: str, config: ExperimentConfig, out: Path, grid: Grid, cells: Sequence[Cell], workers: int, say: Say
+    experiment: Experiment,
+    config: RunConfig,
+    out: Path,
+    grid: Grid,
+    cells: Sequence[Cell],
+    workers: int,
+    say: Say,
 ) -> None:
     context = multiprocessing.get_context("spawn")
+    name = experiment.name
     clock = _Clock(len(cells), name, say)
-    start = partial(_start_worker, name, config, out)
+    start = partial(_start_worker, name, experiment.options(), config, out)
     try:
         with ProcessPoolExecutor(min(workers, len(cells)), context, initializer=start) as pool:
             waiting = {pool.submit(_work, grid, cell): cell for cell in cells}
@@ -206,12 +240,12 @@ def _in_workers(
 _worker: _InProcess | None = None
 
 
-def _start_worker(name: str, config: ExperimentConfig, out: Path) -> None:
+def _start_worker(name: str, options: dict[str, Any], config: RunConfig, out: Path) -> None:
     """In a worker: load what its cells need, and end when the parent does."""
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(config.threads)
-    experiment = find(name)
+    experiment = config_of(find(name), options)
     tasks = experiment.read_tasks(config)
     _worker = _InProcess(experiment, config, tasks, RunDirectory(out))
 

@@ -44,9 +44,6 @@ class ExperimentConfig(RunConfig):
         few_shots: numbers of in-task demonstrations, of ``cross-domain``, ``shots`` and ``scaling``; those that do
             not fit the context are left out and named.
         retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
-        encoder: sentence encoder by which texts are compared, in retrieval and in the embedding distance: a
-            sentence-transformers name or folder, with the extra ``embed``. Empty: the model's own residual, which
-            needs no second model.
         budgets: numbers of chosen samples, of ``selection`` and ``scaling``; those that ``samples`` does not exceed are
             left out.
         selections: ways to choose them, keys of ``selection.METHODS``.
@@ -64,7 +61,6 @@ class ExperimentConfig(RunConfig):
         atv_methods: what ``atv`` trains, keys of ``trained_methods.TRAINED``; empty for all that can be had.
         atv_holdouts: what ``atv`` holds out of training, ``task:NAME`` or ``family:NAME``; empty for every target
             and every family of several.
-        threads: of PyTorch in each worker; 0 for its own choice. Another number may change the last bits.
     """
 
     methods: tuple[str, ...] = ()
@@ -72,7 +68,6 @@ class ExperimentConfig(RunConfig):
     draws: int = 1
     few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     retrieved: int = 1
-    encoder: str = ""
     budgets: tuple[int, ...] = (4, 8, 16, 32, 64)
     selections: tuple[str, ...] = SELECTIONS
     repeats: int = 10
@@ -87,7 +82,6 @@ class ExperimentConfig(RunConfig):
     atv_rank: int = 16
     atv_methods: tuple[str, ...] = ()
     atv_holdouts: tuple[str, ...] = ()
-    threads: int = 0
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -104,8 +98,6 @@ class ExperimentConfig(RunConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.threads < 0:
-            raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
         for name in ("few_shots", "budgets", "atv_examples"):
             given = getattr(self, name)
             if not given or min(given) < 1 or list(given) != sorted(set(given)):

@@ -5,7 +5,7 @@
 - ``publish``: both.
 """
 
-from .gallery import write_figures
+from .figures import write_figures
 from .page import publish, write_report
 
 __all__ = ["publish", "write_figures", "write_report"]

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import plotly.offline
 
+from ..experiments.protocol import ReportFigure
 from ..plots.style import Theme, template
-from .exhibit import Exhibit
 
 DIGITS = 4
 """Significant digits of numbers in figures: finer than a pixel."""
 THEMES: tuple[Theme, ...] = ("light", "dark")
 
 
-def figure_data(shown: Sequence[Exhibit]) -> str:
+def figure_data(shown: Sequence[ReportFigure]) -> str:
     """All figures as JSON: two templates, and of each figure its traces and its layout without title and
     template.
 

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ..experiments.outcomes import MID_P, THESE_TASKS
+from ..experiments.protocol import ReportFigure
 from ..files import atomic_write
 from ..plots.writing import Png
-from .exhibit import Exhibit
-from .gallery import exhibits, write_exhibits
+from .figures import write_drawn
 from .packing import figure_data, library
-from .prose import QUESTION, as_toml, limits, method_sentences, provenance
 from .record import RunRecord, read_run
-from .sentences import left_out, parallelism_reading, placebo_summary, split_summary
-from .tables import outcome_tables, setting_rows, split_rows
+from .tables import Table
 
 _log = logging.getLogger("cast_lens")
 
 LARGEST = 5_000_000
 """Bytes of a page that still opens on a phone and goes through a mail server."""
-
-SECTIONS = {
-    "answer": "transfer",
-    "outcomes": "transfer",
-    "split": "split",
-    "parallelism": "parallelism",
-    "sweep": "sweep",
-    "geometry": "cohesion",
+QUESTION = (
+    "A language model answers better after a few worked examples. The examples move its internal state: the "
+    "difference between the states with and without them is a vector. Do the vectors of different tasks point the "
+    "same way? And when the vector of one task, the source, is added to the model while it answers another task, the "
+    "target, without any examples: does it answer better, and if so, does it choose better answers, or does it only "
+    "learn what an answer looks like?"
+)
+TOUCHED = {
+    "last": "at the last token of the prompt and at each token that the model then writes",
+    "prompt_last": "at the last token of the prompt",
+    "all": "at every token",
 }
-"""The frame that a section cannot do without."""
+EDITS = {
+    "add": "adds strength × vector to the residual stream",
+    "norm_preserving_add": "adds strength × vector to the residual stream and restores its length",
+    "ablate": "removes the vector's direction from the residual stream",
+    "replace": "puts strength × vector in place of the residual stream",
+}
+READING = (
+    "Exact match: the answer is right. Label validity: it is an admissible answer, right or wrong. Label-restricted "
+    "accuracy: among the admissible answers the right one is the most probable; format plays no part in it.",
+    "Brackets are 95 % intervals. The column verdict calls a change a gain or a loss where its p-value, corrected "
+    "after Holm for all tests of the table, is below 0.05; not shown is not the same as no effect.",
+    THESE_TASKS,
+    MID_P,
+    "Answers are decoded greedily, with one prompt template per task; sampling or another wording may behave "
+    "differently.",
+)
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``report.html``: one page that opens offline, from whatever frames the run has left.
+    """Write ``report.html``: one page that opens offline, from whatever the run has finished.
 
-    A section whose frame is missing says so. The page holds its figures as data; the script that draws them
-    is inside. If it would be larger than 5 MB, figures are left out from the end and named.
+    A chapter without a result, or one that cannot be read, says so and lets the others stand. The page holds its
+    figures as data; the script that draws them is inside. If it would be larger than 5 MB, figures are left out from
+    the end and named.
 
     Args:
         run_dir: a run directory, finished or not.
@@ -46,25 +67,24 @@ def write_report(run_dir: Path) -> Path:
         the path of the page.
 
     Raises:
-        ValueError: when the directory holds no run.
+        ValueError: when the directory holds no run, or one of an earlier version.
     """
     record = read_run(run_dir)
-    return _write_page(record, exhibits(record))
+    return _write_page(record, record.figures)
 
 
 def publish(run_dir: Path, *, png: Png = "auto") -> Path:
-    """``write_figures`` and ``write_report`` in one, each figure drawn once; the path of the page.
+    """``write_figures`` and ``write_report`` in one, each figure made once; the path of the page.
 
     Raises:
-        ValueError: when the directory holds no run.
+        ValueError: as ``write_report``.
     """
     record = read_run(run_dir)
-    shown = exhibits(record)
-    write_exhibits(shown, run_dir, png=png)
-    return _write_page(record, shown)
+    write_drawn(record.figures, run_dir, png=png)
+    return _write_page(record, record.figures)
 
 
-def _write_page(record: RunRecord, shown: list[Exhibit]) -> Path:
+def _write_page(record: RunRecord, shown: list[ReportFigure]) -> Path:
     omitted: list[str] = []
     page = render(record, shown, omitted)
     while len(page.encode()) > LARGEST and shown:
@@ -75,64 +95,93 @@ def _write_page(record: RunRecord, shown: list[Exhibit]) -> Path:
     return atomic_write(record.path / "report.html", page.encode())
 
 
-def render(record: RunRecord, shown: list[Exhibit], omitted: list[str]) -> str:
+def render(record: RunRecord, shown: list[ReportFigure], omitted: list[str]) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     folder = Environment(
         loader=PackageLoader("cast_lens", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    sources, targets = (list(record.config.get(name, ())) for name in ("sources", "targets"))
     return folder.get_template("report.html.j2").render(
-        **_words(record),
-        **_tables(record),
-        is_run=record.is_run,
+        title=f"Cross-task activation steering: {record.config.get('model', 'a language model')}",
+        scope=f"{_count(sources, 'source')}, {_count(targets, 'target')}",
+        question=QUESTION,
         chapters=record.chapters,
-        figures={
-            section: [one for one in shown if one.section == section]
-            for section in (*SECTIONS, *(chapter.name for chapter in record.chapters))
-        },
+        shown={one.name for one in shown},
         heights={one.name: int(one.figure.layout.height) for one in shown},
+        labels=_labels(record),
+        method=method_sentences(record.config),
+        reading=READING,
+        model_limit=_model_limit(record),
+        provenance=provenance(record),
+        config=as_toml(record.config),
         omitted=omitted,
         figure_data=figure_data(shown),
         library=library() if shown else "",
     )
 
 
-def _words(record: RunRecord) -> dict[str, Any]:
-    split, pairs = record.frames.get("split"), record.frames.get("parallelism")
-    model = str(record.config.get("model", "a language model"))
-    lead, sure = ("", "") if split is None else split_summary(split)
-    told = [] if split is None else [sure, placebo_summary(split)]
-    return {
-        "title": f"Cross-task activation steering: {model}",
-        "question": QUESTION,
-        "lead": lead,
-        "summary": " ".join(part for part in (*told, left_out(record)) if part),
-        "parallelism": "" if pairs is None else parallelism_reading(pairs),
-        "method": method_sentences(record),
-        "limits": limits(record),
-        "provenance": provenance(record),
-        "config": as_toml(record.config),
-        "finished": record.seconds is not None or not record.is_run,
-        "missing": _missing(record),
-        "scope": f"{_few(record.sources, 'source')}, {_few(record.targets, 'target')}",
-    }
-
-
-def _few(names: list[str], kind: str) -> str:
+def _count(names: list[str], kind: str) -> str:
     return f"{len(names)} {kind}{'' if len(names) == 1 else 's'}"
 
 
-def _missing(record: RunRecord) -> Mapping[str, str]:
-    """Sections that cannot be shown, with the frame that they lack."""
-    return {section: frame for section, frame in SECTIONS.items() if frame not in record.frames}
+def _labels(record: RunRecord) -> Table | None:
+    """The labels of all chapters, each task and use once."""
+    tables = [chapter.labels for chapter in record.chapters if chapter.labels is not None]
+    rows = {tuple(row): row for one in tables for row in one.rows}
+    return Table("labels", tables[0].columns, list(rows.values())) if tables else None
 
 
-def _tables(record: RunRecord) -> dict[str, Any]:
-    transfer, split, sweep = (record.frames.get(name) for name in ("transfer", "split", "sweep"))
-    return {
-        "targets": [] if transfer is None else outcome_tables(transfer),
-        "split_rows": [] if split is None else split_rows(split),
-        "settings": [] if sweep is None else setting_rows(sweep),
-    }
+def method_sentences(config: Mapping[str, Any]) -> list[str]:
+    """How a run works, in five sentences."""
+    operator, position = config.get("operator", "add"), config.get("position", "last")
+    return [
+        f"The model reads each sample's query twice, alone (zero-shot) and after {config.get('shots', 'a few')} worked "
+        "examples (few-shot); the residual stream at the last token, few-shot minus zero-shot, is the sample's "
+        "difference vector, one at each layer.",
+        f"The mean over {config.get('samples', 'the')} samples of a source task is that task's steering vector.",
+        f"Steering {EDITS.get(operator, operator)} after one layer, {TOUCHED.get(position, position)}, while the "
+        "model answers a target's query zero-shot; nothing is trained.",
+        f"Layer and strength are chosen for each source on {config.get('validation', 'some')} examples of its own "
+        "validation split: no label of a target is used to choose anything.",
+        "All conditions answer the same test queries greedily and are compared with zero-shot query by query, and "
+        "each vector is compared with placebos at the same layer, strength and length: random directions, and a "
+        "vector from demonstrations whose answers were shuffled.",
+    ]
+
+
+def _model_limit(record: RunRecord) -> str:
+    name, size = record.config.get("model", "the model"), record.model.get("parameters")
+    scale = f" ({size / 1e6:,.0f} million parameters)" if size else ""
+    return f"One model was run, {name}{scale}. Nothing here says how a larger or another model behaves."
+
+
+def provenance(record: RunRecord) -> list[tuple[str, str]]:
+    """Where the numbers come from: name and value, in reading order."""
+    model, config = record.model, record.config
+    commands = [
+        f"cast-lens {'run' if chapter.name == 'transfer' else f'experiment {chapter.name}'} --config run.toml "
+        f"--out {record.path.name}"
+        for chapter in record.chapters
+    ]
+    device = model.get("device", config.get("device", ""))
+    rows = [
+        ("Model", str(config.get("model", ""))),
+        ("Architecture", str(model.get("architecture", ""))),
+        ("Weights fingerprint", str(model.get("fingerprint", ""))),
+        ("Parameters", f"{model['parameters']:,}" if "parameters" in model else ""),
+        ("Layers, width", f"{model.get('n_layers', '')}, {model.get('d_model', '')}".strip(", ")),
+        ("Number format, device", f"{config.get('dtype', '')}, {device}".strip(", ")),
+        ("Seed", str(config.get("seed", ""))),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        ("Commands", "; ".join(commands)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def as_toml(config: Mapping[str, Any]) -> str:
+    """The configuration as the TOML file that repeats the run.
+
+    JSON's strings, numbers and lists are TOML's, too.
+    """
+    return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in config.items())

@@ -1,102 +1,176 @@
-"""What a run directory holds, read as far as the run got."""
+"""What a run directory holds, read as far as the run got: one chapter per experiment."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .chapters import Chapter, read_chapters
+from ..experiments.catalogue import EXPERIMENTS, find
+from ..experiments.cells import Grid
+from ..experiments.config import RunConfig, config_of
+from ..experiments.protocol import Experiment, ReportFigure
+from .tables import Table, label_table, missing_labels, table
 
-STEERED = "steered"
-OWN = "steered (own vector)"
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chapter:
+    """What the page says of one experiment.
+
+    Attributes:
+        name: of the experiment.
+        title: heading.
+        question: that it answers.
+        headline: one sentence with numbers; empty while there is no result.
+        warnings: what was left out, and labels that no used example has.
+        compared: what was compared with what.
+        limits: what cannot be concluded.
+        state: how many cells are done, how long they took, and which failed.
+        figures: named ``EXPERIMENT_FIGURE``.
+        tables: numbers.
+        labels: how often each label occurs among the examples used.
+        note: why there is nothing to show; empty otherwise.
+    """
+
+    name: str
+    title: str
+    question: str
+    headline: str = ""
+    warnings: Sequence[str] = ()
+    compared: str = ""
+    limits: str = ""
+    state: str = ""
+    figures: Sequence[ReportFigure] = ()
+    tables: Sequence[Table] = ()
+    labels: Table | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunRecord:
-    """One run as it is on disk.
+    """One run directory as it is on disk.
 
     Attributes:
         path: of the run directory.
-        config: what the run was asked to do.
-        versions: of the packages that it ran with.
+        config: what all its experiments share.
+        versions: of the packages that it was begun with.
         model: name, fingerprint, size; empty when the run ended before the model was loaded.
-        seconds: time of all sittings together; None when the run is not finished.
-        frames: the tidy frames that are there, by name.
-        chapters: the experiments that the directory holds.
+        chapters: the experiments, in the order of the catalogue.
     """
 
     path: Path
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     model: Mapping[str, Any]
-    seconds: float | None
-    frames: Mapping[str, pd.DataFrame]
-    chapters: Sequence[Chapter] = ()
+    chapters: Sequence[Chapter]
 
     @property
-    def is_run(self) -> bool:
-        """Whether the main job was begun here; a directory may hold experiments alone."""
-        return bool(self.frames) or not self.chapters
-
-    @property
-    def sources(self) -> list[str]:
-        """Sources of the run."""
-        return list(self.config.get("sources", []))
-
-    @property
-    def targets(self) -> list[str]:
-        """Targets of the run."""
-        return list(self.config.get("targets", []))
-
-
-FRAMES = (
-    "transfer",
-    "split",
-    "parallelism",
-    "sweep",
-    "cosines",
-    "projection",
-    "alignment",
-    "cohesion",
-    "entropy",
-)
+    def figures(self) -> list[ReportFigure]:
+        """All figures in the order of the page."""
+        return [one for chapter in self.chapters for one in chapter.figures]
 
 
 def read_run(run_dir: Path) -> RunRecord:
     """Read a run directory, finished or not.
 
     Raises:
-        ValueError: when there is no such directory, or it holds no run.
+        ValueError: when there is no such directory, it holds no run, or one of an earlier version alone.
     """
     if not (run_dir / "config.json").is_file():
         raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
-    config = _json(run_dir / "config.json")
-    seconds = _json(run_dir / "seconds.json").get("seconds")
-    found = {name: _frame(run_dir / "frames", name) for name in FRAMES}
+    config, versions = _json(run_dir / "config.json"), _json(run_dir / "versions.json")
+    names = [name for name in EXPERIMENTS if (run_dir / "experiments" / name / "plan.json").is_file()]
+    earlier = [name for name in names if not (run_dir / "experiments" / name / "options.json").is_file()]
+    old_job = (run_dir / "frames" / "outcomes").is_dir() or (
+        run_dir / "frames" / "transfer.parquet"
+    ).is_file()
+    if (earlier or old_job) and len(earlier) == len(names):
+        raise ValueError(
+            f"{run_dir} was written by an earlier version of cast_lens ({versions.get('cast_lens', 'unknown')}), whose "
+            "tables this version does not read. Its report.html, its figures and its parquet files can still be "
+            "opened; for a new report run the same configuration again with another --out"
+        )
+    known = {field.name for field in fields(RunConfig)}
+    settings = config_of(RunConfig, {key: value for key, value in config.items() if key in known})
     return RunRecord(
         path=run_dir,
         config=config,
-        versions=_json(run_dir / "versions.json"),
+        versions=versions,
         model=_json(run_dir / "model.json"),
-        seconds=None if seconds is None else float(seconds),
-        frames={name: frame for name, frame in found.items() if frame is not None and len(frame)},
-        chapters=read_chapters(run_dir, config),
+        chapters=[_chapter(find(name), run_dir / "experiments" / name, settings) for name in names],
     )
+
+
+def _chapter(kind: type[Experiment], path: Path, config: RunConfig) -> Chapter:
+    """The chapter of one experiment; what other code wrote is named and does not take the others down."""
+    empty = Chapter(kind.name, kind.title, EXPERIMENTS[kind.name])
+    if not (path / "options.json").is_file():
+        return replace(
+            empty,
+            note="This chapter was written by an earlier version of cast_lens, whose tables this version does not "
+            "read. Run the experiment again in another directory.",
+        )
+    try:
+        experiment = config_of(kind, _json(path / "options.json"))
+        return _read(experiment, empty, path, config)
+    # Frames of other code may break anything that reads them.
+    except Exception as error:
+        return replace(
+            empty,
+            note=f"This chapter cannot be read ({type(error).__name__}: {error}): its files are damaged or were "
+            "written by other code. Run the experiment again in another directory.",
+        )
+
+
+def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig) -> Chapter:
+    grid = Grid.read(path)
+    begun = replace(empty, state=_state(grid))
+    if not (path / "result.parquet").is_file():
+        return replace(
+            begun, note="No result yet. The same command continues the experiment and writes the report anew."
+        )
+    frames = {file.stem: pd.read_parquet(file) for file in sorted(path.glob("*.parquet"))}
+    findings, labels = experiment.findings(frames, config), frames.get("labels", pd.DataFrame())
+    return replace(
+        begun,
+        headline=findings.headline,
+        warnings=[*missing_labels(labels), *findings.left_out],
+        compared=experiment.compared,
+        limits=experiment.limits,
+        figures=[
+            replace(one, name=file_name(f"{experiment.name.replace('-', '_')}_{one.name}"))
+            for one in experiment.figures(frames, config)
+        ],
+        tables=[table(name, frames[name]) for name in experiment.shown if len(frames.get(name, ()))],
+        labels=label_table(labels) if len(labels) else None,
+    )
+
+
+def _state(grid: Grid) -> str:
+    done, total, failed = len(grid.done()), len(grid.cells), grid.failed()
+    found = f"All {total} cells are finished" if done == total else f"{done} of {total} cells are finished"
+    summary = _json(grid.path / "summary.json")
+    if summary:
+        found += f", in {duration(float(summary['seconds']))}"
+    named = "; ".join(f"{cell.key}: {error}" for cell, error in failed)
+    return f"{found}. Failed and left out: {named}." if failed else f"{found}."
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def file_name(task: str) -> str:
+    """A task's name as part of a file name: the names of hub data sets hold slashes."""
+    return re.sub(r"[^\w.-]+", "-", task)
 
 
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
-
-
-def _frame(folder: Path, name: str) -> pd.DataFrame | None:
-    """The frame of that name; while a run is under way, what there is of its parts."""
-    whole, parts = folder / f"{name}.parquet", sorted((folder / name).glob("*.parquet"))
-    if whole.is_file():
-        return pd.read_parquet(whole)
-    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True) if parts else None

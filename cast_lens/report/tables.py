@@ -1,161 +1,168 @@
-"""The tables of the page: outcomes of every condition on every target, the split, the chosen settings."""
+"""Frames as text: estimates with their intervals in one column, shares in per cent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ..plots.frames import METRICS, in_order, percent, percent_interval, points, points_interval
-from .record import OWN, STEERED
+Rows = list[list[str]]
+LONGEST = 100
+"""Rows of a table in the page; the rest is in its parquet file."""
 
-OUTCOMES = ("exact_match", "valid", "choice_correct")
-SIGNIFICANT = 0.05
-COLUMNS = {
-    "zero-shot": "Zero-shot",
-    STEERED: "Steered",
-    "placebo: random direction": "Placebo: random direction",
-    "placebo: shuffled labels": "Placebo: shuffled labels",
-    "placebo: zero vector": "Placebo: zero vector",
-    "cross-task few-shot": "Few-shot, source's examples",
-    "few-shot": "Few-shot, own examples",
-}
-"""Methods in the order of the columns: what steering changed, whether placebos do the same, what examples do.
-"""
+SIGNED = frozenset(
+    {
+        *("gain", "boost", "total", "format", "choice", "difference", "change", "slope"),
+        *("oracle_gain", "halves_gain", "gain_least", "gain_most", "gain_tasks"),
+    }
+)
+"""Columns whose sign matters: printed with it."""
+SHARES = frozenset(
+    {
+        *("exact_match", "valid", "choice_correct", "first_match", "first_valid"),
+        *("baseline", "unsteered", "negative", "foreign", "baseline_foreign", "random"),
+        *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
+        *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "gain_tasks"),
+        *("luck", "near_share", "losing_share", "accuracy", "always"),
+    }
+)
+"""Columns that hold shares in a table without metrics: printed in per cent."""
+OF_METRIC = frozenset(
+    {
+        *("value", "against_value", "baseline", "unsteered", "gain", "gain_tasks", "difference", "change"),
+        *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "least", "most"),
+    }
+)
+"""Columns that are shares where the metric of their row is one, whatever their own name; see ``SHARE_METRICS``."""
+METRIC_COLUMNS = ("metric", "measure", "outcome")
+SHARE_METRICS = frozenset(
+    {
+        *("exact_match", "valid", "choice_correct", "first_match", "first_valid", "accuracy"),
+        *("changed", "anti_steerable", "negative"),
+    }
+)
+"""Metrics that are shares of examples; any other (a log-probability, a slope) keeps its own unit."""
+OWNERS = ("difference", "value", "y")
+"""Whose interval ``low`` and ``high`` are: the first of these that a frame has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One number of the outcome table.
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """A frame as the page prints it.
 
     Attributes:
-        method: column.
-        value: in per cent, ready to show; a dash when the condition was not run.
-        interval: in per cent, or empty.
-        sign: ``up`` or ``down`` when the difference to zero-shot survives the correction for many tests.
-        rows: how many table rows the cell spans: all sources for a method that needs no source.
+        name: of the frame.
+        columns: headings.
+        rows: cells as text.
+        left_out: rows that are in the parquet file only.
     """
 
-    method: str
-    value: str
-    interval: str
-    sign: str = ""
-    rows: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeRow:
-    """One source under one metric; cells that span all sources stand in the first row only."""
-
-    source: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MetricBlock:
-    """One metric of a target: its name and a row a source."""
-
     name: str
-    rows: tuple[OutcomeRow, ...]
+    columns: Sequence[str]
+    rows: Rows
+    left_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TargetTable:
-    """All outcomes on one target; ``heads`` holds method and heading of every column."""
-
-    target: str
-    family: str
-    n: int
-    heads: tuple[tuple[str, str], ...]
-    blocks: tuple[MetricBlock, ...]
+def table(name: str, frame: pd.DataFrame) -> Table:
+    """A frame as a table of the page."""
+    columns, rows = printed(frame.head(LONGEST))
+    return Table(name, columns, rows, max(0, len(frame) - LONGEST))
 
 
-def outcome_tables(transfer: pd.DataFrame) -> list[TargetTable]:
-    """One table a target, in the frame's order."""
-    # A source's vector on its own task stands in the same column as on other tasks.
-    frame = transfer.assign(
-        method=transfer["method"].replace(OWN, STEERED), source=transfer["source"].fillna("")
-    )
-    return [_target_table(part) for _, part in frame.groupby("target", sort=False)]
-
-
-def _target_table(part: pd.DataFrame) -> TargetTable:
-    methods = sorted(in_order(part["method"]), key=_column_order)
-    blocks = [
-        MetricBlock(METRICS[metric], tuple(_rows(part[part["metric"] == metric], methods)))
-        for metric in OUTCOMES
-        if (part["metric"] == metric).any()
+def label_table(labels: pd.DataFrame) -> Table:
+    """How often each label occurs among the examples that a run used: one row per task and use."""
+    rows = [
+        [str(task), str(use), str(int(part["n"].sum())), ", ".join(_counts(part))]
+        for (task, use), part in labels.groupby(["task", "use"], sort=False)
     ]
-    return TargetTable(
-        target=str(part["target"].iloc[0]),
-        family=str(part["target_family"].iloc[0]) if "target_family" in part else "",
-        n=int(part["n"].max()),
-        heads=tuple((name, COLUMNS.get(name, name)) for name in methods),
-        blocks=tuple(blocks),
-    )
+    return Table("labels", ["task", "examples used as", "n", "labels"], rows)
 
 
-def _column_order(method: str) -> tuple[int, str]:
-    known = list(COLUMNS)
-    return (known.index(method) if method in known else len(known), method)
+def _counts(part: pd.DataFrame) -> list[str]:
+    return [f"{label} {n}" for label, n in zip(part["label"], part["n"], strict=True)]
 
 
-def _rows(part: pd.DataFrame, methods: list[str]) -> list[OutcomeRow]:
-    by_source = {source: rows.set_index("method") for source, rows in part.groupby("source", sort=False)}
-    common = by_source.pop("", part.head(0).set_index("method"))
-    found = []
-    for place, (source, rows) in enumerate(by_source.items() or {"": common}.items()):
-        cells = [
-            _cell(common, method, len(by_source) or 1) if method in common.index else _cell(rows, method)
-            for method in methods
-            if place == 0 or method not in common.index
-        ]
-        found.append(OutcomeRow(str(source), tuple(cells)))
-    return found
+def missing_labels(labels: pd.DataFrame) -> list[str]:
+    """One warning per task and use in which a label of the task does not occur."""
+    if labels.empty:
+        return []
+    told = []
+    for (task, use), part in labels.groupby(["task", "use"], sort=False):
+        missing = [str(label) for label in part.loc[part["n"] == 0, "label"]]
+        if missing:
+            told.append(
+                f"None of the {int(part['n'].sum())} {use} examples of {task} is labelled {' or '.join(missing)}: "
+                "numbers on them say nothing about telling these labels apart."
+            )
+    return told
 
 
-def _cell(rows: pd.DataFrame, method: str, span: int = 1) -> Cell:
-    if method not in rows.index:
-        return Cell(method, "–", "", rows=span)
-    row = rows.loc[method]
-    sign = ""
-    if method == STEERED and "p_adjusted" in rows and row["p_adjusted"] < SIGNIFICANT:
-        sign = "up" if row["gain"] > 0 else "down"
-    return Cell(method, percent(row["value"]), percent_interval(row["low"], row["high"]), sign, span)
+def printed(frame: pd.DataFrame) -> tuple[list[str], Rows]:
+    """Column headings and cells; the ends of an interval go into the column that it belongs to.
 
-
-def split_rows(split: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Target, source, and total, format and choice with their intervals, for every steered pair."""
-    rows = split[split["method"].isin([STEERED, OWN])]
-    return [
-        (row["target"], row["source"], *(_part(row, part) for part in ("total", "format", "choice")))
-        for row in rows.to_dict("records")
+    Shares are printed in per cent: in the heading where a whole column holds shares, in the cells where only some rows
+    do because the metric differs from row to row.
+    """
+    spans = {name: _ends(name, frame) for name in frame.columns}
+    hidden = {end for ends in spans.values() if ends for end in ends}
+    shown = [name for name in frame.columns if name not in hidden]
+    shares = {name: _shares(str(name), frame) for name in shown}
+    heads = [_head(str(name), shares[name]) for name in shown]
+    rows = [
+        [_cell(name, row, spans[name], shares[name], at) for name in shown]
+        for at, (_, row) in enumerate(frame.iterrows())
     ]
+    return heads, rows
 
 
-def _part(row: Mapping[Any, Any], part: str) -> str:
-    return f"{points(row[part])} {points_interval(row[f'{part}_low'], row[f'{part}_high'])}"
+def _shares(name: str, frame: pd.DataFrame) -> list[bool]:
+    """Row by row, whether a column holds a share."""
+    metric = next((column for column in METRIC_COLUMNS if column in frame.columns and column != name), None)
+    if name in OF_METRIC and metric is not None:
+        return frame[metric].astype(str).isin(SHARE_METRICS).tolist()
+    return [name in SHARES] * len(frame)
 
 
-def setting_rows(sweep: pd.DataFrame) -> list[tuple[str, ...]]:
-    """For each source the chosen layer and strength, and what its validation split showed there."""
-    found = []
-    for source, part in sweep.groupby("source", sort=False):
-        chosen = part[part["chosen"].astype(bool)]
-        if chosen.empty:
-            continue
-        row = chosen.iloc[0]
-        cell = part[(part["layer"] == row["layer"]) & (part["strength"] == row["strength"])]
-        base, noise = part[part["kind"] == "unsteered"], cell[cell["kind"].str.startswith("placebo")]
-        first = [percent(_mean(side, "first_match")) for side in (base, chosen, noise)]
-        whole = [percent(_mean(side, "exact_match")) for side in (base, chosen)]
-        where = (f"{row['layer']:.0f}", f"{row['strength']:g}", f"{row['n']:.0f}")
-        found.append((str(source), *where, *first, *whole))
-    return found
+def _ends(name: str, frame: pd.DataFrame) -> tuple[str, str] | None:
+    """``x_low`` and ``x_high`` are of ``x``, or of ``x_y`` where there is no ``x``; see ``OWNERS`` for plain ones."""
+    columns = set(frame.columns)
+    stem, _, _ = name.rpartition("_")
+    for owner in [name] if stem in columns else [name, stem]:
+        if owner and {f"{owner}_low", f"{owner}_high"} <= columns:
+            return f"{owner}_low", f"{owner}_high"
+    plain = next((owner for owner in OWNERS if owner in columns), None)
+    return ("low", "high") if name == plain and {"low", "high"} <= columns else None
 
 
-def _mean(rows: pd.DataFrame, metric: str) -> float:
-    return float(rows[metric].mean()) if metric in rows and len(rows) else np.nan
+def _head(name: str, shares: list[bool]) -> str:
+    text = name.replace("_", " ")
+    return f"{text}, %" if shares and all(shares) else text
+
+
+def _cell(name: str, row: pd.Series, ends: tuple[str, str] | None, shares: list[bool], at: int) -> str:
+    share = shares[at]
+    value = _number(name, row[name], share)
+    if value and ends is not None:
+        low, high = (_number(name, row[end], share) for end in ends)
+        value = f"{value} [{low}, {high}]" if low and high else value
+    return f"{value} %" if value and share and not all(shares) else value
+
+
+def _number(name: str, value: Any, share: bool) -> str:
+    if isinstance(value, str) or value is None:
+        return value or ""
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return "yes" if value else "no"
+    if pd.isna(value):
+        return ""
+    sign = "+" if name in SIGNED else ""
+    if float(value).is_integer() and not share:
+        return _plain(f"{int(value):{sign}d}")
+    return _plain(f"{100 * float(value):{sign}.1f}" if share else f"{float(value):{sign}.3g}")
+
+
+def _plain(text: str) -> str:
+    """Without a sign where the number rounds to zero, and with a real minus elsewhere."""
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from cast_lens.experiments.contrasts import BASELINE
-from cast_lens.experiments.controls import RANDOM
-from cast_lens.experiments.crossing import CAST
+from cast_lens.experiments.outcomes import BASELINE
+from cast_lens.experiments.transfer_matrix import CAST, RANDOM
 
 Right = Callable[[str, str, str, int], bool]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cast_lens.experiments import wording
-from cast_lens.experiments.contrasts import contrast_table, detectable, pooled_table, split_rows
+from cast_lens.experiments.outcomes import contrast_table, detectable, pooled_table, split_rows
 from cast_lens.stats import mcnemar_mid_p, minimal_detectable_effect, t_interval
 
 OPTIONS = {"n_bootstrap": 200, "seed": 0}

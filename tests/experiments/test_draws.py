@@ -11,7 +11,7 @@ import pytest
 
 from cast_lens.experiments import wording
 from cast_lens.experiments.bench import SEEDS_A_DRAW
-from cast_lens.experiments.contrasts import draws_table, pooled_table
+from cast_lens.experiments.outcomes import draws_table, pooled_table
 from cast_lens.experiments.runner import run_experiment
 from cast_lens.experiments.settings import ExperimentConfig
 from cast_lens.stats import t_interval

@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cast_lens.experiments.judging import auroc, auroc_interval, best_threshold, leave_one_task_out
+from cast_lens.experiments.transfer_prediction import (
+    auroc,
+    auroc_interval,
+    best_threshold,
+    leave_one_task_out,
+)
 
 
 def pairs(gains: np.ndarray) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.paired import once, side_by_side
+from cast_lens.experiments.outcomes import once, side_by_side
 from tests.experiments.small import joined, outcomes
 
 

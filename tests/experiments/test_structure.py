@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import silhouette_score
 
-from cast_lens.experiments.structure import clusters, hubs, row_distances, silhouette
+from cast_lens.experiments.matrix_tests import clusters, hubs, row_distances, silhouette
 
 
 def test_planted_clusters_are_found_and_beat_the_null() -> None:

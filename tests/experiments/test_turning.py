@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cast_lens.experiments.turning import (
+from cast_lens.experiments.stability import (
     SAMPLING,
     cosine_lines,
     mean_cosines,

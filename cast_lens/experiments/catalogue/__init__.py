@@ -1,15 +1,18 @@
-"""One file an experiment. ``EXPERIMENTS`` names them all; a module is imported when its experiment is asked for."""
+"""One file per experiment. ``EXPERIMENTS`` names them all; a module is imported when its experiment is asked for."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..protocol import Experiment
 
 EXPERIMENTS: dict[str, str] = {
+    "transfer": "Do the vectors of tasks point the same way, and does one task's vector help another task?",
     "cross-domain": "Which method helps which target, from which source, and is it format or choice?",
     "cross-lingual": "Does a vector taken in one language help in another?",
     "ablation": "Which parts of the method matter: subtraction, selection, layers, positions, norms?",
@@ -29,8 +32,8 @@ EXPERIMENTS: dict[str, str] = {
 """Every experiment with its question."""
 
 
-def find(name: str) -> Experiment:
-    """The experiment of that name.
+def find(name: str) -> type[Experiment]:
+    """The class of the experiment of that name; its fields are the options.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one.
@@ -40,5 +43,12 @@ def find(name: str) -> Experiment:
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(EXPERIMENTS)}"
         raise ValueError(f"experiment {name!r} is unknown; {hint}")
     module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
-    found: Experiment = module.EXPERIMENT
-    return found
+    return _class_of(module)
+
+
+@cache
+def _class_of(module: ModuleType) -> type[Experiment]:
+    from .. import legacy
+
+    found = module.EXPERIMENT
+    return legacy.wrapped(found) if isinstance(found, legacy.Experiment) else found

@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...interventions import Operator, Position, PromptVectors, Steering
 from ...methods import Condition, Setting, evaluate_conditions
-from ...placebos import matched, random_direction
+from ...placebos import matched, placebo_seed, random_direction
 from ...selection import select, space_from_residuals
 from ...vectors import SteeringVector
 from ..bench import Bench
 from ..cells import Cell
-from ..contrasts import BASELINE, contrast_table, pooled_table
-from ..paired import once, side_by_side
-from ..protocol import Experiment, Tasks, settings_first
+from ..choose_setting import best_strengths
+from ..legacy import Experiment, Tasks, settings_first
+from ..outcomes import BASELINE, contrast_table, once, pooled_table, side_by_side
 from ..settings import ExperimentConfig
-from ..tuning import best_strengths, placebo_seed
 from .ablation_reading import CAST, QUESTION, draw, placebo_of, read
 
 if TYPE_CHECKING:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...methods import Condition, evaluate_conditions, few_shot, retrieved_few_shot, steered
 from ...methods.prompting import CANDIDATES
-from ...placebos import random_direction
+from ...placebos import placebo_seed, random_direction
 from ..atv_vectors import ANOTHER, RANDOM
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
-from ..contrasts import BASELINE, contrast_table, pooled_table
-from ..paired import side_by_side
-from ..protocol import Experiment, Tasks
+from ..legacy import Experiment, Tasks
+from ..outcomes import BASELINE, contrast_table, pooled_table, side_by_side
 from ..settings import ExperimentConfig
 from ..trained_methods import (
     ADAPTERS,
@@ -35,7 +34,6 @@ from ..trained_methods import (
     holdouts,
     trained_methods,
 )
-from ..tuning import placebo_seed
 from .atv_reading import CAST, CAST_PLACEBO, FAMILY, FOLDS, RETRIEVED, SEEN, TASK, draw, few, read
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from .. import wording
 from ..atv_vectors import ANOTHER, AVERAGED, FACTORS, ONE_FOR_ALL
 from ..config import RunConfig
-from ..contrasts import gain_lines
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
+from ..outcomes import gain_lines
 from ..settings import ExperimentConfig
 from ..trained_methods import ATV_FULL, ATV_LOW, LORA, PREFIX, STATIC
 

@@ -1,225 +1,217 @@
 """Every source × every target × every method: the paper's main table, with its placebos.
 
-Vector methods each have layer and strength chosen on the source's own validation split; placebos stand at those of
-``cast``. All conditions of a target answer the same test queries.
+Layer and strength of each vector method are chosen on the source's own validation split; placebos are applied at those
+of ``cast``. All conditions of a target answer the same test queries.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
+
+from ... import plots
 from ...extraction import token_length
-from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, evaluate_conditions, few_shot
-from .. import wording
-from ..bench import Bench, fits, test_examples
+from ...methods import (
+    PROMPT_METHODS,
+    VECTOR_METHODS,
+    AnyCondition,
+    Condition,
+    evaluate_conditions,
+    few_shot_condition,
+)
+from .. import sentences
 from ..cells import Cell
-from ..contrasts import contrast_table, draws_table, pooled_table, split_rows
-from ..protocol import Drawing, Experiment, Frames, Reading, Tasks, settings_first
-from ..settings import ExperimentConfig
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..config import RunConfig
+from ..outcomes import contrast_table, draws_table, pooled_table, split_rows
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    at_least_one,
+    increasing,
+    joined,
+    settings_first,
+)
+from ..transfer_matrix import is_finding, vector_conditions, with_families
+from ..workspace import Workspace, fits, test_examples
 
 # Prompting methods that read the queries and nothing else.
 NEVER_DRAWN = ("batched",)
 
 
-def vector_methods(config: ExperimentConfig) -> list[str]:
-    """The methods that are compared; the unselected mean is dropped where nothing is selected."""
-    names = list(config.methods or VECTOR_METHODS)
-    unknown = [name for name in names if name not in VECTOR_METHODS]
-    if unknown:
-        raise ValueError(f"methods={unknown} are unknown; choose from {', '.join(VECTOR_METHODS)}")
-    same = config.select == "all" and not config.methods
-    return [name for name in names if not (same and name == "cast: all samples")]
+@dataclass(frozen=True, slots=True)
+class CrossDomain(Experiment):
+    """Which method helps which target, from which source?
 
-
-def prompt_methods(config: ExperimentConfig) -> list[str]:
-    """The prompting methods beside in-task demonstrations."""
-    names = list(
-        config.prompting or (name for name in PROMPT_METHODS if name not in ("zero-shot", "few-shot"))
-    )
-    unknown = [name for name in names if name not in PROMPT_METHODS]
-    if unknown:
-        raise ValueError(f"prompting={unknown} are unknown; choose from {', '.join(PROMPT_METHODS)}")
-    return names
-
-
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings first; then a draw and target the steered block, few-shot prompts, and one cell a prompting method."""
-    chosen = [name for name in vector_methods(config) if not VECTOR_METHODS[name].placebo]
-    cells = settings_first(config, list(dict.fromkeys(("cast", *chosen))), draws=config.draws)
-    for draw in range(config.draws):
-        for target in config.targets:
-            cells.append(Cell("steered", target, draw=draw))
-            cells += [Cell("few-shot", target, number=k, draw=draw) for k in config.few_shots]
-            for method in prompt_methods(config):
-                if draw and method in NEVER_DRAWN:
-                    continue
-                sources = config.sources if PROMPT_METHODS[method].needs_source else ("",)
-                cells += [
-                    Cell("prompting", target, source, method, draw=draw)
-                    for source in sources
-                    if source != target
-                ]
-    return cells
-
-
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Outcomes of one cell, one row an example and condition."""
-    import pandas as pd
-
-    conditions: list[AnyCondition]
-    if cell.kind == "steered":
-        base, *steered = steered_conditions(bench, cell.target)
-        # Zero-shot is the same in every draw.
-        conditions = [*steered] if cell.draw else [base, *steered]
-    elif cell.kind == "few-shot":
-        conditions = [*few_shot_conditions(bench, cell.target, cell.number)]
-    else:
-        conditions = [prompting_condition(bench, cell)]
-    if not conditions:
-        return pd.DataFrame()
-    found = evaluate_conditions(bench.model, conditions, chat=bench.config.chat, progress=bench.progress)
-    return found.drop(columns=["text"]).assign(draw=cell.draw)
-
-
-def steered_conditions(bench: Bench, target: str) -> list[Condition]:
-    """Zero-shot, and every source's vectors and placebos on the same prompts."""
-    config, base = bench.config, bench.base(target)
-    assert isinstance(config, ExperimentConfig)
-    conditions = [base]
-    for source in config.sources:
-        for name in vector_methods(config):
-            method = VECTOR_METHODS[name]
-            setting = bench.setting(source, "cast" if method.placebo else name)
-            # Only the random direction has a distribution worth several draws.
-            draws = config.placebos if name == "placebo: random direction" else 1
-            for seed in range(config.seed, config.seed + draws):
-                vector = method.fit(bench.source(source, seed=seed))
-                conditions.append(method.condition(vector, base.prompts, setting, source=source, seed=seed))
-    return conditions
-
-
-def few_shot_conditions(bench: Bench, target: str, shots: int) -> list[Condition]:
-    """In-task demonstrations, when there are so many and they fit the context; otherwise nothing."""
-    config, task = bench.config, bench.tasks[target]
-    if shots > len(task.train):
-        return []
-    made = few_shot(task, test_examples(config, task), shots=shots, seed=config.seed)
-    named = Condition(f"few-shot, k={shots}", made.prompts, seed=made.seed)
-    return [named] if fits(bench, named.prompts) else []
-
-
-def prompting_condition(bench: Bench, cell: Cell) -> AnyCondition:
-    """One prompting method with one source."""
-    config, target = bench.config, bench.tasks[cell.target]
-    assert isinstance(config, ExperimentConfig)
-    shots = config.retrieved if cell.variant.startswith("retrieved") else config.shots
-    return PROMPT_METHODS[cell.variant](
-        bench.tasks.get(cell.source, target),
-        target,
-        test_examples(config, target),
-        shots=shots,
-        seed=config.seed,
-        embed=bench.embed,
-        length=token_length(bench.model),
-    )
-
-
-def is_finding(method: str) -> bool:
-    """Methods whose gains a reader may take for findings: vectors that are no placebos."""
-    return method.removesuffix(" (own vector)") in VECTOR_METHODS and not method.startswith("placebo")
-
-
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair, method and metric. ``methods``: over all pairs. ``split``: format and choice.
-
-    ``draws``: over all pairs, with intervals over draws. With several draws the first two are of their average, the
-    third is of the first.
+    Attributes:
+        methods: vector methods, keys of ``methods.VECTOR_METHODS``; empty for all.
+        prompting: prompting methods, keys of ``methods.PROMPT_METHODS``; empty for all.
+        draws: draws of samples, demonstrations and placebos, each with vectors, layers and strengths of its own; the
+            queries stay. From 2 on, intervals over draws stand beside those over queries.
+        few_shots: numbers of in-task demonstrations; those that do not fit the context are left out and named.
+        retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
     """
-    families = {name: task.family for name, task in tasks.items()}
-    result = contrast_table(rows, tested=is_finding, n_bootstrap=config.bootstrap, seed=config.seed)
-    split = split_rows(
-        rows[rows["draw"] == 0],
-        wanted=lambda name: is_finding(name) or name.startswith("placebo"),
-        n_bootstrap=config.bootstrap,
-        seed=config.seed,
+
+    name = "cross-domain"
+    title = "Cross-domain transfer"
+    compared = (
+        "Every condition answered the same test queries of each target as zero-shot did. Layer and strength of every "
+        "vector method were chosen on the source's own validation split; placebos are applied at those of the "
+        "contrastive mean, with its norm."
     )
-    return {
-        "result": result.assign(
-            target_family=result["target"].map(families),
-            source_family=[families.get(name, "") for name in result["source"]],
-        ),
-        "methods": pooled_table(rows, n_bootstrap=config.bootstrap, seed=config.seed),
-        "split": split,
-        **({"draws": draws_table(rows)} if config.draws > 1 else {}),
-    }
-
-
-def read(frames: Frames, config: ExperimentConfig) -> Reading:
-    """What came out, whatever it is."""
-    methods, split = frames["methods"], frames["split"]
-    answer = [
-        wording.pooled(methods, "cast"),
-        wording.pooled(methods, "cast", metric="choice_correct"),
-        wording.split(split, "cast"),
-        wording.against_placebos(methods, "cast"),
-        wording.best_prompting(methods),
-        wording.significant(frames["result"], "cast"),
-    ]
-    if "draws" in frames:
-        placebos = [name for name in vector_methods(config) if VECTOR_METHODS[name].placebo]
-        answer += [wording.over_draws(frames["draws"], name) for name in ("cast", *placebos)]
-    answer.append(left_out(methods, config))
-    return Reading(
-        tuple(part for part in answer if part),
-        f"Every condition answered the same {config.test} test queries of each target as zero-shot did. Layer and "
-        "strength of every vector method were chosen on the source's own validation split; placebos stand at those of "
-        "the contrastive mean, with its norm.",
-        (wording.LIMITS if config.draws == 1 else wording.DRAWN_LIMITS)
-        + " "
-        + wording.detectable(methods, "cast"),
+    limits = (
+        f"{sentences.LIMITS} Where there are several draws, the table of draws has intervals over them; neither kind "
+        "covers other tasks. The column detectable says what a single pair would have to gain to be found with 80 % "
+        "power."
     )
+    shown = ("methods", "draws", "result", "split")
 
+    methods: tuple[str, ...] = ()
+    prompting: tuple[str, ...] = ()
+    draws: int = 1
+    few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    retrieved: int = 1
 
-def left_out(methods: pd.DataFrame, config: ExperimentConfig) -> str:
-    """Numbers of demonstrations that did not fit, named."""
-    seen = set(methods["method"])
-    missing = [str(k) for k in config.few_shots if f"few-shot, k={k}" not in seen]
-    if not missing:
-        return ""
-    return f"Not run: {', '.join(missing)} in-task demonstrations, more than the context or the train split holds."
+    def __post_init__(self) -> None:
+        for name, known in (("methods", VECTOR_METHODS), ("prompting", PROMPT_METHODS)):
+            unknown = [one for one in getattr(self, name) if one not in known]
+            if unknown:
+                raise ValueError(f"{name}={unknown} are unknown; choose from {', '.join(known)}")
+        at_least_one(self, "draws", "retrieved")
+        increasing(self, "few_shots")
 
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """A few methods of each kind."""
+        placebos = ("placebo: random direction", "placebo: shuffled labels")
+        return {
+            "methods": ("cast", "few-shot mean", "pca", *placebos),
+            "prompting": ("cross-task few-shot", "batched"),
+            "few_shots": (1, 2, 4),
+        }
 
-def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
-    """The matrix, the forest of all conditions, the split."""
-    from ... import plots
+    def vector_methods(self, config: RunConfig) -> list[str]:
+        """The methods that are compared; the unselected mean is dropped where nothing is selected."""
+        same = config.select == "all" and not self.methods
+        return [name for name in self.methods or VECTOR_METHODS if not (same and name == "cast: all samples")]
 
-    result, split = frames["result"], frames["split"]
-    found = [
-        Drawing(
-            "matrix",
-            "What one task's vector does to another task",
-            "Change against zero-shot in percentage points, for the contrastive mean. Bold: the interval excludes "
-            "zero.",
-            "Heat maps of gain by target and source for exact match, validity and label-restricted accuracy.",
-            plots.plot_transfer_matrix(result, metrics=wording.metrics(result), method="cast"),
-            result,
-        ),
-        Drawing(
-            "methods",
-            "All methods, over all pairs",
-            "Mean gain over zero-shot over all pairs of different tasks, with 95 % intervals over examples. Grey: "
-            "placebos.",
-            "Forest plot of the mean gain of each method in exact match and label-restricted accuracy.",
-            plots.plot_methods(frames["methods"]),
-            frames["methods"],
-        ),
-    ]
-    if "draws" in frames:
-        found.append(
-            Drawing(
+    def prompt_methods(self) -> list[str]:
+        """The prompting methods beside in-task demonstrations."""
+        every = [name for name in PROMPT_METHODS if name not in ("zero-shot", "few-shot")]
+        return list(self.prompting or every)
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings first; then for each draw and target the vectors, the demonstrations and the other prompts."""
+        chosen = [name for name in self.vector_methods(config) if not VECTOR_METHODS[name].placebo]
+        cells = settings_first(config, list(dict.fromkeys(("cast", *chosen))), draws=self.draws)
+        for draw in range(self.draws):
+            for target in config.targets:
+                cells.append(Cell("steered", target, draw=draw))
+                cells += [Cell("few-shot", target, number=k, draw=draw) for k in self.few_shots]
+                for method in self.prompt_methods():
+                    if draw and method in NEVER_DRAWN:
+                        continue
+                    sources = config.sources if PROMPT_METHODS[method].needs_source else ("",)
+                    cells += [
+                        Cell("prompting", target, source, method, draw=draw)
+                        for source in sources
+                        if source != target
+                    ]
+        return cells
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Outcomes of one cell, one row per example and condition."""
+        conditions: list[AnyCondition]
+        if cell.kind == "steered":
+            base = workspace.base(cell.target)
+            conditions = [*vector_conditions(workspace, base, self.vector_methods(workspace.config))]
+            # Zero-shot is the same in every draw.
+            conditions = conditions if cell.draw else [base, *conditions]
+        elif cell.kind == "few-shot":
+            conditions = [*few_shot_conditions(workspace, cell.target, cell.number)]
+        else:
+            conditions = [self.prompting_condition(workspace, cell)]
+        if not conditions:
+            return pd.DataFrame()
+        found = evaluate_conditions(
+            workspace.model, conditions, chat=workspace.config.chat, progress=workspace.progress
+        )
+        return found.drop(columns=["text"]).assign(draw=cell.draw)
+
+    def prompting_condition(self, workspace: Workspace, cell: Cell) -> AnyCondition:
+        """One prompting method with one source."""
+        config, target = workspace.config, workspace.tasks[cell.target]
+        return PROMPT_METHODS[cell.variant](
+            workspace.tasks.get(cell.source, target),
+            target,
+            test_examples(config, target),
+            shots=self.retrieved if cell.variant.startswith("retrieved") else config.shots,
+            seed=config.seed,
+            embed=workspace.embed,
+            length=token_length(workspace.model),
+        )
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What each method did.
+
+        Returns:
+            ``result``: one row per pair, method and metric; ``methods``: over all pairs; ``split``: format and choice,
+            of the first draw; ``draws``, with several of them: over all pairs, with intervals over draws.
+        """
+        outcomes = joined(rows)
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        first = outcomes[outcomes["draw"] == 0] if len(outcomes) else outcomes
+        return {
+            "result": with_families(contrast_table(outcomes, tested=is_finding, **options), tasks),
+            "methods": pooled_table(outcomes, **options),
+            "split": split_rows(
+                first, wanted=lambda name: is_finding(name) or name.startswith("placebo"), **options
+            ),
+            **({"draws": draws_table(outcomes)} if self.draws > 1 else {}),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """The mean gain of the contrastive mean; numbers of demonstrations that did not fit."""
+        methods = frames["methods"]
+        missing = [str(k) for k in self.few_shots if not (methods["method"] == f"few-shot, k={k}").any()]
+        told = "in-task demonstrations: more than the context or the train split holds."
+        return Findings(
+            sentences.transfer(methods, frames["result"]),
+            (f"Not run: {sentences.listed(missing)} {told}",) if missing else (),
+        )
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """The matrix, the forest of all conditions, the split."""
+        result, methods, split = frames["result"], frames["methods"], frames["split"]
+        steered = result[result["method"].astype(str).str.startswith("cast")]
+        if len(steered):
+            yield ReportFigure(
+                "matrix",
+                "What one task's vector does to another task",
+                "Change from zero-shot in percentage points, for the contrastive mean. Bold: the interval excludes "
+                "zero.",
+                "Heat maps of gain by target and source for exact match, validity and label-restricted accuracy.",
+                plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered), method="cast"),
+                steered,
+            )
+        if len(methods):
+            yield ReportFigure(
+                "methods",
+                "All methods, over all pairs",
+                "Mean gain over zero-shot over all pairs of different tasks, with 95 % intervals over examples. Grey: "
+                "placebos.",
+                "Forest plot of the mean gain of each method in exact match and label-restricted accuracy.",
+                plots.plot_methods(methods),
+                methods,
+            )
+        if "draws" in frames and len(frames["draws"]):
+            yield ReportFigure(
                 "draws",
                 "All methods, over draws of samples and demonstrations",
                 "Mean gain over zero-shot over all pairs, averaged over draws; 95 % intervals (Student's) over draws, "
@@ -228,10 +220,8 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
                 plots.plot_methods(frames["draws"]),
                 frames["draws"],
             )
-        )
-    if len(split):
-        found.append(
-            Drawing(
+        if split["method"].astype(str).str.startswith("cast").any():
+            yield ReportFigure(
                 "split",
                 "Format and choice",
                 "Gain in exact match of the contrastive mean, made of format (more admissible answers) and choice.",
@@ -239,18 +229,16 @@ def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
                 plots.plot_split(split, method="cast"),
                 split,
             )
-        )
-    return found
 
 
-EXPERIMENT = Experiment(
-    "cross-domain",
-    "Which method helps which target, from which source, and is it format or choice?",
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("methods", "draws"),
-    heading="Cross-domain transfer",
-)
+EXPERIMENT = CrossDomain
+
+
+def few_shot_conditions(workspace: Workspace, target: str, shots: int) -> list[Condition]:
+    """In-task demonstrations, when there are so many and they fit the context; otherwise nothing."""
+    config, task = workspace.config, workspace.tasks[target]
+    if shots > len(task.train):
+        return []
+    made = few_shot_condition(task, test_examples(config, task), shots=shots, seed=config.seed)
+    named = Condition(f"few-shot, k={shots}", made.prompts, seed=made.seed)
+    return [named] if fits(workspace, named.prompts) else []

@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...methods import Condition, cross_task_few_shot, evaluate_conditions, few_shot
-from ...placebos import matched, random_direction
+from ...placebos import matched, placebo_seed, random_direction
 from ...tasks import Task, normalise_answer
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
-from ..contrasts import BASELINE, contrast_table, pooled_table
 from ..languages import Family, check_parallel, families, split_name
-from ..paired import once, side_by_side
-from ..protocol import Experiment, Tasks
+from ..legacy import Experiment, Tasks
+from ..outcomes import BASELINE, contrast_table, once, pooled_table, side_by_side
 from ..settings import ExperimentConfig
-from ..tuning import placebo_seed
-from ..turning import mean_cosines, sampling_cosines
+from ..stability import mean_cosines, sampling_cosines
 from .cross_lingual_reading import BACK, OUT, OWN, QUESTION, RANDOM, SHUFFLED, draw, read
 
 if TYPE_CHECKING:

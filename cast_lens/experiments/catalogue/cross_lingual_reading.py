@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
-from ..turning import cosine_lines
+from ..stability import cosine_lines
 
 if TYPE_CHECKING:
     import pandas as pd

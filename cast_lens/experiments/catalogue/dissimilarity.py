@@ -14,14 +14,12 @@ from ...methods import cross_task_few_shot, evaluate_conditions
 from ...stats import mean_interval
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
-from ..contrasts import BASELINE
-from ..controls import RANDOM
-from ..crossing import CAST, changes_of, crossed_outcomes
 from ..distances import DISTANCES
-from ..matrices import as_matrix, matrix_test
-from ..paired import holm, side_by_side
-from ..protocol import Experiment, Tasks, settings_first
+from ..legacy import Experiment, Tasks, settings_first
+from ..matrix_tests import as_matrix, matrix_test
+from ..outcomes import BASELINE, holm, side_by_side
 from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, RANDOM, changes_of, crossed_outcomes
 from .dissimilarity_reading import METRICS, OUTCOMES, PROMPTED, draw, read
 
 if TYPE_CHECKING:

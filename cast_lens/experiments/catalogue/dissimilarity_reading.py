@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
-from ..controls import RANDOM
-from ..crossing import CAST
 from ..distances import DISTANCES
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd

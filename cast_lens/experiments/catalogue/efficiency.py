@@ -28,9 +28,17 @@ from ...tasks import Prompt, few_shot_prompts, zero_shot_prompts
 from ...tasks.templates import body
 from ..bench import Bench
 from ..cells import Cell
-from ..costs import answer_flops, counted_flops, forward_flops, peak_megabytes, seconds, sweep_flops
-from ..costs_tables import counted, measured
-from ..protocol import Experiment, Tasks, settings_first
+from ..costs import (
+    answer_flops,
+    counted,
+    counted_flops,
+    forward_flops,
+    measured,
+    peak_megabytes,
+    seconds,
+    sweep_flops,
+)
+from ..legacy import Experiment, Tasks, settings_first
 from ..settings import ExperimentConfig
 from .efficiency_reading import (
     BATCHED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from ...engine import sweep
 from ...stats import adjust_p_values, mean_interval
 from ..bench import Bench
 from ..cells import Cell
-from ..controls import RANDOM, random_placebo
 from ..grids import CHOSEN, HALVES, ORACLE, changes, optimum, packed, unpacked
-from ..protocol import Experiment, Tasks, settings_first
+from ..legacy import Experiment, Tasks, settings_first
 from ..settings import ExperimentConfig
+from ..transfer_matrix import RANDOM
 from .layer_strength_reading import AIMS, KINDS, METRICS, VECTOR, draw, read
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
 
 def both(bench: Bench, source: str) -> dict[str, SteeringVector]:
     """The vector of a source and its placebo."""
-    return {VECTOR: bench.vector(source), RANDOM: random_placebo(bench, source)}
+    return {VECTOR: bench.vector(source), RANDOM: bench.random_direction(source)}
 
 
 def grid_rows(bench: Bench, target: str) -> pd.DataFrame:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from ...effects import NEUTRAL_TEXTS
 from .. import wording
-from ..controls import RANDOM
 from ..grids import CHOSEN, HALVES, NEAR, ORACLE
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
+from ..transfer_matrix import RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,13 +21,13 @@ from ...geometry import cohesion
 from ...tasks import Prompt, cross_task_prompts, zero_shot_prompts
 from ..bench import Bench, fits
 from ..cells import Cell
-from ..crossing import CAST, changes_of, crossed_outcomes, steerable
 from ..distances import cosine, embedding_distance, parallelism_distance, residual_cosine
-from ..judging import HeldOut, auroc, auroc_interval, leave_one_task_out
-from ..matrices import as_matrix, matrix_test
-from ..paired import holm
-from ..protocol import Experiment, Tasks, settings_first
+from ..legacy import Experiment, Tasks, settings_first
+from ..matrix_tests import as_matrix, matrix_test
+from ..outcomes import holm
 from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, changes_of, crossed_outcomes, steerable
+from ..transfer_prediction import HeldOut, auroc, auroc_interval, leave_one_task_out
 from .predict_transfer_reading import METRICS, NEEDS, TOGETHER, WITHOUT_LABELS, draw, read
 
 if TYPE_CHECKING:

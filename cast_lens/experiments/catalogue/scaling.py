@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine.tokens import longest_prompt
 from ...methods import Condition, cross_task_few_shot, evaluate_conditions, few_shot, steered
-from ...placebos import random_direction, random_subsets
+from ...placebos import placebo_seed, random_direction, random_subsets
 from ..bench import ANSWER_ROOM, Bench, test_examples
 from ..cells import Cell
-from ..contrasts import contrast_table, pooled_table
-from ..paired import once, side_by_side
-from ..protocol import Experiment, Tasks
+from ..legacy import Experiment, Tasks
+from ..outcomes import contrast_table, once, pooled_table, side_by_side
 from ..settings import ExperimentConfig
-from ..tuning import placebo_seed
 from .scaling_reading import CAST, CROSS, IN_TASK, PLACEBO, QUESTION, draw, named, parsed, read
 from .selection import reference
 

@@ -24,9 +24,9 @@ from ...selection import METHODS, Selection, select, space_from_residuals
 from ...vectors import DifferenceVectors
 from ..bench import NEED_CONFIDENCE, Bench
 from ..cells import Cell
-from ..protocol import Experiment, Tasks
+from ..legacy import Experiment, Tasks
 from ..settings import ExperimentConfig
-from ..turning import mean_cosines, resampled_cosine
+from ..stability import mean_cosines, resampled_cosine
 from .selection_reading import QUESTION, draw, read
 from .selection_tables import ALL, PLACEBO, RANDOM, named, summarise
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import wording
-from ..contrasts import gain_lines
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
+from ..outcomes import gain_lines
 from ..settings import ExperimentConfig
 from .selection_tables import ALL, PLACEBO, RANDOM
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...methods import OUTCOMES
 from ...stats import adjust_p_values, placebo_test, stratified_placebo_test
-from ..contrasts import BASELINE, pooled_table
-from ..paired import once, side_by_side
-from ..protocol import Tasks
+from ..legacy import Tasks
+from ..outcomes import BASELINE, once, pooled_table, side_by_side
 from ..settings import ExperimentConfig
 
 if TYPE_CHECKING:

@@ -8,60 +8,199 @@ chosen on the source's validation split, because longer lists may give longer ve
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 
+from ... import plots
 from ...extraction import Extraction, difference_vectors, draw_samples
 from ...geometry import cohesion
 from ...interventions import Steering
 from ...methods import Condition, evaluate_conditions, steered
-from ...placebos import random_direction
+from ...placebos import placebo_seed, random_direction
 from ...tasks import Task, few_shot_prompts
 from ...vectors import DifferenceVectors, SteeringVector
-from ..bench import Bench, fits
+from .. import sentences
 from ..cells import Cell
-from ..contrasts import BASELINE, contrast_table, pooled_table
-from ..paired import once, side_by_side
-from ..protocol import Experiment, Tasks, settings_first
-from ..settings import ExperimentConfig
-from ..tuning import best_strengths, placebo_seed
-from ..turning import mean_cosines, sampling_cosines
-from .shots_reading import PLACEBO, QUESTION, draw, named, parsed, read
+from ..choose_setting import best_strengths
+from ..config import RunConfig
+from ..outcomes import BASELINE, contrast_table, gain_lines, once, pooled_table, side_by_side
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    increasing,
+    settings_first,
+)
+from ..stability import cosine_lines, mean_cosines, sampling_cosines
+from ..workspace import Workspace, fits
 
-if TYPE_CHECKING:
-    import pandas as pd
+PLACEBO = "placebo: "
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings, vectors and strengths first; then geometry, one cell a source, and one cell a pair.
+@dataclass(frozen=True, slots=True)
+class Shots(Experiment):
+    """How many demonstrations should the few-shot side have?
 
-    Raises:
-        ValueError: a source whose train split holds too few examples for any of ``few_shots`` beside the samples.
+    Attributes:
+        few_shots: numbers of demonstrations; those that do not fit the context are left out and named.
     """
-    for source in config.sources:
-        if not enough(config, tasks[source]):
-            raise ValueError(
-                f"few_shots={list(config.few_shots)}: the train split of {source!r} holds "
-                f"{len(tasks[source].train)} examples, too few beside samples={config.samples}; ask for fewer samples"
+
+    name = "shots"
+    title = "Demonstrations behind a vector"
+    compared = (
+        "Vectors of the same queries behind lists of demonstrations of different length, each list holding the shorter "
+        "ones, at the layer of the run's own vector and each at a strength of its own from the source's validation "
+        "split, on the same test queries. Placebos are random directions of each vector's norm at its strength."
+    )
+    limits = (
+        f"{sentences.LIMITS} One list of demonstrations was drawn for each source: that a longer list does better may "
+        "be due to the demonstrations that it adds and not to their number. The layer is that of the run's own number "
+        "of demonstrations."
+    )
+    shown = ("steps", "methods", "turns")
+
+    few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+
+    def __post_init__(self) -> None:
+        increasing(self, "few_shots")
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """Short lists."""
+        return {"few_shots": (1, 2, 4)}
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings, vectors and strengths first; then geometry, one cell per source, and one cell per pair.
+
+        Raises:
+            ValueError: a source whose train split holds too few examples for any of
+                ``few_shots`` beside the samples.
+        """
+        for source in config.sources:
+            if not enough(config, tasks[source], self.few_shots):
+                raise ValueError(
+                    f"few_shots={list(self.few_shots)}: the train split of {source!r} holds "
+                    f"{len(tasks[source].train)} examples, too few beside samples={config.samples}; ask for fewer "
+                    "samples"
+                )
+        cells = settings_first(config)
+        cells += [Cell("vectors", source=source, prepares=True) for source in config.sources]
+        cells += [Cell("geometry", source=source) for source in config.sources]
+        return cells + [
+            Cell("steered", target, source)
+            for target in config.targets
+            for source in config.sources
+            if source != target
+        ]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Chosen strengths, geometry of a source, or outcomes of a pair."""
+        made = all_vectors(workspace, cell.source, self.few_shots)
+        means = {k: one.mean() for k, one in made.items()}
+        if cell.kind == "vectors":
+            chosen = strengths(workspace, cell.source, means)
+            return pd.DataFrame(chosen.items(), columns=["shots", "strength"])
+        if cell.kind == "geometry":
+            return geometry_rows(workspace, cell.source, made)
+        return outcomes(workspace, cell, means)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What longer lists change.
+
+        Returns:
+            ``result``: one row per pair, number of demonstrations and metric; ``methods``: over all pairs; ``steps``:
+            each number against the one before and against its placebo; ``geometry``: one row per source, number and
+            layer; ``turns``: the same at the setting's layer, over sources.
+        """
+        found = once(rows.get("steered", pd.DataFrame()))
+        geometry = rows.get("geometry", pd.DataFrame())
+        names = list(dict.fromkeys(found["method"])) if len(found) else []
+        order = sorted((name for name in names if name.startswith("cast")), key=parsed)
+        comparisons = [*zip(order[1:], order, strict=False), *((name, PLACEBO + name) for name in order)]
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        steered = found[found["method"] != BASELINE] if len(found) else found
+        tables = {
+            "result": contrast_table(found, tested=lambda name: name in order, **options),
+            "methods": pooled_table(found, **options),
+            "steps": side_by_side(steered, comparisons, **options),
+        }
+        return {
+            **{
+                key: frame.assign(shots=[parsed(name) for name in frame["method"]])
+                for key, frame in tables.items()
+            },
+            "geometry": geometry,
+            "turns": turns(geometry),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """How many steps to a longer list change something; lists that could not be made."""
+        steps, geometry = frames["steps"], frames["geometry"]
+        rows = steps[steps["metric"] == "exact_match"]
+        longer, placebos = (
+            rows[rows["against"].astype(str).str.startswith("placebo") == placebo]
+            for placebo in (False, True)
+        )
+        told = [
+            sentences.tally(longer, "steps to a longer list, in exact match,"),
+            sentences.tally(placebos, "vectors against random directions of their norm"),
+        ]
+        known = set(geometry.get("shots", ())) | set(steps["shots"])
+        gone = [str(k) for k in self.few_shots if k not in known]
+        left_out = f"Left out, beyond the train split or the context of every source: {', '.join(gone)}."
+        headline = "; ".join(part for part in told if part)
+        return Findings(
+            f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING,
+            (left_out,) if gone else (),
+        )
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Gain by number of demonstrations; cosine to the longest list by layer."""
+        methods, geometry = frames["methods"], frames["geometry"]
+        rows = methods[(methods["metric"] == "exact_match") & (methods["shots"] > 0)]
+        if len(rows):
+            frame = gain_lines(rows, rows["shots"], rows["method"].str.split(",").str[0])
+            yield ReportFigure(
+                "gain",
+                "Gain by length of the list",
+                "Gain in exact match over zero-shot over all pairs, with 95 % intervals over queries. Dotted: random "
+                "directions of the same norms.",
+                "Lines of the gain by number of demonstrations, of the vectors and of their placebos.",
+                plots.plot_scaling(
+                    frame, x_title="demonstrations", y_title="gain, percentage points", share=False
+                ),
+                frame,
             )
-    cells = settings_first(config)
-    cells += [Cell("vectors", source=source, prepares=True) for source in config.sources]
-    cells += [Cell("geometry", source=source) for source in config.sources]
-    return cells + [
-        Cell("steered", target, source)
-        for target in config.targets
-        for source in config.sources
-        if source != target
-    ]
+        if len(geometry):
+            yield cosine_figure(geometry, config)
 
 
-def enough(config: ExperimentConfig, task: Task) -> list[int]:
+EXPERIMENT = Shots
+
+
+def named(shots: int) -> str:
+    """The method of a vector behind so many demonstrations."""
+    return f"cast, k={shots}"
+
+
+def parsed(method: str) -> int:
+    """The number in a name; 0 without one."""
+    number = method.rpartition("k=")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def enough(config: RunConfig, task: Task, few_shots: tuple[int, ...]) -> list[int]:
     """Numbers of demonstrations that the train split has, beside the samples."""
     found = []
-    for shots in config.few_shots:
+    for shots in few_shots:
         try:
             draw_samples(task, Extraction(config.samples, shots, seed=config.seed))
         except ValueError:
@@ -70,41 +209,42 @@ def enough(config: ExperimentConfig, task: Task) -> list[int]:
     return found
 
 
-def numbers(bench: Bench, source: str) -> list[int]:
+def numbers(workspace: Workspace, source: str, few_shots: tuple[int, ...]) -> list[int]:
     """Numbers of demonstrations that the train split has and the context holds."""
-    config, task = bench.config, bench.tasks[source]
-    assert isinstance(config, ExperimentConfig)
-    possible = enough(config, task)
-    queries = draw_samples(task, replace(bench.extraction(), shots=possible[-1]))
-    pool = bench.extraction().split
+    config, task = workspace.config, workspace.tasks[source]
+    possible = enough(config, task, few_shots)
+    queries = draw_samples(task, replace(workspace.extraction(), shots=possible[-1]))
+    pool = workspace.extraction().split
     return [
         k
         for k in possible
-        if fits(bench, few_shot_prompts(task, queries, shots=k, seed=config.seed, pool=pool))
+        if fits(workspace, few_shot_prompts(task, queries, shots=k, seed=config.seed, pool=pool))
     ]
 
 
-def vectors(bench: Bench, source: str, shots: int, *, most: int) -> DifferenceVectors:
+def vectors(workspace: Workspace, source: str, shots: int, *, most: int) -> DifferenceVectors:
     """Difference vectors behind so many demonstrations, of queries that are in none of the lists; kept on disk."""
-    path = bench.directory.path / "vectors" / f"shots-{shots}-of-{most}.{source}.safetensors"
+    path = workspace.directory.path / "vectors" / f"shots-{shots}-of-{most}.{source}.safetensors"
     if path.is_file():
         return DifferenceVectors.load(path)
-    task, how = bench.tasks[source], replace(bench.extraction(), shots=shots)
+    task, how = workspace.tasks[source], replace(workspace.extraction(), shots=shots)
     queries = draw_samples(task, replace(how, shots=most))
-    found = difference_vectors(bench.model, task, how, examples=queries, progress=bench.progress)
+    found = difference_vectors(workspace.model, task, how, examples=queries, progress=workspace.progress)
     found.save(path)
     return found
 
 
-def all_vectors(bench: Bench, source: str) -> dict[int, DifferenceVectors]:
-    """By number of demonstrations."""
-    possible = numbers(bench, source)
-    return {k: vectors(bench, source, k, most=possible[-1]) for k in possible}
+def all_vectors(
+    workspace: Workspace, source: str, few_shots: tuple[int, ...]
+) -> dict[int, DifferenceVectors]:
+    """Difference vectors by number of demonstrations."""
+    possible = numbers(workspace, source, few_shots)
+    return {k: vectors(workspace, source, k, most=possible[-1]) for k in possible}
 
 
-def strengths(bench: Bench, source: str, means: dict[int, SteeringVector]) -> dict[int, float]:
+def strengths(workspace: Workspace, source: str, means: dict[int, SteeringVector]) -> dict[int, float]:
     """The strength of each vector at the layer of the run's own."""
-    setting = bench.setting(source)
+    setting = workspace.setting(source)
 
     def edit(vector: SteeringVector, strength: float, prompts: int) -> Steering:
         return vector.intervention(
@@ -112,41 +252,28 @@ def strengths(bench: Bench, source: str, means: dict[int, SteeringVector]) -> di
         )
 
     edits = {named(k): partial(edit, vector) for k, vector in means.items()}
-    return {parsed(name): s for name, s in best_strengths(bench, source, edits, name="shots").items()}
+    return {parsed(name): s for name, s in best_strengths(workspace, source, edits, name="shots").items()}
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Rows of one cell; ``part`` says whether they are geometry or outcomes."""
-    import pandas as pd
-
-    made = all_vectors(bench, cell.source)
-    means = {k: one.mean() for k, one in made.items()}
-    if cell.kind == "vectors":
-        return pd.DataFrame(strengths(bench, cell.source, means).items(), columns=["shots", "strength"])
-    if cell.kind == "geometry":
-        return geometry_rows(bench, cell.source, made)
-    config, base = bench.config, bench.base(cell.target)
-    chosen, setting = strengths(bench, cell.source, means), bench.setting(cell.source)
+def outcomes(workspace: Workspace, cell: Cell, means: dict[int, SteeringVector]) -> pd.DataFrame:
+    """Zero-shot, every vector and its placebos on a target."""
+    config, base = workspace.config, workspace.base(cell.target)
+    chosen, setting = strengths(workspace, cell.source, means), workspace.setting(cell.source)
     conditions: list[Condition] = [base]
     for k, vector in means.items():
         place = replace(setting, strength=chosen[k])
-        conditions.append(steered(vector, base.prompts, place, source=cell.source, method=named(k)))
+        add = partial(steered, prompts=base.prompts, setting=place, source=cell.source)
+        conditions.append(add(vector, method=named(k)))
         for number in range(config.placebos):
             noise = random_direction(vector, seed=placebo_seed(cell.source, config.seed, number))
-            conditions.append(
-                steered(
-                    noise, base.prompts, place, source=cell.source, method=PLACEBO + named(k), seed=number
-                )
-            )
-    found = evaluate_conditions(bench.model, conditions, chat=config.chat, progress=bench.progress)
-    return found.drop(columns=["text"]).assign(part="steered")
+            conditions.append(add(noise, method=PLACEBO + named(k), seed=number))
+    found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
+    return found.drop(columns=["text"])
 
 
-def geometry_rows(bench: Bench, source: str, made: dict[int, DifferenceVectors]) -> pd.DataFrame:
-    """One row a number of demonstrations and layer."""
-    import pandas as pd
-
-    config, most = bench.config, max(made)
+def geometry_rows(workspace: Workspace, source: str, made: dict[int, DifferenceVectors]) -> pd.DataFrame:
+    """One row per number of demonstrations and layer."""
+    config, most = workspace.config, max(made)
     last = made[most].mean().directions
     sampling = sampling_cosines(made[most], seed=config.seed)
     frames, before = [], None
@@ -155,7 +282,6 @@ def geometry_rows(bench: Bench, source: str, made: dict[int, DifferenceVectors])
         agree = cohesion([one], n_bootstrap=config.bootstrap, seed=config.seed)
         frames.append(
             agree[["layer", "pairwise_cosine", "low", "high", "separability", "n"]].assign(
-                part="geometry",
                 source=source,
                 shots=k,
                 most=most,
@@ -164,56 +290,52 @@ def geometry_rows(bench: Bench, source: str, made: dict[int, DifferenceVectors])
                 sampling=sampling,
                 norm=mean.double().norm(dim=-1).numpy(),
                 residual_norm=one.zero_shot.double().norm(dim=-1).mean(dim=0).numpy(),
-                at_setting=torch.tensor(one.layers).eq(bench.setting(source).layer).numpy(),
+                at_setting=torch.tensor(one.layers).eq(workspace.setting(source).layer).numpy(),
             )
         )
         before = mean
     return pd.concat(frames, ignore_index=True)
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair, number of demonstrations and metric. ``methods``: over all pairs.
+def turns(geometry: pd.DataFrame) -> pd.DataFrame:
+    """How far the vectors of each number of demonstrations turn and grow, at the setting's layer, over sources.
 
-    ``steps``: each number against the one before and against its placebo. ``geometry``: a row a source, number and
-    layer.
+    Returns:
+        ``shots, sources, cosine, cosine_low, cosine_high`` (to the vector of the longest list: mean and range),
+        ``sampling`` (the cosine that another draw of queries would give), ``no_further`` (sources whose vector turns
+        no further than that), ``norm_ratio`` (to the norms of the longest lists).
     """
-    import pandas as pd
-
-    parts = {
-        part: rows[rows["part"] == part].drop(columns="part").dropna(axis=1, how="all")
-        for part in ("steered", "geometry")
-    }
-    geometry = parts["geometry"].reset_index(drop=True)
-    if len(geometry):
-        # Rows of other parts lack these columns, which makes their numbers floats.
-        geometry = geometry.astype({"shots": int, "most": int, "layer": int, "at_setting": bool})
-    empty = pd.DataFrame()
-    if parts["steered"].empty:
-        return {"result": empty, "methods": empty, "steps": empty, "geometry": geometry}
-    outcomes = once(parts["steered"].reset_index(drop=True))
-    real = [name for name in dict.fromkeys(outcomes["method"]) if name.startswith("cast")]
-    order = sorted(real, key=parsed)
-    comparisons = [*zip(order[1:], order, strict=False), *((name, PLACEBO + name) for name in order)]
-    options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-    tables = {
-        "result": contrast_table(outcomes, tested=lambda name: name in real, **options),
-        "methods": pooled_table(outcomes, **options),
-        "steps": side_by_side(outcomes[outcomes["method"] != BASELINE], comparisons, **options),
-    }
-    return {
-        **{key: frame.assign(shots=frame["method"].map(parsed)) for key, frame in tables.items()},
-        "geometry": geometry,
-    }
+    if geometry.empty:
+        return pd.DataFrame()
+    here = geometry[geometry["at_setting"]]
+    longest = here.loc[here["shots"] == here["most"], "norm"].mean()
+    return pd.DataFrame(
+        {
+            "shots": shots,
+            "sources": len(part),
+            "cosine": part["cosine"].mean(),
+            "cosine_low": part["cosine"].min(),
+            "cosine_high": part["cosine"].max(),
+            "sampling": part["sampling"].mean(),
+            "no_further": int((part["cosine"] >= part["sampling"]).sum()),
+            "norm_ratio": part["norm"].mean() / longest,
+        }
+        for shots, part in here[here["shots"] < here["most"]].groupby("shots")
+    )
 
 
-EXPERIMENT = Experiment(
-    "shots",
-    QUESTION,
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("steps", "methods"),
-    heading="Demonstrations behind a vector",
-)
+def cosine_figure(geometry: pd.DataFrame, config: RunConfig) -> ReportFigure:
+    """Cosine to the vector of the longest list, by layer."""
+    rows = geometry[geometry["shots"] < geometry["most"]]
+    rows = rows if len(rows) else geometry
+    names = pd.Series([f"k = {shots}" for shots in rows["shots"]], index=rows.index)
+    frame = cosine_lines(rows, names, samples=config.samples)
+    return ReportFigure(
+        "turning",
+        "How far the vector turns",
+        "Cosine to the vector of the longest list, mean and range over sources. Dotted: what another draw of samples "
+        "would give. Vectors are means of n samples.",
+        "Lines of cosine by layer, one for each number of demonstrations, with the noise of sampling.",
+        plots.plot_scaling(frame, x_title="layer", y_title="cosine to the longest list", share=False),
+        frame,
+    )

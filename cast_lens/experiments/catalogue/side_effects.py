@@ -15,11 +15,10 @@ from ...tasks import normalise_answer
 from .. import wording
 from ..bench import Bench
 from ..cells import Cell
-from ..contrasts import BASELINE, contrast_table, pooled_table
-from ..controls import RANDOM, random_placebo
-from ..crossing import CAST, crossed_outcomes, steerable
-from ..protocol import Drawing, Experiment, Frames, Reading, Tasks, settings_first
+from ..legacy import Drawing, Experiment, Frames, Reading, Tasks, settings_first
+from ..outcomes import BASELINE, contrast_table, pooled_table
 from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, RANDOM, crossed_outcomes, steerable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +45,7 @@ def text_rows(bench: Bench, source: str) -> pd.DataFrame:
     config, at = bench.config, bench.setting(source)
     assert isinstance(config, ExperimentConfig)
     named = [(CAST, 0, bench.vector(source))]
-    named += [(RANDOM, draw, random_placebo(bench, source, draw=draw)) for draw in range(config.placebos)]
+    named += [(RANDOM, draw, bench.random_direction(source, number=draw)) for draw in range(config.placebos)]
     edits = [
         vector.intervention(at.layer, strength=at.strength, operator=at.operator, position=at.position)
         for *_, vector in named

@@ -26,10 +26,9 @@ from ...stats import (
 )
 from ..bench import Bench
 from ..cells import Cell
-from ..controls import RANDOM, random_placebo
-from ..crossing import CAST, steerable
-from ..protocol import Experiment, Tasks, settings_first
+from ..legacy import Experiment, Tasks, settings_first
 from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, RANDOM, steerable
 from .steerability_reading import STRENGTHS, draw, read
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
     edits: list[Intervention] = []
     for source in config.sources:
         layer = bench.setting(source).layer
-        for kind, vector in ((CAST, bench.vector(source)), (RANDOM, random_placebo(bench, source))):
+        for kind, vector in ((CAST, bench.vector(source)), (RANDOM, bench.random_direction(source))):
             for strength in STRENGTHS:
                 # The unsteered model is variant 0 and stands for strength 0 of every direction.
                 named.append((source, kind, layer, strength, len(edits) + 1 if strength else 0))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..controls import RANDOM
-from ..crossing import CAST
-from ..protocol import Drawing, Frames, Reading
+from ..legacy import Drawing, Frames, Reading
 from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd

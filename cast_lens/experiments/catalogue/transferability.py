@@ -15,13 +15,11 @@ from ...methods import OUTCOMES
 from .. import wording
 from ..bench import Bench
 from ..cells import Cell
-from ..contrasts import contrast_table, pooled_table
-from ..controls import RANDOM
-from ..crossing import CAST, changes_of, crossed_outcomes, steerable
-from ..matrices import as_matrix, matrix_test, mean_gap
-from ..protocol import Drawing, Experiment, Frames, Reading, Tasks, settings_first
+from ..legacy import Drawing, Experiment, Frames, Reading, Tasks, settings_first
+from ..matrix_tests import as_matrix, clusters, hubs, matrix_test, mean_gap
+from ..outcomes import contrast_table, pooled_table
 from ..settings import ExperimentConfig
-from ..structure import clusters, hubs
+from ..transfer_matrix import CAST, RANDOM, changes_of, crossed_outcomes, steerable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,18 +18,16 @@ import torch
 from ...engine import capture
 from ...extraction import draw_samples, shown_prompts
 from ...methods import Condition, evaluate_conditions, steered, zero_shot
-from ...placebos import matched, random_direction
+from ...placebos import matched, placebo_seed, random_direction
 from ...stats import adjust_p_values
 from ...tasks import Prompt, Task, zero_shot_prompts
 from ...vectors import DifferenceVectors, SteeringVector
 from ..bench import Bench, fits, test_examples
 from ..cells import Cell
-from ..contrasts import BASELINE, contrast_table, pooled_table
-from ..paired import side_by_side
-from ..protocol import Experiment, Tasks, settings_first
+from ..legacy import Experiment, Tasks, settings_first
+from ..outcomes import BASELINE, contrast_table, pooled_table, side_by_side
 from ..settings import ExperimentConfig
-from ..tuning import placebo_seed
-from ..turning import mean_cosines, sampling_cosines
+from ..stability import mean_cosines, sampling_cosines
 from .zero_shot_sensitivity_reading import DEFAULT, PLACEBO, QUESTION, SIDES, draw, named, read
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from cast_lens.experiments.catalogue.layer_strength import EXPERIMENT, text_layers
 from cast_lens.experiments.cells import Cell
-from cast_lens.experiments.controls import RANDOM
+from cast_lens.experiments.transfer_matrix import RANDOM
 from tests.experiments.small_grid import small_bench, small_config, small_tasks
 
 PLAIN = "0000000000"

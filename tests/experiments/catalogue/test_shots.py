@@ -12,7 +12,7 @@ from cast_lens.experiments.bench import Bench
 from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.catalogue.shots import all_vectors
 from cast_lens.experiments.cells import Cell
-from cast_lens.experiments.turning import mean_cosines
+from cast_lens.experiments.stability import mean_cosines
 from tests.experiments.small import (
     SMALL,
     bench_of,

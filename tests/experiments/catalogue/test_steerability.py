@@ -13,7 +13,7 @@ from cast_lens.engine import Scores, TokenPrompt
 from cast_lens.experiments.catalogue.steerability import EXPERIMENT, gold_log_odds
 from cast_lens.experiments.catalogue.steerability_reading import STRENGTHS
 from cast_lens.experiments.cells import Cell
-from cast_lens.experiments.controls import RANDOM
+from cast_lens.experiments.transfer_matrix import RANDOM
 from tests.experiments.small_grid import small_bench, small_config, small_tasks
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cast_lens.experiments.catalogue.transferability import EXPERIMENT
 from cast_lens.experiments.cells import Cell
-from cast_lens.experiments.controls import RANDOM
+from cast_lens.experiments.transfer_matrix import RANDOM
 from cast_lens.tasks import Task
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
 from tests.experiments.small_grid import small_bench, small_config, small_tasks

@@ -1,8 +1,12 @@
-"""Tables of what each condition did against zero-shot on the same examples, with intervals, tests and corrections."""
+"""Tables of what conditions did on the same examples, with intervals, tests, corrections and verdicts.
+
+Against zero-shot: ``contrast_table`` (one row per condition), ``pooled_table`` (over all pairs of tasks),
+``draws_table`` (over draws), ``split_rows`` (format and choice). Against each other: ``side_by_side``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +23,17 @@ from ..stats import (
     negative_transfer_rate,
     paired_difference,
     paired_permutation_test,
+    paired_proportions,
     relative_boost,
     t_interval,
 )
 
 BASELINE = "zero-shot"
+SIGNIFICANT = 0.05
+"""Corrected p-values below it are called a gain or a loss."""
 # Sign flips where outcomes are multiples of no common unit; all others are counted exactly.
 PERMUTATIONS = 1999
+UNIT = ("target", "source", "sample")
 TASKS = 5
 """Fewest target tasks for which an interval over tasks is given."""
 THESE_TASKS = (
@@ -66,8 +74,11 @@ def contrast_table(
         ``keys``, ``metric, n`` (queries whose outcome is known with and without the condition), ``value, low, high``
         (Wilson's interval), ``baseline, gain, gain_low, gain_high`` (score interval for paired shares; exact for few
         queries), ``p_value`` (mid-p: McNemar, or sign flips by query where seeds are averaged), ``p_adjusted,
-        n_tests, layer, strength, excluded`` (rows left out because an outcome is unknown, as after an overflow).
+        n_tests, layer, strength, excluded`` (rows left out because an outcome is unknown, as after an overflow),
+        ``verdict`` (see ``with_verdicts``). A target without zero-shot outcomes, whose cell failed, has no row.
     """
+    if outcomes.empty:
+        return _contrasts([], keys, tested)
     zero = {
         target: part.drop_duplicates("sample").set_index("sample")
         for target, part in outcomes[outcomes["method"] == BASELINE].groupby("target", sort=False)
@@ -76,15 +87,44 @@ def contrast_table(
     for values, cell in outcomes.groupby(list(keys), sort=False):
         named = dict(zip(keys, values, strict=True))
         for metric in metrics:
-            if cell[metric].isna().all() or zero[named["target"]][metric].isna().all():
+            base = zero.get(named["target"])
+            if base is None or cell[metric].isna().all() or base[metric].isna().all():
                 continue
-            found = compared(zero[named["target"]][metric], cell, metric, n_bootstrap=n_bootstrap, seed=seed)
+            found = compared(base[metric], cell, metric, n_bootstrap=n_bootstrap, seed=seed)
             place = {"layer": int(cell["layer"].iloc[0]), "strength": float(cell["strength"].iloc[0])}
             rows.append({**named, "metric": metric, **found, **place})
-    frame = pd.DataFrame(rows)
-    wanted = frame["p_value"].where(frame["method"].map(tested))
+    return _contrasts(rows, keys, tested)
+
+
+def _contrasts(
+    rows: list[dict[str, Any]], keys: Sequence[str], tested: Callable[[str], bool]
+) -> pd.DataFrame:
+    found = ["n", "excluded", "value", "low", "high", "baseline", "gain", "gain_low", "gain_high", "p_value"]
+    frame = _table(rows, [*keys, "metric", *found, "layer", "strength"])
+    wanted = frame["p_value"].where(frame["method"].map(tested).astype(bool))
     adjusted = adjust_p_values(frame.assign(p=wanted), column="p")
-    return frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"])
+    return with_verdicts(
+        frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"]), of="gain"
+    )
+
+
+def with_verdicts(frame: pd.DataFrame, *, of: str) -> pd.DataFrame:
+    """The frame with ``verdict``: ``gain`` or ``loss`` where the corrected test finds one, else ``not shown``.
+
+    Args:
+        frame: with ``p_adjusted`` and the change.
+        of: column of the change.
+
+    Returns:
+        rows that were not tested have an empty verdict.
+    """
+    found = np.where(frame["p_adjusted"] < SIGNIFICANT, np.where(frame[of] > 0, "gain", "loss"), "not shown")
+    return frame.assign(verdict=np.where(frame["p_adjusted"].isna(), "", found))
+
+
+def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows as a frame that has its columns where there are no rows, too."""
+    return pd.DataFrame(rows) if rows else pd.DataFrame({name: pd.Series(dtype=float) for name in columns})
 
 
 def compared(
@@ -152,6 +192,8 @@ def pooled_table(
         ``detectable`` (smallest gain of a single pair that McNemar's mid-p test would find with 80 % power, at the
         discordance seen; NaN where none is).
     """
+    if outcomes.empty:
+        return _table([], [*by, *POOLED])
     zero = _baseline(outcomes)
     rows = []
     for values, cell in outcomes.groupby(list(by), sort=False):
@@ -165,7 +207,10 @@ def pooled_table(
                 continue
             excluded = {"excluded": len(paired) - len(known)}
             rows.append({**named, "metric": metric, **_pooled(known, metric, n_bootstrap, seed), **excluded})
-    return pd.DataFrame(rows)
+    return _table(rows, [*by, *POOLED])
+
+
+POOLED = ("metric", "pairs", "n", "value", "baseline", "gain", "gain_low", "gain_high", "excluded")
 
 
 def _baseline(outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -220,6 +265,9 @@ def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) ->
         ``method, metric, pairs, n`` (draws), ``gain, gain_low, gain_high`` (Student's interval over draws), ``least,
         most`` (draw). Conditions of a single draw have no row.
     """
+    columns = ["method", "metric", "pairs", "n", "gain", "gain_low", "gain_high", "least", "most"]
+    if outcomes.empty:
+        return _table([], columns)
     zero = _baseline(outcomes)
     rows = []
     for method, cell in outcomes.groupby("method", sort=False):
@@ -232,7 +280,7 @@ def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) ->
             named = {"method": method, "metric": metric, "pairs": pairs, "n": len(gains)}
             spread = _spread("gain_", t_interval(gains), value="gain")
             rows.append({**named, **spread, "least": gains.min(), "most": gains.max()})
-    return pd.DataFrame(rows)
+    return _table(rows, columns)
 
 
 def detectable(before: np.ndarray, after: np.ndarray, n: int) -> float:
@@ -257,6 +305,10 @@ def split_rows(
         ``keys, n`` and ``total, format, choice`` with ``_low`` and ``_high`` each, and ``excluded`` (rows with an
         unknown outcome). Free answers have no admissible set and no row. See ``stats.gain_split``.
     """
+    parts = [f"{part}{end}" for part in ("total", "format", "choice") for end in ("", "_low", "_high")]
+    columns = [*keys, "n", *parts, "excluded"]
+    if outcomes.empty:
+        return _table([], columns)
     needed = ["valid", "choice_correct"]
     zero, rows = _baseline(outcomes), []
     for values, cell in outcomes[outcomes["method"].map(wanted)].groupby(list(keys), sort=False):
@@ -270,10 +322,116 @@ def split_rows(
             one = found.loc[name]
             row |= {name: one["value"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
         rows.append({**row, "excluded": int(found["excluded"].iloc[0])})
-    return pd.DataFrame(rows)
+    return _table(rows, columns)
 
 
 def gain_lines(rows: pd.DataFrame, x: pd.Series, methods: pd.Series) -> pd.DataFrame:
     """Rows of a pooled table for ``plots.plot_scaling``: ``x``, ``method``, and ``y, low, high`` in points."""
     ends = {"y": "gain", "low": "gain_low", "high": "gain_high"}
     return rows.assign(x=x, method=methods, **{name: 100 * rows[column] for name, column in ends.items()})
+
+
+def side_by_side(
+    outcomes: pd.DataFrame,
+    comparisons: Sequence[tuple[str, str]],
+    *,
+    within: Sequence[str] = (),
+    n_bootstrap: int,
+    seed: int,
+    metrics: Sequence[str] = OUTCOMES,
+) -> pd.DataFrame:
+    """One row per comparison and metric, paired by target, source and sample; p-values are Holm-adjusted over all rows.
+
+    Examples are resampled and exchanged as a whole: all that was done to a query of a target stays together, so that
+    a query that every source meets counts once. Rows that repeat a query (several draws) are averaged first.
+
+    Args:
+        outcomes: rows of ``evaluate_conditions``. A method without a source (zero-shot, in-task demonstrations) is
+            paired with every source of the other.
+        comparisons: pairs of methods, ``(this, against that)``; pairs that lack rows are left out.
+        within: compare within each value of these columns, ``target`` and ``source`` say; empty for all together.
+        n_bootstrap: unused by these tables, whose intervals are not resampled; kept for callers that share options.
+        seed: of the exchanges.
+        metrics: columns of 0 and 1; one that is NaN throughout has no row.
+
+    Returns:
+        ``within, method, against, metric, n`` (rows known on both sides), ``excluded`` (rows that are not), ``value,
+        against_value, difference, low, high`` (score interval at the effective number of queries), ``p_value`` (sign
+        flips by query, mid-p), ``p_adjusted, n_tests, verdict`` (see ``with_verdicts``).
+    """
+    rows = []
+    for named, part in _parts(outcomes, within):
+        by_method = dict(list(part.groupby("method", sort=False)))
+        for this, that in comparisons:
+            if this not in by_method or that not in by_method:
+                continue
+            both = matched_queries(by_method[that], by_method[this], metrics)
+            for metric in metrics:
+                if found := change(both, metric, seed=seed):
+                    rows.append({**named, "method": this, "against": that, "metric": metric, **found})
+    columns = [*within, "method", "against", "metric", "n", "value", "against_value", "difference"]
+    frame = pd.DataFrame(rows, columns=[*columns, "low", "high", "p_value", "excluded"])
+    return with_verdicts(holm(frame), of="difference")
+
+
+def holm(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with ``p_adjusted`` and ``n_tests`` for its ``p_value``; rows without one are not tested."""
+    adjusted = adjust_p_values(frame, column="p_value")
+    return frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"])
+
+
+def matched_queries(
+    against: pd.DataFrame, treated: pd.DataFrame, metrics: Sequence[str] = OUTCOMES
+) -> pd.DataFrame:
+    """Outcomes of both sides on the queries that both have, draws averaged; columns of one end in ``_against``."""
+    # Demonstrations of the target itself have no source, and stand beside every source of the other side.
+    sourceless = (against["source"] == "").all() or (treated["source"] == "").all()
+    keys = [key for key in UNIT if not (sourceless and key == "source")]
+    before, after = (
+        side.groupby(list(UNIT), sort=False)[list(metrics)].mean().reset_index()
+        for side in (against, treated)
+    )
+    return after.merge(before, on=keys, suffixes=("", "_against"))
+
+
+def change(both: pd.DataFrame, metric: str, *, seed: int) -> dict[str, Any]:
+    """One comparison of what ``matched_queries`` found; empty when no outcome is known."""
+    rows = len(both)
+    both = both.dropna(subset=[metric, f"{metric}_against"])
+    if both.empty:
+        return {}
+    left, right = both[f"{metric}_against"].to_numpy(float), both[metric].to_numpy(float)
+    clusters = (both["target"] + "\n" + both["sample"]).to_numpy()
+    found = paired_proportions(left, right, clusters=clusters)
+    test = paired_permutation_test(
+        left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS, mid_p=True
+    )
+    return {
+        "n": len(both),
+        "value": float(right.mean()),
+        "against_value": float(left.mean()),
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p_value": test.p,
+        "excluded": rows - len(both),
+    }
+
+
+def once(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes with one zero-shot row per query, where several cells of a target have answered it."""
+    if outcomes.empty:
+        return outcomes
+    zero = outcomes["method"] == BASELINE
+    again = outcomes[zero].duplicated(["target", "sample"])
+    return outcomes.drop(index=again.index[again]).reset_index(drop=True)
+
+
+def _parts(outcomes: pd.DataFrame, within: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    if outcomes.empty:
+        return
+    if not within:
+        yield {}, outcomes
+        return
+    for values, part in outcomes.groupby(list(within), sort=False):
+        yield dict(zip(within, values, strict=True)), part

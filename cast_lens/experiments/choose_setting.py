@@ -7,20 +7,24 @@ its answer for ever has a perfect first token and is of no use. Ties go to the h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, sweep
 from ..evaluation import changed_answers, evaluate
-from ..interventions import Operator, Position
+from ..interventions import Operator, Position, Steering
 from ..methods import Setting
-from ..tasks import Prompt
+from ..tasks import Prompt, zero_shot_prompts
 from ..vectors import SteeringVector
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from .workspace import Workspace
+
+Editing = Callable[[float, int], Steering]
+"""A variant at a strength, for a number of prompts."""
 
 
 def sweep_source(
@@ -53,8 +57,6 @@ def sweep_source(
         answers for the finalists (NaN elsewhere); ``n_changed, changed`` (finalists: answers that are not the
         unsteered ones, and a few of them; see ``changed_answers``); ``chosen``.
     """
-    import pandas as pd
-
     found = sweep(
         model,
         prompts,
@@ -92,7 +94,63 @@ def sweep_source(
     return frame
 
 
+def swept_placebo(workspace: Workspace, source: str) -> pd.DataFrame:
+    """The sweep that chose a source's setting, and the same sweep of a random direction of the vector's norm."""
+    config, found = workspace.config, workspace.sweep(source)
+    noise = sweep(
+        workspace.model,
+        zero_shot_prompts(workspace.tasks[source], workspace.validation(source)),
+        {"placebo: random direction": workspace.random_direction(source)},
+        layers=config.layers or None,
+        strengths=config.strengths,
+        operator=config.operator,
+        position=config.position,
+        chat=config.chat,
+        progress=workspace.progress,
+    ).to_frame()
+    rows = noise[noise["kind"] != "unsteered"].drop(columns=["operator", "position"])
+    unknown = {"chosen": False, "changed": "", "source": source, "method": "cast"}
+    return pd.concat([found, rows.assign(**unknown)], ignore_index=True)[list(found.columns)]
+
+
 def chosen_setting(frame: pd.DataFrame, *, operator: Operator, position: Position) -> Setting:
     """The setting that ``sweep_source`` marked."""
     row = frame[frame["chosen"]].iloc[0]
     return Setting(int(row["layer"]), float(row["strength"]), operator, position)
+
+
+def best_strengths(
+    workspace: Workspace, source: str, edits: Mapping[str, Editing], *, name: str
+) -> dict[str, float]:
+    """The strength at which each variant's greedy answers match most often on the source's validation split.
+
+    Ties go to the higher gold log-probability. Tried are the run's strengths, and a half and a quarter of the lowest:
+    steering at every token, or at several layers, may need less.
+
+    Args:
+        workspace: gives model, prompts and strengths.
+        source: whose validation split is used.
+        edits: the variants.
+        name: of the table that is kept in the run directory.
+    """
+    frame = workspace.directory.frame(f"settings/{name}/{source}", lambda: _tried(workspace, source, edits))
+    chosen = frame[frame["chosen"]]
+    return dict(zip(chosen["variant"], chosen["strength"].astype(float), strict=True))
+
+
+def _tried(workspace: Workspace, source: str, edits: Mapping[str, Editing]) -> pd.DataFrame:
+    config, task = workspace.config, workspace.tasks[source]
+    prompts = zero_shot_prompts(task, workspace.validation(source))
+    lowest = min(config.strengths)
+    strengths = sorted({lowest / 4, lowest / 2, *config.strengths})
+    cells = [(variant, strength) for variant in edits for strength in strengths]
+    steerings = [edits[variant](strength, len(prompts)) for variant, strength in cells]
+    found = evaluate(workspace.model, prompts, steerings, chat=config.chat, progress=workspace.progress)
+    means = found.groupby("variant")[["exact_match", "gold_logprob"]].mean()
+    frame = pd.DataFrame(cells, columns=["variant", "strength"]).assign(
+        source=source,
+        exact_match=means["exact_match"].to_numpy()[1:],
+        gold_logprob=means["gold_logprob"].to_numpy()[1:],
+    )
+    ranked = frame.sort_values(["exact_match", "gold_logprob"], ascending=False, kind="stable")
+    return frame.assign(chosen=frame.index.isin(ranked.drop_duplicates("variant").index))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
-from .matrices import spearman
+from .matrix_tests import spearman
 
 if TYPE_CHECKING:
     import pandas as pd

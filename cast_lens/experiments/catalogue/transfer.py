@@ -1,0 +1,352 @@
+"""The main job: difference vectors, their parallelism, where steering works, and what it does to every target.
+
+Each source's contrastive mean is added at the layer and strength chosen on the source's own validation split. On every
+target it is compared, query by query, with zero-shot, with demonstrations of the target and of the source, with random
+directions of its norm, and with the vector of demonstrations whose answers were shuffled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ... import plots
+from ...geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
+from ...methods import AnyCondition, cross_task_condition, evaluate_conditions, few_shot_condition
+from ...plots.clouds import projection_methods
+from ...plots.frames import in_order
+from ...vectors import DifferenceVectors
+from .. import sentences
+from ..cells import Cell
+from ..choose_setting import swept_placebo
+from ..config import RunConfig
+from ..outcomes import contrast_table, pooled_table, split_rows
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
+from ..transfer_matrix import is_finding, vector_conditions, with_families
+from ..workspace import Workspace, test_examples
+
+METHODS = ("cast", "placebo: shuffled labels", "placebo: random direction")
+PAIRWISE = ("parallelism", "cosines")
+GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
+"""Tables on how difference vectors lie to each other; each is one cell."""
+# Layers that are projected for pictures: enough for a slider, few enough for a page.
+PROJECTED_LAYERS = 8
+# UMAP needs more points than neighbours; below this a picture of it would say nothing.
+UMAP_POINTS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer(Experiment):
+    """The main job.
+
+    Attributes:
+        umap: draw a UMAP projection beside the PCA; compiling it takes half a minute.
+    """
+
+    name = "transfer"
+    title = "Transfer between tasks"
+    compared = (
+        "Every condition answered the same test queries of a target as zero-shot did. Layer and strength were chosen "
+        "on the source's own validation split; no label of a target was used to choose anything. Placebos are applied "
+        "at the same layer and strength with the same norm: random directions, one for each source and draw, and the "
+        "vector of demonstrations whose answers were shuffled."
+    )
+    limits = (
+        f"{sentences.LIMITS} A high cosine between the vectors of two tasks does not mean that one helps the other, "
+        "and a gain does not show that knowledge was transferred: look at format and choice, and at the placebos."
+    )
+    shown = ("methods", "result", "split", "settings")
+
+    umap: bool = True
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """No UMAP."""
+        return {"umap": False}
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Vectors and settings first; then the geometry, the sweeps beside their placebo, and the targets."""
+        cells = [Cell("vectors", source=name, prepares=True) for name in tasks]
+        cells += settings_first(config)
+        cells += [Cell(name) for name in GEOMETRY if len(tasks) > 1 or name not in PAIRWISE]
+        cells += [Cell("sweep", source=source) for source in config.sources]
+        return cells + [Cell("outcomes", target) for target in config.targets]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Rows of one cell: a table of the geometry, a sweep, or the outcomes on a target."""
+        if cell.kind == "vectors":
+            return saved_vectors(workspace, cell.source)
+        if cell.kind == "sweep":
+            return swept_placebo(workspace, cell.source)
+        if cell.kind == "outcomes":
+            return target_outcomes(workspace, cell.target)
+        return geometry(workspace, cell.kind, umap=self.umap)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """The tables of a run.
+
+        Returns:
+            ``result``: one row per pair, condition and metric; ``methods``: over all pairs; ``split``: format and
+            choice; ``sweep`` and ``settings``: what was swept and chosen; and the tables of ``GEOMETRY``.
+        """
+        outcomes = rows.get("outcomes", pd.DataFrame())
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        sweep = rows.get("sweep", pd.DataFrame())
+        return {
+            "result": with_families(contrast_table(outcomes, tested=is_finding, **options), tasks),
+            "methods": pooled_table(outcomes, **options),
+            "split": split_rows(
+                outcomes, wanted=lambda name: name.startswith(("cast", "placebo")), **options
+            ),
+            "sweep": sweep,
+            "settings": chosen_cells(sweep),
+            **{name: rows[name] for name in GEOMETRY if name in rows},
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """The mean gain, its placebo, its parts; tasks without a split."""
+        parts = [sentences.transfer(frames["methods"], frames["result"]), split_sentence(frames["split"])]
+        answered = in_order(frames["result"]["target"]) if len(frames["result"]) else []
+        free = [name for name in answered if name not in set(frames["split"]["target"])]
+        told = f"Free answers have no set of admissible answers, so {sentences.listed(free)} "
+        left_out = (f"{told}{'is' if len(free) == 1 else 'are'} not split.",) if free else ()
+        return Findings(" ".join(part for part in parts if part), left_out)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Matrix, forest and split of the outcomes; sweeps; geometry."""
+        yield from outcome_figures(frames)
+        for source in in_order(frames["sweep"]["source"]) if len(frames["sweep"]) else []:
+            yield sweep_figure(frames["sweep"], source)
+        yield from geometry_figures(frames)
+
+
+EXPERIMENT = Transfer
+
+
+def saved_vectors(workspace: Workspace, name: str) -> pd.DataFrame:
+    """Difference vectors of a task on disk; of a source also those of shuffled answers, and its steering vector."""
+    found = workspace.differences(name)
+    if name in workspace.config.sources:
+        workspace.differences(name, "shuffled labels")
+        workspace.vector(name).save(workspace.directory.path / "vectors" / f"steering.{name}.safetensors")
+    return pd.DataFrame({"task": [name], "samples": [len(found)]})
+
+
+def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
+    """Outcomes of everything that is compared on a target, on the same examples."""
+    config, task, base = workspace.config, workspace.tasks[target], workspace.base(target)
+    examples = test_examples(config, task)
+    conditions: list[AnyCondition] = [
+        base,
+        few_shot_condition(task, examples, shots=config.shots, seed=config.seed),
+    ]
+    conditions += [
+        cross_task_condition(workspace.tasks[source], task, examples, shots=config.shots, seed=config.seed)
+        for source in config.sources
+        if source != target
+    ]
+    conditions += vector_conditions(workspace, base, METHODS)
+    return evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
+
+
+def chosen_cells(sweep: pd.DataFrame) -> pd.DataFrame:
+    """For each source the chosen layer and strength, and what its validation split showed there.
+
+    Returns:
+        ``source, layer, strength, n``, and ``first_match`` and ``exact_match`` of the vector with those of the
+        unsteered model (``_unsteered``) and, where it was swept, of the random direction (``_placebo``).
+    """
+    found = []
+    for source, part in sweep.groupby("source", sort=False) if len(sweep) else []:
+        chosen = part[part["chosen"].astype(bool)].iloc[0]
+        here = part[(part["layer"] == chosen["layer"]) & (part["strength"] == chosen["strength"])]
+        base, noise = part[part["kind"] == "unsteered"], here[here["kind"].str.startswith("placebo")]
+        row = {"source": source, **chosen[["layer", "strength", "n"]].to_dict()}
+        for metric in ("first_match", "exact_match"):
+            row |= {metric: chosen[metric], f"{metric}_unsteered": base[metric].mean()}
+        found.append({**row, "first_match_placebo": noise["first_match"].mean()})
+    return pd.DataFrame(found)
+
+
+def split_sentence(split: pd.DataFrame) -> str:
+    """How the mean gain divides into format and choice; empty without a split."""
+    for method in ("cast", "cast (own vector)"):
+        rows = split[split["method"] == method]
+        if len(rows):
+            total, form, choice = (rows[part].mean() for part in ("total", "format", "choice"))
+            above, below = int((rows["choice_low"] > 0).sum()), int((rows["choice_high"] < 0).sum())
+            return (
+                f"Where answers have an admissible set, {sentences.points(form)} of {sentences.points(total)} points "
+                f"are format and {sentences.points(choice)} choice; the interval of the choice part is above zero for "
+                f"{above} and below for {below} of {len(rows)} pairs."
+            )
+    return ""
+
+
+def geometry(workspace: Workspace, part: str, *, umap: bool) -> pd.DataFrame:
+    """One table on how the difference vectors of all tasks lie to each other."""
+    config = workspace.config
+    differences = [workspace.differences(name) for name in workspace.tasks]
+    layers = projected_layers(differences[0].layers)
+    options: dict[str, Any] = {"seed": config.seed, "n_bootstrap": config.bootstrap}
+    if part == "parallelism":
+        family = {name: task.family for name, task in workspace.tasks.items()}
+        found = parallelism(differences, **options)
+        return found.assign(family_a=found["task_a"].map(family), family_b=found["task_b"].map(family))
+    if part == "cosines":
+        matrices = [cosine_matrix(differences, layer) for layer in layers]
+        return pd.concat(matrices, ignore_index=True)
+    if part == "projection":
+        return projection(workspace, differences, layers, umap=umap)
+    if part == "entropy":
+        return entropy_by_layer(differences)
+    return {"alignment": alignment, "cohesion": cohesion}[part](differences, **options)
+
+
+def projected_layers(layers: Sequence[int], count: int = PROJECTED_LAYERS) -> tuple[int, ...]:
+    """Evenly spaced layers, the last one included."""
+    if len(layers) <= count:
+        return tuple(layers)
+    step = (len(layers) - 1) / (count - 1)
+    return tuple(layers[round(index * step)] for index in range(count))
+
+
+def projection(
+    workspace: Workspace, differences: Sequence[DifferenceVectors], layers: Sequence[int], *, umap: bool
+) -> pd.DataFrame:
+    """Samples in two dimensions, with their texts."""
+    seed = workspace.config.seed
+    frames = [project_layers(differences, layers=layers, seed=seed)]
+    if umap and sum(len(one) for one in differences) >= UMAP_POINTS:
+        middle = layers[len(layers) // 2]
+        frames.append(project_layers(differences, layers=(middle,), method="umap", seed=seed))
+    found = pd.concat(frames, ignore_index=True)
+    text = {
+        (name, example.id): example.input for name, task in workspace.tasks.items() for example in task.train
+    }
+    keys = zip(found["task"], found["sample_id"], strict=True)
+    return found.assign(text=[text.get(key, "") for key in keys])
+
+
+def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
+    """What was measured on the targets."""
+    result, split = frames["result"], frames["split"]
+    steered = result[result["method"].astype(str).str.startswith("cast")]
+    if len(steered):
+        yield ReportFigure(
+            "matrix",
+            "What one task's vector does to another task",
+            "Change from zero-shot in percentage points; a number is bold when its interval excludes zero. Exact "
+            "match: the answer is right. Label validity: it is an admissible answer. Label-restricted accuracy: the "
+            "right one is preferred when only admissible answers are compared. Gains in the first two without gains "
+            "in the third mean that the vector mends the format and not the choice. Blank: free answers.",
+            "Heat maps of targets by sources, one for each outcome; the tables below hold every number.",
+            plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered), method="cast"),
+            steered,
+        )
+    if (result["metric"] == "exact_match").any():
+        yield ReportFigure(
+            "gain",
+            "Every condition against zero-shot",
+            "Gain in exact match over zero-shot with its 95 % interval. Hollow grey marks are placebos. Where a random "
+            "direction gets as far as the vector, its direction did not matter; where the vector from shuffled "
+            "answers does, the right answers in the examples did not.",
+            "Forest plot of gains in exact match for each target, source and condition, placebos included.",
+            plots.plot_gain(result),
+            result[result["metric"] == "exact_match"],
+        )
+    if split["method"].astype(str).str.startswith("cast").any():
+        yield ReportFigure(
+            "split",
+            "Format and choice",
+            "Each bar is a gain in exact match, made of two parts that add up: more answers are admissible (format), "
+            "and more of the admissible ones are right (choice). Lines are 95 % intervals.",
+            "Stacked bars of the format part and the choice part of each gain in exact match, with intervals.",
+            plots.plot_split(split, method="cast"),
+            split,
+        )
+
+
+def sweep_figure(sweep: pd.DataFrame, source: str) -> ReportFigure:
+    """Layers and strengths of one source."""
+    rows = sweep[sweep["source"] == source]
+    return ReportFigure(
+        f"sweep_{source}",
+        f"Sweep: {source}",
+        "Above the vector, below a random direction of the same length, on the source's own validation split. The "
+        "ring marks the chosen cell.",
+        f"Heat maps of layer by strength for the vector of {source} and for a random direction.",
+        plots.plot_sweep(rows, source=source),
+        rows,
+    )
+
+
+PICTURES = {
+    "parallelism": (
+        "Cosine between the mean difference vectors of two tasks",
+        "One line per pair of tasks, shaded by its 95 % interval: above, two tasks of one family (the same kind of "
+        "answer), below, of different families. Grey: what random directions give, and differences between random "
+        "zero-shot prompts.",
+        "Lines of cosine by layer, one for each pair of tasks.",
+        plots.plot_parallelism,
+    ),
+    "cosines": (
+        "All pairs at one layer",
+        "Cosine between mean difference vectors; the slider changes the layer.",
+        "Heat map of cosines between the mean difference vectors of all tasks, one layer at a time.",
+        plots.plot_cosine_matrix,
+    ),
+    "alignment": (
+        "Single samples against means",
+        "Solid: how far a task's samples point along their own task's mean (made without them). Dotted: along other "
+        "tasks' means.",
+        "Lines of mean cosine by layer, of each task's samples to its own mean and to the means of other tasks.",
+        plots.plot_alignment,
+    ),
+    "cohesion": (
+        "Agreement within a task",
+        "Mean cosine between the difference vectors of two samples of one task, with its 95 % interval. Samples that "
+        "disagree make a mean that steers unreliably.",
+        "Lines of mean pairwise cosine by layer, one for each task, with intervals.",
+        plots.plot_cohesion,
+    ),
+    "entropy": (
+        "Matrix entropy",
+        "Over how many directions the activations of a layer spread, with (solid) and without (dotted) examples in "
+        "the prompt.",
+        "Lines of matrix entropy by layer, one for each task and prompt.",
+        plots.plot_entropy,
+    ),
+}
+CLOUDS = {
+    "pca": (
+        "Activations in one plane (PCA)",
+        "Each thin arrow is a sample, from its zero-shot to its few-shot activation; bold arrows join the centres. The "
+        "plane is fitted on all tasks at once and is linear, so parallel vectors look parallel as far as its two axes "
+        "reach.",
+    ),
+    "umap": (
+        "Neighbourhoods (UMAP)",
+        "Hollow: zero-shot; filled: few-shot. UMAP keeps neighbours together and nothing else: directions, lengths "
+        "and distances in this picture mean nothing. For parallelism, look at the cosines.",
+    ),
+}
+
+
+def geometry_figures(frames: Frames) -> Iterator[ReportFigure]:
+    """How the difference vectors of the tasks lie to each other."""
+    for name, (title, caption, alt, plot) in PICTURES.items():
+        if name in frames and len(frames[name]):
+            yield ReportFigure(name, title, caption, alt, plot(frames[name]), frames[name])
+    if "projection" not in frames:
+        return
+    frame = frames["projection"]
+    for method in in_order(projection_methods(frame)):
+        title, caption = CLOUDS[method]
+        rows = frame[projection_methods(frame) == method]
+        alt = f"Arrows from zero-shot to few-shot activations of {rows['task'].nunique()} tasks in two dimensions."
+        figure = plots.plot_projection(rows, method=method)
+        yield ReportFigure(f"projection_{method}", title, caption, alt, figure, rows)

@@ -1,0 +1,321 @@
+"""What the cells of an experiment share: model, tasks, vectors and settings, kept on disk once they are made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from transformer_lens import HookedTransformer
+
+from ..engine import Progress, quiet, tokenise, unsupported
+from ..engine.capture import check_layers
+from ..engine.tokens import longest_prompt
+from ..extraction import Extraction, difference_vectors, draw_samples
+from ..methods import VECTOR_METHODS, Condition, Setting, SourceTask, zero_shot_condition
+from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
+from ..models import fingerprint, load_model
+from ..placebos import placebo_seed, random_direction
+from ..selection import METHODS, select, space_from_residuals
+from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, zero_shot_prompts
+from ..vectors import DifferenceVectors, SteeringVector
+from .choose_setting import chosen_setting, sweep_source
+from .config import RunConfig
+from .store import RunDirectory
+
+Say = Callable[[str], None]
+Load = Callable[..., HookedTransformer]
+# Selections that ask for the model's confidence in labels, which a run does not compute.
+NEED_CONFIDENCE = ("confident", "vote-k-two-phase")
+# Seeds from one draw to the next: more than placebos or repeats take within one.
+SEEDS_A_DRAW = 1000
+# Tokens left free for an answer.
+ANSWER_ROOM = 16
+# File names of difference vectors, by what the demonstrations hold.
+FILES = {"true": "differences", "shuffled labels": "shuffled", "random text": "random-text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What the cells of an experiment share.
+
+    Attributes:
+        config: what was asked for.
+        model: the model.
+        tasks: every source and target, by name.
+        directory: where vectors and settings are kept.
+        progress: wraps batches.
+        say: called with a line on what is being done.
+        embed: texts as vectors, for retrieval; see ``RunConfig.encoder``.
+    """
+
+    config: RunConfig
+    model: HookedTransformer
+    tasks: dict[str, Task]
+    directory: RunDirectory
+    progress: Progress
+    say: Say
+    embed: Remembered
+
+    @classmethod
+    def loaded(
+        cls,
+        config: RunConfig,
+        tasks: dict[str, Task],
+        directory: RunDirectory,
+        *,
+        load: Load = load_model,
+        progress: Progress = quiet,
+        say: Say = lambda text: None,
+    ) -> Workspace:
+        """Load the model and the encoder, and check what will be read before any work starts.
+
+        Args:
+            config, tasks, directory, progress, say: see above.
+            load: gives the model; it is called as ``load_model``.
+        """
+        say(f"Loading {config.model}")
+        arguments = template_arguments(config.chat_arguments)
+        given = {"chat_arguments": arguments} if arguments else {}
+        model = load(config.model, device=config.device, dtype=config.dtype, **given)
+        if config.encoder:
+            embed = sentence_embedding(config.encoder)
+            embed(["loads?"])
+        else:
+            embed = residual_embedding(model, chat=config.chat, progress=progress)
+        made = cls(config, model, tasks, directory, progress, say, embed)
+        check_prompts(made)
+        write_model(made)
+        return made
+
+    def drawn(self, draw: int) -> Workspace:
+        """The same model and queries with another draw of samples, demonstrations and placebos.
+
+        Its vectors and settings are in ``draws/DRAW`` of the run directory; draw 0 is the workspace itself.
+        """
+        if draw == 0:
+            return self
+        config = replace(self.config, seed=self.config.seed + SEEDS_A_DRAW * draw)
+        directory = RunDirectory(self.directory.path / "draws" / str(draw))
+        return replace(self, config=config, directory=directory)
+
+    def extraction(self, kind: str = "true") -> Extraction:
+        """How vectors are taken in this run; ``kind`` is one of ``methods.DIFFERENCE_KINDS``."""
+        c = self.config
+        return Extraction(
+            c.samples,
+            c.shots,
+            chat=c.chat,
+            seed=c.seed,
+            shuffle_labels=kind == "shuffled labels",
+            random_text=kind == "random text",
+        )
+
+    def differences(self, name: str, kind: str = "true") -> DifferenceVectors:
+        """Difference vectors of a task, from disk when they are there."""
+        path = self.directory.path / "vectors" / f"{FILES[kind]}.{name}.safetensors"
+        if path.is_file():
+            return DifferenceVectors.load(path)
+        how = self.extraction(kind)
+        found = difference_vectors(self.model, self.tasks[name], how, progress=self.progress)
+        found.save(path)
+        return found
+
+    def chosen(self, name: str) -> tuple[int, ...] | None:
+        """The samples of a source that the run's selection chooses; None for all of them.
+
+        Samples are compared by their zero-shot residuals at the middle layer.
+        """
+        c = self.config
+        if c.select == "all":
+            return None
+        plain = self.differences(name)
+        layer = plain.layers[len(plain.layers) // 2]
+        space = space_from_residuals(plain, layer)
+        budget = c.budget or max(1, len(plain) // 2)
+        found = select(space, budget, method=c.select, seed=c.seed, differences=plain.at(layer).numpy())
+        return tuple(found.indices.tolist())
+
+    def source(self, name: str, *, number: int = 0) -> SourceTask:
+        """What a vector method may read of a source; ``number`` tells the draws of a placebo apart."""
+        return SourceTask(
+            self.model,
+            self.tasks[name],
+            self.extraction(),
+            lambda kind: self.differences(name, kind),
+            self.chosen(name),
+            placebo_seed(name, self.config.seed, number),
+            note="" if self.config.select == "all" else f"chosen by {self.config.select}",
+        )
+
+    def vector(self, name: str, method: str = "cast") -> SteeringVector:
+        """The vector that a method makes of a source."""
+        return VECTOR_METHODS[method].fit(self.source(name))
+
+    def random_direction(self, name: str, *, number: int = 0) -> SteeringVector:
+        """A random direction of the norm of a source's contrastive mean; another one for every source and number."""
+        return random_direction(self.vector(name), seed=placebo_seed(name, self.config.seed, number))
+
+    def shuffled(self, name: str) -> SteeringVector:
+        """The mean difference vector of demonstrations with shuffled answers, over the same samples."""
+        chosen = self.chosen(name)
+        return self.differences(name, "shuffled labels").mean(chosen)
+
+    def setting(self, name: str, method: str = "cast") -> Setting:
+        """Layer and strength of a method's vector, chosen on the source's own validation split."""
+        how = VECTOR_METHODS[method]
+        return chosen_setting(
+            self.sweep(name, method),
+            operator=how.operator or self.config.operator,
+            position=how.position or self.config.position,
+        )
+
+    def sweep(self, name: str, method: str = "cast") -> pd.DataFrame:
+        """The sweep from which the setting of a method's vector is chosen, with ``source`` and ``method``."""
+        config, how = self.config, VECTOR_METHODS[method]
+        return self.directory.frame(
+            f"settings/{method}/{name}".replace(":", ""),
+            lambda: sweep_source(
+                self.model,
+                zero_shot_prompts(self.tasks[name], self.validation(name)),
+                {"vector": self.vector(name, method)},
+                layers=config.layers or None,
+                strengths=how.strengths or config.strengths,
+                operator=how.operator or config.operator,
+                position=how.position or config.position,
+                finalists=config.finalists,
+                chat=config.chat,
+                progress=self.progress,
+            ).assign(source=name, method=method),
+        )
+
+    def validation(self, name: str) -> tuple[Example, ...]:
+        """The validation examples of a source; see ``validation_examples``."""
+        return validation_examples(self.config, self.tasks[name])
+
+    def base(self, name: str) -> Condition:
+        """Zero-shot on the test examples of a target: what everything is compared with."""
+        return zero_shot_condition(self.tasks[name], test_examples(self.config, self.tasks[name]))
+
+
+def load_tasks(config: RunConfig, names: Sequence[str] = ()) -> dict[str, Task]:
+    """The tasks of a run, checked against what it will draw from them.
+
+    Args:
+        config: gives sources and targets.
+        names: further tasks.
+
+    Raises:
+        ValueError: an unknown task, or splits too small for samples, shots, validation or test.
+    """
+    if config.select not in METHODS or config.select in NEED_CONFIDENCE:
+        usable = ", ".join(name for name in METHODS if name not in NEED_CONFIDENCE)
+        raise ValueError(
+            f"select={config.select!r} is no selection that a run can make; choose from {usable}"
+        )
+    wanted = dict.fromkeys((*config.sources, *config.targets, *names))
+    tasks = {
+        name: load_task(name, tasks=config.tasks or None, hub=config.hub, seed=config.seed) for name in wanted
+    }
+    for name, task in tasks.items():
+        draw_samples(task, Extraction(config.samples, config.shots, seed=config.seed))
+        if name in config.sources and not task.validation:
+            raise ValueError(f"source {name!r} has no validation split to choose layer and strength on")
+        if name in config.targets and not task.test:
+            raise ValueError(f"target {name!r} has no test split")
+    return tasks
+
+
+def check_prompts(workspace: Workspace) -> None:
+    """Check layers, and tokenise what the run will read: a prompt that does not fit is named before work starts."""
+    config = workspace.config
+    check_layers(workspace.model, config.layers or None)
+    for task in workspace.tasks.values():
+        queries = [*draw_samples(task, workspace.extraction()), *test_examples(config, task)]
+        few = few_shot_prompts(task, queries, shots=config.shots, seed=config.seed)
+        tokenise(
+            workspace.model, [*few, *zero_shot_prompts(task, queries)], chat=config.chat, room=ANSWER_ROOM
+        )
+
+
+def fits(workspace: Workspace, prompts: Sequence[Prompt]) -> bool:
+    """Whether prompts and their answers fit the model's context."""
+    needed = longest_prompt(workspace.model, prompts, chat=workspace.config.chat) + ANSWER_ROOM
+    return needed <= int(workspace.model.cfg.n_ctx)
+
+
+def test_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
+    """The test examples of a target that a run asks."""
+    return task.test[: config.test]
+
+
+def validation_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
+    """The validation examples of a source on which layer and strength are chosen."""
+    return task.validation[: config.validation]
+
+
+def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
+    """How often each label occurs among the examples that a run uses; labels that never occur have a row, too.
+
+    Returns:
+        ``task, use`` (samples, validation or test), ``label`` (of lettered options: the letter of the right one),
+        ``n``; tasks with free answers have no rows.
+    """
+    rows = []
+    for name, task in tasks.items():
+        how = Extraction(config.samples, config.shots, seed=config.seed)
+        used = {"samples": draw_samples(task, how)}
+        used |= {"validation": validation_examples(config, task)} if name in config.sources else {}
+        used |= {"test": test_examples(config, task)} if name in config.targets else {}
+        for use, examples in used.items():
+            gold = Counter(prompt.gold for prompt in zero_shot_prompts(task, examples))
+            letters = sorted(gold) if task.kind == "multiple-choice" else []
+            rows += [(name, use, label, gold[label]) for label in task.labels or letters]
+    return pd.DataFrame(rows, columns=["task", "use", "label", "n"])
+
+
+def template_arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """What a chat template is given, from ``name=value`` pairs; values are read as JSON, otherwise as text.
+
+    Raises:
+        ValueError: a pair without a name or without ``=``.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name.strip() or not equals:
+            raise ValueError(f"chat_arguments: {pair!r} is not of the form name=value")
+        try:
+            found[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.strip()] = value
+    return found
+
+
+def write_model(workspace: Workspace) -> None:
+    """Write what the model is, for the report."""
+    cfg = workspace.model.cfg
+    workspace.directory.write_json(
+        "model.json",
+        {
+            "name": workspace.config.model,
+            "architecture": str(cfg.original_architecture),
+            "fingerprint": fingerprint(workspace.model),
+            "parameters": parameter_count(workspace.model),
+            "n_layers": int(cfg.n_layers),
+            "d_model": int(cfg.d_model),
+            "dtype": workspace.config.dtype,
+            "device": str(cfg.device),
+            "plain_route": unsupported(workspace.model),
+        },
+    )
+
+
+def parameter_count(model: HookedTransformer) -> int:
+    """Parameters of a model; an unembedding that repeats the embedding (tied weights) counts once."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    tied = model.W_E.shape == model.W_U.T.shape and bool((model.W_E == model.W_U.T).all())
+    return total - (model.W_U.numel() if tied else 0)
