@@ -83,7 +83,7 @@ def run(
         settings = make_config(values, origin=str(config))
         options = {name: _parse(name, value) for name, value in given.items() if value is not None}
         settings = make_config({**values, **options}, origin=str(config or "options"))
-        _run(settings.quick() if quick else settings, out)
+        _run(settings.quick() if quick else settings, out, umap=not quick)
 
     _explained(job, out)
 
@@ -145,12 +145,17 @@ def main() -> None:
     app()
 
 
-def _run(settings: Any, out: Path) -> None:
+def _run(settings: Any, out: Path, *, umap: bool) -> None:
     from .engine.progress import bars
-    from .experiments.main_job import run as run_job
+    from .experiments.catalogue.transfer import Transfer
+    from .experiments.runner import run_experiment
+    from .report import publish
 
-    run_job(settings, out, progress=bars, say=lambda text: typer.echo(text, err=True))
-    typer.echo(f"Report: {out / 'report.html'}")
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    run_experiment(Transfer(umap=umap), settings, out, progress=bars, say=say)
+    typer.echo(f"Report: {publish(out)}")
 
 
 def _explained(job: Callable[[], None], out: Path | None = None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -172,7 +172,7 @@ def _row(
     broken: dict[str, str] = {}
     for name in names:
         try:
-            run(name, settings, out)
+            run(_experiment(name, settings), _core(settings), out)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, ValueError) and (len(names) == 1 or str(error) in broken.values()):
                 raise
@@ -183,13 +183,11 @@ def _row(
 
 def _planned(names: tuple[str, ...], settings: ExperimentConfig) -> tuple[list[str], dict[str, str]]:
     """The experiments that can be asked of these tasks, and why the others cannot, before any work starts."""
-    from .experiments.catalogue import find
-
     able, refused = [], {}
     for name in names:
-        experiment = find(name)
         try:
-            experiment.plan(settings, experiment.read_tasks(settings))
+            experiment = _experiment(name, settings)
+            experiment.plan(_core(settings), experiment.read_tasks(_core(settings)))
         except ValueError as error:
             refused[name] = str(error)
             if len(refused) == len(names):
@@ -197,6 +195,20 @@ def _planned(names: tuple[str, ...], settings: ExperimentConfig) -> tuple[list[s
             continue
         able.append(name)
     return able, refused
+
+
+def _experiment(name: str, settings: ExperimentConfig) -> Any:
+    """The experiment with its own options."""
+    from .experiments.catalogue import find
+
+    kind = find(name)
+    own = {field.name for field in fields(cast(Any, kind))} & {field.name for field in fields(settings)}
+    return kind(**{key: getattr(settings, key) for key in own})
+
+
+def _core(settings: ExperimentConfig) -> RunConfig:
+    """What all experiments share."""
+    return RunConfig(**{field.name: getattr(settings, field.name) for field in fields(RunConfig)})
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 
 from ..geometry import parallelism, project_layers
-from ..report.record import RunRecord, read_run
 from ..tasks import Task, load_task
 from ..vectors import DifferenceVectors
 from .data import CONFIDENCE, view_data
@@ -79,7 +79,7 @@ def read_source(
     """
     known = {task.name: task for task in tasks}
     if isinstance(given, str | os.PathLike):
-        return _from_run(read_run(Path(given)), known)
+        return _from_run(Path(given), known)
     differences = (given,) if isinstance(given, DifferenceVectors) else tuple(given)
     if not differences or not all(isinstance(one, DifferenceVectors) for one in differences):
         raise ValueError(
@@ -89,18 +89,22 @@ def read_source(
     return ExploredVectors(differences, known | _tasks_by_name(differences, known, folder="", hub=False))
 
 
-def _from_run(record: RunRecord, known: Mapping[str, Task]) -> ExploredVectors:
-    names = dict.fromkeys((*record.sources, *record.targets))
-    paths = [record.path / "vectors" / f"differences.{name}.safetensors" for name in names]
+def _from_run(run_dir: Path, known: Mapping[str, Task]) -> ExploredVectors:
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = dict.fromkeys((*config.get("sources", ()), *config.get("targets", ())))
+    paths = [run_dir / "vectors" / f"differences.{name}.safetensors" for name in names]
     differences = tuple(DifferenceVectors.load(path) for path in paths if path.is_file())
     if not differences:
         raise ValueError(
-            f"{record.path} holds no difference vectors (vectors/differences.*.safetensors) yet; "
+            f"{run_dir} holds no difference vectors (vectors/differences.*.safetensors) yet; "
             "continue the run with the same command"
         )
-    folder, hub = str(record.config.get("tasks", "")), bool(record.config.get("hub", False))
+    folder, hub = str(config.get("tasks", "")), bool(config.get("hub", False))
     tasks = {**known, **_tasks_by_name(differences, known, folder=folder, hub=hub)}
-    curves, planes = record.frames.get("parallelism"), record.frames.get("projection")
+    curves, planes = (_frame(run_dir, name) for name in ("parallelism", "projection"))
     here = {one.task for one in differences}
     if curves is not None and set(curves["task_a"]) | set(curves["task_b"]) != here:
         curves = None
@@ -108,6 +112,12 @@ def _from_run(record: RunRecord, known: Mapping[str, Task]) -> ExploredVectors:
         planes = planes[planes["explained_x"].isna()]
     whole = planes is not None and len(planes) and set(planes["task"]) == here
     return ExploredVectors(differences, tasks, curves, planes if whole else None)
+
+
+def _frame(run_dir: Path, name: str) -> pd.DataFrame | None:
+    """A table of the experiment ``transfer``, when it is finished."""
+    path = run_dir / "experiments" / "transfer" / f"{name}.parquet"
+    return pd.read_parquet(path) if path.is_file() else None
 
 
 def _tasks_by_name(

@@ -22,6 +22,7 @@ SIGNED = frozenset(
 SHARES = frozenset(
     {
         *("exact_match", "valid", "choice_correct", "first_match", "first_valid"),
+        *("exact_match_unsteered", "first_match_unsteered", "first_match_placebo"),
         *("baseline", "unsteered", "negative", "foreign", "baseline_foreign", "random"),
         *("gain", "boost", "total", "format", "choice", "detectable", "share", "anti_steerable", "changed"),
         *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "gain_tasks"),
@@ -33,6 +34,8 @@ OF_METRIC = frozenset(
     {
         *("value", "against_value", "baseline", "unsteered", "gain", "gain_tasks", "difference", "change"),
         *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "least", "most"),
+        *("zero-shot", "cast", "placebo: shuffled labels", "placebo: random direction"),
+        *("cross-task few-shot", "few-shot"),
     }
 )
 """Columns that are shares where the metric of their row is one, whatever their own name; see ``SHARE_METRICS``."""

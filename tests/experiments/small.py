@@ -9,15 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from cast_lens.experiments.bench import Bench, load_tasks
-from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.cells import Cell
-from cast_lens.experiments.protocol import Reading, Tasks, prepare
-from cast_lens.experiments.settings import ExperimentConfig
+from cast_lens.experiments.config import RunConfig
+from cast_lens.experiments.protocol import Experiment, Findings, Tasks, prepare
 from cast_lens.experiments.store import RunDirectory
+from cast_lens.experiments.workspace import Workspace
 from tests.models.files import write_folder
 
-SMALL = ExperimentConfig(
+SMALL = RunConfig(
     sources=("review-sentiment",),
     targets=("yes-no-facts",),
     shots=2,
@@ -29,49 +28,40 @@ SMALL = ExperimentConfig(
     placebos=1,
     finalists=2,
     bootstrap=50,
-    umap=False,
-    few_shots=(1, 2),
-    budgets=(2, 3),
-    selections=("cast", "random"),
-    repeats=2,
-    texts=2,
-    queries=2,
 )
 
 
-def small_config(folder: Path, **changes: Any) -> ExperimentConfig:
+def small_config(folder: Path, **changes: Any) -> RunConfig:
     """The small configuration with a tiny model, whose files are written to a folder."""
     if not any(folder.iterdir()):
         write_folder(folder)
     return replace(SMALL, model=str(folder), **changes)
 
 
-def planned(name: str, config: ExperimentConfig) -> tuple[Tasks, list[Cell]]:
+def planned(experiment: Experiment, config: RunConfig = SMALL) -> tuple[Tasks, list[Cell]]:
     """Tasks and cells of an experiment, without a model."""
-    experiment = find(name)
-    tasks = load_tasks(config, experiment.tasks(config))
-    return tasks, list(experiment.plan(config, tasks))
+    tasks = experiment.read_tasks(config)
+    return tasks, experiment.plan(config, tasks)
 
 
-def bench_of(name: str, config: ExperimentConfig, out: Path) -> Bench:
-    """The bench that an experiment's cells are computed at; vectors and settings go to ``out``."""
-    tasks, _ = planned(name, config)
-    return Bench.loaded(config, dict(tasks), RunDirectory(out), encoder=config.encoder)
+def workspace_of(experiment: Experiment, config: RunConfig, out: Path) -> Workspace:
+    """The workspace in which an experiment's cells are computed; vectors and settings go to ``out``."""
+    return Workspace.loaded(config, experiment.read_tasks(config), RunDirectory(out))
 
 
-def computed(name: str, bench: Bench, cell: Cell) -> pd.DataFrame:
+def computed(experiment: Experiment, workspace: Workspace, cell: Cell) -> pd.DataFrame:
     """Rows of one cell, as the runner makes them."""
-    return prepare(bench, cell) if cell.kind == "setting" else find(name).compute(bench, cell)
+    return prepare(workspace, cell) if cell.kind == "setting" else experiment.compute(workspace, cell)
 
 
-def rows_of(name: str, bench: Bench, cells: Iterable[Cell]) -> pd.DataFrame:
-    """The joined rows of cells; preparing ones first, none of theirs kept."""
-    frames = []
+def rows_of(experiment: Experiment, workspace: Workspace, cells: Iterable[Cell]) -> dict[str, pd.DataFrame]:
+    """The rows of cells by kind; preparing ones are computed first, and none of theirs kept."""
+    frames: dict[str, list[pd.DataFrame]] = {}
     for cell in sorted(cells, key=lambda one: not one.prepares):
-        frame = computed(name, bench, cell)
+        frame = computed(experiment, workspace, cell)
         if not cell.prepares and len(frame):
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+            frames.setdefault(cell.kind, []).append(frame)
+    return {kind: pd.concat(found, ignore_index=True) for kind, found in frames.items()}
 
 
 def right(count: int, *, of: int = 40) -> list[int]:
@@ -113,8 +103,8 @@ def joined(frames: Iterable[pd.DataFrame], **more: Any) -> pd.DataFrame:
     return pd.concat(list(frames), ignore_index=True).assign(**more)
 
 
-def words(reading: Reading) -> str:
-    """All sentences of a reading; none of them may hold a missing number."""
-    text = " ".join((*reading.answer, reading.compared, reading.limits))
+def words(findings: Findings) -> str:
+    """All sentences of findings; none of them may hold a missing number."""
+    text = " ".join((findings.headline, *findings.left_out))
     assert "nan" not in text.lower().replace("finance", ""), text
     return text

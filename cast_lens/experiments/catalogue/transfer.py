@@ -29,6 +29,8 @@ from ..transfer_matrix import is_finding, vector_conditions, with_families
 from ..workspace import Workspace, test_examples
 
 METHODS = ("cast", "placebo: shuffled labels", "placebo: random direction")
+CONDITIONS = ("zero-shot", *METHODS, "cross-task few-shot", "few-shot")
+"""In reading order: what the vector changed, whether placebos do the same, what demonstrations do."""
 PAIRWISE = ("parallelism", "cosines")
 GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
 """Tables on how difference vectors lie to each other; each is one cell."""
@@ -58,7 +60,7 @@ class Transfer(Experiment):
         f"{sentences.LIMITS} A high cosine between the vectors of two tasks does not mean that one helps the other, "
         "and a gain does not show that knowledge was transferred: look at format and choice, and at the placebos."
     )
-    shown = ("methods", "result", "split", "settings")
+    shown = ("methods", "pairs", "split", "settings")
 
     umap: bool = True
 
@@ -89,14 +91,17 @@ class Transfer(Experiment):
         """The tables of a run.
 
         Returns:
-            ``result``: one row per pair, condition and metric; ``methods``: over all pairs; ``split``: format and
-            choice; ``sweep`` and ``settings``: what was swept and chosen; and the tables of ``GEOMETRY``.
+            ``result``: one row per pair, condition and metric; ``pairs``: the same with the conditions side by side;
+            ``methods``: over all pairs; ``split``: format and choice; ``sweep`` and ``settings``: what was swept and
+            chosen; and the tables of ``GEOMETRY``.
         """
         outcomes = rows.get("outcomes", pd.DataFrame())
         options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         sweep = rows.get("sweep", pd.DataFrame())
+        result = with_families(contrast_table(outcomes, tested=is_finding, **options), tasks)
         return {
-            "result": with_families(contrast_table(outcomes, tested=is_finding, **options), tasks),
+            "result": result,
+            "pairs": side_by_side_pairs(result),
             "methods": pooled_table(outcomes, **options),
             "split": split_rows(
                 outcomes, wanted=lambda name: name.startswith(("cast", "placebo")), **options
@@ -150,6 +155,27 @@ def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
     ]
     conditions += vector_conditions(workspace, base, METHODS)
     return evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
+
+
+def side_by_side_pairs(result: pd.DataFrame) -> pd.DataFrame:
+    """One row per target, source and metric with the values of all conditions, and the vector's gain and verdict.
+
+    Returns:
+        ``target, source, metric, n``, the value of each condition (own vectors in the columns of the others), and
+        ``gain, gain_low, gain_high, p_adjusted, verdict`` of the vector.
+    """
+    named = result.assign(method=[str(name).removesuffix(" (own vector)") for name in result["method"]])
+    keys = ["target", "metric", "method", "source"]
+    values = dict(zip(named[keys].itertuples(index=False, name=None), named["value"], strict=True))
+    rows = []
+    for row in named[named["method"] == "cast"].to_dict("records"):
+        about = {name: row[name] for name in ("target", "source", "metric", "n")}
+        for method in CONDITIONS:
+            place = (row["target"], row["metric"], method)
+            about[method] = values.get((*place, row["source"]), values.get((*place, ""), float("nan")))
+        gain = ("gain", "gain_low", "gain_high", "p_adjusted", "verdict")
+        rows.append(about | {name: row[name] for name in gain})
+    return pd.DataFrame(rows)
 
 
 def chosen_cells(sweep: pd.DataFrame) -> pd.DataFrame:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.catalogue.ablation import neighbours, settled, steering
 from cast_lens.interventions import PromptVectors
-from tests.experiments.small import (
+from tests.experiments.old_small import (
     SMALL,
     bench_of,
     computed,
+    find,
     joined,
     outcomes,
     planned,

@@ -25,7 +25,7 @@ from cast_lens.experiments.trained_methods import (
     holdouts,
     trained_methods,
 )
-from tests.experiments.small import SMALL, small_config
+from tests.experiments.old_small import SMALL, small_config
 
 CONFIG = replace(
     SMALL,

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.catalogue.cross_lingual import foreign_labels
 from cast_lens.experiments.languages import check_parallel, families
 from cast_lens.tasks import load_task
-from tests.experiments.small import (
+from tests.experiments.old_small import (
     SMALL,
     bench_of,
     computed,
+    find,
     joined,
     outcomes,
     planned,

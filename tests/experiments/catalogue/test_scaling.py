@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.catalogue.scaling import sizes
-from tests.experiments.small import (
+from tests.experiments.old_small import (
     SMALL,
     bench_of,
     computed,
+    find,
     joined,
     outcomes,
     planned,

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.catalogue.selection import choose, subsets
 from cast_lens.experiments.cells import Cell
-from tests.experiments.small import (
+from tests.experiments.old_small import (
     SMALL,
     bench_of,
     computed,
+    find,
     joined,
     outcomes,
     planned,

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue import find
 from cast_lens.experiments.catalogue.zero_shot_sensitivity import WORDINGS, changing, reworded
 from cast_lens.experiments.cells import Cell
 from cast_lens.tasks import load_task, zero_shot_prompts
-from tests.experiments.small import (
+from tests.experiments.old_small import (
     SMALL,
     bench_of,
     computed,
+    find,
     joined,
     outcomes,
     planned,
