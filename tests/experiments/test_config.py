@@ -55,4 +55,3 @@ def test_quick_is_smaller_in_everything_and_keeps_its_placebo() -> None:
         assert getattr(quick, name) < getattr(full, name)
     assert len(quick.sources) < len(full.sources)
     assert quick.placebos == 1
-    assert not quick.umap

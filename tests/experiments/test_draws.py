@@ -9,54 +9,57 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments import wording
-from cast_lens.experiments.bench import SEEDS_A_DRAW
+from cast_lens.experiments import RunConfig
+from cast_lens.experiments.catalogue.cross_domain import CrossDomain
 from cast_lens.experiments.outcomes import draws_table, pooled_table
+from cast_lens.experiments.protocol import joined as under_each_other
 from cast_lens.experiments.runner import run_experiment
-from cast_lens.experiments.settings import ExperimentConfig
+from cast_lens.experiments.workspace import SEEDS_A_DRAW
 from cast_lens.stats import t_interval
-from tests.experiments.small import SMALL, joined, outcomes, planned, right, small_config, words
+from tests.experiments.small import joined, outcomes, planned, right, small_config, words
 
 NAME = "cross-domain"
+RUN = CrossDomain(
+    draws=2,
+    methods=("cast", "placebo: random direction", "placebo: shuffled labels"),
+    prompting=("cross-task few-shot", "batched"),
+    few_shots=(1,),
+)
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
-    return small_config(
-        tmp_path_factory.mktemp("tiny"),
-        draws=2,
-        methods=("cast", "placebo: random direction", "placebo: shuffled labels"),
-        prompting=("cross-task few-shot", "batched"),
-        few_shots=(1,),
-        threads=1,
-    )
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return small_config(tmp_path_factory.mktemp("tiny"), threads=1)
 
 
 @pytest.fixture(scope="module")
-def drawn(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "out"
-    run_experiment(NAME, config, out)
+    run_experiment(RUN, config, out)
     return out / "experiments" / NAME
 
 
+def rows_in(folder: Path) -> pd.DataFrame:
+    paths = sorted((folder / "rows").glob("*.parquet"))
+    return under_each_other({path.stem: pd.read_parquet(path) for path in paths})
+
+
 def test_what_is_never_drawn_stands_once() -> None:
-    _, cells = planned(NAME, replace(SMALL, draws=3, prompting=("cross-task few-shot", "batched")))
+    _, cells = planned(replace(RUN, draws=3))
     assert {cell.draw for cell in cells} == {0, 1, 2}
     assert {cell.draw for cell in cells if cell.variant == "batched"} == {0}
     assert len({cell.key for cell in cells}) == len(cells)
-    _, once = planned(NAME, replace(SMALL, prompting=("cross-task few-shot", "batched")))
+    _, once = planned(replace(RUN, draws=1))
     assert [cell.key for cell in cells if cell.draw == 0] == [cell.key for cell in once]
 
 
-def test_a_draw_is_what_a_run_of_its_seed_gives(
-    config: ExperimentConfig, drawn: Path, tmp_path: Path
-) -> None:
-    rows = pd.read_parquet(drawn / "rows.parquet")
+def test_a_draw_is_what_a_run_of_its_seed_gives(config: RunConfig, drawn: Path, tmp_path: Path) -> None:
+    rows = rows_in(drawn)
     assert (rows.loc[rows["method"] == "zero-shot", "draw"] == 0).all()
     for draw in (0, 1):
-        alone = replace(config, draws=1, seed=config.seed + SEEDS_A_DRAW * draw)
-        run_experiment(NAME, alone, tmp_path / str(draw))
-        own = pd.read_parquet(tmp_path / str(draw) / "experiments" / NAME / "rows.parquet")
+        alone = replace(config, seed=config.seed + SEEDS_A_DRAW * draw)
+        run_experiment(replace(RUN, draws=1), alone, tmp_path / str(draw))
+        own = rows_in(tmp_path / str(draw) / "experiments" / NAME)
         once = ["zero-shot", "batched"] if draw else []
         own = own[~own["method"].isin(once)].drop(columns="draw").reset_index(drop=True)
         part = rows[rows["draw"] == draw].drop(columns="draw").reset_index(drop=True)
@@ -65,20 +68,16 @@ def test_a_draw_is_what_a_run_of_its_seed_gives(
     assert not np.array_equal(first["gold_logprob"], second["gold_logprob"])
 
 
-def test_tables_and_reading_hold_the_draws(config: ExperimentConfig, drawn: Path) -> None:
-    from cast_lens.experiments.catalogue import find
-
+def test_tables_and_figures_hold_the_draws(config: RunConfig, drawn: Path) -> None:
     frames = {path.stem: pd.read_parquet(path) for path in drawn.glob("*.parquet")}
     assert set(frames["draws"]["n"]) == {2}
+    assert {"cast", "placebo: shuffled labels"} <= set(frames["draws"]["method"])
     assert "batched" not in set(frames["draws"]["method"])
     # A pair's queries are counted once, however many draws asked them.
     assert set(frames["methods"]["queries"]) == {config.test}
     assert not frames["split"].duplicated(["target", "method", "source", "seed"]).any()
-    text = words(find(NAME).read(frames, config))
-    assert "under cast, over 2 draws" in text
-    assert "under placebo: shuffled labels, over 2 draws" in text
-    assert wording.DRAWN_LIMITS in text
-    figures = [one.name for one in find(NAME).draw(frames, config)]
+    assert "cast changes exact match by" in words(RUN.findings(frames, config))
+    figures = [one.name for one in RUN.figures(frames, config)]
     assert figures.count("draws") == 1
 
 

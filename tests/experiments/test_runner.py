@@ -17,20 +17,28 @@ from typer.testing import CliRunner
 
 from cast_lens import experiments
 from cast_lens.cli import app
-from cast_lens.experiments import ExperimentConfig, run_experiment
-from cast_lens.experiments.catalogue import EXPERIMENTS, cross_domain, find
+from cast_lens.experiments import RunConfig, run_experiment
+from cast_lens.experiments.catalogue import EXPERIMENTS, find
+from cast_lens.experiments.catalogue.cross_domain import CrossDomain
 from cast_lens.experiments.cells import Cell, Grid
+from cast_lens.experiments.protocol import joined
+from cast_lens.experiments.workspace import Workspace
 from cast_lens.report import write_report
 from tests.models.files import write_folder
 
 NAME = "cross-domain"
+RUN = CrossDomain(
+    methods=("cast", "task vector", "placebo: random direction"),
+    prompting=("cross-task few-shot",),
+    few_shots=(1, 5000),
+)
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("tiny")
     write_folder(folder)
-    return ExperimentConfig(
+    return RunConfig(
         model=str(folder),
         sources=("review-sentiment", "yes-no-facts"),
         targets=("yes-no-facts", "question-type"),
@@ -42,17 +50,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
         placebos=2,
         finalists=2,
         bootstrap=50,
-        methods=("cast", "task vector", "placebo: random direction"),
-        prompting=("cross-task few-shot",),
-        few_shots=(1, 5000),
         threads=1,
     )
 
 
 @pytest.fixture(scope="module")
-def finished(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "out"
-    run_experiment(NAME, config, out)
+    run_experiment(RUN, config, out)
     return out
 
 
@@ -63,7 +68,8 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_rows_hold_every_condition_on_the_same_examples(finished: Path) -> None:
-    rows = pd.read_parquet(finished / "experiments" / NAME / "rows.parquet")
+    folder = finished / "experiments" / NAME / "rows"
+    rows = joined({path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")})
     assert set(rows["method"]) == {
         "zero-shot",
         "few-shot, k=1",
@@ -81,15 +87,14 @@ def test_rows_hold_every_condition_on_the_same_examples(finished: Path) -> None:
     assert (rows.loc[own, "target"] == rows.loc[own, "source"]).all()
 
 
-def test_demonstrations_that_do_not_fit_are_left_out_and_named(
-    config: ExperimentConfig, finished: Path
-) -> None:
+def test_demonstrations_that_do_not_fit_are_left_out_and_named(config: RunConfig, finished: Path) -> None:
     assert Grid.read(finished / "experiments" / NAME).failed() == []
     frames = {
         path.stem: pd.read_parquet(path) for path in (finished / "experiments" / NAME).glob("*.parquet")
     }
-    answer = " ".join(find(NAME).read(frames, config).answer)
-    assert "Not run: 5000 in-task demonstrations" in answer
+    assert RUN.findings(frames, config).left_out == (
+        "Not run: 5000 in-task demonstrations: more than the context or the train split holds.",
+    )
 
 
 def test_pooled_gains_are_the_mean_over_pairs(finished: Path) -> None:
@@ -101,21 +106,20 @@ def test_pooled_gains_are_the_mean_over_pairs(finished: Path) -> None:
     assert one["gain"] == pytest.approx(pairs["gain"].mean())
 
 
-def test_the_same_numbers_from_two_processes(
-    config: ExperimentConfig, finished: Path, tmp_path: Path
-) -> None:
-    run_experiment(NAME, config, tmp_path / "out", workers=2)
+def test_the_same_numbers_from_two_processes(config: RunConfig, finished: Path, tmp_path: Path) -> None:
+    run_experiment(RUN, config, tmp_path / "out", workers=2)
     assert contents(tmp_path / "out") == contents(finished)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_killed_and_continued_it_ends_with_the_same_bytes(
-    config: ExperimentConfig, finished: Path, tmp_path: Path
+    config: RunConfig, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     code = (
-        "import sys; from pathlib import Path; from cast_lens.experiments import ExperimentConfig, run_experiment\n"
-        f"run_experiment({NAME!r}, {config!r}, Path({str(out)!r}))"
+        "from pathlib import Path; from cast_lens.experiments import RunConfig, run_experiment\n"
+        "from cast_lens.experiments.catalogue.cross_domain import CrossDomain\n"
+        f"run_experiment({RUN!r}, {config!r}, Path({str(out)!r}))"
     )
     job = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "1"})
     cells = out / "experiments" / NAME / "cells"
@@ -126,57 +130,57 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(
     job.wait()
     written = {path.name: path.stat().st_mtime_ns for path in cells.glob("[!.]*.parquet")}
     assert 3 <= len(written) < len(contents(finished))
-    run_experiment(NAME, config, out)
+    run_experiment(RUN, config, out)
     assert {path.name: path.stat().st_mtime_ns for path in cells.glob("*.parquet")}.items() >= written.items()
     assert contents(out) == contents(finished)
 
 
 def test_a_failing_cell_is_reported_and_the_others_go_on(
-    config: ExperimentConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = find(NAME)
+    whole = CrossDomain.compute
 
-    def broken(bench: object, cell: Cell) -> pd.DataFrame:
+    def broken(self: CrossDomain, workspace: Workspace, cell: Cell) -> pd.DataFrame:
         if cell.kind == "few-shot":
             raise ZeroDivisionError("a cell of this test")
-        return whole.compute(bench, cell)  # type: ignore[arg-type]
+        return whole(self, workspace, cell)
 
-    monkeypatch.setattr(cross_domain, "EXPERIMENT", dataclasses.replace(whole, compute=broken))
+    monkeypatch.setattr(CrossDomain, "compute", broken)
     out = tmp_path / "out"
     told: list[str] = []
-    run_experiment(NAME, config, out, say=told.append)
+    run_experiment(RUN, config, out, say=told.append)
     assert any("ZeroDivisionError: a cell of this test" in line for line in told)
     shown = CliRunner().invoke(app, ["experiment", "status", str(out)]).output
     assert "4 failed" in shown
     assert "ZeroDivisionError" in shown
     assert "ZeroDivisionError" in write_report(out).read_text()
-    monkeypatch.setattr(cross_domain, "EXPERIMENT", whole)
-    run_experiment(NAME, config, out)
+    monkeypatch.setattr(CrossDomain, "compute", whole)
+    run_experiment(RUN, config, out)
     assert len(Grid.read(out / "experiments" / NAME).failed()) == 4
-    run_experiment(NAME, config, out, retry_failed=True)
+    run_experiment(RUN, config, out, retry_failed=True)
     assert contents(out) == contents(finished)
 
 
 def test_without_any_result_the_tracebacks_are_named(
-    config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(bench: object, cell: Cell) -> pd.DataFrame:
+    def broken(self: CrossDomain, workspace: Workspace, cell: Cell) -> pd.DataFrame:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cross_domain, "EXPERIMENT", dataclasses.replace(find(NAME), compute=broken))
+    monkeypatch.setattr(CrossDomain, "compute", broken)
     with pytest.raises(RuntimeError, match="no cell has a result; tracebacks are in"):
-        run_experiment(NAME, config, tmp_path / "out")
+        run_experiment(RUN, config, tmp_path / "out")
 
 
-def test_a_directory_in_use_or_of_another_configuration_is_refused(
-    config: ExperimentConfig, finished: Path
-) -> None:
+def test_a_directory_in_use_or_of_another_configuration_is_refused(config: RunConfig, finished: Path) -> None:
     with FileLock(finished / ".lock"), pytest.raises(ValueError, match="in use by another run"):
-        run_experiment(NAME, config, finished)
+        run_experiment(RUN, config, finished)
     with pytest.raises(ValueError, match="another configuration \\(shots was 2, is 3\\)"):
-        run_experiment(NAME, dataclasses.replace(config, shots=3), finished)
+        run_experiment(RUN, dataclasses.replace(config, shots=3), finished)
+    with pytest.raises(ValueError, match=r"other options \(few_shots was .1, 5000., is .1.\)"):
+        run_experiment(dataclasses.replace(RUN, few_shots=(1,)), config, finished)
     with pytest.raises(ValueError, match="workers=0"):
-        run_experiment(NAME, config, finished, workers=0)
+        run_experiment(RUN, config, finished, workers=0)
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
@@ -191,11 +195,11 @@ def test_every_experiment_is_a_command_with_the_options_of_the_configuration() -
     listed = CliRunner().invoke(app, ["experiment", "list"]).output
     assert all(name in listed for name in EXPERIMENTS)
     shown = CliRunner().invoke(app, ["experiment", "cross-domain", "--help"], terminal_width=200).output
-    for field in dataclasses.fields(ExperimentConfig):
+    for field in (*dataclasses.fields(RunConfig), *dataclasses.fields(CrossDomain)):
         assert f"--{field.name.replace('_', '-')}" in shown
 
 
-def test_the_command_writes_a_report_with_the_chapter(config: ExperimentConfig, tmp_path: Path) -> None:
+def test_the_command_writes_a_report_with_the_chapter(config: RunConfig, tmp_path: Path) -> None:
     options = [
         *("--model", config.model, "--sources", "review-sentiment", "--targets", "question-type"),
         *("--shots", "2", "--samples", "4", "--validation", "3", "--test", "4", "--strengths", "1,2"),

@@ -13,8 +13,13 @@ import pytest
 import torch
 
 from cast_lens.experiments import RunConfig, run
-from cast_lens.experiments.bench import parameter_count
+from cast_lens.experiments.catalogue.transfer import METHODS, Transfer
+from cast_lens.experiments.transfer_matrix import vector_conditions
+from cast_lens.experiments.workspace import parameter_count
+from cast_lens.experiments.workspace import test_examples as asked_examples
+from cast_lens.tasks import load_task
 from cast_lens.vectors import DifferenceVectors, SteeringVector
+from tests.experiments.small import workspace_of
 from tests.models.files import write_folder
 from tests.tiny import tiny_model
 
@@ -26,9 +31,12 @@ FRAMES = (
     "cosines",
     "projection",
     "sweep",
-    "outcomes",
-    "transfer",
+    "settings",
+    "result",
+    "pairs",
+    "methods",
     "split",
+    "labels",
 )
 
 
@@ -48,22 +56,23 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         placebos=2,
         finalists=2,
         bootstrap=50,
-        umap=False,
     )
 
 
 @pytest.fixture(scope="module")
 def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(config, tmp_path_factory.mktemp("run") / "out", write_report=False)
+    return run(config, tmp_path_factory.mktemp("run") / "out")
 
 
 def frames(path: Path) -> dict[str, pd.DataFrame]:
-    return {name: pd.read_parquet(path / "frames" / f"{name}.parquet") for name in FRAMES}
+    folder = path / "experiments" / "transfer"
+    found = {name: pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES}
+    return {**found, "outcomes": pd.read_parquet(folder / "rows" / "outcomes.parquet")}
 
 
 def test_a_run_leaves_every_frame_and_explains_itself(finished: Path) -> None:
     assert all(len(frame) for frame in frames(finished).values())
-    for name in ("config.json", "versions.json", "settings.json", "model.json", "seconds.json"):
+    for name in ("config.json", "versions.json", "model.json"):
         assert (finished / name).is_file()
     names = {path.name for path in (finished / "vectors").iterdir()}
     assert "differences.present-past.safetensors" in names
@@ -77,23 +86,25 @@ def test_every_target_has_every_condition_on_the_same_examples(finished: Path) -
         "zero-shot",
         "few-shot",
         "cross-task few-shot",
-        "steered",
-        "steered (own vector)",
+        "cast",
+        "cast (own vector)",
         "placebo: shuffled labels",
+        "placebo: shuffled labels (own vector)",
         "placebo: random direction",
+        "placebo: random direction (own vector)",
     }
     for _, part in outcomes.groupby("target"):
         sets = part.groupby(["method", "source", "seed"])["sample"].agg(tuple)
         assert len(set(sets)) == 1
-    own = outcomes[outcomes["method"] == "steered (own vector)"]
+    own = outcomes[outcomes["method"] == "cast (own vector)"]
     assert (own["target"] == own["source"]).all()
-    crossed = outcomes[outcomes["method"].isin(["steered", "cross-task few-shot"])]
+    crossed = outcomes[outcomes["method"].isin(["cast", "cross-task few-shot"])]
     assert (crossed["target"] != crossed["source"]).all()
 
 
 def test_transfer_is_what_the_outcomes_say(finished: Path) -> None:
     found = frames(finished)
-    transfer, outcomes = found["transfer"], found["outcomes"]
+    transfer, outcomes = found["result"], found["outcomes"]
     for row in transfer.itertuples():
         cell = outcomes[
             (outcomes["target"] == row.target)
@@ -105,9 +116,51 @@ def test_transfer_is_what_the_outcomes_say(finished: Path) -> None:
         assert row.gain == pytest.approx(cell[row.metric].mean() - zero[row.metric].mean())
         assert row.low <= row.value + 1e-12
         assert row.value <= row.high + 1e-12
-    tested = transfer["method"].str.startswith("steered")
+    tested = transfer["method"].str.startswith("cast")
     assert transfer.loc[tested, "p_adjusted"].ge(transfer.loc[tested, "p_value"] - 1e-12).all()
     assert (transfer["n_tests"] == tested.sum()).all()
+
+
+def test_pairs_put_the_conditions_beside_each_other(finished: Path) -> None:
+    found = frames(finished)
+    result = found["result"].set_index(["target", "method", "source", "metric"])["value"]
+    pairs = found["pairs"]
+    assert len(pairs) == found["result"]["method"].isin(["cast", "cast (own vector)"]).sum()
+    for row in pairs.to_dict("records"):
+        own = " (own vector)" if row["target"] == row["source"] else ""
+        key = row["target"], f"cast{own}", row["source"], row["metric"]
+        assert row["cast"] == result[key]
+        assert row["zero-shot"] == result[row["target"], "zero-shot", "", row["metric"]]
+        assert row["few-shot"] == result[row["target"], "few-shot", "", row["metric"]]
+        assert np.isnan(row["cross-task few-shot"]) == bool(own)
+
+
+def test_random_directions_differ_between_sources_and_draws(config: RunConfig, tmp_path: Path) -> None:
+    experiment = Transfer(umap=False)
+    workspace = workspace_of(experiment, config, tmp_path)
+    edits = [
+        condition.intervention
+        for condition in vector_conditions(workspace, workspace.base("yes-no-facts"), METHODS)
+        if condition.method.startswith("placebo: random direction")
+    ]
+    directions = torch.stack([edit.direction / edit.direction.norm() for edit in edits])  # type: ignore[union-attr]
+    assert len(directions) == 4
+    cosines = directions @ directions.T - torch.eye(4)
+    assert float(cosines.abs().max()) < 0.6
+
+
+def test_labels_of_what_was_used_are_counted(config: RunConfig, finished: Path) -> None:
+    labels = frames(finished)["labels"].set_index(["task", "use", "label"])["n"]
+    assert labels.groupby(level=["task", "use"]).sum().to_dict() == {
+        ("review-sentiment", "samples"): 4,
+        ("review-sentiment", "validation"): 3,
+        ("yes-no-facts", "samples"): 4,
+        ("yes-no-facts", "validation"): 3,
+        ("yes-no-facts", "test"): 4,
+    }
+    asked = asked_examples(config, load_task("yes-no-facts"))
+    for label in ("yes", "no"):
+        assert labels["yes-no-facts", "test", label] == sum(one.answer == label for one in asked)
 
 
 def test_split_adds_up(finished: Path) -> None:
@@ -132,7 +185,7 @@ def test_the_chosen_cell_is_the_best_finalist_of_the_sources_own_validation(fini
 
 
 def test_the_same_run_gives_the_same_frames(config: RunConfig, finished: Path, tmp_path: Path) -> None:
-    again = run(config, tmp_path / "again", write_report=False)
+    again = run(config, tmp_path / "again")
     for name, frame in frames(again).items():
         pd.testing.assert_frame_equal(frame, frames(finished)[name], check_exact=True)
 
@@ -141,21 +194,17 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     config: RunConfig, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    targets: list[str] = []
 
     def stop_at_second_target(text: str) -> None:
-        if text.startswith("Target"):
-            targets.append(text)
-            if len(targets) == 2:
-                raise KeyboardInterrupt
+        if "outcomes yes-no-facts done" in text:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, out, say=stop_at_second_target, write_report=False)
-    kept = out / "frames" / "outcomes" / "yes-no-facts.parquet"
+        run(config, out, say=stop_at_second_target)
+    (kept,) = (out / "experiments" / "transfer" / "cells").glob("outcomes-*.parquet")
     before = kept.stat().st_mtime_ns
     assert len(pd.read_parquet(kept))
-    assert not (out / "frames" / "outcomes" / "present-past.parquet").exists()
-    run(config, out, write_report=False)
+    run(config, out)
     assert kept.stat().st_mtime_ns == before
     for name, frame in frames(out).items():
         pd.testing.assert_frame_equal(frame, frames(finished)[name], check_exact=True)
@@ -163,20 +212,20 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
 def test_another_configuration_in_the_same_directory_is_refused(config: RunConfig, finished: Path) -> None:
     with pytest.raises(ValueError, match=r"another configuration \(shots was 2, is 3\)"):
-        run(replace(config, shots=3), finished, write_report=False)
+        run(replace(config, shots=3), finished)
 
 
 def test_a_directory_of_other_files_is_refused(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="holds no run"):
-        run(config, tmp_path, write_report=False)
+        run(config, tmp_path)
 
 
 def test_a_directory_in_use_is_refused(config: RunConfig, finished: Path) -> None:
     from filelock import FileLock
 
     with FileLock(finished / ".lock"), pytest.raises(ValueError, match="in use by another run"):
-        run(config, finished, write_report=False)
+        run(config, finished)
 
 
 def test_a_tied_embedding_counts_once() -> None:
@@ -189,7 +238,7 @@ def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_p
     small = replace(
         config, select="farthest-point", budget=2, targets=("yes-no-facts",), sources=("review-sentiment",)
     )
-    out = run(small, tmp_path / "out", write_report=False)
+    out = run(small, tmp_path / "out")
     vector = SteeringVector.load(out / "vectors" / "steering.review-sentiment.safetensors")
     differences = DifferenceVectors.load(out / "vectors" / "differences.review-sentiment.safetensors")
     assert len(vector.provenance.sample_ids) == 2
@@ -214,4 +263,4 @@ def test_bad_input_is_refused_before_work(
         raise AssertionError(f"work began: {title}")
 
     with pytest.raises(ValueError, match=message):
-        run(replace(config, **change), tmp_path / "out", progress=no_work, write_report=False)
+        run(replace(config, **change), tmp_path / "out", progress=no_work)
