@@ -12,12 +12,12 @@ import pandas as pd
 from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, tokenise, unsupported
-from ..engine.capture import check_layers
 from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import VECTOR_METHODS, Condition, Setting, SourceTask, zero_shot_condition
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
 from ..models import fingerprint, load_model
+from ..models.identity import check_layers
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
 from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, zero_shot_prompts
