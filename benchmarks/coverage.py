@@ -13,10 +13,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from cast_lens.experiments.contrasts import BASELINE, pooled_table
 from scipy.special import gammaln, xlogy
 from scipy.stats import binom
 
-from cast_lens.experiments.contrasts import BASELINE, pooled_table
 from cast_lens.stats import gain_split, mcnemar_p_values, mean_interval, paired_difference, paired_proportions
 from cast_lens.stats.bootstrap import bootstrap_means
 from cast_lens.stats.proportions import difference_interval
