@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,29 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     note: str = ""
     chat_arguments: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, origin: Any) -> Provenance:
+        """What ``asdict`` and JSON made of a provenance.
+
+        Raises:
+            ValueError: when it has other fields, or values of other types.
+        """
+        kinds = {field.name: type(getattr(_BLANK, field.name)) for field in fields(cls)}
+        given = origin if isinstance(origin, dict) else {}
+        ids = given.get("sample_ids", [])
+        found = {**given, "sample_ids": tuple(ids) if isinstance(ids, list) else ids}
+        wrong = [name for name, value in found.items() if type(value) is not kinds.get(name)]
+        missing = [name for name in ("model", "fingerprint", "task") if name not in found]
+        if wrong or missing or not all(isinstance(name, str) for name in found["sample_ids"]):
+            raise ValueError(
+                f"the stored provenance is damaged or of another version: it lacks {missing}, and of its fields "
+                f"{wrong[:4]} are unknown or hold the wrong kind of value"
+            )
+        return cls(**found)
+
+
+_BLANK = Provenance("", "", "")
 
 
 def model_label(provenance: Provenance) -> str:
@@ -149,7 +172,7 @@ class SteeringVector:
             ValueError: when the file is no saved steering vector.
         """
         tensors, about = load_tensors(Path(path), kind="SteeringVector")
-        return cls(tensors["directions"], *_origin(about))
+        return cls(_stored(tensors, "directions", path), *_origin(about, path))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,8 +279,9 @@ class DifferenceVectors:
             ValueError: when the file holds no saved difference vectors.
         """
         tensors, about = load_tensors(Path(path), kind="DifferenceVectors")
-        layers, provenance = _origin(about)
-        return cls(tensors["few_shot"], tensors["zero_shot"], layers, tuple(about["sample_ids"]), provenance)
+        layers, provenance = _origin(about, path)
+        few_shot, zero_shot = (_stored(tensors, name, path) for name in ("few_shot", "zero_shot"))
+        return cls(few_shot, zero_shot, layers, tuple(map(str, about.get("sample_ids", ()))), provenance)
 
 
 def chosen_rows(indices: Choice, count: int) -> list[int]:
@@ -301,7 +325,8 @@ def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...], axes: str) -
         raise ValueError(
             f"{name} {axes} has shape {tuple(stack.shape)}, which does not fit {len(layers)} layers"
         )
-    if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+    whole = all(isinstance(layer, int | np.integer) and not isinstance(layer, bool) for layer in layers)
+    if not whole or not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
         raise ValueError(f"layers must be one or more increasing block indices from 0, got {layers}")
     if stack.dtype != torch.float32 or stack.device.type != "cpu":
         raise ValueError(
@@ -357,7 +382,17 @@ def _about(provenance: Provenance, layers: tuple[int, ...]) -> dict[str, Any]:
     return {"layers": [int(layer) for layer in layers], "provenance": asdict(provenance)}
 
 
-def _origin(about: dict[str, Any]) -> tuple[tuple[int, ...], Provenance]:
-    origin = about["provenance"]
-    provenance = Provenance(**{**origin, "sample_ids": tuple(origin["sample_ids"])})
-    return tuple(about["layers"]), provenance
+def _stored(tensors: dict[str, Tensor], name: str, path: str | os.PathLike[str]) -> Tensor:
+    if name not in tensors:
+        raise ValueError(f"{os.fspath(path)} lacks the tensor {name!r}; is it damaged?")
+    return tensors[name]
+
+
+def _origin(about: dict[str, Any], path: str | os.PathLike[str]) -> tuple[tuple[int, ...], Provenance]:
+    layers = about.get("layers")
+    if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+        raise ValueError(f"{os.fspath(path)} names the layers {layers!r}, not block indices; is it damaged?")
+    try:
+        return tuple(layers), Provenance.from_json(about.get("provenance"))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error

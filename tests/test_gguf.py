@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,3 +163,99 @@ def test_arithmetic_survives(tmp_path: Path) -> None:
     back = import_gguf(export_gguf(vector, tmp_path / "v.gguf"))
     assert torch.equal(back.directions, vector.directions)
     assert back.provenance.task == "2 * (antonym) - plural"
+
+
+def _mutations(whole: bytes, count: int, *, within: int) -> Iterator[bytes]:
+    """A flipped bit, a byte of extremes, a cut, a run that was moved: seeded, in the first ``within`` bytes."""
+    generator = random.Random(0)
+    for _ in range(count):
+        at, data = generator.randrange(4, within), bytearray(whole)
+        match generator.randrange(4):
+            case 0:
+                data[at] ^= 1 << generator.randrange(8)
+            case 1:
+                data[at : at + 8] = generator.choice([b"\xff", b"\x00", b"\x7f"]) * generator.choice(
+                    [1, 4, 8]
+                )
+            case 2:
+                del data[at : at + generator.randrange(1, 40)]
+            case _:
+                data[at:at] = data[at - generator.randrange(1, 5) :][: generator.randrange(1, 12)]
+        yield bytes(data)
+
+
+def test_damaged_files_give_a_vector_or_one_message(tmp_path: Path) -> None:
+    path = export_gguf(_vector(), tmp_path / "v.gguf")
+    whole = path.read_bytes()
+    header = whole.index(b"direction.5") + 40
+    messages = []
+    for damaged in _mutations(whole, 400, within=header):
+        path.write_bytes(damaged)
+        try:
+            found = import_gguf(path)
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert all(type(layer) is int for layer in found.layers)
+            assert bool(torch.isfinite(found.directions).all())
+    assert 200 < len(messages) < 400
+    assert all(str(path) in message and len(message) < 600 for message in messages)
+
+
+def _gguf_with(value: bytes, *, key: bytes = b"a") -> bytes:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    return head + struct.pack("<Q", len(key)) + key + value + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_gguf_with(struct.pack("<IIQ", 9, 0, 2**40)), "announces 1099511627776 entries of an array"),
+        (_gguf_with(struct.pack("<IIQ", 9, 8, 2**63)), "entries of an array, more than"),
+        (_gguf_with(struct.pack("<IIQ", 9, 9, 4) + struct.pack("<IQ", 9, 1) * 40), "deeper than 3 levels"),
+        (_gguf_with(struct.pack("<IQ", 8, 2**62)), "characters, more than"),
+        (_gguf_with(struct.pack("<I", 77)), "unknown type 77"),
+        (_gguf_with(struct.pack("<II", 4, 3), key=b"general.alignment"), "alignment is 3, not a power"),
+        (_gguf_with(struct.pack("<IB", 0, 0), key=b"\xff\xfe"), "utf-8"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**50, 0) + bytes(99), "announces 1125899906842624 tensors"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**50) + bytes(99), "announces 1125899906842624 metadata"),
+        (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "version 9"),
+        (b"GGUF", "before something it announces"),
+    ],
+)
+def test_lengths_are_compared_with_the_file_before_they_are_used(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"hostile.gguf is not a readable GGUF file.*{message}"):
+        import_gguf(path)
+
+
+def test_a_file_of_the_other_byte_order(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector", endianess=gguf.GGUFEndian.BIG)
+    writer.add_array("some.words", ["a", "bc"])
+    writer.add_array("some.numbers", [1, 2, 3])
+    writer.add_tensor("direction.2", np.arange(4, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert torch.equal(import_gguf(tmp_path / "v.gguf").at(2), torch.arange(4.0))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "{",
+        "[1]",
+        "{}",
+        '{"model": 3, "fingerprint": "", "task": ""}',
+        '{"model": "", "fingerprint": "", "x": 1}',
+    ],
+)
+def test_a_damaged_provenance_is_refused(tmp_path: Path, stored: str) -> None:
+    rows = {"direction.1": np.ones(4, dtype=np.float32)}
+    path = _write(tmp_path / "v.gguf", rows, **{"cast_lens.provenance": stored})
+    with pytest.raises(ValueError, match=r"v\.gguf holds no usable control vector"):
+        import_gguf(path)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cast_lens.files import load_tensors, save_tensors
 from cast_lens.vectors import DifferenceVectors, Provenance, SteeringVector, atomic_write
 
 ORIGIN = Provenance(
@@ -350,3 +351,31 @@ class TestChoice:
                 found.at(True)
             with pytest.raises(ValueError, match="is not in"):
                 found.at(1.5)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("layers", [(0.5, 1.5, 2.5), (True, 4, 5), ("1", "2", "3"), (1, 1, 2), ()])
+    def test_layers_of_a_vector_are_increasing_integers(self, layers: Any) -> None:
+        with pytest.raises(ValueError, match="layers"):
+            _vector(layers=layers)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"layers": [0.5, 1.5, 2.5]},
+        {"layers": [1, True, 5]},
+        {"layers": None},
+        {"provenance": None},
+        {"provenance": {"model": "m"}},
+        {"provenance": {"model": "m", "fingerprint": "", "task": 7}},
+        {"provenance": {"model": "m", "fingerprint": "", "task": "t", "sample_ids": "ab"}},
+    ],
+)
+def test_a_file_with_damaged_metadata_is_refused(tmp_path: Path, about: dict[str, Any]) -> None:
+    path = _vector().save(tmp_path / "v.safetensors")
+    tensors, stored = load_tensors(path, kind="SteeringVector")
+    save_tensors(path, tensors, kind="SteeringVector", about={**stored, **about})
+    with pytest.raises(ValueError, match=r"v\.safetensors"):
+        SteeringVector.load(path)
+    save_tensors(path, {}, kind="SteeringVector", about=stored)
+    with pytest.raises(ValueError, match="lacks the tensor 'directions'"):
+        SteeringVector.load(path)

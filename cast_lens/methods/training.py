@@ -289,8 +289,7 @@ def trained_on(
 
 def provenance_of(about: dict[str, Any]) -> Provenance:
     """The provenance in a file's JSON."""
-    saved = about["provenance"]
-    return Provenance(**{**saved, "sample_ids": tuple(saved["sample_ids"])})
+    return Provenance.from_json(about["provenance"])
 
 
 def training_of(about: dict[str, Any]) -> Training:

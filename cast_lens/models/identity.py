@@ -19,8 +19,9 @@ from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
 # Entries counted of the blocks together, and of embedding and unembedding each: all of a model of 600 M parameters,
 # every second block of a larger one and so on, so that a fingerprint never takes longer than a second or two.
 BLOCK_ENTRIES, VOCABULARY_ENTRIES = 1 << 29, 1 << 26
-# Entries per tensor that tell whether a fingerprint taken earlier still holds.
-SAMPLE = 32
+# Entries along each axis of a tensor that tell whether a fingerprint taken earlier still holds.
+EDGE = 6
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
 
 
@@ -53,11 +54,9 @@ def plain_model(model: Any) -> Any:
 def _state(model: nn.Module) -> str:
     """A quick look at the weights: a change of training, merging or editing shows in some of these entries."""
     digest = hashlib.sha256()
-    for _, parameter in sorted(model.named_parameters()):
-        count = parameter.numel()
+    for parameter in model.parameters():
+        entries = parameter.detach()[tuple(slice(None, None, -(-size // EDGE)) for size in parameter.shape)]
         digest.update(f"{parameter.dtype}{tuple(parameter.shape)}".encode())
-        flat = torch.linspace(0, max(count - 1, 0), min(SAMPLE, count), dtype=torch.float64).long()
-        entries = parameter.detach()[torch.unravel_index(flat.to(parameter.device), parameter.shape)]
         digest.update(entries.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
 
@@ -92,7 +91,11 @@ def _weights(block: nn.Module) -> Iterator[Tensor]:
 
 
 def _negatives(weights: Tensor) -> int:
-    return int(torch.signbit(weights).count_nonzero())
+    # The sign is the highest bit of a number of any size; NumPy counts five times as fast as torch on a CPU.
+    negative = weights.view(_INTEGERS[weights.element_size()]) < 0
+    return int(
+        np.count_nonzero(negative.numpy()) if negative.device.type == "cpu" else negative.count_nonzero()
+    )
 
 
 def model_name(model: HookedTransformer) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +145,49 @@ def test_broken_gguf_files(tmp_path: Path) -> None:
     write_gguf(path)
     whole = path.read_bytes()
     path.write_bytes(b"<html>not found</html>")
-    assert "is not a GGUF file: it begins with b'<htm'" in _message(path)
+    assert "is not a readable GGUF file: it begins with b'<htm'" in _message(path)
     path.write_bytes(whole[: len(whole) // 2])
     assert "Download it again if in doubt" in _message(path)
     path.write_bytes(whole[:40])
-    assert "cannot be read as a GGUF model" in _message(path)
+    assert "is not a readable GGUF file" in _message(path)
     path.write_bytes(whole)
     load_model(path)
+
+
+_U32 = 4  # GGUF's type of an unsigned 32-bit number
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.block_count", 2**30, "announce 1073741824 layers, but it holds tensors of 4"),
+        ("llama.block_count", 3, "announce 3 layers, but it holds tensors of 4"),
+        ("llama.embedding_length", 2**31, "cannot be read as a GGUF model"),
+        ("llama.feed_forward_length", 2**30, r"describe a model of \d+ weights, but its tensors hold"),
+        ("llama.attention.head_count", 0, "cannot be read as a GGUF model"),
+        ("llama.attention.head_count_kv", 2**20, "cannot be read as a GGUF model"),
+        ("llama.vocab_size", 2**31, r"describe a model of \d+ weights, but its tensors hold"),
+    ],
+)
+def test_metadata_that_do_not_fit_the_tensors(tmp_path: Path, key: str, value: int, message: str) -> None:
+    """One changed number, refused within a second or two and without the memory that it asks for."""
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path)
+    whole = bytearray(path.read_bytes())
+    at = whole.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
+    assert struct.unpack("<I", whole[at : at + 4]) == (_U32,)
+    whole[at + 4 : at + 8] = struct.pack("<I", value)
+    path.write_bytes(whole)
+    assert re.search(message, _message(path))
+
+
+@pytest.mark.parametrize("name", ["blk.2.attn_q.weight", "general.architecture", "tokenizer.ggml.tokens"])
+def test_a_name_with_a_flipped_bit(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(name.encode(), name[:-1].encode() + bytes([ord(name[-1]) ^ 2])))
+    assert "cannot be read as a GGUF model" in _message(path)
 
 
 def test_a_full_disk_while_downloading(monkeypatch: pytest.MonkeyPatch) -> None:
