@@ -87,21 +87,16 @@ def strongest_placebo(methods: pd.DataFrame, metric: str = "exact_match") -> str
     return f"the strongest placebo ({name}) by {change(best, 'gain')}"
 
 
-def tally(rows: pd.DataFrame, what: str = "pairs") -> str:
-    """How often each verdict was reached: ``of 23 pairs 4 gain, 1 loses and 18 show neither``; empty if untested."""
+def tally(rows: pd.DataFrame, what: str = "pairs", where: str = "") -> str:
+    """How often each verdict was reached: ``4 of 23 pairs gain, 1 lose and 18 show neither``; empty if untested."""
     tested = rows[rows["verdict"] != ""]
     if tested.empty:
         return ""
     count = tested["verdict"].value_counts()
     up, down, none = (int(count.get(name, 0)) for name in ("gain", "loss", "not shown"))
-    parts = [
-        f"{up} {'gains' if up == 1 else 'gain'}",
-        f"{down} {'loses' if down == 1 else 'lose'}",
-        f"{none} {'shows' if none == 1 else 'show'} neither",
-    ]
     tests = int(tested["n_tests"].max())
     correction = f" after Holm's correction over {tests} tests" if tests > 1 else ""
-    return f"of {len(tested)} {what} {listed(parts)}{correction}"
+    return f"{up} of {len(tested)} {what} gain{where and f' {where}'}, {down} lose and {none} show neither{correction}"
 
 
 def transfer(methods: pd.DataFrame, result: pd.DataFrame, method: str = "cast") -> str:

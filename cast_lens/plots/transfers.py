@@ -22,7 +22,7 @@ PART_COLOURS = {"format": PALETTE[1], "choice": PALETTE[0]}
 
 
 def plot_transfer_matrix(
-    frame: pd.DataFrame, *, metrics: Sequence[str] = ("exact_match",), method: str = "steered"
+    frame: pd.DataFrame, *, metrics: Sequence[str] = ("exact_match",), method: str = "cast"
 ) -> go.Figure:
     """Gain over zero-shot of every source's vector (x) on every target (y), in percentage points.
 
@@ -179,7 +179,7 @@ def _places(rows: pd.DataFrame) -> tuple[dict[tuple[str, str, str], float], list
     return places, labels
 
 
-def plot_split(frame: pd.DataFrame, *, method: str = "steered") -> go.Figure:
+def plot_split(frame: pd.DataFrame, *, method: str = "cast") -> go.Figure:
     """What the gain in exact match is made of: format (an admissible answer at all) and choice (the right
     one).
 

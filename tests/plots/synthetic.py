@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cast_lens.experiments.catalogue.transfer import chosen_cells, side_by_side_pairs
+from cast_lens.experiments.cells import Cell, Grid
+
 FAMILY = {
     "review-sentiment": "classification",
     "headline-topic": "classification",
@@ -23,7 +26,7 @@ TARGET_FAMILY = {**FAMILY, "finance-sentiment": "classification"}
 LAYERS = tuple(range(0, 30, 2))
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 METHODS = (
-    "zero-shot", "few-shot", "cross-task few-shot", "steered", "placebo: shuffled labels", "placebo: random direction",
+    "zero-shot", "few-shot", "cross-task few-shot", "cast", "placebo: shuffled labels", "placebo: random direction",
 )  # fmt: skip
 METRICS = ("exact_match", "valid", "choice_correct")
 
@@ -128,7 +131,7 @@ LEVELS = {
     "zero-shot": (0.05, 0.1, 0.4),
     "few-shot": (0.6, 0.98, 0.62),
     "cross-task few-shot": (0.35, 0.9, 0.4),
-    "steered": (0.4, 0.95, 0.42),
+    "cast": (0.4, 0.95, 0.42),
     "placebo: shuffled labels": (0.33, 0.8, 0.41),
     "placebo: random direction": (0.08, 0.15, 0.4),
 }
@@ -172,6 +175,7 @@ def _transfer_row(
         "p_value": 0.01,
         "p_adjusted": 0.08,
         "n_tests": 12,
+        "verdict": "not shown" if method == "cast" else "",
         "layer": 18 if steered else -1,
         "strength": 2.0 if steered else 0.0,
     }
@@ -183,7 +187,7 @@ def split(total: float | None = None, choice: float = 0.02) -> pd.DataFrame:
     for target in ("finance-sentiment", "geography"):
         for source in SOURCES:
             for method, gain in (
-                ("steered", 0.35 if total is None else total),
+                ("cast", 0.35 if total is None else total),
                 ("placebo: random direction", 0.03),
             ):
                 parts = {"total": gain, "format": gain - choice, "choice": choice}
@@ -199,7 +203,7 @@ def outcomes(target: str) -> pd.DataFrame:
             "target": target,
             "sample": f"{target}-{i}",
             "method": method,
-            "source": "science" * (method == "steered"),
+            "source": "science" * (method == "cast"),
         }
         | {
             "text": f"Query {i}",
@@ -213,32 +217,46 @@ def outcomes(target: str) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(valid=1.0, choice_correct=1.0, layer=-1, strength=0.0)
 
 
+def methods() -> pd.DataFrame:
+    """Each condition over all its pairs."""
+    rows = transfer().query("method != 'zero-shot'").groupby(["method", "metric"], sort=False)
+    ends = {name: (name, "mean") for name in ("value", "baseline", "gain", "gain_low", "gain_high")}
+    return rows.agg(pairs=("gain", "size"), n=("n", "sum"), **ends).reset_index()
+
+
+def labels() -> pd.DataFrame:
+    """Counts of labels; the test queries of one target are all of one class."""
+    rows = [("finance-sentiment", "test", label, n) for label, n in (("positive", 48), ("negative", 0))]
+    rows += [("review-sentiment", "samples", label, 20) for label in ("positive", "negative")]
+    return pd.DataFrame(rows, columns=["task", "use", "label", "n"])
+
+
 FRAMES = {
+    "result": transfer,
+    "pairs": lambda: side_by_side_pairs(transfer()),
+    "methods": methods,
+    "split": split,
+    "sweep": lambda: pd.concat([sweep((source,)) for source in SOURCES], ignore_index=True),
+    "settings": lambda: chosen_cells(pd.concat([sweep((source,)) for source in SOURCES], ignore_index=True)),
     "parallelism": parallelism,
     "cosines": cosines,
     "projection": lambda: pd.concat([projection(), umap()], ignore_index=True),
     "entropy": entropy,
     "cohesion": cohesion,
     "alignment": alignment,
-    "transfer": transfer,
-    "split": split,
+    "labels": labels,
 }
 
 
 def write_run(folder: Path, *, leave_out: tuple[str, ...] = ()) -> Path:
-    """A run directory as a finished run leaves it, without the named frames."""
-    (folder / "frames").mkdir(parents=True)
+    """A run directory as a finished main job leaves it, without the named frames and documents."""
+    chapter = folder / "experiments" / "transfer"
+    grid = Grid.planned(chapter, [Cell("outcomes", target) for target in TARGETS])
+    for cell in grid.cells:
+        grid.compute(cell, lambda cell: outcomes(cell.target))
     for name, make in FRAMES.items():
         if name not in leave_out:
-            make().to_parquet(folder / "frames" / f"{name}.parquet", index=False)
-    if "sweep" not in leave_out:
-        (folder / "frames" / "sweep").mkdir()
-        for source in SOURCES:
-            sweep((source,)).to_parquet(folder / "frames" / "sweep" / f"{source}.parquet", index=False)
-    if "outcomes" not in leave_out:
-        (folder / "frames" / "outcomes").mkdir()
-        for target in TARGETS:
-            outcomes(target).to_parquet(folder / "frames" / "outcomes" / f"{target}.parquet", index=False)
+            make().to_parquet(chapter / f"{name}.parquet", index=False)
     documents = {
         "config": {
             "model": "tiny-model", "sources": list(SOURCES), "targets": list(TARGETS), "shots": 5, "samples": 40,
@@ -246,8 +264,8 @@ def write_run(folder: Path, *, leave_out: tuple[str, ...] = ()) -> Path:
         },
         "versions": {"cast_lens": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
         "model": {"name": "tiny-model", "fingerprint": "abc123", "parameters": 134_515_008, "n_layers": 30},
-        "settings": {source: [18, 2.0] for source in SOURCES},
-        "seconds": {"seconds": 312.4},
+        "experiments/transfer/options": {"umap": True},
+        "experiments/transfer/summary": {"seconds": 312.4},
     }  # fmt: skip
     for name, document in documents.items():
         if name not in leave_out:

@@ -19,10 +19,10 @@ from cast_lens.plots.style import NEUTRAL
 
 def test_scaling_sorts_by_x_and_draws_the_interval() -> None:
     frame = pd.DataFrame(
-        {"x": [8, 1, 8, 1], "y": [0.4, 0.2, 0.3, 0.3], "method": ["steered"] * 2 + ["few-shot"] * 2}
+        {"x": [8, 1, 8, 1], "y": [0.4, 0.2, 0.3, 0.3], "method": ["cast"] * 2 + ["few-shot"] * 2}
     ).assign(low=0.1, high=0.5)
     figure = plot_scaling(frame, x_title="demonstrations")
-    assert [trace.name for trace in figure.data if trace.name] == ["few-shot", "steered"]
+    assert [trace.name for trace in figure.data if trace.name] == ["few-shot", "cast"]
     assert list(figure.data[3].x) == [1, 8]
     assert list(figure.data[3].y) == [0.2, 0.4]
     assert list(figure.data[2].y) == [0.5, 0.5, 0.1, 0.1]
@@ -32,9 +32,7 @@ def test_scaling_sorts_by_x_and_draws_the_interval() -> None:
 
 
 def test_scaling_leaves_unknown_intervals_out() -> None:
-    frame = pd.DataFrame(
-        {"x": [1, 2, 3], "y": 0.2, "method": "steered", "low": [0.1, np.nan, 0.1], "high": 0.3}
-    )
+    frame = pd.DataFrame({"x": [1, 2, 3], "y": 0.2, "method": "cast", "low": [0.1, np.nan, 0.1], "high": 0.3})
     assert list(plot_scaling(frame).data[0].x) == [1, 3, 3, 1]
 
 
@@ -56,7 +54,7 @@ def test_steerability_parts_those_that_go_against() -> None:
 def test_pareto_joins_the_points_that_none_beats() -> None:
     frame = pd.DataFrame(
         {
-            "method": ["steered", "steered", "few-shot", "placebo: random direction"],
+            "method": ["cast", "cast", "few-shot", "placebo: random direction"],
             "gain": [0.1, 0.3, 0.2, 0.0],
             "side_effect": [0.0, 0.2, 0.3, 0.1],
             "gain_low": 0.0,
@@ -67,14 +65,14 @@ def test_pareto_joins_the_points_that_none_beats() -> None:
     assert list(figure.data[0].x) == [0, 20]
     assert figure.data[0].mode == "lines+markers", "a front of one point is seen too"
     assert list(figure.data[0].y) == [10, 30]
-    steered = next(trace for trace in figure.data if trace.name == "steered")
+    steered = next(trace for trace in figure.data if trace.name == "cast")
     np.testing.assert_allclose(steered.error_y.array, [30, 10])
     assert steered.error_x.array is None
     assert figure.layout.yaxis.title.text == "gain, percentage points"
 
 
 def test_pareto_of_equal_points_keeps_one() -> None:
-    frame = pd.DataFrame({"method": "steered", "gain": [0.1, 0.1], "side_effect": [0.1, 0.1]})
+    frame = pd.DataFrame({"method": "cast", "gain": [0.1, 0.1], "side_effect": [0.1, 0.1]})
     assert len(plot_pareto(frame).data[0].x) == 1
 
 

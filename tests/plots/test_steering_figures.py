@@ -136,7 +136,7 @@ def test_gain_shows_every_condition_with_its_interval() -> None:
     assert [trace.name for trace in figure.data] == [
         "few-shot",
         "cross-task few-shot",
-        "steered",
+        "cast",
         "placebo: random direction",
         "placebo: shuffled labels",
     ]
@@ -144,7 +144,7 @@ def test_gain_shows_every_condition_with_its_interval() -> None:
     np.testing.assert_allclose(steered.x, [35, -4, 35, 35, 35, 35])
     np.testing.assert_allclose(steered.error_x.array, 12)
     np.testing.assert_allclose(steered.error_x.arrayminus, 12)
-    assert steered.marker.color == method_style("steered").colour
+    assert steered.marker.color == method_style("cast").colour
     assert figure.layout.xaxis.title.text == "percentage points"
     assert list(figure.layout.yaxis.ticktext[:3]) == [
         "<b>finance-sentiment</b>",
@@ -175,7 +175,7 @@ def test_split_stacks_to_the_total() -> None:
 
 
 def test_a_sources_own_vector_belongs_to_steered() -> None:
-    own = synthetic.split().query("method == 'steered'").assign(method="steered (own vector)")
+    own = synthetic.split().query("method == 'cast'").assign(method="cast (own vector)")
     both = pd.concat([synthetic.split(), own])
     assert len(plot_split(both).data[0].x) == 8
-    assert len(plot_split(both, method="steered (own vector)").data[0].x) == 4
+    assert len(plot_split(both, method="cast (own vector)").data[0].x) == 4

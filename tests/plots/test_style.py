@@ -118,12 +118,12 @@ def test_an_unknown_task_has_a_stable_style_of_its_own() -> None:
 
 
 def test_placebos_are_grey_and_hollow_and_come_last() -> None:
-    names = ["placebo: made up", "steered", "placebo: random direction", "few-shot"]
+    names = ["placebo: made up", "cast", "placebo: random direction", "few-shot"]
     assert all(method_style(name).colour == NEUTRAL for name in names if name.startswith("placebo"))
     assert all(method_style(name).symbol.endswith("-open") for name in names if name.startswith("placebo"))
     assert sorted(names, key=method_order) == [
         "few-shot",
-        "steered",
+        "cast",
         "placebo: random direction",
         "placebo: made up",
     ]
@@ -144,10 +144,10 @@ def test_prompting_comes_before_vectors_and_numbers_are_sorted_by_size() -> None
 
 
 def test_methods_of_one_figure_have_different_colours() -> None:
-    names = ["steered", "few-shot", "atv", "cast", "lora", "prefix-tuning", "static atv", "atv low-rank"]
+    names = ["cast", "few-shot", "atv", "pca", "lora", "prefix-tuning", "static atv", "atv low-rank"]
     colours = [style.colour for style in method_styles(names).values()]
     assert len(set(colours)) == len(names)
-    assert method_styles(["steered"])["steered"] == method_style("steered")
+    assert method_styles(["cast"])["cast"] == method_style("cast")
     tasks = method_styles(["ag_news", "boolq", "placebo: random direction (boolq)"])
     assert tasks["boolq"].colour == task_style("boolq").colour != tasks["ag_news"].colour
     assert tasks["placebo: random direction (boolq)"].colour == NEUTRAL

@@ -21,19 +21,9 @@ from cast_lens.report import publish, write_figures, write_report
 from cast_lens.report.packing import plain
 from tests.plots import synthetic
 
-GEOMETRY = ("cosines", "projection", "alignment", "cohesion", "entropy")
+GEOMETRY = ("parallelism", "cosines", "projection", "alignment", "cohesion", "entropy")
 FOUR = base64.b64encode(np.arange(4.0).tobytes()).decode()
-SECTIONS = (
-    "question",
-    "answer",
-    "outcomes",
-    "split",
-    "settings",
-    "parallelism",
-    "geometry",
-    "method",
-    "limits",
-)
+SECTIONS = ("question", "experiment-transfer", "labels", "method", "reading", "provenance")
 
 
 class Outline(HTMLParser):
@@ -81,7 +71,7 @@ def test_every_section_is_there_and_linked(written: str) -> None:
     links = [attributes["href"] for tag, attributes in outline.tags if tag == "a"]
     assert {str(link).removeprefix("#") for link in links} <= set(outline.ids())
     assert not outline.open, "every element is closed"
-    assert "not finished" not in written
+    assert "No result yet" not in written
 
 
 def test_the_page_asks_nothing_of_the_network(written: str) -> None:
@@ -111,28 +101,36 @@ def test_every_figure_has_data_an_alternative_text_and_a_caption(written: str) -
 
 def test_figures_in_the_page_hold_the_frame_s_numbers(written: str) -> None:
     found = figures(written)
-    steered = next(trace for trace in found["figures"]["gain"]["data"] if trace["name"] == "steered")
+    steered = next(trace for trace in found["figures"]["transfer_gain"]["data"] if trace["name"] == "cast")
     assert steered["x"] == [35, -4, 35, 35, 35, 35]
-    assert "template" not in found["figures"]["gain"]["layout"], "kept once for all figures"
+    assert "template" not in found["figures"]["transfer_gain"]["layout"], "kept once for all figures"
     grounds = [found["templates"][theme]["layout"]["paper_bgcolor"] for theme in ("light", "dark")]
     assert grounds == ["#ffffff", "#14171c"]
 
 
+def told(page: str) -> str:
+    """What a reader reads, without figures and markup."""
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    body = body[: body.index("figure-data")] if "figure-data" in body else body
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)).replace("&#39;", "'")
+
+
 def test_the_page_tells_the_result_the_limits_and_the_origin(written: str) -> None:
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", written[: written.index("figure-data")]))
+    text = told(written)
     for expected in (
-        "raised exact match by 35.0 percentage points on average over 4 target–source pairs",
+        "cast changes exact match by",
+        "0 of 6 pairs gain, 0 lose and 6 show neither after Holm's correction over 12 tests",
         "Free answers have no set of admissible answers, so present-past is not split.",
-        "chosen on the source's own validation split. No label of a target was used",
+        "None of the 48 test examples of finance-sentiment is labelled negative",
+        "no label of a target was used to choose anything",
+        "right for these tasks alone",
+        "p-values are mid-p values",
         "tiny-model (135 million parameters)",
-        "Each target has 48 test queries",
-        "12 steered cells were tested at once",
         "decoded greedily",
         "abc123",
         "torch 2.13.0",
         "5.2 min",
         "cast-lens run --config run.toml",
-        "tasks of one answer format are more parallel",
     ):
         assert expected in text, expected
     (method,) = re.findall(r'<h2 id="method">.*?<ol>(.*?)</ol>', written, re.S)
@@ -152,7 +150,7 @@ def test_tables_can_be_read_by_a_screen_reader(written: str) -> None:
     assert all("scope" in attributes for tag, attributes in outline.tags if tag == "th")
     boxes = [attributes for _, attributes in outline.tags if attributes.get("class") == "scroll"]
     assert all(box["tabindex"] == "0" and box["role"] == "region" for box in boxes)
-    assert len(boxes) == 3 + 1 + 1, "three targets, the split, the settings"
+    assert len(boxes) == 4 + 1, "the tables of the chapter, the labels"
     assert ("html", {"lang": "en"}) in outline.tags
     levels = [int(tag[1]) for tag, _ in outline.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
@@ -160,47 +158,53 @@ def test_tables_can_be_read_by_a_screen_reader(written: str) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-@pytest.mark.parametrize("missing", [("transfer", "sweep"), ("split", "parallelism")])
-def test_a_missing_frame_leaves_a_note_in_its_place(missing: tuple[str, str], tmp_path: Path) -> None:
-    run = synthetic.write_run(tmp_path / "run", leave_out=(*missing, *GEOMETRY, "seconds"))
-    page = write_report(run).read_text(encoding="utf-8")
-    for frame in missing:
-        assert f"the run has not written <code>frames/{frame}</code>" in page
-    assert set(SECTIONS) <= set(Outline(page).ids())
-    assert "not finished" in page
-
-
 def test_a_run_that_has_only_begun_still_has_a_page(tmp_path: Path) -> None:
-    everything = (*synthetic.FRAMES, "sweep", "outcomes", "versions", "model", "settings", "seconds")
-    run = synthetic.write_run(tmp_path / "run", leave_out=everything)
+    run = synthetic.write_run(tmp_path / "run", leave_out=(*synthetic.FRAMES, "versions", "model"))
     page = write_report(run).read_text(encoding="utf-8")
-    assert page.count("The same command continues the run") == 6
+    assert "No result yet. The same command continues the experiment" in page
     assert "plotly-library" not in page, "nothing to draw"
-    assert set(SECTIONS) <= set(Outline(page).ids())
+    assert set(SECTIONS) - {"labels"} <= set(Outline(page).ids())
 
 
-def test_geometry_shows_what_there_is(tmp_path: Path) -> None:
+def test_a_chapter_shows_what_there_is(tmp_path: Path) -> None:
     run = synthetic.write_run(tmp_path / "run", leave_out=("cohesion", "alignment", "entropy", "projection"))
-    page = write_report(run).read_text(encoding="utf-8")
-    assert "cosines" in figures(page)["figures"]
-    assert "frames/cohesion" not in page
+    found = figures(write_report(run).read_text(encoding="utf-8"))["figures"]
+    assert "transfer_cosines" in found
+    assert "transfer_cohesion" not in found
 
 
-def test_sweeps_of_single_sources_and_the_joined_frame_are_the_same_page(tmp_path: Path) -> None:
+def test_a_chapter_that_cannot_be_read_lets_the_others_stand(tmp_path: Path) -> None:
     run = synthetic.write_run(tmp_path / "run", leave_out=GEOMETRY)
-    before = write_report(run).read_text(encoding="utf-8")
-    parts = sorted((run / "frames" / "sweep").glob("*.parquet"))
-    joined = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
-    joined.to_parquet(run / "frames" / "sweep.parquet", index=False)
-    assert write_report(run).read_text(encoding="utf-8") == before
+    other = run / "experiments" / "shots"
+    other.mkdir()
+    (other / "plan.json").write_text("[]")
+    (other / "options.json").write_text("{}")
+    pd.DataFrame({"colour": ["red"]}).to_parquet(other / "result.parquet")
+    text = told(write_report(run).read_text(encoding="utf-8"))
+    assert "This chapter cannot be read (KeyError: 'steps')" in text
+    assert "cast changes exact match by" in text
+    (other / "options.json").unlink()
+    text = told(write_report(run).read_text(encoding="utf-8"))
+    assert "This chapter was written by an earlier version of cast_lens" in text
+    assert "cast changes exact match by" in text
+
+
+@pytest.mark.parametrize("made", ["frames/outcomes/science.parquet", "experiments/shots/plan.json"])
+def test_a_directory_of_an_earlier_version_says_what_it_is_and_what_to_do(tmp_path: Path, made: str) -> None:
+    (tmp_path / made).parent.mkdir(parents=True)
+    (tmp_path / made).write_text("[]")
+    (tmp_path / "config.json").write_text('{"model": "tiny", "umap": true}')
+    (tmp_path / "versions.json").write_text('{"cast_lens": "0.0.9"}')
+    with pytest.raises(ValueError, match=r"earlier version of cast_lens \(0.0.9\).*with another --out"):
+        write_report(tmp_path)
 
 
 def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     run = synthetic.write_run(tmp_path / "run", leave_out=GEOMETRY)
     evil = "</script><script>alert(1)</script>"
-    for name in ("transfer", "split"):
-        frame = pd.read_parquet(run / "frames" / f"{name}.parquet")
-        frame.replace({"target": {"finance-sentiment": evil}}).to_parquet(run / "frames" / f"{name}.parquet")
+    for name in ("result", "pairs", "split"):
+        path = run / "experiments" / "transfer" / f"{name}.parquet"
+        pd.read_parquet(path).replace({"target": {"finance-sentiment": evil}}).to_parquet(path)
     page = write_report(run).read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert not Outline(page).open
@@ -217,7 +221,7 @@ def test_a_page_that_would_be_too_large_names_what_it_leaves_out(
         page = write_report(run).read_text(encoding="utf-8")
     assert len(page.encode()) < size
     assert "Left out to keep this page small" in page
-    assert "sweep_science" not in figures(page)["figures"]
+    assert "transfer_sweep_science" not in figures(page)["figures"]
     assert "leaves out Sweep: science to stay below 5 MB" in caplog.text
 
 
@@ -233,15 +237,17 @@ def test_write_figures_writes_each_with_its_numbers(tmp_path: Path) -> None:
     written = write_figures(run, png="never")
     names = {path.name for path in written}
     assert {
-        "gain.html",
-        "gain.csv",
-        "split.csv",
-        "sweep_science.html",
-        "projection_umap.html",
+        "transfer_gain.html",
+        "transfer_gain.csv",
+        "transfer_split.csv",
+        "transfer_sweep_science.html",
+        "transfer_projection_umap.html",
         "plotly.min.js",
     } <= names
     assert len(names) == 2 * 12 + 1
-    pd.testing.assert_frame_equal(pd.read_csv(run / "figures" / "cohesion.csv"), synthetic.cohesion())
+    pd.testing.assert_frame_equal(
+        pd.read_csv(run / "figures" / "transfer_cohesion.csv"), synthetic.cohesion()
+    )
 
 
 @pytest.mark.parametrize(

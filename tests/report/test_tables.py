@@ -1,104 +1,99 @@
-"""Every number of the outcome table stands where it belongs, and once."""
+"""Tables of the page: an interval stands with the number that it belongs to, shares are in per cent."""
 
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 
-from cast_lens.report.tables import outcome_tables, setting_rows, split_rows
+from cast_lens.report.tables import label_table, missing_labels, printed
 from tests.plots import synthetic
 
 
-def test_a_target_has_every_condition_under_every_metric() -> None:
-    tables = outcome_tables(synthetic.transfer())
-    assert [table.target for table in tables] == list(synthetic.TARGETS)
-    finance = tables[0]
-    assert [method for method, _ in finance.heads] == [
-        "zero-shot",
-        "steered",
-        "placebo: random direction",
-        "placebo: shuffled labels",
-        "cross-task few-shot",
-        "few-shot",
+def cells(**row: object) -> dict[str, str]:
+    heads, rows = printed(pd.DataFrame([row]))
+    assert len(rows) == 1
+    return dict(zip(heads, rows[0], strict=True))
+
+
+def test_the_interval_of_a_comparison_is_that_of_the_difference() -> None:
+    found = cells(
+        metric="exact_match", value=0.188, against_value=0.19, difference=-0.002, low=-0.01, high=0.007
+    )
+    assert found == {
+        "metric": "exact_match",
+        "value, %": "18.8",
+        "against value, %": "19.0",
+        "difference, %": "−0.2 [−1.0, +0.7]",
+    }
+
+
+def test_without_a_difference_it_is_that_of_the_value() -> None:
+    found = cells(metric="valid", value=0.5, low=0.4, high=0.6, n=48)
+    assert found == {"metric": "valid", "value, %": "50.0 [40.0, 60.0]", "n": "48"}
+
+
+def test_ends_that_carry_a_name_go_to_that_name() -> None:
+    found = cells(gain=0.1, gain_low=-0.05, gain_high=0.25, gain_least=-0.3, kl=1.5, kl_low=1.25, kl_high=2.0)
+    assert found == {"gain, %": "+10.0 [−5.0, +25.0]", "gain least, %": "−30.0", "kl": "1.5 [1.25, 2]"}
+
+
+def test_ends_of_a_beginning_go_to_the_one_column_with_it() -> None:
+    found = cells(halves_gain=0.25, halves_low=0.125, halves_high=0.5, random_cosine=0.9)
+    assert found == {"halves gain, %": "+25.0 [+12.5, +50.0]", "random cosine": "0.9"}
+    assert cells(random_cosine=0.98, random_low=0.97, random_high=0.99) == {
+        "random cosine": "0.98 [0.97, 0.99]"
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(float("nan"), ""), (True, "yes"), (3.0, "3"), (-2, "−2"), ("x", "x"), (None, "")]
+)
+def test_other_entries(value: object, text: str) -> None:
+    assert cells(anything=value) == {"anything": text}
+
+
+def test_what_is_unknown_has_no_interval() -> None:
+    assert cells(gain=float("nan"), gain_low=0.1, gain_high=0.2) == {"gain, %": ""}
+    assert cells(gain=0.1, gain_low=float("nan"), gain_high=float("nan")) == {"gain, %": "+10.0"}
+
+
+def test_what_a_value_is_depends_on_its_metric_not_on_its_name() -> None:
+    mixed = pd.DataFrame(
+        {
+            "metric": ["exact_match", "gold_logprob"],
+            "value": [0.25, -3.5],
+            "low": [0.2, -4.25],
+            "high": [0.3, -3.0],
+            "gain": [0.05, -0.125],
+        }
+    )
+    heads, rows = printed(mixed)
+    assert heads == ["metric", "value", "gain"]
+    assert rows[0] == ["exact_match", "25.0 [20.0, 30.0] %", "+5.0 %"]
+    assert rows[1] == ["gold_logprob", "−3.5 [−4.25, −3]", "−0.125"]
+    slopes = cells(measure="slope", value=0.4, low=0.3, high=0.5)
+    assert slopes == {"measure": "slope", "value": "0.4 [0.3, 0.5]"}
+    assert cells(metric="valid", value=0.4) == {"metric": "valid", "value, %": "40.0"}
+    assert cells(distance="cosine", value=0.4) == {"distance": "cosine", "value": "0.4"}
+
+
+@pytest.mark.parametrize("value", [-0.0, -0.0004, 0.0004])
+def test_zero_has_no_sign(value: float) -> None:
+    assert cells(gain=value, gain_low=-0.1, gain_high=0.1) == {"gain, %": "0.0 [−10.0, +10.0]"}
+    assert cells(anything=-0.0) == {"anything": "0"}
+    assert cells(slope=0.0) == {"slope": "0"}
+
+
+def test_infinite_numbers_are_printed() -> None:
+    assert cells(boost=float("inf"), other=float("-inf")) == {"boost, %": "+inf", "other": "−inf"}
+
+
+def test_labels_that_no_used_example_has_are_named() -> None:
+    frame = synthetic.labels()
+    (warning,) = missing_labels(frame)
+    assert warning.startswith("None of the 48 test examples of finance-sentiment is labelled negative")
+    assert missing_labels(frame[frame["task"] == "review-sentiment"]) == []
+    assert label_table(frame).rows == [
+        ["finance-sentiment", "test", "48", "positive 48, negative 0"],
+        ["review-sentiment", "samples", "40", "positive 20, negative 20"],
     ]
-    assert [block.name for block in finance.blocks] == [
-        "exact match",
-        "label validity",
-        "label-restricted accuracy",
-    ]
-    assert finance.n == 48
-
-
-def test_cells_hold_value_and_interval() -> None:
-    row = outcome_tables(synthetic.transfer())[0].blocks[0].rows[1]
-    assert row.source == "science"
-    cells = {cell.method: cell for cell in row.cells}
-    assert (cells["steered"].value, cells["steered"].interval) == ("1 %", "[0, 11]")
-
-
-def test_conditions_without_a_source_span_all_sources_and_stand_once() -> None:
-    first, second = outcome_tables(synthetic.transfer())[0].blocks[0].rows
-    spans = {cell.method: cell.rows for cell in first.cells}
-    assert spans["zero-shot"] == spans["few-shot"] == 2
-    assert spans["steered"] == 1
-    assert {cell.method for cell in second.cells} == set(spans) - {"zero-shot", "few-shot"}
-
-
-def test_free_answers_have_exact_match_only() -> None:
-    assert [block.name for block in outcome_tables(synthetic.transfer())[2].blocks] == ["exact match"]
-
-
-def test_arrows_need_the_corrected_p_value() -> None:
-    frame = synthetic.transfer()
-    steered = (frame["method"] == "steered") & (frame["metric"] == "exact_match")
-    frame.loc[steered, "p_adjusted"] = 0.04
-    signs = [
-        {cell.method: cell.sign for cell in row.cells}["steered"]
-        for row in outcome_tables(frame)[0].blocks[0].rows
-    ]
-    assert signs == ["up", "down"]
-    assert not any(cell.sign for cell in outcome_tables(synthetic.transfer())[0].blocks[0].rows[0].cells)
-    placebo = frame.assign(p_adjusted=0.001).query("method != 'steered'")
-    assert not any(cell.sign for row in outcome_tables(placebo)[0].blocks[0].rows for cell in row.cells)
-
-
-def test_a_sources_own_vector_stands_with_the_steered() -> None:
-    frame = synthetic.transfer().query("target == 'finance-sentiment'")
-    own = frame["source"].eq("science") & frame["method"].eq("steered")
-    frame.loc[own, "method"] = "steered (own vector)"
-    frame = frame[~(frame["source"].eq("science") & frame["method"].eq("cross-task few-shot"))]
-    table = outcome_tables(frame)[0]
-    assert "steered (own vector)" not in [method for method, _ in table.heads]
-    cells = {cell.method: cell.value for cell in table.blocks[0].rows[1].cells}
-    assert cells["steered"] == "1 %"
-    assert cells["cross-task few-shot"] == "–", "not run, and said so"
-
-
-def test_a_target_that_was_only_prompted() -> None:
-    frame = synthetic.transfer().query("source == ''")
-    (row,) = outcome_tables(frame)[0].blocks[0].rows
-    assert row.source == ""
-    assert [cell.value for cell in row.cells] == ["5 %", "60 %"]
-
-
-def test_missing_sources_may_be_null() -> None:
-    frame = synthetic.transfer()
-    null = frame.assign(source=frame["source"].where(frame["source"] != "", None))
-    assert outcome_tables(null) == outcome_tables(frame)
-
-
-def test_split_rows_are_the_steered_ones() -> None:
-    rows = split_rows(synthetic.split())
-    assert len(rows) == 4
-    assert rows[0] == (
-        "finance-sentiment", "review-sentiment", "+35 [+27, +43]", "+33 [+25, +41]", "+2 [−6, +10]",
-    )  # fmt: skip
-
-
-def test_settings_tell_what_the_validation_split_showed() -> None:
-    frame = synthetic.sweep(("science",))
-    first = f"{100 * frame.loc[frame['chosen'], 'first_match'].item():.0f} %"
-    same = (frame["layer"] == 18) & (frame["strength"] == 2) & (frame["kind"] != "vector")
-    noise = f"{100 * frame.loc[same, 'first_match'].item():.0f} %"
-    assert setting_rows(frame) == [("science", "18", "2", "24", "20 %", first, noise, "–", first)]
-    assert setting_rows(frame.assign(chosen=False)) == []
-    assert setting_rows(pd.concat([frame, synthetic.sweep(("geography",))]))[1][0] == "geography"

@@ -150,8 +150,8 @@ class Shots(Experiment):
             for placebo in (False, True)
         )
         told = [
-            sentences.tally(longer, "steps to a longer list, in exact match,"),
-            sentences.tally(placebos, "vectors against random directions of their norm"),
+            sentences.tally(longer, "steps to a longer list", "in exact match"),
+            sentences.tally(placebos, "vectors", "over random directions of their norm"),
         ]
         known = set(geometry.get("shots", ())) | set(steps["shots"])
         gone = [str(k) for k in self.few_shots if k not in known]

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from cast_lens.report.exhibit import Exhibit
+from cast_lens.experiments.protocol import ReportFigure
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,5 @@ from cast_lens.report.exhibit import Exhibit
     ],
 )
 def test_n_is_that_of_the_frame(frame: dict[str, list[float]], told: str) -> None:
-    one = Exhibit("a", "b", "Title", "Caption.", "alt", go.Figure(), pd.DataFrame(frame))
+    one = ReportFigure("a", "Title", "Caption.", "alt", go.Figure(), pd.DataFrame(frame))
     assert one.counted == told
