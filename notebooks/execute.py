@@ -33,7 +33,7 @@ import kaleido
 import plotly.graph_objects as go
 import plotly.io
 from plotly.io._base_renderers import PngRenderer
-from cast_lens.plots.writing import still
+from cast_lens.plots.files import still
 
 # Without ipywidgets tqdm says that it has no bar to draw; no bar is drawn here either way.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -26,7 +26,9 @@ NOTHING = "No condition has an outcome that could be compared."
 
 
 def points(value: float) -> str:
-    """A share as signed percentage points; nothing that rounds to zero has a sign."""
+    """A share as signed percentage points; nothing that rounds to zero has a sign, and NaN is unknown."""
+    if value != value:
+        return "unknown"
     text = f"{100 * value:+.1f}".replace("-", "−")
     return "0.0" if text[1:] == "0.0" else text
 

@@ -6,29 +6,33 @@ written.
 - steering: ``plot_sweep``, ``plot_transfer_matrix``, ``plot_gain``, ``plot_split``, ``plot_steerability``,
   ``plot_pareto``, ``plot_token_effects``, ``plot_placebos``;
 - samples and training: ``plot_scaling``, ``plot_selection``, ``plot_loss``;
-- adaptive task vectors: ``plot_written_cosines``, ``plot_written_norms``, ``plot_written_against``,
-  ``plot_written_cloud``;
+- adaptive task vectors: ``plot_atv_cosines``, ``plot_atv_norms``, ``plot_atv_against``,
+  ``plot_atv_cloud``;
 - ``write_figure``, ``write_figures`` put them on disk (html, csv, png); ``themed`` turns one dark or light;
   ``task_style`` says which colour, marker and dash a task has in all of them.
 """
 
+from .atv_vectors import plot_atv_against, plot_atv_cloud, plot_atv_cosines, plot_atv_norms
 from .clouds import plot_alignment, plot_cohesion, plot_entropy, plot_projection
+from .comparisons import plot_costs, plot_methods, plot_placebos
 from .dose import plot_loss, plot_pareto, plot_scaling, plot_steerability
-from .forests import plot_methods
+from .files import write_figure, write_figures
 from .parallel import plot_cosine_matrix, plot_parallelism
-from .placebos import plot_placebos
 from .samples import plot_selection, plot_token_effects
 from .style import TaskStyle, task_style, themed
 from .sweeps import plot_sweep
 from .transfers import plot_gain, plot_split, plot_transfer_matrix
-from .writing import write_figure, write_figures
-from .written import plot_written_against, plot_written_cloud, plot_written_cosines, plot_written_norms
 
 __all__ = [
     "TaskStyle",
     "plot_alignment",
+    "plot_atv_against",
+    "plot_atv_cloud",
+    "plot_atv_cosines",
+    "plot_atv_norms",
     "plot_cohesion",
     "plot_cosine_matrix",
+    "plot_costs",
     "plot_entropy",
     "plot_gain",
     "plot_loss",
@@ -44,10 +48,6 @@ __all__ = [
     "plot_sweep",
     "plot_token_effects",
     "plot_transfer_matrix",
-    "plot_written_against",
-    "plot_written_cloud",
-    "plot_written_cosines",
-    "plot_written_norms",
     "task_style",
     "themed",
     "write_figure",

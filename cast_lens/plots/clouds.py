@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .drawing import COSINE_RANGE, add_slider, band, blank, nested
 from .frames import hover_text, in_order, layer_text, percent, require, require_choice
+from .layout import COSINE_RANGE, add_slider, band, blank, nested
 from .style import NEUTRAL, task_style
 
 ENDS = ("zero-shot", "few-shot")

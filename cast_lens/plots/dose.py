@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from .drawing import band, blank, error_bars
 from .frames import in_order, require
+from .layout import band, blank, error_bars
 from .style import NEUTRAL, PALETTE, method_order, method_styles
 
 MANY = 6

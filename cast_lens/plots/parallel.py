@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .drawing import BAR, COSINE_RANGE, LAYER_MARK, ROW_HEIGHT, add_slider, band, blank, nested
 from .frames import in_order, layer_text, require, require_choice
+from .layout import BAR, COSINE_RANGE, LAYER_MARK, ROW_HEIGHT, add_slider, band, blank, nested
 from .style import DASHES, NEUTRAL, PALETTE
 
 FAMILIES = ("classification", "multiple-choice", "word", "yes-no")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from .drawing import blank
 from .frames import hover_text, percent, require
+from .layout import blank
 from .style import NEUTRAL, PALETTE
 
 

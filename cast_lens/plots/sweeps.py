@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .drawing import blank, menu, nested
 from .frames import METRICS, SHARES, hover_text, in_order, metric_text, require, require_choice
+from .layout import blank, menu, nested
 from .style import PALETTE, SEQUENTIAL
 
 UNSTEERED = "unsteered"

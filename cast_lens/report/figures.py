@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import plots
 from ..experiments.protocol import ReportFigure
-from ..plots.writing import Png
+from ..plots.files import Png
 from .record import read_run
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..experiments.outcomes import MID_P, THESE_TASKS
 from ..experiments.protocol import ReportFigure
 from ..files import atomic_write
-from ..plots.writing import Png
+from ..plots.files import Png
 from .figures import write_drawn
 from .packing import figure_data, library
 from .record import RunRecord, read_run

@@ -9,7 +9,7 @@ Examples that are not independent (one query under several seeds or several sour
 number: the number of independent examples whose mean would vary as much as the mean over clusters does. It lies
 between the number of clusters, which is what it is when nothing changed, and the number of outcomes.
 
-``docs/intervals.md`` has the measured coverage; ``benchmarks/coverage.py`` measures it.
+``docs/intervals.md`` has the measured coverage; ``benchmarks/intervals.py`` measures it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ NEEDED = {
     "plot_alignment": "task, other, layer, cosine, low, high",
     "plot_cohesion": "task, layer, pairwise_cosine, low, high",
     "plot_cosine_matrix": "layer, task_a, task_b, cosine",
+    "plot_costs": "method, gflops",
     "plot_entropy": "task, layer, condition, entropy",
     "plot_gain": "target, source, method, metric, gain, gain_low, gain_high",
     "plot_loss": "step, loss",
@@ -37,10 +38,10 @@ NEEDED = {
     "plot_sweep": "source, kind, layer, strength, n",
     "plot_token_effects": "token, delta",
     "plot_transfer_matrix": "target, source, method, metric, gain, gain_low, gain_high",
-    "plot_written_against": "layer, task, source, same, cosine",
-    "plot_written_cloud": "task, sample_id, layer, x, y",
-    "plot_written_cosines": "layer, task_a, task_b, kind, centred_cosine",
-    "plot_written_norms": "layer, task, norm",
+    "plot_atv_against": "layer, task, source, same, cosine",
+    "plot_atv_cloud": "task, sample_id, layer, x, y",
+    "plot_atv_cosines": "layer, task_a, task_b, kind, centred_cosine",
+    "plot_atv_norms": "layer, task, norm",
 }
 
 

@@ -106,7 +106,7 @@ def _memory(timings: pd.DataFrame) -> str:
 
 def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
     """Operations a query, by method."""
-    from ...plots.costs import plot_costs
+    from ...plots.comparisons import plot_costs
 
     result = frames["result"]
     return [

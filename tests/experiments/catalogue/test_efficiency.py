@@ -22,7 +22,7 @@ from cast_lens.experiments.catalogue.efficiency_reading import (
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.costs import answer_flops
 from cast_lens.methods import sentence_embedding
-from cast_lens.plots.costs import plot_costs
+from cast_lens.plots.comparisons import plot_costs
 from tests.experiments.small_grid import small_bench, small_config, small_tasks
 
 MEASURED = ["seconds", "megabytes"]

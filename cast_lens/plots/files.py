@@ -13,7 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
-from .drawing import LAYER_MARK, SLIDER_HEIGHT
+from ..files import atomic_write
+from .layout import LAYER_MARK, SLIDER_HEIGHT
 
 _log = logging.getLogger("cast_lens")
 
@@ -70,8 +71,6 @@ def write_figures(
     for name in figures:
         if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"name={name!r} must be a plain file name, without folders or an ending")
-    from ..files import atomic_write
-
     written = []
     if figures:
         written.append(_library(folder))
@@ -85,8 +84,6 @@ def write_figures(
 
 
 def _library(folder: Path) -> Path:
-    from ..files import atomic_write
-
     path, wanted = folder / "plotly.min.js", plotly.offline.get_plotlyjs().encode()
     if path.is_file() and path.stat().st_size == len(wanted):
         return path

@@ -1,21 +1,106 @@
-"""Where an effect falls among those of its placebos."""
+"""Methods side by side: pooled gains with their intervals, costs, and where an effect falls among its placebos."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .drawing import blank
-from .frames import in_order, percent, require
-from .style import NEUTRAL, method_style
+from .frames import METRICS, in_order, percent, points_interval, require
+from .layout import ROW_HEIGHT, beside, blank, error_bars
+from .style import NEUTRAL, PALETTE, method_order, method_style
 
+METHODS_COLUMNS = ("method", "metric", "gain", "gain_low", "gain_high", "n")
+BARS = {"gflops": "prompts run in full", "cached_gflops": "common beginning of the prompts kept"}
 BINS = 40
 PATTERNS = ("", "/", "x", ".")
 """Fill of the bars of a first, second, ... kind of placebo: all of them are grey."""
 TIE = 1e-12
 """Means of the same outcomes in another order differ by rounding; a placebo that ties has reached the effect."""
+
+
+def plot_methods(
+    frame: pd.DataFrame,
+    *,
+    metrics: Sequence[str] = ("exact_match", "valid", "choice_correct"),
+    baseline: str = "zero-shot",
+    sort: bool = True,
+) -> go.Figure:
+    """Mean gain of each method over all its pairs, one panel a metric; placebos hollow and grey.
+
+    Args:
+        frame: ``method, metric, gain, gain_low, gain_high, n``; perhaps ``pairs``.
+        metrics: panels; those that the frame lacks are left out.
+        baseline: what the gains are over, for the title.
+        sort: prompting first, then steering, then placebos; False keeps the frame's order.
+
+    Raises:
+        ValueError: when a column is missing or no metric is in the frame.
+    """
+    require(frame, METHODS_COLUMNS, figure="plot_methods")
+    shown = [metric for metric in metrics if (frame["metric"] == metric).any()]
+    if not shown:
+        raise ValueError(f"plot_methods: none of the metrics {list(metrics)} is in the frame")
+    names = in_order(frame["method"])
+    names = sorted(names, key=method_order) if sort else names
+    figure = blank(f"Gain over {baseline}, with 95 % intervals", height=200 + ROW_HEIGHT * len(names))
+    titles = [METRICS.get(metric, metric) for metric in shown]
+    figure = beside(figure, titles, rows=len(names), x="percentage points")
+    for place, metric in enumerate(shown, start=1):
+        for placebo in (False, True):
+            rows = frame[(frame["metric"] == metric) & (frame["method"].str.startswith("placebo") == placebo)]
+            if len(rows):
+                figure.add_trace(_marks(rows, placebo=placebo, legend=place == 1), row=1, col=place)
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], ticklen=0)
+    figure.update_xaxes(zeroline=True, zerolinewidth=2)
+    return figure
+
+
+def _marks(rows: pd.DataFrame, *, placebo: bool, legend: bool) -> go.Scatter:
+    colour = NEUTRAL if placebo else PALETTE[0]
+    value, low, high = (100 * rows[column] for column in ("gain", "gain_low", "gain_high"))
+    spans = [points_interval(*ends) for ends in zip(rows["gain_low"], rows["gain_high"], strict=True)]
+    return go.Scatter(
+        x=value,
+        y=rows["method"],
+        mode="markers",
+        name="placebo" if placebo else "method",
+        legendgroup=str(placebo),
+        showlegend=legend,
+        marker={
+            "color": colour,
+            "symbol": "circle-open" if placebo else "circle",
+            "size": 9,
+            "line": {"width": 1.5, "color": colour},
+        },
+        error_x={**error_bars(value, low, high), "color": colour},
+        customdata=list(zip(spans, rows["n"], strict=True)),
+        hovertemplate="%{y}: %{x:+.1f} points %{customdata[0]}, %{customdata[1]} answers<extra></extra>",
+    )
+
+
+def plot_costs(frame: pd.DataFrame) -> go.Figure:
+    """Operations a query under each method, cheapest at the bottom.
+
+    Args:
+        frame: ``method, gflops``; perhaps ``cached_gflops`` (with the keys and values of what all prompts begin with
+            kept).
+
+    Raises:
+        ValueError: when a column is missing or the frame is empty.
+    """
+    require(frame, ["method", "gflops"], figure="plot_costs")
+    rows = frame.sort_values("gflops", kind="stable")
+    height = 200 + ROW_HEIGHT * len(rows)
+    figure = blank("Operations a query", height=height, x="GFLOP a query")
+    for place, (column, name) in enumerate(BARS.items()):
+        if column in rows:
+            bar = {"color": PALETTE[2 * place]}
+            figure.add_trace(go.Bar(x=rows[column], y=rows["method"], orientation="h", name=name, marker=bar))
+    return figure.update_yaxes(ticklen=0)
 
 
 def plot_placebos(

@@ -6,15 +6,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .clouds import projection_methods
-from .drawing import band, blank
 from .frames import hover_text, in_order, percent, require, require_choice
+from .layout import band, blank
 from .style import NEUTRAL, PALETTE, task_style
 
 # Share of the samples between the ends of a band.
 MOST = 0.8
 
 
-def plot_written_cosines(frame: pd.DataFrame, *, centred: bool = True) -> go.Figure:
+def plot_atv_cosines(frame: pd.DataFrame, *, centred: bool = True) -> go.Figure:
     """Cosine between the vectors of different queries by layer: one line a task within, and one between tasks.
 
     Args:
@@ -25,7 +25,7 @@ def plot_written_cosines(frame: pd.DataFrame, *, centred: bool = True) -> go.Fig
         ValueError: when a column is missing or the frame is empty.
     """
     column = "centred_cosine" if centred else "cosine"
-    require(frame, ["layer", "task_a", "task_b", "kind", column], figure="plot_written_cosines")
+    require(frame, ["layer", "task_a", "task_b", "kind", column], figure="plot_atv_cosines")
     note = ", without their common part" if centred else ""
     figure = blank(f"Vectors of different queries{note}", height=480, x="layer", y="cosine")
     within, between = (frame[frame["kind"] == kind] for kind in ("within", "between"))
@@ -47,7 +47,7 @@ def plot_written_cosines(frame: pd.DataFrame, *, centred: bool = True) -> go.Fig
     return figure
 
 
-def plot_written_norms(frame: pd.DataFrame) -> go.Figure:
+def plot_atv_norms(frame: pd.DataFrame) -> go.Figure:
     """Length of the vectors by layer: the median of each task, with the middle four fifths of its queries.
 
     Args:
@@ -56,7 +56,7 @@ def plot_written_norms(frame: pd.DataFrame) -> go.Figure:
     Raises:
         ValueError: when a column is missing or the frame is empty.
     """
-    require(frame, ["layer", "task", "norm"], figure="plot_written_norms")
+    require(frame, ["layer", "task", "norm"], figure="plot_atv_norms")
     figure = blank("Length of the vectors", height=480, x="layer", y="norm")
     for task in in_order(frame["task"]):
         norms, style = frame[frame["task"] == task].groupby("layer")["norm"], task_style(task)
@@ -70,7 +70,7 @@ def plot_written_norms(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def plot_written_against(frame: pd.DataFrame) -> go.Figure:
+def plot_atv_against(frame: pd.DataFrame) -> go.Figure:
     """Cosine of each task's mean vector with constant vectors, by layer: its own task's, and other tasks'.
 
     Args:
@@ -79,7 +79,7 @@ def plot_written_against(frame: pd.DataFrame) -> go.Figure:
     Raises:
         ValueError: when a column is missing or the frame is empty.
     """
-    require(frame, ["layer", "task", "source", "same", "cosine"], figure="plot_written_against")
+    require(frame, ["layer", "task", "source", "same", "cosine"], figure="plot_atv_against")
     figure = blank("Written vectors against constant ones", height=480, x="layer", y="cosine")
     for same, name, colour in ((True, "own task's", PALETTE[0]), (False, "other tasks'", NEUTRAL)):
         rows = frame[frame["same"].astype(bool) == same]
@@ -96,7 +96,7 @@ def plot_written_against(frame: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def plot_written_cloud(frame: pd.DataFrame, *, layer: int | None = None) -> go.Figure:
+def plot_atv_cloud(frame: pd.DataFrame, *, layer: int | None = None) -> go.Figure:
     """The vectors at one layer in two dimensions, a point a query, coloured by task.
 
     Args:
@@ -107,9 +107,9 @@ def plot_written_cloud(frame: pd.DataFrame, *, layer: int | None = None) -> go.F
     Raises:
         ValueError: when a column is missing, the frame is empty, or the layer is not in it.
     """
-    require(frame, ["task", "sample_id", "layer", "x", "y"], figure="plot_written_cloud")
+    require(frame, ["task", "sample_id", "layer", "x", "y"], figure="plot_atv_cloud")
     shown = int(frame["layer"].iloc[0]) if layer is None else layer
-    require_choice("layer", shown, sorted(set(frame["layer"])), figure="plot_written_cloud")
+    require_choice("layer", shown, sorted(set(frame["layer"])), figure="plot_atv_cloud")
     rows = frame[frame["layer"] == shown]
     linear = projection_methods(rows).iloc[0] == "pca"
     titles = [

@@ -19,7 +19,7 @@ from cast_lens.plots import (
     write_figure,
     write_figures,
 )
-from cast_lens.plots.writing import still
+from cast_lens.plots.files import still
 from tests.plots import synthetic
 
 

@@ -1,6 +1,6 @@
 """How often intervals and tests of outcomes hold what they say, at rates from 0 to 1 (tables of docs/intervals.md).
 
-    python -m benchmarks.coverage
+    python -m benchmarks.intervals
 
 Coverage of plain pairs is summed over all tables of gained and lost answers, without simulation; clusters, the split
 of a gain and intervals over tasks are simulated. Takes about five minutes on one core.
@@ -13,10 +13,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from cast_lens.experiments.contrasts import BASELINE, pooled_table
 from scipy.special import gammaln, xlogy
 from scipy.stats import binom
 
+from cast_lens.experiments.outcomes import BASELINE, pooled_table
 from cast_lens.stats import gain_split, mcnemar_p_values, mean_interval, paired_difference, paired_proportions
 from cast_lens.stats.bootstrap import bootstrap_means
 from cast_lens.stats.proportions import difference_interval
