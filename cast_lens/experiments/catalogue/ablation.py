@@ -98,9 +98,9 @@ class Ablation(Experiment):
     )
     limits = (
         f"{sentences.LIMITS} Variants are changed one at a time: how two changes act together is not seen. The "
-        "few-shot mean as it is has the length of a residual, many times that of cast, and may fail for that alone: with the "
-        "norm of cast only its direction is judged. A strength chosen on few validation queries is itself uncertain, "
-        "so a variant may do better at another one."
+        "few-shot mean as it is has the length of a residual, many times that of cast, and may fail for that alone: "
+        "with the norm of cast only its direction is judged. A strength chosen on few validation queries is itself "
+        "uncertain, so a variant may do better at another strength."
     )
     shown = ("versus", "methods")
 
