@@ -131,7 +131,11 @@ class PredictTransfer(Experiment):
         if known.empty:
             return Findings(f"{told}: there are not both kinds of pairs, so no sign can be predicted.")
         best = known.loc[known["auroc"].idxmax()]
-        span = f" [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]" if best["auroc_low"] == best["auroc_low"] else ""
+        span = (
+            f" [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]"
+            if best["auroc_low"] == best["auroc_low"]
+            else ""
+        )
         above = int((known["auroc_low"] > 0.5).sum())
         return Findings(
             f"{told}; the highest AUROC on held-out targets is that of {best['predictor']}, {best['auroc']:.2f}{span}, "
@@ -228,7 +232,9 @@ def spread(rows: Float[Tensor, "sample d_model"]) -> float:
     return float(np.mean(pairs)) if pairs else 0.0
 
 
-def next_token_distances(workspace: Workspace, target: str, sources: list[str]) -> dict[str, tuple[float, float]]:
+def next_token_distances(
+    workspace: Workspace, target: str, sources: list[str]
+) -> dict[str, tuple[float, float]]:
     """How far the next token is from that behind the source's demonstrations: unsteered, and steered.
 
     Mean Jensen-Shannon divergence in nats over unlabelled target queries (after the distance of arXiv 2605.20730, which
@@ -250,12 +256,16 @@ def next_token_distances(workspace: Workspace, target: str, sources: list[str]) 
     assert plain is not None
     found = {}
     for index, source in enumerate(sources):
-        made = cross_task_prompts(workspace.tasks[source], task, queries, shots=config.shots, seed=config.seed)
+        made = cross_task_prompts(
+            workspace.tasks[source], task, queries, shots=config.shots, seed=config.seed
+        )
         shown = [unlabelled(prompt) for prompt in made]
         if not fits(workspace, shown):
             found[source] = (float("nan"), float("nan"))
             continue
-        behind = score(workspace.model, shown, chat=config.chat, keep_logits=True, progress=workspace.progress).logits
+        behind = score(
+            workspace.model, shown, chat=config.chat, keep_logits=True, progress=workspace.progress
+        ).logits
         assert behind is not None
         pair = [float(jensen_shannon(behind[0], plain[variant]).mean()) for variant in (0, index + 1)]
         found[source] = (pair[0], pair[1])
@@ -308,6 +318,7 @@ def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
 
 
 def scores_of(pairs: pd.DataFrame, held: HeldOut, config: RunConfig) -> dict[str, float]:
+    """How well held-out scores tell pairs that lose from those that do not."""
     lost = pairs["gain"].to_numpy(float) < 0
     low, high = auroc_interval(pairs, held.scores, n_bootstrap=config.bootstrap, seed=config.seed)
     return {
