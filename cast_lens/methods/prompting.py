@@ -228,7 +228,7 @@ class Remembered:
     """An embedding that does not repeat a call.
 
     Whole calls are remembered, not single texts: what a text comes out as may depend, in its last bits, on the texts
-    that run beside it.
+    that run in the same batch.
 
     Attributes:
         anew: the embedding itself, which remembers nothing.

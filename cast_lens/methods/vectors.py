@@ -1,10 +1,10 @@
-"""Methods that make a steering vector of a source, and the placebos that stand beside them.
+"""Methods that make a steering vector of a source, and the placebos that go with them.
 
 Every method has one signature, ``fit(source) -> SteeringVector``, and reads no target. Placebos have the norm of the
 ``cast`` vector at each layer and are steered at its layer and strength, so that they differ from it in direction only.
 
-The same task as source and target gives the upper bound of a mean: ``VectorMethod.condition`` names it apart, as
-``cast (own vector)``.
+With the same task as source and target a mean reaches its upper bound: ``VectorMethod.condition`` gives that case
+a name of its own, ``cast (own vector)``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .conditions import Condition, Setting, steered
 DIFFERENCE_KINDS = ("true", "shuffled labels", "random text")
 # Dummy queries that a task vector is averaged over, as in the public code of arXiv 2310.15916.
 DUMMY_QUERIES = 2
-# A largest singular value this small beside the mean is rounding: the samples do not differ.
+# A largest singular value this small relative to the mean is rounding: the samples do not differ.
 _NO_SPREAD = 1e-6
 
 

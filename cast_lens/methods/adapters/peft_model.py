@@ -4,7 +4,7 @@
 - ``Backbone``: the model run in two parts, to the final residuals and from chosen ones of them to logits;
 - ``Wrapped``, ``wrap``: the model with LoRA, or a prefix of virtual tokens, of about the size that is asked for.
 
-Rows are padded on the right: under causal attention no token sees what stands behind it, so neither masks nor
+Rows are padded on the right: under causal attention no token sees what comes after it, so neither masks nor
 positions are needed, and a row's numbers do not depend on its neighbours.
 """
 
@@ -184,7 +184,7 @@ class Wrapped:
     def opened(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, Any]:
         """How many tokens all rows begin with, and a cache that holds those, run once, behind the virtual ones.
 
-        The last token of a row always stays. Rows that share too little to be worth a pass share nothing.
+        The last token of a row is always kept. Rows that share too little to be worth a pass share nothing.
         """
         shared = common_prefix([row[:-1] for row in rows]) if len(rows) > 1 else 0
         if shared < MIN_SHARED:
@@ -210,7 +210,7 @@ def wrap(
     """An adapter as it is before training: LoRA changes nothing yet, virtual tokens are those of a text.
 
     Args:
-        model: it becomes part of the result; LoRA layers are put into it.
+        model: it becomes part of the result; LoRA layers are inserted into it.
         design: kind and budget.
         seed: of LoRA's random factor.
         opening: tokens of a text whose keys and values the virtual tokens start from (arXiv 2101.00190, section 7.4:
@@ -241,7 +241,7 @@ def wrap(
 
 
 def linear_layers(model: PreTrainedModel) -> list[nn.Linear | Conv1D]:
-    """What peft's ``all-linear`` stands for: every linear map but the output head."""
+    """What peft's ``all-linear`` means: every linear map but the output head."""
     head = model.get_output_embeddings()
     found = [module for module in model.modules() if isinstance(module, (nn.Linear, Conv1D))]
     return [module for module in found if module is not head]
@@ -261,7 +261,7 @@ def _lora(peft: Any, model: PreTrainedModel, rank: int) -> Any:
 
 @torch.no_grad()
 def keys_and_values(backbone: Backbone, tokens: Sequence[int]) -> Float[Tensor, "position kv"]:
-    """Of a text in every layer, one row a token, in the order in which ``peft`` keeps a prefix."""
+    """Keys and values of a text in every layer, one row per token, in the order in which ``peft`` keeps a prefix."""
     cache = DynamicCache()
     backbone.run(torch.tensor([list(tokens)], device=backbone.model.device), cache)
     layers: Any = cache.layers

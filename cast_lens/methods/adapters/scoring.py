@@ -81,7 +81,7 @@ def score_and_decode(
 
 
 def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
-    """Indices of prompts that run together: of one length, those that begin alike beside each other."""
+    """Indices of prompts that run together: of one length, those that begin alike next to each other."""
     found: list[list[int]] = []
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].tokens), prompts[index].tokens))
     for index in order:

@@ -46,7 +46,7 @@ def evaluate_atv(
     Args:
         model: the one that the ATV was trained for.
         atv: what writes the vectors.
-        tasks: seen in training or not; ``seen`` tells.
+        tasks: seen in training or not; the column ``seen`` says which.
         split: whose examples are asked.
         examples: of each task at most, balanced over the classes.
         seed: of the draw.
@@ -118,7 +118,7 @@ class Generated:
     Attributes:
         directions: [sample, layer, d_model], float32 on the CPU.
         layers: block index of each entry of the layer axis.
-        tasks, sample_ids: of each sample; samples of a task stand together.
+        tasks, sample_ids: of each sample; samples of a task are consecutive.
     """
 
     directions: Float[Tensor, "sample layer d_model"]
@@ -183,7 +183,7 @@ def generated_cosines(generated: Generated) -> pd.DataFrame:
 
     Returns:
         one row per layer and pair of tasks: ``layer, task_a, task_b, kind`` (``within`` or ``between``), ``cosine,
-        centred_cosine`` (means over pairs of different samples), ``n`` (pairs). Without pairs there is no row.
+        centred_cosine`` (means over pairs of different samples), ``n`` (pairs). No row where there are no pairs.
     """
     rows = []
     names = generated.names

@@ -56,7 +56,7 @@ class RunState:
         return save_tensors(folder / CHECKPOINT, tensors, kind=KIND, about=about)
 
     def load(self, folder: Path) -> bool:
-        """Take up the checkpoint of a folder; False when there is none."""
+        """Continue from the checkpoint of a folder; False when there is none."""
         if not (folder / CHECKPOINT).is_file():
             return False
         tensors, about = load_tensors(folder / CHECKPOINT, kind=KIND)

@@ -1,10 +1,11 @@
-"""What stands beside the vectors of an ATV: other queries' vectors, random ones, task means, constant vectors.
+"""What an ATV's vectors are compared with: other queries' vectors, random ones, task means, constant vectors.
 
-Each gives ``PromptVectors``, one a prompt, so a control is one more entry in the same call. Which answers what:
+Each gives ``PromptVectors``, one per prompt, so a control is one more entry in the same call. Which question each
+answers:
 
 - ``another_query``: does it matter which query was read? Vectors of another query of the same task have everything
   that the task has in common; those of another task's query have its size and make only;
-- ``task_means``: is there more to it than one vector a task?
+- ``task_means``: is there more to it than one vector per task?
 - ``random_directions``: does any direction of these lengths do it?
 - ``constant_vectors``: does a vector that was never trained do it, CAST's own for each task?
 """
@@ -51,7 +52,7 @@ def another_query(
     mixed = [
         [rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()] for rows in groups
     ]
-    # A turn by one within a task, or by the largest task where all stand in a row, leaves nothing in its place.
+    # A shift by one within a task, or by the size of the largest task when all are in one row, leaves none in place.
     circles = mixed if same_task else [[row for rows in mixed for row in rows]]
     turn = 1 if same_task else max(sizes)
     taken = [0] * len(tasks)
@@ -127,5 +128,5 @@ def _groups(tasks: Sequence[str]) -> list[list[int]]:
 def _check(vectors: PromptVectors, tasks: Sequence[str]) -> None:
     if len(tasks) != vectors.samples:
         raise ValueError(
-            f"{len(tasks)} tasks were given for vectors of {vectors.samples} prompts; give one a prompt"
+            f"{len(tasks)} tasks were given for vectors of {vectors.samples} prompts; give one per prompt"
         )

@@ -60,7 +60,7 @@ class Generator(Protocol):
 def pooled(
     hidden: Float[Tensor, "sample position d_small"], lengths: Int[Tensor, " sample"], pooling: Pooling
 ) -> Float[Tensor, "sample d_small"]:
-    """State at each text's last token, or the mean over its tokens; padding stands on the right."""
+    """State at each text's last token, or the mean over its tokens; padding is on the right."""
     if pooling == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
     real = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
@@ -113,7 +113,7 @@ class HuggingFaceGenerator:
         except (OSError, ValueError) as error:
             first = str(error).strip().split("\n")[0]
             raise ValueError(
-                f"source={source!r} is no model that transformers can load as a generator ({first}); give a folder "
+                f"source={source!r} is not a model that transformers can load as a generator ({first}); give a folder "
                 "written by save_pretrained or a hub name, or choose generator='blocks', which needs no download"
             ) from error
         if getattr(self.model.config, "is_encoder_decoder", False):

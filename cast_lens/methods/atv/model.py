@@ -142,7 +142,7 @@ class ATV:
         Args:
             path: of the file.
             model: the large model, in whose weights a small one may live.
-            generator: the small model, when it is no longer where the design says.
+            generator: the small model, if it is no longer where the design says.
 
         Raises:
             ValueError: another large or small model than the ATV was trained with, or no saved ATV.

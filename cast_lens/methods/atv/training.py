@@ -191,7 +191,7 @@ class TrainingJob:
         return float(loss.item())
 
     def _losses(self, run: RunState, batch: list[int]) -> tuple[Tensor, Float[Tensor, " sample"]]:
-        """Vectors of some items and the loss of each; not a number where a vector is none."""
+        """Vectors of some items and the loss of each; NaN where a vector is not finite."""
         items = [self.material.items[index] for index in batch]
         known = self.states
         states = (
@@ -231,6 +231,6 @@ class TrainingJob:
         )
         what = "gradient" if bool(torch.isfinite(losses).all()) else "loss"
         raise ValueError(
-            f"the {what} of step {run.steps} is not finite; the batch that made it is in {path}, with the vectors "
-            "beside it. Lower learning_rate or strength, or leave mixed_precision off"
+            f"the {what} of step {run.steps} is not finite; the batch that made it is in {path}, with its "
+            "vectors next to it. Lower learning_rate or strength, or leave mixed_precision off"
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,8 +10,8 @@ from cast_lens.methods.adapters.peft_model import KINDS
 from cast_lens.methods.atv import Step, Training
 from cast_lens.models.huggingface import load_huggingface
 from cast_lens.tasks import zero_shot_prompts
-from tests.methods.adapters.folders import pair, untrained
-from tests.methods.adapters.weather import weather
+from tests.methods.adapters.small import untrained, weather
+from tests.methods.conftest import Pair
 
 RATES: dict[AdapterKind, float] = {"lora": 5e-3, "prefix": 3e-2}
 
@@ -25,9 +23,9 @@ def design(kind: AdapterKind) -> AdapterDesign:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_planted_mapping_is_learned_and_the_model_stays(
-    tmp_path: Path, kind: AdapterKind, architecture: str
+    pair: Pair, kind: AdapterKind, architecture: str
 ) -> None:
-    model, source = pair(tmp_path, architecture)
+    model, source = pair(architecture)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     task, steps = weather(), list[Step]()
     training = Training(epochs=20, batch=8, patience=20, templates=("bare",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +16,8 @@ from cast_lens.methods.adapters.peft_model import Wrapped
 from cast_lens.methods.adapters.scoring import same_lengths, score_and_decode
 from cast_lens.methods.adapters.training import answer_losses
 from cast_lens.tasks import Prompt, zero_shot_prompts
-from tests.methods.adapters.folders import pair, untrained
+from tests.methods.adapters.small import untrained
+from tests.methods.conftest import Pair
 from tests.small_tasks import label_task, word_task
 
 # One of each way in which positions, masks, caches and logits are made.
@@ -41,8 +41,8 @@ def assert_same(got: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES[:4])
-def test_untrained_lora_is_the_model(tmp_path: Path, architecture: str) -> None:
-    model, source = pair(tmp_path, architecture)
+def test_untrained_lora_is_the_model(pair: Pair, architecture: str) -> None:
+    model, source = pair(architecture)
     adapter = untrained(model, source, AdapterDesign("lora", 5000))
     got, expected = adapter.evaluate(prompts()), evaluate(model, prompts())
     assert_same(got, expected)
@@ -52,8 +52,8 @@ def test_untrained_lora_is_the_model(tmp_path: Path, architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_virtual_tokens_that_start_from_a_text_are_that_text(tmp_path: Path, architecture: str) -> None:
-    model, source = pair(tmp_path, architecture)
+def test_virtual_tokens_that_start_from_a_text_are_that_text(pair: Pair, architecture: str) -> None:
+    model, source = pair(architecture)
     one = untrained(model, source, AdapterDesign("prefix", 1)).n_parameters
     adapter = untrained(model, source, AdapterDesign("prefix", len(OPENING) * one), opening=OPENING)
     assert adapter.setting == f"{len(OPENING)} virtual tokens"
@@ -71,8 +71,8 @@ def _longest(tokens: list[TokenPrompt]) -> int:
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_losses_do_not_depend_on_what_runs_beside_them(tmp_path: Path, kind: str) -> None:
-    model, source = pair(tmp_path)
+def test_losses_do_not_depend_on_what_runs_beside_them(pair: Pair, kind: str) -> None:
+    model, source = pair()
     adapter = untrained(model, source, AdapterDesign(kind, 5000))  # type: ignore[arg-type]
     ready = tokenise(model, prompts())
     with torch.no_grad():
@@ -87,9 +87,9 @@ def test_losses_do_not_depend_on_what_runs_beside_them(tmp_path: Path, kind: str
 @pytest.mark.parametrize("architecture", FAMILIES[:4])
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
 def test_a_shared_beginning_has_the_gradients_of_one_run_for_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, architecture: str
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, kind: str, architecture: str
 ) -> None:
-    model, source = pair(tmp_path, architecture)
+    model, source = pair(architecture)
     wrapped = untrained(model, source, AdapterDesign(kind, 5000)).wrapped  # type: ignore[arg-type]
     # LoRA begins at zero, where one of its factors has no gradient.
     torch.manual_seed(0)
@@ -114,8 +114,8 @@ def _gradients(wrapped: Wrapped, ready: list[TokenPrompt]) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_rows_that_end_leave_the_others_alone(tmp_path: Path, kind: str) -> None:
-    model, source = pair(tmp_path)
+def test_rows_that_end_leave_the_others_alone(pair: Pair, kind: str) -> None:
+    model, source = pair()
     wrapped = untrained(model, source, AdapterDesign(kind, 5000)).wrapped  # type: ignore[arg-type]
     ready = tokenise(model, prompts())
     options: dict[str, Any] = {"max_new_tokens": 6, "stop": lambda token: token % 3 == 0, "progress": quiet}
@@ -128,8 +128,8 @@ def test_rows_that_end_leave_the_others_alone(tmp_path: Path, kind: str) -> None
     assert (unscored.written, unscored.logprobs[0].numel()) == (together.written, 0)
 
 
-def test_answers_end_at_the_limit_and_prompts_at_the_context(tmp_path: Path) -> None:
-    model, source = pair(tmp_path)
+def test_answers_end_at_the_limit_and_prompts_at_the_context(pair: Pair) -> None:
+    model, source = pair()
     adapter = untrained(model, source, AdapterDesign("lora", 5000))
     short, long = adapter.answer(prompts(), max_new_tokens=1), adapter.answer(prompts())
     assert all(text.startswith(begin) and text != begin for text, begin in zip(long, short, strict=True))

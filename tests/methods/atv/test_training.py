@@ -17,16 +17,12 @@ from cast_lens.files import load_tensors
 from cast_lens.interventions import PromptVectors
 from cast_lens.methods.atv import BlocksGenerator, Design, Expansion, Step, Training, gather, train
 from cast_lens.tasks import Task
-from tests.small_tasks import label_task, word_task
+from tests.small_tasks import label_task
 from tests.tiny import tiny_model
 
 SMALL = Training(epochs=2, batch=8, learning_rate=1e-2, templates=("own", "bare"))
 RESIDUAL = Design(generator="residual", layer=1, strength=1.0)
 BLOCKS = Design(generator="blocks", source="self", layer=1, trained=True, pooling="mean", strength=1.0)
-
-
-def tasks() -> list[Task]:
-    return [label_task("mood", train=8), word_task("double", train=8)]
 
 
 class Killed(Exception):
@@ -44,11 +40,13 @@ def killer(at: int, seen: list[Step] | None = None) -> Any:
 
 
 @pytest.mark.parametrize("design", [RESIDUAL, BLOCKS, replace(RESIDUAL, rank=3, position="all")])
-def test_training_lowers_the_loss_and_leaves_the_model_bit_identical(design: Design) -> None:
+def test_training_lowers_the_loss_and_leaves_the_model_bit_identical(
+    design: Design, tasks: list[Task]
+) -> None:
     model = tiny_model("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps: list[Step] = []
-    train(model, tasks(), design=design, training=replace(SMALL, epochs=4), watch=steps.append)
+    train(model, tasks, design=design, training=replace(SMALL, epochs=4), watch=steps.append)
     losses = [step.validation for step in steps if step.validated]
     assert losses[-1] is not None
     assert losses[0] is not None
@@ -57,13 +55,13 @@ def test_training_lowers_the_loss_and_leaves_the_model_bit_identical(design: Des
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
-def test_gradients_of_generator_and_expansion_equal_finite_differences() -> None:
+def test_gradients_of_generator_and_expansion_equal_finite_differences(tasks: list[Task]) -> None:
     """Through the small model, the expansion and the large model, in float64."""
     model = tiny_model("llama").to(torch.float64)
     small = BlocksGenerator(model, 1, pooling="mean", trained=True)
     assert small.module is not None
     expansion = Expansion(64, 4, 64, rank=2, start="torch").double()
-    items = gather(model, tasks(), replace(SMALL, examples=2)).train[:4]
+    items = gather(model, tasks, replace(SMALL, examples=2)).train[:4]
 
     def loss() -> Tensor:
         made = expansion(small.states([item.generator_text for item in items]))
@@ -90,18 +88,20 @@ def test_gradients_of_generator_and_expansion_equal_finite_differences() -> None
 
 @pytest.mark.parametrize("design", [RESIDUAL, BLOCKS])
 @pytest.mark.parametrize("at", [1, 5])
-def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: int) -> None:
+def test_a_killed_run_continues_bit_for_bit(
+    tmp_path: Path, design: Design, at: int, tasks: list[Task]
+) -> None:
     model, training = tiny_model("llama"), replace(SMALL, checkpoint_steps=2)
-    whole = train(model, tasks(), design=design, training=training, folder=tmp_path / "whole")
+    whole = train(model, tasks, design=design, training=training, folder=tmp_path / "whole")
     with pytest.raises(Killed):
-        train(model, tasks(), design=design, training=training, folder=tmp_path / "killed", watch=killer(at))
+        train(model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=killer(at))
     seen: list[Step] = []
     again = train(
-        model, tasks(), design=design, training=training, folder=tmp_path / "killed", watch=seen.append
+        model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=seen.append
     )
     # Step 4 was the last that had been written.
     assert seen[0].number == at
-    texts = [item.generator_text for item in gather(model, tasks(), training).validation]
+    texts = [item.generator_text for item in gather(model, tasks, training).validation]
     assert torch.equal(whole.vectors(texts), again.vectors(texts))
     first, second = (load_tensors(tmp_path / f / "atv.safetensors", kind="ATV") for f in ("whole", "killed"))
     assert first[1] == second[1]
@@ -110,29 +110,29 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: 
     pd.testing.assert_frame_equal(curves[0], curves[1], check_exact=True)
 
 
-def test_a_finished_run_is_only_read_again(tmp_path: Path) -> None:
+def test_a_finished_run_is_only_read_again(tmp_path: Path, tasks: list[Task]) -> None:
     model = tiny_model("llama")
     seen: list[Step] = []
-    first = train(model, tasks(), design=RESIDUAL, training=SMALL, folder=tmp_path)
-    again = train(model, tasks(), design=RESIDUAL, training=SMALL, folder=tmp_path, watch=seen.append)
+    first = train(model, tasks, design=RESIDUAL, training=SMALL, folder=tmp_path)
+    again = train(model, tasks, design=RESIDUAL, training=SMALL, folder=tmp_path, watch=seen.append)
     assert not seen
     assert torch.equal(first.vectors(["Text: x\nLabel:"]), again.vectors(["Text: x\nLabel:"]))
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, tasks: list[Task]) -> None:
     model = tiny_model("llama")
-    train(model, tasks(), design=RESIDUAL, training=replace(SMALL, epochs=1), folder=tmp_path)
+    train(model, tasks, design=RESIDUAL, training=replace(SMALL, epochs=1), folder=tmp_path)
     with pytest.raises(ValueError, match=r"differs in epochs"):
-        train(model, tasks(), design=RESIDUAL, training=SMALL, folder=tmp_path)
+        train(model, tasks, design=RESIDUAL, training=SMALL, folder=tmp_path)
     with pytest.raises(ValueError, match=r"differs in material"):
-        train(model, tasks()[:1], design=RESIDUAL, training=replace(SMALL, epochs=1), folder=tmp_path)
+        train(model, tasks[:1], design=RESIDUAL, training=replace(SMALL, epochs=1), folder=tmp_path)
 
 
-def test_seeds_decide_everything() -> None:
+def test_seeds_decide_everything(tasks: list[Task]) -> None:
     model, texts = tiny_model("llama"), ["Text: x\nLabel:"]
     design = replace(RESIDUAL, start="torch", rank=2)
     made = [
-        train(model, tasks(), design=design, training=replace(SMALL, epochs=1, seed=seed)).vectors(texts)
+        train(model, tasks, design=design, training=replace(SMALL, epochs=1, seed=seed)).vectors(texts)
         for seed in (0, 0, 1)
     ]
     assert torch.equal(made[0], made[1])
@@ -175,12 +175,10 @@ class Broken:
         return torch.tensor([[float("nan") if "w3" in text else 1.0, 0.5] for text in texts])
 
 
-def test_a_loss_that_is_no_number_stops_with_its_batch_on_disk(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_with_its_batch_on_disk(tmp_path: Path, tasks: list[Task]) -> None:
     design = replace(RESIDUAL, standardise=False)
     with pytest.raises(ValueError, match=r"loss of step \d+ is not finite.*nonfinite_batch\.json"):
-        train(
-            tiny_model("llama"), tasks(), design=design, training=SMALL, folder=tmp_path, generator=Broken()
-        )
+        train(tiny_model("llama"), tasks, design=design, training=SMALL, folder=tmp_path, generator=Broken())
     found = json.loads((tmp_path / "nonfinite_batch.json").read_text())
     assert any(item["text"] == "Q: w3\nA:" and item["answer"] == "w3w3" for item in found["items"])
     vectors, about = load_tensors(tmp_path / "nonfinite_batch.safetensors", kind="vectors")
@@ -188,15 +186,13 @@ def test_a_loss_that_is_no_number_stops_with_its_batch_on_disk(tmp_path: Path) -
     assert bool(vectors["vectors"].isnan().any())
 
 
-def test_mixed_precision_and_checkpointing_come_near_the_plain_run() -> None:
+def test_mixed_precision_and_checkpointing_come_near_the_plain_run(tasks: list[Task]) -> None:
     model = tiny_model("llama")
     runs = []
     changes: list[dict[str, Any]] = [{}, {"recompute": True}, {"mixed_precision": True}]
     for change in changes:
         steps: list[Step] = []
-        train(
-            model, tasks(), design=RESIDUAL, training=replace(SMALL, epochs=1, **change), watch=steps.append
-        )
+        train(model, tasks, design=RESIDUAL, training=replace(SMALL, epochs=1, **change), watch=steps.append)
         runs.append([step.loss for step in steps])
     assert runs[0] == runs[1]
     # bfloat16 keeps 8 bits: a loss of 6 nats moves by some hundredths.
@@ -204,9 +200,9 @@ def test_mixed_precision_and_checkpointing_come_near_the_plain_run() -> None:
     assert runs[2] == pytest.approx(runs[0], abs=0.2)
 
 
-def test_a_model_that_only_hooks_can_run_is_trained_too() -> None:
+def test_a_model_that_only_hooks_can_run_is_trained_too(tasks: list[Task]) -> None:
     steps: list[Step] = []
-    train(tiny_model("bloom"), tasks()[:1], design=RESIDUAL, training=SMALL, watch=steps.append)
+    train(tiny_model("bloom"), tasks[:1], design=RESIDUAL, training=SMALL, watch=steps.append)
     validations = [step.validation for step in steps if step.validated]
     assert validations[1] is not None
     assert validations[0] is not None
