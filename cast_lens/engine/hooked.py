@@ -77,11 +77,13 @@ def _add_product(
     norm: RowMap | None,
 ) -> None:
     """``rows += norm(x @ weight + bias)`` in as few passes over memory as there are things to do."""
-    out = rows.addmm_(x, weight) if norm is None else x @ weight
+    # Under autocast products come out in another dtype than the rows, which stay as they are.
+    at_once = norm is None and x.dtype == rows.dtype
+    out = rows.addmm_(x, weight) if at_once else x @ weight
     if bias is not None:
         out += bias
-    if norm is not None:
-        rows += norm(out)
+    if not at_once:
+        rows += out if norm is None else norm(out)
 
 
 def _mlp(block: Block, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:

@@ -24,8 +24,8 @@ from .peft_model import AdapterDesign, Wrapped, padded, peft_library, wrap
 
 # Tokens that run with gradients at a time: 1.5 MB each in the embedded model. A step adds up its parts' gradients.
 TOKENS = 1024
-# What a forward and backward pass costs on top of its tokens, in tokens: 0.4 s against 8 ms each in the embedded model on one
-# core, for reading all the weights.
+# What a forward and backward pass costs on top of its tokens, in tokens: 0.4 s against 8 ms each in the embedded model
+# on one core, for reading all the weights.
 PASS = 50
 
 
