@@ -10,29 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from .engine.tokens import tokenise
 from .hooks import Edit, Watch
 from .interventions import Steering
-from .models.identity import check_interventions, plain_model
+from .models import HookedDecoder
+from .models.identity import check_interventions
 from .positions import prompt_lengths
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextmanager
 def steer(
-    model: Model,
+    model: HookedTransformer,
     *interventions: Steering,
     prompt_length: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
-) -> Iterator[Model]:
+) -> Iterator[HookedTransformer]:
     """Steer a model for as long as the context lasts; its hooks are gone afterwards, also after an exception.
 
     Interventions compose in the order given, and after those of an outer ``steer``. Hooks of other origin
@@ -47,8 +46,7 @@ def steer(
     ``tokens``) when it is padded.
 
     Args:
-        model: a ``HookedTransformer`` in ``eval()`` mode. What ``torch.compile`` made of one runs uncompiled inside the
-            context: compiled code passes over hooks that were added later.
+        model: in ``eval()`` mode.
         interventions: what to do, and where; see ``SteeringVector.intervention``. ``PromptVectors`` steer each
             row of a batch with the vectors of its prompt.
         prompt_length: real tokens of the prompt, BOS included: one number, or one a row.
@@ -63,22 +61,16 @@ def steer(
             intervention never edited a token (``stop_at_layer`` below its layer, a prompt that was run before
             the context).
     """
-    whole = plain_model(model)
-    _check(whole, interventions)
+    _check(model, interventions)
     lengths = None if prompt_length is None else prompt_lengths(prompt_length)
-    watch = Watch.of(whole)
+    watch = Watch.of(model)
     edits = [Edit(item, layer, watch, lengths) for item in interventions for layer in item.layers]
-    compiled = vars(model).get("forward") if whole is not model else None
     try:
         watch.hold(edits)
-        if compiled is not None:
-            model.forward = whole.__call__
         yield model
         for edit in edits:
             edit.check_acted()
     finally:
-        if compiled is not None:
-            model.forward = compiled
         watch.release(edits)
 
 
@@ -101,6 +93,7 @@ def generate(
         max_new_tokens: tokens to write at most.
         stop: text at which an answer ends, not part of it; None to end at the end-of-text token only.
         use_cache: keep keys and values; without, every step runs the whole text again, with the same result.
+            A ``HookedDecoder`` keeps none.
 
     Returns:
         The new text only, one string a prompt, special tokens left out.
@@ -116,6 +109,7 @@ def generate(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     rows = [prompt.tokens for prompt in tokenise(model, texts, room=max_new_tokens)]
     tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
+    use_cache = use_cache and not isinstance(model, HookedDecoder)
     cache = (
         TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
     )

@@ -137,13 +137,20 @@ def attend_masked(
     mask: Bool[Tensor, "*sample row key"],
 ) -> Float[Tensor, "sample head row d_value"]:
     """Attention under a mask (True where a row sees a key), differentiable."""
-    if spec.soft_cap <= 0:
+    if spec.soft_cap <= 0 and spec.sinks is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=spec.scale, enable_gqa=True)
     scores = q @ k.repeat_interleave(spec.n_groups, 1).transpose(-1, -2) * spec.scale
-    scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+    scores = _capped(spec, scores).masked_fill(~mask, -torch.inf)
+    if spec.sinks is not None:
+        sinks = rearrange(spec.sinks.to(scores.dtype), "head -> 1 head 1 1").expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, sinks), dim=-1)
     exact = torch.promote_types(scores.dtype, torch.float32)
-    weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1, dtype=exact)
+    weights = torch.softmax(scores, dim=-1, dtype=exact)[..., : k.shape[2]]
     return weights.to(v.dtype) @ v.repeat_interleave(spec.n_groups, 1)
+
+
+def _capped(spec: AttentionSpec, scores: Tensor) -> Tensor:
+    return spec.soft_cap * torch.tanh(scores / spec.soft_cap) if spec.soft_cap > 0 else scores
 
 
 def attend_tails(
@@ -171,15 +178,15 @@ def attend_tails(
         for x in own
     )
     prefix = keys.shape[1]
-    scores = q.new_empty(tails * kv, q.shape[1], prefix + length)
+    seen = prefix + length
+    scores = q.new_empty(tails * kv, q.shape[1], seen + spec.n_sinks)
     torch.bmm(q, keys.transpose(1, 2), out=scores[..., :prefix])
     by_variant = q.view(len(own_k), -1, q.shape[-1])
-    scores[..., prefix:] = torch.bmm(by_variant, own_k.transpose(1, 2)).view(len(q), -1, length)
-    if spec.soft_cap > 0:
-        scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
-    _hide(spec, group, scores.view(tails, kv, variants, length, -1, prefix + length))
+    scores[..., prefix:seen] = torch.bmm(by_variant, own_k.transpose(1, 2)).view(len(q), -1, length)
+    scores = _capped(spec, scores)
+    _hide(spec, group, scores.view(tails, kv, variants, length, -1, seen + spec.n_sinks))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-    z = torch.bmm(weights[..., prefix:].reshape(*by_variant.shape[:2], length), own_v)
+    z = torch.bmm(weights[..., prefix:seen].reshape(*by_variant.shape[:2], length), own_v)
     z = z.view(*q.shape[:2], -1).baddbmm_(weights[..., :prefix], values)
     apart = "(tail kv) (variant own group) d -> variant (tail own) (kv group d)"
     out[:, group.columns] = rearrange(z, apart, **axes, variant=variants, own=length)
@@ -188,16 +195,22 @@ def attend_tails(
 def _hide(
     spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]
 ) -> None:
-    """Mask, in place, what a row must not see: other answers' chains, later rows, rows beyond the window."""
-    prefix = group.prefix_distance.shape[1]
-    mask = group.mask
+    """Mask, in place, what a row must not see: other answers' chains, later rows, rows beyond the window.
+
+    Puts the sinks in the last column, where the block has any.
+    """
+    prefix, mask = group.prefix_distance.shape[1], group.mask
+    if spec.sinks is not None:
+        scores[..., -1] = rearrange(spec.sinks, "(kv group) -> kv 1 1 group", kv=spec.n_kv_heads)
     if spec.window is not None:
         mask = mask & (group.own_distance < spec.window)
         far = group.prefix_distance >= spec.window
         if bool(far.any()):
             scores[..., :prefix].masked_fill_(far[None, None, None, :, None, :], -torch.inf)
     if mask.shape[-1] > 1:
-        scores[..., prefix:].masked_fill_(~mask[:, None, None, :, None, :], -torch.inf)
+        scores[..., prefix : prefix + mask.shape[-1]].masked_fill_(
+            ~mask[:, None, None, :, None, :], -torch.inf
+        )
 
 
 def attend_rows(
@@ -228,15 +241,18 @@ def _attend_path(
     n, own = len(q), inside.shape[-1]
     before = sum(stop - start for start, stop in path)
     flat = rearrange(q, together)
-    scores = flat.new_empty(*flat.shape[:2], before + own)
-    scores[..., before:] = rearrange(inside, together)
+    scores = flat.new_empty(*flat.shape[:2], before + own + spec.n_sinks)
+    scores[..., before : before + own] = rearrange(inside, together)
     at = 0
     for start, stop in path:
         keys = rearrange(trunk[0][start:stop], "key kv d -> kv d key")
         torch.bmm(flat, keys, out=scores[..., at : at + stop - start])
         at += stop - start
-    if spec.soft_cap > 0:
-        scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+    scores = _capped(spec, scores)
+    if spec.sinks is not None:
+        scores.view(len(flat), n, -1, scores.shape[-1])[..., -1] = rearrange(
+            spec.sinks, "(kv group) -> kv 1 group", kv=len(flat)
+        )
     if spec.window is not None and before + own > spec.window:
         scores[..., : before + own - spec.window] = -torch.inf
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
@@ -244,4 +260,4 @@ def _attend_path(
     for start, stop in path:
         z.baddbmm_(weights[..., at : at + stop - start], trunk[1][start:stop].transpose(0, 1))
         at += stop - start
-    return rearrange(z, apart, row=n), rearrange(weights[..., before:], apart, row=n)
+    return rearrange(z, apart, row=n), rearrange(weights[..., before : before + own], apart, row=n)

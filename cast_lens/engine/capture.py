@@ -14,7 +14,6 @@ from . import reference
 from .attention import GROUP_BYTES
 from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
 from .forward import run_pass
-from .hooked import MLP_ROWS
 from .layout import TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .support import row_model, unsupported
@@ -73,9 +72,10 @@ def rows_within(model: HookedTransformer, memory_mb: float) -> int:
         raise ValueError(f"memory_mb={memory_mb} must be a positive number of megabytes")
     budget, row = memory_mb * 1e6 - 2 * GROUP_BYTES, row_bytes(model)
     hidden = 3 * int(model.cfg.d_mlp or model.cfg.d_model) * model.cfg.dtype.itemsize
-    if budget < MLP_ROWS * (row + hidden):
+    wide = row_model(model).wide_rows
+    if wide is None or budget < wide * (row + hidden):
         return max(1, int(budget / (row + hidden)))
-    return int((budget - MLP_ROWS * hidden) / row)
+    return int((budget - wide * hidden) / row)
 
 
 def _capture_batch(

@@ -176,7 +176,8 @@ def _attention(
     n_trunk, by_variant = batch.n_trunk, (active, batch.n_tail)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        z = q.new_empty(len(q), q.shape[1] * v.shape[-1])
+        width = q.shape[1] * v.shape[-1]
+        z = q.new_zeros(len(q), width) if only_tails else q.new_empty(len(q), width)
         if not only_tails:
             for group in groups[0]:
                 attend_trunk(spec, group, q, k, v, z)

@@ -148,7 +148,6 @@ class Block:
     b_qkv: Float[Tensor, " qkv"] | None
     w_out: Float[Tensor, "heads_d_head d_model"]
     b_out: Float[Tensor, " d_model"] | None
-    d_head: int
     spec: AttentionSpec
     kind: str
     qk_norm: tuple[RowMap, RowMap] | None
@@ -161,7 +160,8 @@ class Block:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [row, head, d_head] and keys, values [row, kv_head, d_head], normalised and rotated."""
         split = [
-            heads * self.d_head for heads in (self.spec.n_heads, self.spec.n_kv_heads, self.spec.n_kv_heads)
+            heads * self.spec.d_head
+            for heads in (self.spec.n_heads, self.spec.n_kv_heads, self.spec.n_kv_heads)
         ]
         projected = F.linear(self.norm_attention(rows), self.w_qkv)
         if self.b_qkv is not None:
@@ -169,7 +169,7 @@ class Block:
         q, k, v = projected.split(split, dim=-1)
         if self.qk_norm is not None and self.qk_norm_full:
             q, k = self.qk_norm[0](q), self.qk_norm[1](k)
-        q, k, v = (x.unflatten(-1, (-1, self.d_head)) for x in (q, k, v))
+        q, k, v = (x.unflatten(-1, (-1, self.spec.d_head)) for x in (q, k, v))
         if self.qk_norm is not None and not self.qk_norm_full:
             q, k = self.qk_norm[0](q), self.qk_norm[1](k)
         if self.clip is not None:
@@ -291,10 +291,11 @@ def _block(block: Any) -> Block:
         b_qkv=unless_zero(b_qkv),
         w_out=w_out,
         b_out=unless_zero(attention.b_O),
-        d_head=cfg.d_head,
         spec=AttentionSpec(
             n_heads=cfg.n_heads,
             n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
+            d_head=cfg.d_head,
+            d_value=cfg.d_head,
             scale=1.0 / float(attention.attn_scale),
             soft_cap=max(0.0, float(cfg.attn_scores_soft_cap or 0.0)),
             window=cfg.window_size if attention.attn_type == "local" else None,
@@ -332,12 +333,13 @@ class HookedRows:
     norm_final: RowMap
     unembedding: Any
     unembedding_bias: Float[Tensor, " vocab"] | None
+    wide_rows: int | None = MLP_ROWS
 
     @property
     def key_bytes(self) -> int:
         """What one key and its value take, over all heads, at one block."""
         block = self.blocks[0]
-        return 2 * block.spec.n_kv_heads * block.d_head * block.w_qkv.element_size()
+        return 2 * block.spec.n_kv_heads * block.spec.d_head * block.w_qkv.element_size()
 
     def begin(
         self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"], *, longest: int

@@ -4,7 +4,7 @@ Everything in a decoder but attention treats tokens independently. A model is th
 different prompts, lengths and steered variants together, and hands the queries, keys and values of each block to the
 engine, which alone knows which row sees which.
 
-- ``hooked`` implements this for ``HookedTransformer``;
+- ``hooked`` implements this for ``HookedTransformer``, ``huggingface`` for the modules of any Hugging Face decoder;
 - ``support.row_model`` finds the implementation for a model, ``support.unsupported`` says why there is none.
 """
 
@@ -28,22 +28,32 @@ Attend = Callable[
 """Attention: from rotated queries, keys and values to what is read, heads side by side. Scales the queries itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AttentionSpec:
     """What attention needs to know of one block.
 
     Attributes:
         n_heads, n_kv_heads: heads of queries, and of keys and values; consecutive query heads share one.
+        d_head, d_value: width of queries and keys, and of values, for each head.
         scale: of the products of queries and keys.
         soft_cap: scores become ``soft_cap * tanh(score / soft_cap)``; 0 for none.
         window: a row sees itself and the ``window - 1`` rows before it; None for all.
+        sinks: for each head a score that takes part in the softmax and has no value; None for none.
     """
 
     n_heads: int
     n_kv_heads: int
+    d_head: int
+    d_value: int
     scale: float
     soft_cap: float = 0.0
     window: int | None = None
+    sinks: Float[Tensor, " head"] | None = None
+
+    @property
+    def n_sinks(self) -> int:
+        """Columns that sinks add to the scores of a row."""
+        return int(self.sinks is not None)
 
     @property
     def n_groups(self) -> int:
@@ -72,6 +82,11 @@ class RowModel(Protocol):
     @property
     def key_bytes(self) -> int:
         """What one key and its value take, over all heads, at one block."""
+        ...
+
+    @property
+    def wide_rows(self) -> int | None:
+        """How many rows are in the widest part of a block at a time; None for all of them."""
         ...
 
     def begin(

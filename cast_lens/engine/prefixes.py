@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -19,10 +20,12 @@ from .batching import DEFAULT_BUDGET_MB, plan_batches
 from .capture import rows_within
 from .forward import run_pass
 from .layout import TokenPrompt, build_batch
+from .model import AttentionSpec
 from .progress import Progress, quiet
 from .support import row_model
 
-Shard = Float[Tensor, "row layer two kv_head d_head"]
+# Keys and values of all blocks side by side: blocks may differ in their heads.
+Shard = Float[Tensor, "row width"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,21 +33,28 @@ class Prefix:
     """Keys and values before the last token of some prompts, padded on the right with zeros.
 
     Attributes:
-        values: [sample, position, layer, 2, kv_head, d_head]: keys, then values.
+        values: [sample, position, width]: for each block its keys, then its values.
         lengths: real positions of each sample.
+        blocks: whose keys and values these are.
     """
 
-    values: Float[Tensor, "sample position layer two kv_head d_head"]
+    values: Float[Tensor, "sample position width"]
     lengths: Int[Tensor, " sample"]
+    blocks: tuple[AttentionSpec, ...]
 
     def at(
         self, layer: int
     ) -> tuple[
-        Float[Tensor, "sample kv_head position d_head"], Float[Tensor, "sample kv_head position d_head"]
+        Float[Tensor, "sample kv_head position d_head"], Float[Tensor, "sample kv_head position d_value"]
     ]:
         """Keys and values of one layer, views."""
-        keys, values = self.values[:, :, layer].unbind(dim=2)
-        return keys.transpose(1, 2), values.transpose(1, 2)
+        heads = [spec.n_kv_heads for spec in self.blocks]
+        widths = [kv * (spec.d_head + spec.d_value) for kv, spec in zip(heads, self.blocks, strict=True)]
+        start, kv, split = sum(widths[:layer]), heads[layer], heads[layer] * self.blocks[layer].d_head
+        both = self.values[..., start : start + widths[layer]]
+        keys, values = both[..., :split], both[..., split:]
+        apart = "sample position (kv d) -> sample kv position d"
+        return rearrange(keys, apart, kv=kv), rearrange(values, apart, kv=kv)
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +120,7 @@ class Prefixes:
             for start, stop in path:
                 out[row, at : at + stop - start] = shards[number][start:stop]
                 at += stop - start
-        return Prefix(out, lengths.to(out.device))
+        return Prefix(out, lengths.to(out.device), row_model(self.model).attention)
 
 
 def _trunk(model: HookedTransformer, prompts: list[TokenPrompt]) -> tuple[Shard, list[Path]]:
@@ -119,5 +129,5 @@ def _trunk(model: HookedTransformer, prompts: list[TokenPrompt]) -> tuple[Shard,
     cache = run_pass(row_model(model), batch, keep_cache=True).cache
     assert cache is not None
     cache.tails.clear()
-    stacked = torch.stack([torch.stack(both, dim=1) for both in cache.trunk], dim=1)
-    return stacked, [tail.path for tail in batch.tails]
+    flat = [x.flatten(1) for both in cache.trunk for x in both]
+    return torch.cat(flat, dim=1), [tail.path for tail in batch.tails]

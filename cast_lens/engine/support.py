@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from transformer_lens import HookedTransformer
 from transformer_lens.components import Embed, PosEmbed, TransformerBlock, Unembed
 from transformer_lens.components.abstract_attention import AbstractAttention
@@ -11,7 +13,10 @@ from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.mlps.moe import MoE
 
+from ..models.decoder import HookedDecoder
 from .hooked import hooked_rows, norm_rows
+from .huggingface import HuggingFaceRows
+from .huggingface_probe import UnfitError, probe
 from .model import RowModel
 
 # Configuration switches that change the arithmetic of attention or of the residual stream in a way that the
@@ -36,6 +41,11 @@ def unsupported(model: object) -> str | None:
     The answer depends on the configuration, the classes of the model's modules, its device placement, and on
     hooks that are attached right now: the fast path fires no hooks.
     """
+    if isinstance(model, HookedDecoder):
+        # First, for with hooks in place nothing can be learned about the model.
+        tampered = _tampered(model)
+        found = _probed(model) if tampered is None else tampered
+        return found if isinstance(found, str) else None
     if not isinstance(model, HookedTransformer) or type(model).forward is not HookedTransformer.forward:
         return f"{type(model).__name__} is no plain HookedTransformer"
     cfg = model.cfg
@@ -53,7 +63,24 @@ def unsupported(model: object) -> str | None:
 
 def row_model(model: HookedTransformer) -> RowModel:
     """A model's functions of rows; for one of which ``unsupported`` knows no reason against it."""
-    return hooked_rows(model)
+    if not isinstance(model, HookedDecoder):
+        return hooked_rows(model)
+    found = _probed(model)
+    assert not isinstance(found, str)
+    return found
+
+
+_known: weakref.WeakKeyDictionary[HookedDecoder, HuggingFaceRows | str] = weakref.WeakKeyDictionary()
+
+
+def _probed(model: HookedDecoder) -> HuggingFaceRows | str:
+    """A decoder's functions of rows, or the reason why there are none: looked for once."""
+    if model not in _known:
+        try:
+            _known[model] = probe(model)
+        except UnfitError as reason:
+            _known[model] = str(reason)
+    return _known[model]
 
 
 def _unknown_part(model: HookedTransformer) -> str | None:

@@ -6,11 +6,13 @@ were compared with Hugging Face's; ``fingerprint`` and ``check_vector`` say whic
 
 from .catalogue import LoadableModel, list_models
 from .config import config_from_huggingface
+from .decoder import HookedDecoder
 from .identity import check_vector, fingerprint, model_name
 from .load import EMBEDDED, load_model
 
 __all__ = [
     "EMBEDDED",
+    "HookedDecoder",
     "LoadableModel",
     "check_vector",
     "config_from_huggingface",

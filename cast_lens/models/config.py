@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .architectures import architecture_of
+
+Implementation = Literal["transformer_lens", "transformers"]
 
 
 def config_from_huggingface(hf_config: PretrainedConfig) -> HookedTransformerConfig:
@@ -29,3 +34,29 @@ def config_from_huggingface(hf_config: PretrainedConfig) -> HookedTransformerCon
         default_prepend_bos=False,
         tokenizer_prepends_bos=False,
     )
+
+
+def implementation_of(hf_config: PretrainedConfig, wanted: Implementation | None = None) -> Implementation:
+    """Whose modules run a decoder: TransformerLens' where they can represent it, else transformers' own.
+
+    Args:
+        hf_config: of the model.
+        wanted: by the caller, None for what suits.
+
+    Raises:
+        ValueError: a name that is none of the two, an encoder-decoder, or what neither can run as asked for.
+    """
+    if wanted not in (None, "transformer_lens", "transformers"):
+        raise ValueError(f"implementation={wanted!r} is neither 'transformer_lens' nor 'transformers'")
+    if wanted == "transformers" and not hf_config.is_encoder_decoder:
+        return wanted
+    try:
+        config_from_huggingface(hf_config)
+    except ValueError:
+        decoder = (
+            hf_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hf_config.is_encoder_decoder
+        )
+        if wanted is not None or not decoder or getattr(hf_config, "quantization_config", None):
+            raise
+        return "transformers"
+    return "transformer_lens"

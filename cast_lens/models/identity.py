@@ -16,6 +16,8 @@ from transformer_lens import HookedTransformer
 from cast_lens.interventions import Intervention, PromptVectors, Steering
 from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
 
+from .decoder import HookedDecoder
+
 # Entries counted of the blocks together, and of embedding and unembedding each: all of a model of 600 M parameters,
 # every second block of a larger one and so on, so that a fingerprint never takes longer than a second or two.
 BLOCK_ENTRIES, VOCABULARY_ENTRIES = 1 << 29, 1 << 26
@@ -47,8 +49,9 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def plain_model(model: Any) -> Any:
-    """The model inside what ``torch.compile`` made of it; any other model is returned as it is."""
-    return getattr(model, "_orig_mod", model)
+    """The model inside what ``torch.compile`` or ``HookedDecoder`` made of it; any other is returned as it is."""
+    whole = getattr(model, "_orig_mod", model)
+    return whole.hf_model if isinstance(whole, HookedDecoder) else whole
 
 
 def _state(model: nn.Module) -> str:

@@ -11,7 +11,9 @@ import torch
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .config import Implementation, implementation_of
 from .convert import convert
+from .decoder import HookedDecoder, check_causal
 from .embedded import NAME as EMBEDDED
 from .sources import read_model
 from .tokens import attach_tokenizer, set_chat_arguments
@@ -28,6 +30,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
     chat_arguments: Mapping[str, Any] | None = None,
+    implementation: Implementation | None = None,
 ) -> HookedTransformer:
     """Load a decoder as a ``HookedTransformer`` with the weights as they were trained, in ``eval()`` mode.
 
@@ -35,10 +38,14 @@ def load_model(
     are compared with the Hugging Face model's on a probe text before the model is handed over.
     ``cfg.default_prepend_bos`` says whether the tokenizer itself adds BOS.
 
+    A decoder that TransformerLens cannot represent comes as a ``HookedDecoder``: transformers' own modules, with hooks
+    on the residual stream under the same names, and with everything in this package that needs no more.
+
     Args:
         name: the embedded model; a hub name (``"Qwen/Qwen2.5-0.5B"``); a folder that ``save_pretrained``
             wrote; the path of a GGUF file (dequantised at every load); a Hugging Face model that is already
-            loaded (it is copied, and stays as it is); or a ``HookedTransformer``, returned as it is but for
+            loaded (it is copied, and stays as it is; as a ``HookedDecoder`` it is adopted in ``eval()`` mode, in its
+            own dtype and place, and nothing is copied); or a ``HookedTransformer``, returned as it is but for
             ``eval()`` and ``tokenizer``.
         dtype: of the weights, ``float32``, ``bfloat16`` or ``float16``; ignored for a ``HookedTransformer``.
         device: as torch names it, or ``"auto"`` for the best there is; ignored for a ``HookedTransformer``.
@@ -47,6 +54,8 @@ def load_model(
         chat_arguments: what the chat template is given beside the messages wherever ``chat=True``
             (``{"enable_thinking": False}``). A template that asks for today's date is told 2024-07-26, so that prompts
             do not change overnight; ``{"today": "2026-01-31"}`` names another day.
+        implementation: ``"transformers"`` for a ``HookedDecoder`` of any decoder, ``"transformer_lens"`` to be refused
+            one; by default TransformerLens where it can represent the model.
 
     Raises:
         ValueError: when the model cannot be found, read or represented, or its logits differ; the message
@@ -61,13 +70,19 @@ def load_model(
         hf_model, label = name, name.config._name_or_path or type(name).__name__
     elif isinstance(name, (str, os.PathLike)):
         label = os.fspath(name)
-        hf_model, tokenizer = read_model(label, dtype=wanted, revision=revision, tokenizer=tokenizer)
+        hf_model, tokenizer = read_model(
+            label, dtype=wanted, revision=revision, tokenizer=tokenizer, implementation=implementation
+        )
         torch.nn.Module.to(hf_model, place)
     else:
         raise ValueError(
             f"name must be a name, a path, a PreTrainedModel or a HookedTransformer, got "
             f"{type(name).__name__}; a PeftModel needs its adapter merged first: merge_and_unload()"
         )
+    if implementation_of(hf_model.config, implementation) == "transformers":
+        decoder = HookedDecoder(hf_model, name=label)
+        check_causal(decoder)
+        return _finish(decoder, tokenizer, chat_arguments)
     model = convert(hf_model, name=label, dtype=wanted, device=place, copy=given)
     verify_logits(model, hf_model, probe_ids(hf_model, tokenizer))
     return _finish(model, tokenizer, chat_arguments)

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .config import config_from_huggingface
+from .config import Implementation, implementation_of
 from .embedded import NAME, embedded_folder
 from .gguf import read_gguf
 from .progress import step, without_bars
@@ -37,7 +37,12 @@ class Source:
 
 
 def read_model(
-    name: str, *, dtype: torch.dtype, revision: str | None, tokenizer: PreTrainedTokenizerBase | None
+    name: str,
+    *,
+    dtype: torch.dtype,
+    revision: str | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    implementation: Implementation | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The Hugging Face model and tokenizer behind a name; ``tokenizer`` takes the place of the model's own.
 
@@ -47,14 +52,14 @@ def read_model(
     path = Path(name).expanduser()
     on_hub = name != NAME and not path.exists() and not _is_path(name)
     if on_hub:
-        return _read(_hub(name, revision), dtype, tokenizer)
+        return _read(_hub(name, revision), dtype, tokenizer, implementation)
     if revision is not None:
         raise ValueError(f"revision={revision!r} applies to models on the hub, and {name!r} is local")
     if name == NAME:
         path = embedded_folder()
     if path.is_dir():
         with without_bars():
-            return _read(_folder(path), dtype, tokenizer)
+            return _read(_folder(path), dtype, tokenizer, implementation)
     if path.suffix != ".gguf":
         found = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
         raise ValueError(
@@ -88,7 +93,10 @@ def _folder(path: Path) -> Source:
 
 
 def _read(
-    source: Source, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None
+    source: Source,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase | None,
+    implementation: Implementation | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Code that a repository carries is never run.
     options = {**source.options, "trust_remote_code": False}
@@ -96,7 +104,7 @@ def _read(
         config = AutoConfig.from_pretrained(source.where, **options)
     except _UNREADABLE as error:
         raise _explained(source, "config", error) from error
-    config_from_huggingface(config)  # refuses before gigabytes are read
+    implementation_of(config, implementation)  # refuses before gigabytes are read
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.where, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options

@@ -66,13 +66,30 @@ def all_kinds() -> list[Intervention]:
     ]
 
 
+def some_kinds(d_model: int, n_layers: int) -> list[Intervention]:
+    """One of each position, and an operator that is not a sum, for a model of any shape."""
+    first, second, third, fourth = (
+        6.0 * torch.randn(d_model, generator=torch.Generator().manual_seed(i)) / d_model**0.5
+        for i in range(4)
+    )
+    return [
+        Intervention(first, n_layers - 1, 1.0, "add", "last"),
+        Intervention(second, 0, 0.7, "replace", "last"),
+        Intervention(third, 1 % n_layers, -1.5, "add", "prompt_last"),
+        Intervention(fourth, n_layers // 2, 1.0, "add", "all"),
+    ]
+
+
 def padded_logits(
     model: HookedTransformer,
     sequences: Sequence[tuple[int, ...]],
     prompt_lengths: Sequence[int],
     intervention: Intervention | None,
 ) -> list[Tensor]:
-    """Logits [position, vocab] of each sequence from one left-padded ``run_with_hooks``."""
+    """Logits [position, vocab] of sequences from one left-padded ``run_with_hooks``, or one by one where it must be."""
+    if len(sequences) > 1 and not getattr(model, "takes_left_padding", True):
+        pairs = zip(sequences, prompt_lengths, strict=True)
+        return [padded_logits(model, [one], [length], intervention)[0] for one, length in pairs]
     width = max(map(len, sequences))
     ids = torch.tensor([(PAD,) * (width - len(sequence)) + sequence for sequence in sequences])
     mask = torch.tensor([[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences])

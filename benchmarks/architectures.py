@@ -1,0 +1,118 @@
+"""Every causal architecture of transformers as a tiny random model: which route it takes, and that it equals hooks.
+
+    python -m benchmarks.architectures [NAME ...]
+
+Without names all of them run (about ten minutes on two cores), and ``docs/architectures.md`` is written. Exit status 1
+when a route differs from hooks.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import transformers
+
+from cast_lens.engine import unsupported
+from cast_lens.models.decoder import HookedDecoder
+from tests.architectures import NAMES, small_model
+from tests.engine.routes import compared
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "architectures.md"
+# Largest difference over largest number: ten times what the worst of them shows.
+LIMIT = 1e-4
+HEAD = """# Architectures
+
+Which causal language models of transformers {version} run on which route. The table is made by
+`python -m benchmarks.architectures`: for each architecture a tiny random model is built from a small config, and the
+engine's scores (unsteered and steered at the last, the last prompt and all tokens), residuals and decoded tokens are
+compared with hooks on a padded batch. *Difference* is the largest one, over the largest number compared.
+
+- **fast**: one pass over rows. Decided by looking at what the modules do with a few tokens, never by their name.
+- **plain**: hooks, prompt by prompt; the reason stands beside it. Equally exact, and slower.
+- **refused**: there is no residual stream to steer, or the model is no decoder.
+
+{counts}
+
+| `model_type` | class | route | difference | reason |
+|---|---|---|---|---|
+"""
+TAIL = """
+No tiny model could be built of these, for their configs keep large sizes or are particular about how sizes go together:
+{missing}. They are looked at like any other when a model of theirs is loaded.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an architecture turned out to be; no ``route`` where no tiny model could be built."""
+
+    name: str
+    kind: str = ""
+    route: str = ""
+    difference: float = float("nan")
+    reason: str = ""
+
+    def row(self) -> str:
+        """A row of the table."""
+        shown = "" if self.route == "refused" else f"{self.difference:.0e}"
+        return f"| `{self.name}` | {self.kind} | {self.route} | {shown} | {self.reason} |"
+
+
+def look(name: str) -> Found:
+    """Build one, find its route, compare it with hooks."""
+    try:
+        hf_model = small_model(name)
+        with torch.no_grad():
+            hf_model(torch.arange(3, 20)[None], use_cache=False)
+    # Whatever transformers says to a config that it does not like.
+    except Exception as error:
+        return Found(name, reason=f"{type(error).__name__}: {error}")
+    kind = type(hf_model).__name__
+    try:
+        model = HookedDecoder(hf_model)
+        reason = unsupported(model)
+        worst = max(
+            float((a.double() - b.double()).abs().max() / b.abs().max()) for _, a, b in compared(model)
+        )
+    except ValueError as error:
+        return Found(name, kind, "refused", reason=str(error).split(":")[0])
+    return Found(name, kind, "plain" if reason else "fast", worst, reason or "")
+
+
+def document(found: list[Found]) -> str:
+    """The table as Markdown."""
+    seen = [one for one in found if one.route]
+    routes = ("fast", "plain", "refused")
+    numbers = [f"{sum(one.route == route for one in seen)} {route}" for route in routes]
+    counts = f"Of {len(seen)} architectures {', '.join(numbers[:-1])} and {numbers[-1]}."
+    missing = ", ".join(f"`{one.name}`" for one in found if not one.route)
+    rows = [one.row() for one in sorted(seen, key=lambda one: (routes.index(one.route), one.name))]
+    return (
+        HEAD.format(version=version("transformers"), counts=counts)
+        + "\n".join(rows)
+        + TAIL.format(missing=missing)
+    )
+
+
+def main(names: list[str]) -> int:
+    """Look at some architectures, or at all, and say how many differ."""
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    found = []
+    for name in names or NAMES:
+        found.append(look(name))
+        print(found[-1].row(), flush=True)
+    if not names:
+        DOCUMENT.write_text(document(found), encoding="utf-8")
+    wrong = [one for one in found if one.route in ("fast", "plain") and not one.difference < LIMIT]
+    print(f"{len(wrong)} of {len(found)} differ from hooks" + "".join(f" {one.name}" for one in wrong))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

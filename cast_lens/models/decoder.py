@@ -1,0 +1,266 @@
+"""Any Hugging Face decoder under TransformerLens' names, run by its own modules: no weight is copied or converted."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule, HookedTransformer
+from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import get_attention_mask
+from transformers import PreTrainedConfig, PreTrainedModel
+
+# Context of a model whose config names none.
+UNLIMITED = 2048
+
+
+class HookedDecoder(HookedTransformer):
+    """A ``PreTrainedModel`` that causes no second copy of its weights, with hooks on the residual stream.
+
+    ``blocks.{l}.hook_resid_pre`` and ``blocks.{l}.hook_resid_post`` are what goes into and comes out of the model's own
+    layer ``l``. Beside them there are the parts of ``HookedTransformer`` that need no more than that: a call with
+    tokens or text, ``run_with_hooks``, ``run_with_cache``, ``to_tokens``. There are no ``W_Q``, no attention patterns
+    and no KV cache, and the model cannot be stopped or started at a layer.
+
+    Attributes:
+        hf_model: the model itself. Its attention is computed as ``eager`` defines it.
+    """
+
+    def __init__(self, hf_model: PreTrainedModel, *, name: str = "") -> None:
+        """Adopt a model, in ``eval()`` mode.
+
+        Raises:
+            ValueError: an encoder-decoder, or a model whose layers cannot be found.
+        """
+        HookedRootModule.__init__(self)
+        config = hf_model.config.get_text_config()
+        if hf_model.config.is_encoder_decoder:
+            raise ValueError(f"{type(hf_model).__name__} is an encoder with a decoder; give a decoder")
+        self.hf_model = hf_model
+        self.layers = decoder_layers(hf_model)
+        self.cfg = _config(hf_model, config, len(self.layers), name)
+        self.tokenizer = None
+        self.blocks = nn.ModuleList(_HookedBlock() for _ in self.layers)  # type: ignore[assignment]
+        self.takes_positions = "position_ids" in inspect.signature(hf_model.forward).parameters
+        self.setup()
+        self.eval()
+
+    def forward(  # type: ignore[override]
+        self,
+        input: str | list[str] | Int[Tensor, "*batch position"],
+        return_type: str | None = "logits",
+        *,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: object = None,
+    ) -> Float[Tensor, "batch position d_vocab"] | None:
+        """Logits of whole sequences, padded on either side or not.
+
+        Args:
+            input: text or tokens.
+            return_type: ``logits``, or None for nothing.
+            prepend_bos, padding_side: for text; see ``to_tokens``.
+            attention_mask: [batch, position], 1 for real tokens; without it pad tokens at the tokenizer's padding side
+                are padding.
+            past_kv_cache: must be None: TransformerLens' cache means nothing to these modules.
+
+        Raises:
+            ValueError: another ``return_type``; a cache; a batch padded on the left where the model finds no positions.
+        """
+        if past_kv_cache is not None:
+            raise ValueError(
+                f"{type(self).__name__} has no KV cache; run whole sequences (use_past_kv_cache=False)"
+            )
+        if return_type not in ("logits", None):
+            raise ValueError(f"return_type={return_type!r}: {type(self).__name__} gives 'logits' or None")
+        tokens = input if isinstance(input, Tensor) else self._text_tokens(input, prepend_bos, padding_side)
+        tokens = tokens[None] if tokens.ndim == 1 else tokens
+        if attention_mask is None and self.tokenizer is not None:
+            real = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos)).bool()
+            # A row of pad tokens alone is text (BOS as the pad token, say).
+            attention_mask = real | ~real.any(dim=1, keepdim=True)
+        inputs: dict[str, Any] = {"input_ids": tokens.to(self.hf_model.device)}
+        if attention_mask is not None and not bool(attention_mask.all()):
+            inputs.update(self._padding(attention_mask.to(self.hf_model.device).long()))
+        with attention_as(self.hf_model, "eager"), self._hooked():
+            logits: Tensor = self.hf_model(**inputs, use_cache=False).logits
+        return logits if return_type == "logits" else None
+
+    def _padding(self, mask: Int[Tensor, "batch position"]) -> dict[str, Tensor]:
+        """What the model is told about padding."""
+        if self.takes_positions:
+            return {"attention_mask": mask, "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0)}
+        if not bool(mask[:, 0].all()) and not self.takes_left_padding:
+            raise ValueError(
+                f"{type(self.hf_model).__name__} cannot be told the positions of a batch that is padded on the left; "
+                "run texts of one length together, or pad on the right"
+            )
+        return {"attention_mask": mask}
+
+    def _text_tokens(
+        self, text: str | list[str], prepend_bos: bool | None, padding_side: str | None
+    ) -> Int[Tensor, "batch position"]:
+        given: dict[str, Any] = {"prepend_bos": prepend_bos, "padding_side": padding_side}
+        found: Tensor = self.to_tokens(
+            text, **{key: value for key, value in given.items() if value is not None}
+        )
+        return found
+
+    @cached_property
+    def takes_left_padding(self) -> bool:
+        """Whether a text that is padded on the left gives the logits that it gives alone, found out by running one."""
+        if self.takes_positions:
+            return True
+        tokens = torch.linspace(1, self.cfg.d_vocab - 1, 9, device=self.hf_model.device).long()[None]
+        mask = torch.ones_like(tokens)
+        mask[:, :3] = 0
+        with attention_as(self.hf_model, "eager"), torch.no_grad():
+            padded = self.hf_model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+            alone = self.hf_model(input_ids=tokens[:, 3:], use_cache=False).logits
+        error = float((padded[:, -1] - alone[:, -1]).abs().max() / alone[:, -1].abs().max())
+        return error < (1e-3 if self.cfg.dtype == torch.float32 else 0.05)
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
+        """Hook points on the layers for one pass; between passes the Hugging Face model is as it was."""
+        handles = []
+        for layer, block in zip(self.layers, self.blocks, strict=True):
+            assert isinstance(block, _HookedBlock)
+            handles.append(layer.register_forward_pre_hook(block.before, with_kwargs=True))
+            handles.append(layer.register_forward_hook(block.after))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _HookedBlock(nn.Module):
+    """The hook points of one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_resid_pre = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (self.hook_resid_pre(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.hook_resid_pre(kwargs["hidden_states"])}
+
+    def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        residual = output[0] if isinstance(output, tuple) else output
+        if residual.ndim != 3:
+            raise ValueError(
+                f"{type(layer).__name__} hands on residuals of shape {tuple(residual.shape)}, not [batch, position, "
+                "d_model]: there is no one residual stream to steer"
+            )
+        steered = self.hook_resid_post(residual)
+        return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+
+@torch.no_grad()
+def check_causal(model: HookedDecoder) -> None:
+    """Refuse a model in which a token sees those behind it.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    tokens = torch.linspace(1, model.cfg.d_vocab - 1, 8).long()[None].repeat(2, 1)
+    tokens[1, -1] = tokens[0, 0]
+    logits = model(tokens, attention_mask=torch.ones_like(tokens))
+    assert logits is not None
+    one, other = logits[:, :-1].float()
+    allowed = 1e-4 if model.cfg.dtype == torch.float32 else 0.02
+    if float((one - other).abs().max()) > allowed * float(one.abs().max()):
+        raise ValueError(
+            f"in {type(model.hf_model).__name__} tokens see those behind them: it is not a causal decoder "
+            "(a config with is_decoder=True may make it one)"
+        )
+
+
+@contextmanager
+def attention_as(hf_model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let a model compute its attention by another implementation of transformers' attention interface."""
+    found = (getattr(module, "config", None) for module in hf_model.modules())
+    configs = list({id(config): config for config in found if isinstance(config, PreTrainedConfig)}.values())
+    before = [config._attn_implementation_internal for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation_internal = implementation
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+
+
+def decoder_layers(hf_model: PreTrainedModel) -> nn.ModuleList:
+    """The list of a model's decoder layers.
+
+    Raises:
+        ValueError: when there is no list with as many modules as the config has layers.
+    """
+    config = hf_model.config.get_text_config()
+    count = int(config.num_hidden_layers)
+    lists = [m for m in hf_model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    if not lists:
+        raise ValueError(
+            f"{type(hf_model).__name__} has no list of {count} layers, as its config says: nothing to steer"
+        )
+    # Other lists of that length hold parts of layers or embeddings, and fewer parameters.
+    return max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
+
+
+def _config(
+    hf_model: PreTrainedModel, config: PreTrainedConfig, n_layers: int, name: str
+) -> HookedTransformerConfig:
+    """The facts that this package reads, in TransformerLens' terms; nothing here computes with them."""
+    heads = int(_field(config, "num_attention_heads") or 1)
+    width = int(config.hidden_size)
+    cfg = HookedTransformerConfig(
+        n_layers=n_layers,
+        d_model=width,
+        n_ctx=int(_field(config, "max_position_embeddings") or UNLIMITED),
+        d_head=int(_field(config, "head_dim") or max(1, width // heads)),
+        n_heads=heads,
+        n_key_value_heads=_field(config, "num_key_value_heads"),
+        d_mlp=_largest(_field(config, "intermediate_size"), 4 * width),
+        d_vocab=_vocabulary(hf_model.get_input_embeddings()),
+        act_fn="gelu",
+        normalization_type=None,
+        device=str(hf_model.device),
+        dtype=hf_model.dtype,
+        default_prepend_bos=False,
+        model_name=name or config._name_or_path or type(hf_model).__name__,
+        original_architecture=type(hf_model).__name__,
+    )
+    head = hf_model.get_output_embeddings()
+    cfg.d_vocab_out = _vocabulary(head) if isinstance(head, nn.Linear) else cfg.d_vocab
+    return cfg
+
+
+def _vocabulary(part: Any) -> int:
+    return int(part.weight.shape[0])
+
+
+def _field(config: PreTrainedConfig, name: str) -> Any:
+    """A field of a config; None where there is none, or where it differs by layer and refuses to be read as one."""
+    try:
+        return getattr(config, name, None)
+    except (ValueError, RuntimeError, KeyError, TypeError):
+        return None
+
+
+def _largest(found: Any, default: int) -> int:
+    """A width that some configs give for each layer."""
+    if isinstance(found, (list, tuple)):
+        return max(found)
+    return int(found) if isinstance(found, int) else default
