@@ -7,15 +7,16 @@ of one of its vectors the others.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
-from studies import studies
+import pandas as pd
 
 from cast_lens.engine import bars
 from cast_lens.experiments import RunConfig, run
 from cast_lens.plots import write_figures
+from cast_lens.report import publish
+from studies import studies
 
 FOLDER = Path(__file__).parent
 ENDINGS = (".html", ".png", ".csv", ".js")
@@ -33,14 +34,15 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=FOLDER, help="folder of the gallery")
     options = parser.parse_args()
     config = RunConfig().quick() if options.quick else RunConfig()
-    run(config, options.out, progress=bars, say=print)
+    publish(run(config, options.out, progress=bars, say=print))
     options.to.mkdir(parents=True, exist_ok=True)
     for old in options.to.iterdir():
         if old.suffix in ENDINGS:
             old.unlink()
     for path in sorted((options.out / "figures").iterdir()):
-        shutil.copy2(path, options.to / path.name)
-    settings = json.loads((options.out / "settings.json").read_text(encoding="utf-8"))
+        shutil.copy2(path, options.to / gallery_name(path.name))
+    chosen = pd.read_parquet(options.out / "experiments" / "transfer" / "settings.parquet")
+    settings = {row.source: (int(row.layer), float(row.strength)) for row in chosen.itertuples()}
     made = {}
     for name, one in studies(config, options.out, settings, n=config.test):
         print(f"Study: {name}")
@@ -49,6 +51,11 @@ def main() -> None:
     for path in sorted(options.to.iterdir()):
         if path.suffix in ENDINGS:
             print(path)
+
+
+def gallery_name(name: str) -> str:
+    """A figure of the main job without the name of the job, but for the matrix, which would not say of what."""
+    return name if name.startswith("transfer_matrix") else name.removeprefix("transfer_")
 
 
 if __name__ == "__main__":

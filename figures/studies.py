@@ -88,7 +88,7 @@ class Study:
 
 
 def studies(
-    config: RunConfig, run_dir: Path, settings: dict[str, list[float]], *, n: int
+    config: RunConfig, run_dir: Path, settings: dict[str, tuple[int, float]], *, n: int
 ) -> Iterator[tuple[str, Made]]:
     """Name, figure and frame of each study, one after the other."""
     source = config.sources[0]
@@ -96,7 +96,7 @@ def studies(
     study = Study(
         load_model(config.model, device=config.device, dtype=config.dtype), load_task(source),
         load_task(config.targets[0]), DifferenceVectors.load(run_dir / "vectors" / f"differences.{source}.safetensors"),
-        int(layer), float(strength), n,
+        layer, strength, n,
     )  # fmt: skip
     makers: dict[str, Callable[[Study], Made]] = {
         "scaling": scaling,
@@ -132,7 +132,7 @@ def scaling(study: Study) -> Made:
         for draw in range(DRAWS):
             chosen = rng.choice(len(study.differences), size, replace=False)
             vector = study.differences.mean(chosen.tolist())
-            made = [("steered", vector), (RANDOM, random_direction(vector, seed=draw))]
+            made = [("cast", vector), (RANDOM, random_direction(vector, seed=draw))]
             # There is one subset of all samples, but as many random directions as of any other.
             made = made[1:] if size == len(study.differences) and draw else made
             edits += [one.intervention(study.layer, strength=study.strength) for _, one in made]
@@ -175,7 +175,7 @@ def selection(study: Study) -> Made:
 def response(study: Study) -> Made:
     """How the margin of the gold answer follows the strength, query by query; a random direction for comparison."""
     strengths = [-1.5, -1.0, -0.5, 0.5, 1.0, 1.5]
-    directions = {"steered": study.vector, RANDOM: random_direction(study.vector, seed=0)}
+    directions = {"cast": study.vector, RANDOM: random_direction(study.vector, seed=0)}
     found = sweep(
         study.model, study.queries, directions, layers=[study.layer], strengths=strengths
     ).examples()
@@ -193,13 +193,13 @@ def response(study: Study) -> Made:
         )
     frame = pd.concat(frames, ignore_index=True)
     title = "log-probability of the gold answer,<br>minus that of the best other (nats)"
-    figure = plots.plot_steerability(frame[frame["method"] == "steered"], y_title=title)
+    figure = plots.plot_steerability(frame[frame["method"] == "cast"], y_title=title)
     return titled(figure, study.about, f"{len(study.queries)} queries", *notes), frame
 
 
 def pareto(study: Study) -> Made:
     """Gain on the target against what the same edit costs on plain text, vector and random direction alike."""
-    directions = {"steered": study.vector, RANDOM: random_direction(study.vector, seed=0)}
+    directions = {"cast": study.vector, RANDOM: random_direction(study.vector, seed=0)}
     cells = [
         (name, vector, strength)
         for name, vector in directions.items()

@@ -77,7 +77,7 @@ def steered(
     setting: Setting,
     *,
     source: str,
-    method: str = "steered",
+    method: str = "cast",
     seed: int = 0,
 ) -> Condition:
     """Zero-shot prompts with the source's vector in the residual stream (arXiv 2507.13236, step 3)."""
