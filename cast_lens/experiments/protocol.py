@@ -184,13 +184,18 @@ def settings_first(config: RunConfig, methods: Sequence[str] = ("cast",), *, dra
     ]
 
 
-def different_pairs(config: RunConfig) -> list[tuple[str, str]]:
+def different_pairs(config: RunConfig, targets: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Every target with every source that is another task.
+
+    Args:
+        config: gives the sources, and the targets where none are named.
+        targets: the tasks that are steered.
 
     Raises:
         ValueError: when there is no such pair.
     """
-    pairs = [(target, source) for target in config.targets for source in config.sources if source != target]
+    steered = targets or config.targets
+    pairs = [(target, source) for target in steered for source in config.sources if source != target]
     if not pairs:
         raise ValueError(
             f"sources={list(config.sources)} and targets={list(config.targets)} hold no pair of different tasks, "

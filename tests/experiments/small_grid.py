@@ -32,7 +32,6 @@ def small_config(**changes: object) -> ExperimentConfig:
         "placebos": 1,
         "finalists": 2,
         "bootstrap": 50,
-        "umap": False,
         "texts": 3,
         "queries": 4,
         **changes,

@@ -2,59 +2,149 @@
 
 The strengths are those of the paper, -1.5 to 1.5 times the vector, at the layer that the source's own validation split
 chose; strength 0 is the unsteered model. The score is the log-odds of the gold answer: against the other admissible
-answers where there are any, against everything else for free answers. Beside each vector stands a random direction of
-its norm.
+answers where there are any, against everything else for free answers. Each vector is compared with a random direction
+of its norm.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from ... import plots
 from ...engine import Scores, score
 from ...interventions import Intervention
 from ...stats import (
-    adjust_p_values,
     mean_interval,
     paired_difference,
     paired_permutation_test,
     steerability,
     steerability_summary,
 )
-from ..bench import Bench
+from .. import sentences
 from ..cells import Cell
-from ..legacy import Experiment, Tasks, settings_first
-from ..settings import ExperimentConfig
+from ..config import RunConfig
+from ..outcomes import PERMUTATIONS, holm, with_verdicts
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, joined, settings_first
 from ..transfer_matrix import CAST, RANDOM, steerable
-from .steerability_reading import STRENGTHS, draw, read
+from ..workspace import Workspace
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-PERMUTATIONS = 1999
+STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 MEASURES = ("slope", "residual", "spearman", "anti_steerable")
+PAIR = ("target", "source", "kind", "own")
+# Lines of one figure; more of them hide each other.
+LINES = 120
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings first; then one cell a task, with the doses of all sources."""
-    return [*settings_first(config), *(Cell("dose", target) for target in steerable(config, tasks))]
+@dataclass(frozen=True, slots=True)
+class Steerability(Experiment):
+    """How does each example answer to the dose?"""
+
+    name = "steerability"
+    title = "Steerability"
+    compared = (
+        "Slopes of the gold log-odds over seven strengths from −1.5 to 1.5, on the test queries of each target, at the "
+        "layer that the source's own validation split chose; a random direction of equal norm at the same layer and "
+        "strengths. The column anti steerable is the share of examples that go the wrong way."
+    )
+    limits = (
+        "A slope says how the odds follow the dose, not whether the answer becomes right. The line is fitted to "
+        "strengths of both signs, and a curve may be bent; the strength that steers best may lie beyond them. About "
+        "half of the examples go against a direction that does nothing in particular, so a share near 50 % is no sign "
+        "of harm. Intervals are over test queries of these tasks, with one random direction per source."
+    )
+    shown = ("pooled", "result")
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings first; then one cell per task, with the doses of all sources."""
+        return [*settings_first(config), *(Cell("dose", target) for target in steerable(config, tasks))]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """One row per example, source, direction and strength."""
+        return dose_rows(workspace, cell.target)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """The lines of examples, summarised.
+
+        Returns:
+            ``result``: one row per pair and direction; ``pooled``: over pairs; ``dose``: mean curves; ``examples``:
+            scores with whether the example goes the wrong way.
+        """
+        doses = joined(rows)
+        lines = example_lines(doses)
+        wrong_way = lines[["target", "source", "kind", "sample", "anti_steerable"]]
+        return {
+            "result": pair_table(lines, config),
+            "pooled": pooled_slopes(lines, config),
+            "dose": mean_curves(doses, config),
+            "examples": doses.merge(wrong_way, on=["target", "source", "kind", "sample"]),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """Mean slopes of vectors and random directions, and how many pairs have a larger slope."""
+        pooled = frames["pooled"].set_index(["own", "kind"])
+        told = []
+        for own, where in ((False, "On other tasks"), (True, "On the sources' own test queries")):
+            if (own, CAST) in pooled.index and (own, RANDOM) in pooled.index:
+                cast, noise = pooled.loc[(own, CAST)], pooled.loc[(own, RANDOM)]
+                told.append(
+                    f"{where} one unit of strength changes the log-odds of the gold answer by {slope(cast)} nats "
+                    f"(random direction: {slope(noise)}), and {100 * cast['anti_steerable']:.0f} % of the examples go "
+                    f"the wrong way (random direction: {100 * noise['anti_steerable']:.0f} %)."
+                )
+        result = frames["result"]
+        tally = sentences.tally(result, "pairs", "a larger slope than under the random direction")
+        told += [f"{tally}."] if tally else []
+        return Findings(" ".join(told) or sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """The mean curves, and single examples of each source."""
+        dose, examples = frames["dose"], frames["examples"]
+        if len(dose):
+            yield ReportFigure(
+                "dose",
+                "Mean response to the dose on other tasks",
+                "Change of the log-odds of the gold answer from the unsteered model, over all pairs of different "
+                "tasks, with 95 % intervals over examples.",
+                "Mean change of the gold log-odds by strength, for the vectors and for random directions.",
+                plots.plot_scaling(
+                    dose, x_title="strength", y_title="change of the gold log-odds, nats", share=False
+                ),
+                dose,
+            )
+        away = examples[(examples["kind"] == CAST) & ~examples["own"]]
+        for source, part in away.groupby("source", sort=False):
+            lines = first_examples(part)
+            yield ReportFigure(
+                f"examples-{source}",
+                f"Single examples under {source}",
+                f"One line per example of another task, at most {LINES} in all, the first ones of every target. Red "
+                "lines fall as the strength grows.",
+                f"Lines of the gold log-odds by strength for single examples under the vector of {source}.",
+                plots.plot_steerability(lines),
+                lines,
+            )
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """One row an example, source, direction and strength."""
-    import pandas as pd
+EXPERIMENT = Steerability
 
-    config = bench.config
+
+def dose_rows(workspace: Workspace, target: str) -> pd.DataFrame:
+    """Gold log-odds of a target's test queries under every source, direction and strength."""
+    config = workspace.config
     named: list[tuple[str, str, int, float, int]] = []
     edits: list[Intervention] = []
     for source in config.sources:
-        layer = bench.setting(source).layer
-        for kind, vector in ((CAST, bench.vector(source)), (RANDOM, bench.random_direction(source))):
+        layer = workspace.setting(source).layer
+        for kind, vector in ((CAST, workspace.vector(source)), (RANDOM, workspace.random_direction(source))):
             for strength in STRENGTHS:
-                # The unsteered model is variant 0 and stands for strength 0 of every direction.
+                # The unsteered model is variant 0 and serves as strength 0 of every direction.
                 named.append((source, kind, layer, strength, len(edits) + 1 if strength else 0))
                 if strength:
                     edits.append(
@@ -62,18 +152,18 @@ def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
                             layer, strength=strength, operator=config.operator, position=config.position
                         )
                     )
-    prompts = bench.base(cell.target).prompts
-    found = score(bench.model, prompts, edits, chat=config.chat, progress=bench.progress)
+    prompts = workspace.base(target).prompts
+    found = score(workspace.model, prompts, edits, chat=config.chat, progress=workspace.progress)
     odds = gold_log_odds(found)
-    columns = ["source", "kind", "layer", "strength"]
+    samples = [prompt.sample_id for prompt in prompts]
     frames = [
-        pd.DataFrame({"sample": [prompt.sample_id for prompt in prompts], "score": odds[variant]}).assign(
-            **dict(zip(columns, what, strict=True))
+        pd.DataFrame({"sample": samples, "score": odds[variant]}).assign(
+            source=source, kind=kind, layer=layer, strength=strength
         )
-        for *what, variant in named
+        for source, kind, layer, strength, variant in named
     ]
-    joined = pd.concat(frames, ignore_index=True)
-    return joined.assign(target=cell.target, own=joined["source"] == cell.target)
+    doses = pd.concat(frames, ignore_index=True)
+    return doses.assign(target=target, own=doses["source"] == target)
 
 
 def gold_log_odds(scores: Scores) -> Float[np.ndarray, "variant sample"]:
@@ -102,82 +192,56 @@ def _odds(logprobs: Float[Tensor, "variant choice"], gold: int) -> Float[np.ndar
     return (known - rest).numpy()
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair and direction. ``pooled``: over pairs. ``dose``: mean curves. ``examples``: lines."""
-    rows = rows.assign(own=rows["own"].astype(bool))
-    lines = _lines(rows)
-    return {
-        "result": _result(lines, config),
-        "pooled": _pooled(lines, config),
-        "dose": _dose(rows, config),
-        "examples": rows.merge(
-            lines[["target", "source", "kind", "sample", "anti_steerable"]],
-            on=["target", "source", "kind", "sample"],
-        ),
-    }
-
-
-def _lines(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row an example and direction: slope, residual, rank correlation."""
-    import pandas as pd
-
+def example_lines(doses: pd.DataFrame) -> pd.DataFrame:
+    """One row per example and direction: slope, residual, rank correlation."""
     frames = []
-    for key, part in rows.groupby(["target", "source", "kind", "own"], sort=False):
-        grid = part.pivot(index="sample", columns="strength", values="score").loc[
-            list(dict.fromkeys(part["sample"]))
-        ]
+    for key, part in doses.groupby(list(PAIR), sort=False):
+        grid = part.pivot(index="sample", columns="strength", values="score")
+        grid = grid.loc[list(dict.fromkeys(part["sample"]))]
         found = steerability(grid.to_numpy(), grid.columns.to_numpy(dtype=float))
-        named = dict(zip(("target", "source", "kind", "own"), key, strict=True))
+        named = dict(zip(PAIR, key, strict=True))
         frames.append(found.assign(sample=list(grid.index), layer=int(part["layer"].iloc[0]), **named))
     return pd.concat(frames, ignore_index=True)
 
 
-def _result(lines: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
-    """A row a pair and direction; the vector's slopes are compared with its placebo's, example by example."""
-    import pandas as pd
-
+def pair_table(lines: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    """One row per pair and direction; the vector's slopes are compared with its placebo's, example by example."""
     rows = []
     for (target, source), pair in lines.groupby(["target", "source"], sort=False):
         parts = dict(list(pair.groupby("kind", sort=False)))
         for kind, part in parts.items():
-            row: dict[str, Any] = {
-                "target": target,
-                "source": source,
-                "kind": kind,
-                "own": part["own"].iloc[0],
-            }
-            row |= {"layer": part["layer"].iloc[0], "n": len(part), **_measures(part, config)}
+            row: dict[str, Any] = {"target": target, "source": source, "kind": kind}
+            row |= {"own": part["own"].iloc[0], "layer": part["layer"].iloc[0], "n": len(part)}
+            row |= measures(part, config)
+            row |= dict.fromkeys(("over_placebo", "over_placebo_low", "over_placebo_high", "p_value"), np.nan)
             if kind == CAST and RANDOM in parts:
-                before = parts[RANDOM].set_index("sample")["slope"].loc[part["sample"]]
-                more = paired_difference(
-                    before, part["slope"], n_bootstrap=config.bootstrap, seed=config.seed
-                )
-                test = paired_permutation_test(
-                    before, part["slope"], n_permutations=PERMUTATIONS, seed=config.seed
-                )
-                row |= {"over_placebo": more.value, "over_placebo_low": more.low}
-                row |= {"over_placebo_high": more.high, "p_value": test.p}
+                row |= over_placebo(part, parts[RANDOM], config)
             rows.append(row)
     frame = pd.DataFrame(rows)
-    if "p_value" not in frame:
-        frame["p_value"] = np.nan
-    adjusted = adjust_p_values(frame.assign(p=frame["p_value"].where(~frame["own"])), column="p")
-    return frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"])
+    tested = holm(frame.assign(p_value=frame["p_value"].where(~frame["own"])))
+    return with_verdicts(tested.assign(p_value=frame["p_value"]), of="over_placebo")
 
 
-def _measures(lines: pd.DataFrame, config: ExperimentConfig) -> dict[str, float]:
-    found = steerability_summary(lines, n_bootstrap=config.bootstrap, seed=config.seed)
+def over_placebo(part: pd.DataFrame, noise: pd.DataFrame, config: RunConfig) -> dict[str, float]:
+    """The slopes of a pair less those under the random direction."""
+    before = noise.set_index("sample")["slope"].loc[part["sample"]]
+    more = paired_difference(before, part["slope"], n_bootstrap=config.bootstrap, seed=config.seed)
+    test = paired_permutation_test(before, part["slope"], n_permutations=PERMUTATIONS, seed=config.seed)
+    ends = {"over_placebo_low": more.low, "over_placebo_high": more.high}
+    return {"over_placebo": more.value, **ends, "p_value": test.p}
+
+
+def measures(lines: pd.DataFrame, config: RunConfig) -> dict[str, float]:
+    """The summary of a pair's lines with intervals; see ``stats.steerability_summary``."""
     row: dict[str, float] = {}
-    for one in found.itertuples():
+    for one in steerability_summary(lines, n_bootstrap=config.bootstrap, seed=config.seed).itertuples():
         name = str(one.measure)
         row |= {name: float(one.value), f"{name}_low": float(one.low), f"{name}_high": float(one.high)}
     return row
 
 
-def _pooled(lines: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+def pooled_slopes(lines: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Means over pairs; an example is redrawn with all that was done to it."""
-    import pandas as pd
-
     rows = []
     for (own, kind), part in lines.groupby(["own", "kind"], sort=False):
         units = part["target"] + "\n" + part["sample"]
@@ -194,31 +258,31 @@ def _pooled(lines: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _dose(rows: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
-    """Mean change of the log-odds against strength 0, over all pairs of different tasks."""
-    import pandas as pd
-
+def mean_curves(doses: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    """Mean change of the log-odds from strength 0, over all pairs of different tasks."""
     key = ["target", "source", "kind", "sample"]
-    away = rows[~rows["own"]]
+    away = doses[~doses["own"]]
     zero = away[away["strength"] == 0].set_index(key)["score"]
     found = []
     for (kind, strength), part in away.groupby(["kind", "strength"], sort=True):
-        change = (
-            part["score"].to_numpy() - zero.loc[list(part[key].itertuples(index=False, name=None))].to_numpy()
-        )
+        before = zero.loc[list(part[key].itertuples(index=False, name=None))].to_numpy()
         units = part["target"] + "\n" + part["sample"]
+        change = part["score"].to_numpy() - before
         one = mean_interval(change, clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
         found.append((strength, one.value, kind, one.low, one.high, one.n))
     return pd.DataFrame(found, columns=["x", "y", "method", "low", "high", "n"])
 
 
-EXPERIMENT = Experiment(
-    "steerability",
-    "How does each example answer to the dose, and how many answer the wrong way?",
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("pooled", "result"),
-)
+def slope(row: pd.Series) -> str:
+    """A mean slope with its interval."""
+    numbers = (f"{row[name]:+.2f}".replace("-", "−") for name in ("slope", "slope_low", "slope_high"))
+    return "{} [{}, {}]".format(*numbers)
+
+
+def first_examples(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first examples of every target, so many that the figure stays readable; named with their target."""
+    each = max(1, LINES // rows["target"].nunique())
+    order = rows.drop_duplicates(["target", "sample"]).groupby("target", sort=False).cumcount()
+    first = rows.loc[order.index[order < each], ["target", "sample"]]
+    kept = rows.merge(first, on=["target", "sample"])
+    return kept.assign(task=kept["target"], sample=kept["target"] + ": " + kept["sample"])

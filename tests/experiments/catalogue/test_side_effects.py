@@ -8,20 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.catalogue.side_effects import EXPERIMENT
+from cast_lens.experiments.catalogue.side_effects import SideEffects
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.transfer_matrix import RANDOM
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
-from tests.experiments.small_grid import small_bench, small_config, small_tasks
+from tests.experiments.small import words
+from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
+
+RUN = SideEffects(texts=3)
 
 
-def with_text(right: Right, rise: float) -> pd.DataFrame:
-    rows = crossed(("tone", "mood"), ("mood",), right).assign(part="tasks")
+def with_text(right: Right, rise: float) -> dict[str, pd.DataFrame]:
+    rows = crossed(("tone", "mood"), ("mood",), right)
     texts = []
     for text in range(3):
         for variant, method in enumerate(("zero-shot", "cast", RANDOM)):
             row = {
-                "part": "text",
                 "source": "mood",
                 "method": method,
                 "variant": variant,
@@ -32,11 +34,11 @@ def with_text(right: Right, rise: float) -> pd.DataFrame:
             texts.append(
                 {**row, "tokens": 5, "nll": 3.0 + text + rise * (variant == 1), "kl": rise * (variant == 1)}
             )
-    return pd.concat([rows, pd.DataFrame(texts)], ignore_index=True)
+    return {"tasks": rows, "text": pd.DataFrame(texts)}
 
 
 def test_every_task_with_a_test_split_is_steered() -> None:
-    cells = [(cell.kind, cell.target, cell.source) for cell in EXPERIMENT.plan(small_config(), small_tasks())]
+    cells = [(cell.kind, cell.target, cell.source) for cell in RUN.plan(grid_config(), small_tasks())]
     assert cells[2:] == [
         ("tasks", "tone", ""),
         ("tasks", "mood", ""),
@@ -50,7 +52,7 @@ def test_losses_elsewhere_and_gains_at_home_are_told_apart() -> None:
     def right(target: str, source: str, method: str, query: int) -> bool:
         return (target == "mood") if method == "cast" else query < 4
 
-    frames = EXPERIMENT.summarise(with_text(right, np.log(3.0)), small_config(), small_tasks())
+    frames = RUN.tables(with_text(right, np.log(3.0)), grid_config(), small_tasks())
     result = frames["result"].set_index(["scope", "method", "metric"])
     away = result.loc[("another task", "cast", "exact_match")]
     assert (away["gain"], away["baseline"], away["n_tests"]) == (-0.5, 0.5, 3)
@@ -66,34 +68,32 @@ def test_losses_elsewhere_and_gains_at_home_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "said"), [(helps, "+50.0 points"), (nothing, "+0.0 points"), (harms, "−50.0 points")]
+    ("right", "said"), [(helps, "+50.0 points"), (nothing, "0.0 points"), (harms, "−50.0 points")]
 )
 def test_sentences_fit_what_came_out(right: Right, said: str) -> None:
-    frames = EXPERIMENT.summarise(with_text(right, 0.0), small_config(), small_tasks())
-    reading = EXPERIMENT.read(frames, small_config())
-    text = " ".join(reading.answer)
+    frames = RUN.tables(with_text(right, 0.0), grid_config(), small_tasks())
+    text = words(RUN.findings(frames, grid_config()))
     assert said in text
-    assert "perplexity × 1.00" in text
-    assert "nan" not in text
-    names = {one.name for one in EXPERIMENT.draw(frames, small_config())}
+    assert "On plain text the perplexity is 1.00 times the unsteered one" in text
+    names = {one.name for one in RUN.figures(frames, grid_config())}
     assert names == {"pareto-exact_match", "pareto-choice_correct", "matrix"}
 
 
 def test_sources_that_are_never_steered_have_no_trade_off() -> None:
-    rows = crossed(("tone",), ("mood",), harms).assign(part="tasks")
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    rows = {"tasks": crossed(("tone",), ("mood",), harms)}
+    frames = RUN.tables(rows, grid_config(), small_tasks())
     assert frames["pareto"].empty
-    assert [one.name for one in EXPERIMENT.draw(frames, small_config())] == ["matrix"]
-    assert EXPERIMENT.read(frames, small_config()).answer
+    assert [one.name for one in RUN.figures(frames, grid_config())] == ["matrix"]
+    assert "cast changes exact match by −50.0 points" in words(RUN.findings(frames, grid_config()))
 
 
 def test_cells_repeat_and_are_shared_through_the_directory(tmp_path: Path) -> None:
-    bench = small_bench(tmp_path / "a")
+    workspace = grid_workspace(tmp_path / "a")
     for cell in (Cell("tasks", "tone"), Cell("text", source="mood")):
-        first = EXPERIMENT.compute(bench, cell)
-        pd.testing.assert_frame_equal(first, EXPERIMENT.compute(small_bench(tmp_path / "b"), cell))
+        first = RUN.compute(workspace, cell)
+        pd.testing.assert_frame_equal(first, RUN.compute(grid_workspace(tmp_path / "b"), cell))
     assert (tmp_path / "a" / "frames" / "crossed" / "tone.parquet").is_file()
-    outcomes = EXPERIMENT.compute(bench, Cell("tasks", "mood"))
+    outcomes = RUN.compute(workspace, Cell("tasks", "mood"))
     assert set(outcomes["method"]) == {"zero-shot", "cast", "cast (own vector)", RANDOM}
     assert outcomes.groupby(["method", "source"])["sample"].agg(tuple).nunique() == 1
     assert (outcomes["own"] == (outcomes["source"] == "mood")).all()

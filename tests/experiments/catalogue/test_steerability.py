@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from cast_lens.engine import Scores, TokenPrompt
-from cast_lens.experiments.catalogue.steerability import EXPERIMENT, gold_log_odds
-from cast_lens.experiments.catalogue.steerability_reading import STRENGTHS
+from cast_lens.experiments.catalogue.steerability import STRENGTHS, Steerability, gold_log_odds
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.transfer_matrix import RANDOM
-from tests.experiments.small_grid import small_bench, small_config, small_tasks
+from tests.experiments.small import words
+from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
+
+RUN = Steerability()
 
 
 def doses(slopes: dict[str, list[float]], *, own: bool = False) -> pd.DataFrame:
@@ -58,13 +60,13 @@ def test_log_odds_are_against_all_other_answers() -> None:
 
 
 def test_every_steerable_task_has_one_cell() -> None:
-    cells = EXPERIMENT.plan(small_config(), small_tasks())
+    cells = RUN.plan(grid_config(), small_tasks())
     assert [cell.target for cell in cells if cell.kind == "dose"] == ["tone", "mood", "double"]
 
 
 def test_planted_slopes_are_found() -> None:
     rows = doses({"cast": [2.0, 1.0, 3.0, -1.0], RANDOM: [0.0, 0.0, 0.0, 0.0]})
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    frames = RUN.tables({"dose": rows}, grid_config(), small_tasks())
     found = frames["result"].set_index("kind")
     assert found.loc["cast", "slope"] == pytest.approx(1.25)
     assert found.loc["cast", "anti_steerable"] == 0.25
@@ -81,9 +83,9 @@ def test_planted_slopes_are_found() -> None:
 
 def test_own_tasks_are_kept_apart_and_untested() -> None:
     rows = pd.concat([doses({"cast": [1.0, 2.0], RANDOM: [0.0, 0.5]}, own=own) for own in (False, True)])
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    frames = RUN.tables({"dose": rows}, grid_config(), small_tasks())
     assert frames["result"]["p_adjusted"].notna().sum() == 1
-    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+    text = words(RUN.findings(frames, grid_config()))
     assert "On other tasks" in text
     assert "On the sources' own test queries" in text
 
@@ -91,26 +93,28 @@ def test_own_tasks_are_kept_apart_and_untested() -> None:
 @pytest.mark.parametrize(
     ("slopes", "said"),
     [
-        ([2.0, 1.0, 3.0, 2.5, 1.5, 2.2], ("by +2.03", "0 % [")),
-        ([0.5, -0.5, 0.5, -0.5, 0.5, -0.5], ("by +0.00", "50 % [", "0 of 1 pairs have a larger slope")),
-        ([-2.0, -1.0, -3.0, -2.5, -1.5, -2.2], ("by −2.03", "100 % [", "In 1 of 1 pairs more than half")),
+        ([2.0, 1.0, 3.0, 2.5, 1.5, 2.2], ("by +2.03", " 0 % of the examples")),
+        (
+            [0.5, -0.5, 0.5, -0.5, 0.5, -0.5],
+            ("by +0.00", "50 % of the examples", "0 of 1 pairs gain a larger slope"),
+        ),
+        ([-2.0, -1.0, -3.0, -2.5, -1.5, -2.2], ("by −2.03", "100 % of the examples")),
     ],
 )
 def test_sentences_fit_what_came_out(slopes: list[float], said: tuple[str, ...]) -> None:
     rows = doses({"cast": slopes, RANDOM: [0.1, -0.1] * 3})
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
-    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+    frames = RUN.tables({"dose": rows}, grid_config(), small_tasks())
+    text = words(RUN.findings(frames, grid_config()))
     for part in said:
         assert part in text
-    assert "nan" not in text
-    assert {one.name for one in EXPERIMENT.draw(frames, small_config())} == {"dose", "examples-mood"}
+    assert {one.name for one in RUN.figures(frames, grid_config())} == {"dose", "examples-mood"}
 
 
 def test_a_cell_repeats_and_strength_zero_is_the_unsteered_model(tmp_path: Path) -> None:
-    bench = small_bench(tmp_path)
-    rows = EXPERIMENT.compute(bench, Cell("dose", "tone"))
-    pd.testing.assert_frame_equal(rows, EXPERIMENT.compute(bench, Cell("dose", "tone")))
-    assert len(rows) == 2 * 2 * len(STRENGTHS) * bench.config.test
+    workspace = grid_workspace(tmp_path)
+    rows = RUN.compute(workspace, Cell("dose", "tone"))
+    pd.testing.assert_frame_equal(rows, RUN.compute(workspace, Cell("dose", "tone")))
+    assert len(rows) == 2 * 2 * len(STRENGTHS) * workspace.config.test
     still = rows[rows["strength"] == 0].groupby("sample")["score"]
     assert (still.max() == still.min()).all()
     assert rows[rows["strength"] == 1.0].groupby("sample")["score"].nunique().min() > 1
