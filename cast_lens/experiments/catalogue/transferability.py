@@ -7,144 +7,75 @@ family gain more than pairs of two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from ... import plots
-from .. import sentences
+from ...methods import OUTCOMES
+from .. import wording
+from ..bench import Bench
 from ..cells import Cell
-from ..config import RunConfig
+from ..legacy import Drawing, Experiment, Frames, Reading, Tasks, settings_first
 from ..matrix_tests import as_matrix, clusters, hubs, matrix_test, mean_gap
 from ..outcomes import contrast_table, pooled_table
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    different_pairs,
-    joined,
-    settings_first,
-)
-from ..transfer_matrix import CAST, RANDOM, changes_of, crossed_outcomes, steerable, with_families
-from ..workspace import Workspace
+from ..settings import ExperimentConfig
+from ..transfer_matrix import CAST, RANDOM, changes_of, crossed_outcomes, steerable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS = ("exact_match", "choice_correct")
 METHODS = (CAST, RANDOM)
-FAMILIES = "same family less other families"
 
 
-@dataclass(frozen=True, slots=True)
-class Transferability(Experiment):
-    """What does one vector do to many unrelated targets?"""
+def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
+    """Settings first; then one cell a task that is steered by all sources."""
+    return [*settings_first(config), *(Cell("steered", target) for target in steerable(config, tasks))]
 
-    name = "transferability"
-    title = "Transferability"
-    compared = (
-        "Each source's vector at its own setting on every target, the other sources among them and never on the source "
-        "itself. The null of the clusters exchanges values within columns and chooses the cut anew; the null of the "
-        "families renames whole rows and columns."
+
+def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
+    """Outcomes of a target under every source."""
+    return crossed_outcomes(bench, cell.target)
+
+
+def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+    """``result``: a row a pair, method and metric. ``hubs``, ``structure``, ``clusters``: the matrix's order."""
+    outcomes = rows.assign(own=rows["own"].astype(bool))
+    families = {name: task.family for name, task in tasks.items()}
+    draws, seed = config.bootstrap, config.seed
+    away = outcomes[~outcomes["own"]]
+    result = contrast_table(away, tested=lambda name: name == CAST, n_bootstrap=draws, seed=seed)
+    result = result.assign(
+        target_family=result["target"].map(families),
+        source_family=[families.get(name, "") for name in result["source"]],
     )
-    limits = (
-        "With few sources and targets only strong order can show; no order found is no proof of none. A task that "
-        "gains from every source may simply have had the wrong answer format before. Tasks that give or take most are "
-        f"picked after the fact, and their intervals do not allow for that. {sentences.LIMITS}"
-    )
-    shown = ("methods", "structure", "hubs", "result")
-
-    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
-        """Settings first; then one cell per task that is steered by all sources.
-
-        Raises:
-            ValueError: no pair of different tasks.
-        """
-        targets = steerable(config, tasks)
-        different_pairs(config, targets)
-        return [*settings_first(config), *(Cell("steered", target) for target in targets)]
-
-    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
-        """Outcomes of a target under every source."""
-        return crossed_outcomes(workspace, cell.target)
-
-    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-        """The matrix and its order.
-
-        Returns:
-            ``result``: one row per pair, method and metric; ``methods``: over all pairs; ``hubs``: mean change of each
-            task in both roles; ``structure``: families and clusters against their nulls; ``clusters``: their members.
-        """
-        outcomes = joined(rows)
-        away = outcomes[~outcomes["own"]]
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-        result = with_families(contrast_table(away, tested=lambda name: name == CAST, **options), tasks)
-        structure, members = order_in(result, seed=config.seed)
-        return {
-            "result": result,
-            "methods": pooled_table(away, **options),
-            "hubs": margins(away, config),
-            "structure": structure,
-            "clusters": members,
-        }
-
-    def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """The mean gain with its placebo and verdicts; the order in the matrix of exact match."""
-        order = [
-            question_clause(row)
-            for row in frames["structure"].to_dict("records")
-            if (row["method"], row["metric"]) == (CAST, "exact_match")
-        ]
-        told = [sentences.transfer(frames["methods"], frames["result"])]
-        told += [f"Order in the matrix of exact match: {'; '.join(order)}."] if order else []
-        return Findings(" ".join(told))
-
-    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
-        """The matrix, and its margins."""
-        result, hub = frames["result"], frames["hubs"]
-        steered = result[result["method"] == CAST]
-        if steered.empty:
-            return
-        lines = hub[hub["method"] == CAST]
-        lines = lines.assign(method=lines["role"] + ": " + lines["task"])
-        yield ReportFigure(
-            "matrix",
-            "What one vector does to many targets",
-            "Change from zero-shot in percentage points, for the contrastive mean; tasks of one family are beside each "
-            "other. Bold: the interval excludes zero.",
-            "Heat maps of gain by target and source.",
-            plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered), method=CAST),
-            result,
-        )
-        yield ReportFigure(
-            "hubs",
-            "Tasks that give and tasks that take",
-            "Mean change over the pairs of each task as a source and as a target, with 95 % intervals over examples.",
-            "Forest plot of the mean change of each task in both roles.",
-            plots.plot_methods(lines, sort=False),
-            lines,
-        )
+    structure, members = _structure(result, config)
+    return {
+        "result": result,
+        "methods": pooled_table(away, n_bootstrap=draws, seed=seed),
+        "hubs": _hubs(away, config),
+        "structure": structure,
+        "clusters": members,
+    }
 
 
-EXPERIMENT = Transferability
+def _hubs(outcomes: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+    import pandas as pd
 
-
-def margins(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
-    """Mean change of each task as a source and as a target, by method and metric; see ``hubs``."""
     frames = []
     for method in METHODS:
         for metric in METRICS:
             changes = changes_of(outcomes, method, metric)
-            found = hubs(changes, n_bootstrap=config.bootstrap, seed=config.seed)
-            frames.append(found.assign(method=method, metric=metric))
-    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+            if len(changes):
+                found = hubs(changes, n_bootstrap=config.bootstrap, seed=config.seed)
+                frames.append(found.assign(method=method, metric=metric))
+    return pd.concat(frames, ignore_index=True)
 
 
-def order_in(result: pd.DataFrame, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Families and clusters: one row per question, method and metric; and which task fell into which cluster."""
+def _structure(result: pd.DataFrame, config: ExperimentConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a question, method and metric; and which task fell into which cluster."""
+    import pandas as pd
+
     rows, members = [], []
     for method in METHODS:
         for metric in METRICS:
@@ -152,22 +83,22 @@ def order_in(result: pd.DataFrame, *, seed: int) -> tuple[pd.DataFrame, pd.DataF
             if part.empty:
                 continue
             named = {"method": method, "metric": metric}
-            rows.append({**named, **family_gap(part, seed=seed)})
+            rows.append({**named, **_families(part, config)})
             gains = as_matrix(part, "gain")
             for role, matrix in (("target", gains), ("source", gains.T)):
-                found, kept = cluster_rows(part, role, matrix, seed=seed)
+                found, kept = _clusters(part, role, matrix, config)
                 rows.append({**named, **found})
                 members += [{**named, "role": role, **one} for one in kept]
     return pd.DataFrame(rows), pd.DataFrame(members, columns=["method", "metric", "role", "task", "cluster"])
 
 
-def family_gap(part: pd.DataFrame, *, seed: int) -> dict[str, Any]:
-    """Whether pairs of one family gain more than pairs of two."""
+def _families(part: pd.DataFrame, config: ExperimentConfig) -> dict[str, Any]:
     same = (part["target_family"] == part["source_family"]).astype(float)
-    inside, gains = as_matrix(part.assign(same=same), "same"), as_matrix(part, "gain")
-    found = matrix_test(inside, gains, mean_gap, seed=seed)
+    found = matrix_test(
+        as_matrix(part.assign(same=same), "same"), as_matrix(part, "gain"), mean_gap, seed=config.seed
+    )
     return {
-        "question": FAMILIES,
+        "question": "same family less other families",
         "statistic": found.statistic,
         # A gap between pairs of which all, or none, share a family was not tested.
         "p_value": found.p if found.statistic == found.statistic else np.nan,
@@ -176,13 +107,12 @@ def family_gap(part: pd.DataFrame, *, seed: int) -> dict[str, Any]:
     }
 
 
-def cluster_rows(
-    part: pd.DataFrame, role: str, matrix: np.ndarray, *, seed: int
+def _clusters(
+    part: pd.DataFrame, role: str, matrix: np.ndarray, config: ExperimentConfig
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Whether the tasks of one role fall into clusters, and into which."""
     names = list(dict.fromkeys(part[role]))
     row: dict[str, Any] = {"question": f"silhouette of {role} clusters", "n": len(names)}
-    found = clusters(matrix, seed=seed)
+    found = clusters(matrix, seed=config.seed)
     if found is None:
         nothing = "too few tasks, or tasks that do not differ"
         return {**row, "statistic": np.nan, "p_value": np.nan, "detail": nothing}, []
@@ -195,13 +125,107 @@ def cluster_rows(
     return {**row, "detail": " | ".join(groups)}, kept
 
 
-def question_clause(row: dict[Any, Any]) -> str:
-    """One question about the order with its answer."""
-    if row["statistic"] != row["statistic"]:
-        return f"{row['question']}: {'not defined here' if row['question'] == FAMILIES else row['detail']}"
-    value = (
-        f"{sentences.points(row['statistic'])} points"
-        if row["question"] == FAMILIES
-        else f"{row['statistic']:.2f} (null's median {row['null']:.2f})"
+def read(frames: Frames, config: ExperimentConfig) -> Reading:
+    """What came out, whatever it is."""
+    methods = frames["methods"]
+    answer = [
+        *(wording.pooled(methods, CAST, metric=metric) for metric in METRICS),
+        *(_placebo(methods, metric) for metric in METRICS),
+        *(_ends(frames["hubs"], role, metric) for metric in METRICS for role in ("source", "target")),
+        *(_question(frames["structure"], metric) for metric in METRICS),
+        wording.significant(frames["result"], CAST),
+    ]
+    targets = frames["result"]["target"].nunique()
+    return Reading(
+        tuple(part for part in answer if part),
+        f"{len(config.sources)} sources, each at its own setting, on {targets} targets (the sources among them, never "
+        f"on themselves), {config.test} test queries each. The clusters' null exchanges values within columns and "
+        "chooses the cut anew; the families' null renames whole rows and columns.",
+        f"With {len(config.sources)} sources and {targets} targets only strong order can show; no order found is no "
+        "proof of none. A task that gains from every source may simply have had the wrong answer format before. Hubs "
+        "are named after the fact, the highest and lowest of several, and their intervals do not allow for that. "
+        + wording.LIMITS,
     )
-    return f"{row['question']}: {value}, p = {row['p_value']:.3f}"
+
+
+def _placebo(methods: pd.DataFrame, metric: str) -> str:
+    found = wording.against_placebos(methods, CAST, metric=metric)
+    return f"In {wording.NAMES[metric]}, {found[0].lower()}{found[1:]}" if found else ""
+
+
+def _ends(frame: pd.DataFrame, role: str, metric: str) -> str:
+    """The tasks that give (or take) most and least."""
+    rows = frame[(frame["method"] == CAST) & (frame["metric"] == metric) & (frame["role"] == role)]
+    if len(rows) < 2:
+        return ""
+    most, least = rows.loc[rows["gain"].idxmax()], rows.loc[rows["gain"].idxmin()]
+    noise = frame[(frame["method"] == RANDOM) & (frame["metric"] == metric) & (frame["role"] == role)]
+    spread = noise["gain"].max() - noise["gain"].min()
+    return (
+        f"As a {role}, {most['task']} has the highest mean change in {wording.NAMES[metric]}, {_span(most)} points, "
+        f"and {least['task']} the lowest, {_span(least)}: {100 * (most['gain'] - least['gain']):.1f} points apart "
+        f"(random directions: {100 * spread:.1f})."
+    )
+
+
+def _span(row: pd.Series) -> str:
+    return f"{wording.points(row['gain'])} {wording.interval(row['gain_low'], row['gain_high'])}"
+
+
+def _question(structure: pd.DataFrame, metric: str) -> str:
+    """Families and clusters of one metric."""
+    rows = structure[(structure["method"] == CAST) & (structure["metric"] == metric)]
+    parts = []
+    for row in rows.itertuples():
+        if row.statistic != row.statistic:
+            known = "not defined here" if row.question.startswith("same") else str(row.detail)
+            parts.append(f"{row.question}: {known}")
+        elif row.question.startswith("same"):
+            parts.append(
+                f"{row.question}: {wording.points(row.statistic)} points, p = {row.p_value:.3f} ({row.detail})"
+            )
+        else:
+            parts.append(
+                f"{row.question}: {row.statistic:.2f}, null's median {row.null:.2f}, p = {row.p_value:.3f} "
+                f"({row.detail})"
+            )
+    return f"Order in the matrix of {wording.NAMES[metric]}: {'; '.join(parts)}." if parts else ""
+
+
+def draw(frames: Frames, config: ExperimentConfig) -> list[Drawing]:
+    """The matrix, and its margins."""
+    from ... import plots
+
+    result, margins = frames["result"], frames["hubs"]
+    lines = margins[margins["method"] == CAST].assign(method=margins["role"] + ": " + margins["task"])
+    return [
+        Drawing(
+            "matrix",
+            "What one vector does to many targets",
+            "Change against zero-shot in percentage points, for the contrastive mean; tasks of one family stand "
+            "together. Bold: the interval excludes zero.",
+            "Heat maps of gain by target and source.",
+            plots.plot_transfer_matrix(result, metrics=wording.metrics(result), method=CAST),
+            result,
+        ),
+        Drawing(
+            "hubs",
+            "Tasks that give and tasks that take",
+            "Mean change over the pairs of each task as a source and as a target, with 95 % intervals over examples.",
+            "Forest plot of the mean change of each task in both roles.",
+            plots.plot_methods(lines, metrics=OUTCOMES, sort=False),
+            lines,
+        ),
+    ]
+
+
+EXPERIMENT = Experiment(
+    "transferability",
+    "What does one vector do to many unrelated targets, and how is the matrix built?",
+    plan,
+    compute,
+    summarise,
+    read,
+    draw,
+    tables=("structure", "hubs"),
+)

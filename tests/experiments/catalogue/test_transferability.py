@@ -9,16 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.catalogue.transferability import Transferability
+from cast_lens.experiments.catalogue.transferability import EXPERIMENT
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.transfer_matrix import RANDOM
 from cast_lens.tasks import Task
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
-from tests.experiments.small import words
-from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
+from tests.experiments.small_grid import small_bench, small_config, small_tasks
 from tests.small_tasks import label_task
 
-RUN = Transferability()
 SOURCES = ("a1", "b1")
 TARGETS = ("a2", "a3", "a4", "b2", "b3", "b4")
 
@@ -34,13 +32,13 @@ def kin(target: str, source: str, method: str, query: int) -> bool:
 
 
 def test_sources_are_targets_of_each_other() -> None:
-    cells = RUN.plan(grid_config(), small_tasks())
+    cells = EXPERIMENT.plan(small_config(), small_tasks())
     assert [cell.target for cell in cells if cell.kind == "steered"] == ["tone", "mood", "double"]
 
 
 def test_planted_families_and_clusters_are_found() -> None:
     rows = crossed(TARGETS, SOURCES, kin)
-    frames = RUN.tables({"steered": rows}, grid_config(), tasks())
+    frames = EXPERIMENT.summarise(rows, small_config(), tasks())
     structure = frames["structure"].set_index(["method", "metric", "question"])
     gap = structure.loc[("cast", "exact_match", "same family less other families")]
     assert gap["statistic"] == 1.0
@@ -60,38 +58,38 @@ def test_hubs_are_named_with_their_numbers() -> None:
     def right(target: str, source: str, method: str, query: int) -> bool:
         return source == "a1" if method == "cast" else query < 4
 
-    frames = RUN.tables({"steered": crossed(TARGETS, SOURCES, right)}, grid_config(), tasks())
+    frames = EXPERIMENT.summarise(crossed(TARGETS, SOURCES, right), small_config(), tasks())
     margins = frames["hubs"].query("method == 'cast' and metric == 'exact_match' and role == 'source'")
     assert margins.set_index("task")["gain"].to_dict() == {"a1": 0.5, "b1": -0.5}
+    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+    assert "As a source, a1 has the highest mean change in exact match, +50.0" in text
+    assert "b1 the lowest, −50.0" in text
 
 
 @pytest.mark.parametrize(
-    ("right", "said"), [(helps, "+50.0 points"), (nothing, "0.0 points"), (harms, "−50.0 points")]
+    ("right", "said"), [(helps, "+50.0 points"), (nothing, "+0.0 points"), (harms, "−50.0 points")]
 )
 def test_sentences_fit_what_came_out(right: Right, said: str) -> None:
-    frames = RUN.tables({"steered": crossed(TARGETS, SOURCES, right)}, grid_config(), tasks())
-    text = words(RUN.findings(frames, grid_config()))
+    frames = EXPERIMENT.summarise(crossed(TARGETS, SOURCES, right), small_config(), tasks())
+    reading = EXPERIMENT.read(frames, small_config())
+    text = " ".join(reading.answer)
     assert said in text
+    assert "nan" not in text
     assert "tasks that do not differ" in text
-    assert {one.name for one in RUN.figures(frames, grid_config())} == {"matrix", "hubs"}
+    assert {one.name for one in EXPERIMENT.draw(frames, small_config())} == {"matrix", "hubs"}
 
 
 def test_a_source_is_no_target_of_its_own() -> None:
     rows = crossed(("a1", "b1", "a2"), SOURCES, helps)
-    frames = RUN.tables({"steered": rows}, grid_config(), tasks())
+    frames = EXPERIMENT.summarise(rows, small_config(), tasks())
     pairs = frames["result"].query("method == 'cast' and metric == 'exact_match'")
     assert (pairs["target"] != pairs["source"]).all()
     assert len(pairs) == 4
 
 
-def test_one_task_alone_is_refused() -> None:
-    with pytest.raises(ValueError, match="no pair of different tasks"):
-        RUN.plan(grid_config(sources=("tone",), targets=("tone",)), small_tasks())
-
-
 def test_a_cell_repeats(tmp_path: Path) -> None:
     cell = Cell("steered", "tone")
     pd.testing.assert_frame_equal(
-        RUN.compute(grid_workspace(tmp_path / "a"), cell),
-        RUN.compute(grid_workspace(tmp_path / "b"), cell),
+        EXPERIMENT.compute(small_bench(tmp_path / "a"), cell),
+        EXPERIMENT.compute(small_bench(tmp_path / "b"), cell),
     )
