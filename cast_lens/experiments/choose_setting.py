@@ -2,7 +2,8 @@
 
 The sweep looks at every layer and strength through the first greedy token, which one pass gives. The best cells then
 write their answers in full, and the one with the most exact matches is chosen: a strength at which the model repeats
-its answer for ever has a perfect first token and is of no use. Ties go to the higher gold log-probability.
+its answer for ever has a perfect first token and is of no use. Ties go to the higher gold log-probability. A cell whose
+logits are not finite for every example has no answers and is never chosen.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from transformer_lens import HookedTransformer
 
@@ -51,11 +53,13 @@ def sweep_source(
         progress: wraps the batches.
 
     Returns:
-        one row a cell: ``kind`` (entry of ``directions``, or ``unsteered``), ``layer, strength, n``, means of
+        one row per cell: ``kind`` (entry of ``directions``, or ``unsteered``), ``layer, strength, n``, means of
         ``first_match, first_valid, choice_correct, gold_logprob, gold_margin`` with Wilson intervals of the shares;
-        ``exact_match, valid`` of greedy
-        answers for the finalists (NaN elsewhere); ``n_changed, changed`` (finalists: answers that are not the
-        unsteered ones, and a few of them; see ``changed_answers``); ``chosen``.
+        ``exact_match, valid`` of greedy answers for the finalists (NaN elsewhere); ``n_changed, changed`` (finalists:
+        answers that are not the unsteered ones, and a few of them; see ``changed_answers``); ``chosen``.
+
+    Raises:
+        ValueError: when no cell has finite logits for every example.
     """
     found = sweep(
         model,
@@ -70,7 +74,7 @@ def sweep_source(
     ).to_frame()
     frame = found.drop(columns=["source", "operator", "position"])
     cells = frame[frame["kind"] == "vector"]
-    best = cells.sort_values(["first_match", "gold_logprob"], ascending=False, kind="stable").head(finalists)
+    best = best_first(cells, ["first_match", "gold_logprob"]).head(finalists)
     edits = [
         directions["vector"].intervention(
             int(row.layer), strength=row.strength, operator=operator, position=position
@@ -78,7 +82,7 @@ def sweep_source(
         for row in best.itertuples()
     ]
     answers = evaluate(model, prompts, edits, chat=chat, progress=progress)
-    means = answers.groupby("variant")[["exact_match", "valid"]].mean()
+    means = _means(answers, ["exact_match", "valid"])
     for name in ("exact_match", "valid"):
         frame.loc[best.index, name] = means[name].to_numpy()[1:]
         frame.loc[frame["kind"] == "unsteered", name] = means[name].iloc[0]
@@ -87,11 +91,34 @@ def sweep_source(
     frame["changed"] = pd.Series(told["changed"].to_numpy(), index=best.index).reindex(
         frame.index, fill_value=""
     )
-    ranked = frame.loc[best.index].sort_values(
-        ["exact_match", "gold_logprob"], ascending=False, kind="stable"
-    )
+    ranked = best_first(frame.loc[best.index], ["exact_match", "gold_logprob"])
     frame["chosen"] = frame.index == ranked.index[0]
     return frame
+
+
+def best_first(cells: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Cells from the best to the worst; those without a finite gold log-probability or exact match are left out.
+
+    Args:
+        cells: ``layer`` or ``variant``, ``strength`` and the measures.
+        measures: in the order in which they decide; one that no cell has decides nothing.
+
+    Raises:
+        ValueError: when no cell is left.
+    """
+    needed = [name for name in ("exact_match", "gold_logprob") if name in measures]
+    finite = np.isfinite(cells[needed].to_numpy(float)).all(axis=1)
+    if not finite.any():
+        raise ValueError(
+            f"strengths={sorted(set(cells['strength']))}: the logits are not finite at any of them, so no setting can "
+            "be chosen; give smaller strengths, or dtype float32"
+        )
+    return cells[finite].sort_values(list(measures), ascending=False, kind="stable")
+
+
+def _means(answers: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
+    """Means by variant; an example without an outcome makes the mean of its variant unknown."""
+    return answers.groupby("variant")[measures].agg(lambda values: values.mean(skipna=False))
 
 
 def swept_placebo(workspace: Workspace, source: str) -> pd.DataFrame:
@@ -146,11 +173,13 @@ def _tried(workspace: Workspace, source: str, edits: Mapping[str, Editing]) -> p
     cells = [(variant, strength) for variant in edits for strength in strengths]
     steerings = [edits[variant](strength, len(prompts)) for variant, strength in cells]
     found = evaluate(workspace.model, prompts, steerings, chat=config.chat, progress=workspace.progress)
-    means = found.groupby("variant")[["exact_match", "gold_logprob"]].mean()
+    means = _means(found, ["exact_match", "gold_logprob"])
     frame = pd.DataFrame(cells, columns=["variant", "strength"]).assign(
         source=source,
         exact_match=means["exact_match"].to_numpy()[1:],
         gold_logprob=means["gold_logprob"].to_numpy()[1:],
     )
-    ranked = frame.sort_values(["exact_match", "gold_logprob"], ascending=False, kind="stable")
+    ranked = pd.concat(
+        best_first(part, ["exact_match", "gold_logprob"]) for _, part in frame.groupby("variant", sort=False)
+    )
     return frame.assign(chosen=frame.index.isin(ranked.drop_duplicates("variant").index))

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
+from scipy.spatial.distance import squareform
+from scipy.stats import rankdata
 
-from ..stats import HypothesisTest, mean_interval
+from ..stats import HypothesisTest, mean_interval, silhouette, spearman
 
 Matrix = Float[np.ndarray, "target source"]
 # Fewer items have no clusters to speak of.
@@ -20,22 +23,12 @@ Statistic = Callable[[Float[np.ndarray, " cell"], Float[np.ndarray, " cell"]], f
 
 
 def as_matrix(frame: pd.DataFrame, column: str) -> Matrix:
-    """One value a pair as [target, source], NaN where a pair is missing; in order of first appearance."""
+    """One value per pair as [target, source], NaN where a pair is missing; in order of first appearance."""
     targets, sources = (list(dict.fromkeys(frame[name])) for name in ("target", "source"))
     found = np.full((len(targets), len(sources)), np.nan)
     for target, source, value in zip(frame["target"], frame["source"], frame[column], strict=True):
         found[targets.index(target), sources.index(source)] = value
     return found
-
-
-def spearman(x: Float[np.ndarray, " cell"], y: Float[np.ndarray, " cell"]) -> float:
-    """Rank correlation; NaN for fewer than 3 cells or a constant column."""
-    from scipy.stats import rankdata
-
-    if x.size < 3 or not np.ptp(x) or not np.ptp(y):
-        return float("nan")
-    left, right = (ranks - ranks.mean() for ranks in (rankdata(x), rankdata(y)))
-    return float(left @ right / np.sqrt(left @ left * (right @ right)))
 
 
 def mean_gap(x: Float[np.ndarray, " cell"], y: Float[np.ndarray, " cell"]) -> float:
@@ -88,8 +81,6 @@ def _of(x: Matrix, y: Matrix, statistic: Statistic) -> float:
 
 
 def _ranks(matrix: Matrix) -> Matrix:
-    from scipy.stats import rankdata
-
     ranks: Matrix = rankdata(matrix).reshape(matrix.shape)
     return ranks - ranks.mean()
 
@@ -181,32 +172,11 @@ def best_cut(
     distances: Float[np.ndarray, "row row"],
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], float]:
     """Labels at the cut of the tree with the best silhouette, order of the leaves, and that silhouette."""
-    from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
     tree = linkage(squareform(distances, checks=False), method="average")
     cuts = [fcluster(tree, count, criterion="maxclust") - 1 for count in range(2, len(distances))]
     scores = [silhouette(distances, labels) for labels in cuts]
     best = int(np.argmax(scores))
     return cuts[best].astype(np.int64), leaves_list(tree).astype(np.int64), scores[best]
-
-
-def silhouette(distances: Float[np.ndarray, "row row"], labels: Int[np.ndarray, " row"]) -> float:
-    """Mean silhouette (Rousseeuw 1987) from distances; rows alone in their cluster count 0, one cluster gives 0."""
-    names = np.unique(labels)
-    if len(names) < 2:
-        return 0.0
-    values = []
-    for row, own in enumerate(labels):
-        mates = (labels == own) & (np.arange(len(labels)) != row)
-        if not mates.any():
-            values.append(0.0)
-            continue
-        inside = distances[row, mates].mean()
-        outside = min(distances[row, labels == name].mean() for name in names if name != own)
-        largest = max(inside, outside)
-        values.append((outside - inside) / largest if largest > 0 else 0.0)
-    return float(np.mean(values))
 
 
 def hubs(

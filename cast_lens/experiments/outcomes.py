@@ -384,7 +384,7 @@ def matched_queries(
     against: pd.DataFrame, treated: pd.DataFrame, metrics: Sequence[str] = OUTCOMES
 ) -> pd.DataFrame:
     """Outcomes of both sides on the queries that both have, draws averaged; columns of one end in ``_against``."""
-    # Demonstrations of the target itself have no source, and stand beside every source of the other side.
+    # Demonstrations of the target itself have no source and are compared with every source of the other side.
     sourceless = (against["source"] == "").all() or (treated["source"] == "").all()
     keys = [key for key in UNIT if not (sourceless and key == "source")]
     before, after = (

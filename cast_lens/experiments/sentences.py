@@ -104,7 +104,7 @@ def tally(rows: pd.DataFrame, what: str = "pairs", where: str = "") -> str:
 def transfer(methods: pd.DataFrame, result: pd.DataFrame, method: str = "cast") -> str:
     """The headline of a transfer experiment: mean gain, strongest placebo, verdicts of single pairs.
 
-    A source's vector on its own task is no transfer; it is spoken of where there is nothing else.
+    A source's vector on its own task is not transfer; it is used where there is nothing else.
     """
     names = [name for name in (method, f"{method} (own vector)") if row_of(methods, method=name)]
     if not names:

@@ -46,7 +46,7 @@ def sampling_cosines(
         halvings: how many.
 
     Returns:
-        one cosine a layer; NaN for fewer than 4 samples.
+        one cosine per layer; NaN for fewer than 4 samples.
     """
     n = len(differences)
     if n < 4:
@@ -78,7 +78,7 @@ def resampled_cosine(
 
 
 def cosine_lines(geometry: pd.DataFrame, methods: pd.Series, *, samples: int) -> pd.DataFrame:
-    """Cosines by layer for ``plots.plot_scaling``: one line a method, and what sampling alone would do.
+    """Cosines by layer for ``plots.plot_scaling``: one line per method, and what sampling alone would do.
 
     Args:
         geometry: ``layer, cosine, sampling``; several rows of a method and layer are averaged.

@@ -78,7 +78,7 @@ def vector_conditions(workspace: Workspace, base: Condition, methods: Sequence[s
 
 
 def is_finding(method: str) -> bool:
-    """Methods whose gains a reader may take for findings: vectors that are no placebos."""
+    """Methods whose gains a reader may take for findings: vectors that are not placebos."""
     return method.removesuffix(" (own vector)") in VECTOR_METHODS and not method.startswith("placebo")
 
 

@@ -214,7 +214,7 @@ def load_tasks(config: RunConfig, names: Sequence[str] = ()) -> dict[str, Task]:
     if config.select not in METHODS or config.select in NEED_CONFIDENCE:
         usable = ", ".join(name for name in METHODS if name not in NEED_CONFIDENCE)
         raise ValueError(
-            f"select={config.select!r} is no selection that a run can make; choose from {usable}"
+            f"select={config.select!r} is not a selection that a run can make; choose from {usable}"
         )
     wanted = dict.fromkeys((*config.sources, *config.targets, *names))
     tasks = {
@@ -258,7 +258,7 @@ def validation_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
 
 
 def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """How often each label occurs among the examples that a run uses; labels that never occur have a row, too.
+    """How often each label occurs among the examples that a run uses; labels that never occur have a row as well.
 
     Returns:
         ``task, use`` (samples, validation or test), ``label`` (of lettered options: the letter of the right one),

@@ -11,9 +11,10 @@ from tests.experiments.small import joined, outcomes, right
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.031, "+3.1"), (-0.02, "−2.0"), (0.0004, "0.0"), (-0.0004, "0.0")]
+    ("value", "text"),
+    [(0.031, "+3.1"), (-0.02, "−2.0"), (0.0004, "0.0"), (-0.0004, "0.0"), (float("nan"), "unknown")],
 )
-def test_points_have_a_sign_unless_they_round_to_zero(value: float, text: str) -> None:
+def test_points_have_a_sign_unless_they_are_nothing_or_unknown(value: float, text: str) -> None:
     assert sentences.points(value) == text
 
 
@@ -47,3 +48,8 @@ def test_without_outcomes_the_headline_says_so() -> None:
     methods = pooled_table(nothing, n_bootstrap=50, seed=0)
     assert sentences.transfer(methods, result) == sentences.NOTHING
     assert sentences.tally(result) == ""
+
+
+def test_an_interval_that_is_not_known_is_not_written() -> None:
+    assert sentences.interval(-0.05, 0.0) == "[−5.0, 0.0]"
+    assert sentences.interval(float("nan"), 0.1) == ""

@@ -53,7 +53,7 @@ class CrossDomain(Experiment):
         methods: vector methods, keys of ``methods.VECTOR_METHODS``; empty for all.
         prompting: prompting methods, keys of ``methods.PROMPT_METHODS``; empty for all.
         draws: draws of samples, demonstrations and placebos, each with vectors, layers and strengths of its own; the
-            queries stay. From 2 on, intervals over draws stand beside those over queries.
+            queries stay. From 2 on, there are intervals over draws as well as over queries.
         few_shots: numbers of in-task demonstrations; those that do not fit the context are left out and named.
         retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
     """

@@ -33,7 +33,7 @@ CONDITIONS = ("zero-shot", *METHODS, "cross-task few-shot", "few-shot")
 """In reading order: what the vector changed, whether placebos do the same, what demonstrations do."""
 PAIRWISE = ("parallelism", "cosines")
 GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
-"""Tables on how difference vectors lie to each other; each is one cell."""
+"""Tables on how the difference vectors of tasks relate; each is one cell."""
 # Layers that are projected for pictures: enough for a slider, few enough for a page.
 PROJECTED_LAYERS = 8
 # UMAP needs more points than neighbours; below this a picture of it would say nothing.
@@ -213,7 +213,7 @@ def split_sentence(split: pd.DataFrame) -> str:
 
 
 def geometry(workspace: Workspace, part: str, *, umap: bool) -> pd.DataFrame:
-    """One table on how the difference vectors of all tasks lie to each other."""
+    """One table on how the difference vectors of all tasks relate."""
     config = workspace.config
     differences = [workspace.differences(name) for name in workspace.tasks]
     layers = projected_layers(differences[0].layers)
@@ -363,7 +363,7 @@ CLOUDS = {
 
 
 def geometry_figures(frames: Frames) -> Iterator[ReportFigure]:
-    """How the difference vectors of the tasks lie to each other."""
+    """How the difference vectors of the tasks relate."""
     for name, (title, caption, alt, plot) in PICTURES.items():
         if name in frames and len(frames[name]):
             yield ReportFigure(name, title, caption, alt, plot(frames[name]), frames[name])

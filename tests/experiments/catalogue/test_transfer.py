@@ -250,7 +250,7 @@ def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"select": "confident"}, "select='confident' is no selection that a run can make"),
+        ({"select": "confident"}, "select='confident' is not a selection that a run can make"),
         ({"sources": ("review-sentimant",)}, "review-sentiment"),
         ({"samples": 63, "shots": 2}, "samples=63 must be from 1 to"),
         ({"layers": (99,)}, "layers=.99. must be increasing block indices"),

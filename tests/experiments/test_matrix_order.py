@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import silhouette_score
 
-from cast_lens.experiments.matrix_tests import clusters, hubs, row_distances, silhouette
+from cast_lens.experiments.matrix_tests import clusters, hubs, row_distances
+from cast_lens.stats import silhouette
 
 
 def test_planted_clusters_are_found_and_beat_the_null() -> None:

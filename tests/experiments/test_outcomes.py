@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments import wording
 from cast_lens.experiments.outcomes import contrast_table, detectable, pooled_table, split_rows
 from cast_lens.stats import mcnemar_mid_p, minimal_detectable_effect, t_interval
 
@@ -178,41 +177,3 @@ def test_the_detectable_effect_is_that_of_the_discordance_seen() -> None:
     before, after = np.zeros(100), np.r_[np.ones(30), np.zeros(70)]
     assert detectable(before, after, 100) == minimal_detectable_effect(100, discordance=0.3, mid_p=True)
     assert np.isnan(detectable(before, before, 100))
-
-
-@pytest.mark.parametrize(
-    ("gain", "placebo", "words"),
-    [
-        (0.2, 0.05, "less than cast"),
-        (0.05, 0.2, "as much as, or more than, cast"),
-        (-0.1, -0.1, "as much as"),
-    ],
-)
-def test_sentences_say_what_the_placebo_reached(gain: float, placebo: float, words: str) -> None:
-    made = {
-        "metric": "exact_match",
-        "pairs": 2,
-        "n": 40,
-        "baseline": 0.5,
-        "boost": gain / 0.5,
-        "negative": 0.0,
-    }
-    table = pd.DataFrame(
-        [
-            {**made, "method": "cast", "gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.1},
-            {**made, "method": "placebo: x", "gain": placebo, "gain_low": placebo, "gain_high": placebo},
-        ]
-    )
-    assert words in wording.against_placebos(table, "cast")
-    sign = "+" if gain > 0 else "−"
-    assert f"Exact match under cast: {sign}" in wording.pooled(table, "cast")
-    assert wording.against_placebos(table[table["method"] == "cast"], "cast") == ""
-
-
-def test_numbers_in_sentences_have_no_sign_at_zero_and_no_nan() -> None:
-    assert wording.points(-0.0) == wording.points(-0.0004) == "0.0"
-    assert wording.points(0.0123) == "+1.2"
-    assert wording.points(-0.0123) == "−1.2"
-    assert wording.points(float("nan")) == "unknown"
-    assert wording.interval(float("nan"), 0.1) == "[no interval]"
-    assert wording.interval(-0.05, 0.0) == "[−5.0, 0.0]"
