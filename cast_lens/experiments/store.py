@@ -1,18 +1,22 @@
 """A run directory: everything that a run made, each piece whole, found again when the run goes on.
 
 config.json  versions.json  settings.json
-vectors/     difference vectors, one safetensors file a task
+vectors/     difference vectors, one safetensors file per task
 frames/      tidy parquet frames; those of one source or target in folders of their own
 figures/     html, png where a browser is found, and the csv behind each
 report.html
+
+``versions.json`` is written first and ``config.json`` last: a directory with a configuration is one that was begun.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
+import os
 import platform
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +25,21 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from ..extraction import versions
-from ..files import atomic_write
+from ..files import DamagedFile, is_temporary, read_frame, read_json, remove_leftovers, write_frame, write_json
 from .config import RunConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Keys that change where or how fast numbers are made, not which numbers.
-_INERT = ("device",)
+INERT = ("device", "threads")
+# What a start writes before any work.
+_BEGINNING = (".lock", "versions.json", "model.json", "config.json")
+_FOLDERS = ("vectors", "frames", "draws", "experiments", "figures")
+_MARKS = ("config.json", "versions.json")
+IDENTITY = "configuration"
+"""Key of ``versions.json`` beside the packages: a digest of the configuration."""
+_THEN = "give the arguments and versions that the run was begun with, and the same command goes on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,83 +50,193 @@ class RunDirectory:
 
     def frame(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The frame of that name: read when it is there, made and written otherwise."""
-        import pandas as pd
-
         path = self.path / "frames" / f"{name}.parquet"
         if not path.is_file():
             self.write_frame(name, make())
-        return pd.read_parquet(path)
+        return read_frame(path)
 
     def write_frame(self, name: str, frame: pd.DataFrame) -> Path:
         """Write a frame as parquet, whole or not at all."""
-        return atomic_write(self.path / "frames" / f"{name}.parquet", frame_bytes(frame))
+        return write_frame(self.path / "frames" / f"{name}.parquet", frame)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON, whole or not at all."""
-        text = json.dumps(value, indent=1, ensure_ascii=False)
-        return atomic_write(self.path / name, text.encode())
+        return write_json(self.path / name, value)
 
     def read_json(self, name: str) -> Any:
         """Read what ``write_json`` wrote; None when it is not there."""
-        path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(self.path / name, **({"then": _THEN} if name in _MARKS else {}))
 
 
-def frame_bytes(frame: pd.DataFrame) -> bytes:
-    """A frame as parquet, to be written whole."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()
+def check_run(path: Path, config: RunConfig) -> None:
+    """Refuse a directory in which a run of this configuration cannot be begun or continued; nothing is written.
+
+    Raises:
+        ValueError: when the directory holds a run of another configuration or other versions, is in use by another
+            process, holds files that are no run, is a file or cannot be written.
+    """
+    _check_place(path)
+    if not path.is_dir():
+        return
+    if (path / ".lock").is_file():
+        _locked(path).release()
+    _check_contents(RunDirectory(path), config)
 
 
 @contextmanager
 def open_run(path: Path, config: RunConfig) -> Iterator[RunDirectory]:
-    """Open or continue a run directory, for this process alone.
+    """Open or continue a run directory, for this process alone; temporary files of killed runs are removed.
 
     Raises:
-        ValueError: when the directory holds a run of another configuration or other versions, is in use by another
-            process, or holds files that are no run.
+        ValueError: as ``check_run``.
     """
+    _check_place(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{path} is in use by another run; wait for it or choose another --out") from None
+    lock = _locked(path)
     try:
         directory = RunDirectory(path)
-        _same_config(directory, config)
+        _check_contents(directory, config)
+        remove_leftovers(path)
+        _begin(directory, config)
         yield directory
     finally:
         lock.release()
 
 
-def _same_config(directory: RunDirectory, config: RunConfig) -> None:
-    found, wanted = directory.read_json("config.json"), config.to_dict()
-    if found is None:
-        others = [item.name for item in directory.path.iterdir() if item.name != ".lock"]
-        if others:
-            raise ValueError(
-                f"{directory.path} is not empty and holds no run ({', '.join(sorted(others)[:4])}); "
-                "choose another --out"
-            )
-        directory.write_json("config.json", wanted)
-        directory.write_json("versions.json", {**versions(), "python": platform.python_version()})
+def _check_place(path: Path) -> None:
+    """Refuse a path that is no folder, or in which nothing can be written."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"{path} cannot be a run directory: {place} is a file; choose another --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{path} cannot be written: no permission in {place}, or a read-only disk; choose another --out"
+        )
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{path} is in use by another run; wait for it or choose another --out") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{path} cannot be locked ({reason}); choose another --out") from None
+    return lock
+
+
+def _check_contents(directory: RunDirectory, config: RunConfig) -> None:
+    """Refuse other configurations, other versions and files of others.
+
+    Where nothing was computed yet, a run is begun anew whatever configuration stands there.
+    """
+    found, made = directory.read_json("config.json"), directory.read_json("versions.json")
+    if not _results(directory.path):
+        _no_strangers(directory.path, found)
         return
+    if found is not None:
+        _same_config(directory.path, config, found)
+    elif made is None or made.get(IDENTITY) != _identity(config.to_dict()):
+        raise ValueError(
+            f"{directory.path} holds results but no config.json, and nothing tells that they are of this "
+            "configuration; choose another --out"
+        )
+    if made is not None:
+        _same_versions(directory.path, made)
+
+
+def _same_config(path: Path, config: RunConfig, found: Mapping[str, Any]) -> None:
+    wanted = config.to_dict()
     # A run and experiments may share a directory: what only one of them varies is not compared.
-    changed = [key for key in wanted if key not in _INERT and key in found and found[key] != wanted[key]]
+    changed = [key for key in wanted if key not in INERT and key in found and found[key] != wanted[key]]
     if changed:
         detail = "; ".join(f"{key} was {found.get(key)!r}, is {wanted[key]!r}" for key in changed[:3])
         raise ValueError(
-            f"{directory.path} holds a run of another configuration ({detail}); choose another --out, "
+            f"{path} holds a run of another configuration ({detail}); choose another --out, "
             "or give the same arguments to continue it"
         )
-    if set(wanted) - set(found):
-        directory.write_json("config.json", {**found, **wanted})
-    made = directory.read_json("versions.json") or {}
-    differing = [name for name, version in versions().items() if made.get(name) != version]
+
+
+def _same_versions(path: Path, made: Mapping[str, Any]) -> None:
+    now = versions()
+    differing = [name for name, version in now.items() if made.get(name) != version]
     if differing:
-        detail = ", ".join(f"{name} {made.get(name)} then, {versions()[name]} now" for name in differing)
+        detail = ", ".join(f"{name} {made.get(name)} then, {now[name]} now" for name in differing)
         raise ValueError(
-            f"{directory.path} was begun with other versions ({detail}); its numbers would mix. Choose another --out"
+            f"{path} was begun with other versions ({detail}); its numbers would mix. Choose another --out"
         )
+
+
+def _results(path: Path) -> bool:
+    """Whether anything was computed in a directory."""
+    return any(
+        file.is_file() and not is_temporary(file)
+        for name in _FOLDERS
+        for file in (path / name).rglob("*.*")
+        if file.suffix in (".parquet", ".safetensors")
+    )
+
+
+def _no_strangers(path: Path, config: Any) -> None:
+    """Refuse a directory that holds anything but the beginning of a run."""
+    ours = isinstance(config, dict) and {"model", "sources", "targets"} <= set(config)
+    known = {".lock", *(_BEGINNING if ours or config is None else ())}
+    others = [
+        item.name
+        for item in path.iterdir()
+        if item.name not in known and not is_temporary(item) and not _empty(item)
+    ]
+    if others and not ours:
+        raise ValueError(
+            f"{path} is not empty and holds no run ({', '.join(sorted(others)[:4])}); choose another --out"
+        )
+
+
+def _empty(path: Path) -> bool:
+    return path.is_dir() and not any(item.is_file() for item in path.rglob("*"))
+
+
+def _begin(directory: RunDirectory, config: RunConfig) -> None:
+    """Write what the run is: versions first, so that a configuration never stands without them."""
+    found, wanted = directory.read_json("config.json"), config.to_dict()
+    kept = found if found is not None and _results(directory.path) else {}
+    if not kept or directory.read_json("versions.json") is None:
+        about = {**versions(), "python": platform.python_version(), IDENTITY: _identity(wanted)}
+        directory.write_json("versions.json", about)
+    if set(wanted) - set(kept):
+        directory.write_json("config.json", {**wanted, **kept})
+
+
+def _identity(config: Mapping[str, Any]) -> str:
+    """A digest of what decides the numbers of a run."""
+    telling = {key: value for key, value in config.items() if key not in INERT}
+    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()
+
+
+def discard_run(path: Path) -> None:
+    """Remove what a run wrote, so that another can begin in its place; files of others are left alone.
+
+    Raises:
+        ValueError: when the directory holds no run, or one that is going on.
+    """
+    if not path.is_dir():
+        return
+    if not _results(path):
+        _no_strangers(path, _config_as_it_is(path))
+    _locked(path).release()
+    for name in (*_BEGINNING, *_FOLDERS, "settings.json", "report.html"):
+        place = path / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+
+def _config_as_it_is(path: Path) -> Any:
+    try:
+        return read_json(path / "config.json")
+    except DamagedFile:
+        return None
