@@ -77,13 +77,14 @@ def run(
     given = {name: value for name, value in locals().items() if name not in ("out", "config", "quick")}
 
     def job() -> None:
-        from .experiments.config import make_config, read_toml
+        from .experiments.config import RunConfig, make_config, read_toml
 
         values = read_toml(config) if config is not None else {}
-        settings = make_config(values, origin=str(config))
+        make_config(values, origin=str(config))
         options = {name: _parse(name, value) for name, value in given.items() if value is not None}
-        settings = make_config({**values, **options}, origin=str(config or "options"))
-        _run(settings.quick() if quick else settings, out, umap=not quick)
+        values |= options
+        values = {**RunConfig.quick(values), **values} if quick else values
+        _run(make_config(values, origin=str(config or "options")), out, umap=not quick)
 
     _explained(job, out)
 

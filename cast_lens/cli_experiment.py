@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -141,8 +141,10 @@ def _run(
 
     values = read_toml(config) if config is not None else {}
     values |= {name: parse(name, value) for name, value in options.items()}
-    settings = config_of(ExperimentConfig, values, origin=str(config or "options"))
-    settings = settings.quick() if quick else settings
+    core = {**RunConfig.quick(values), **values} if quick else values
+    settings = config_of(ExperimentConfig, core, origin=str(config or "options"))
+    if quick:
+        settings = replace(settings.small(), **{name: getattr(settings, name) for name in values})
     able, refused = _planned(names, settings)
     for name, reason in refused.items():
         _say(f"{name}: left out: {reason}")

@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--to", type=Path, default=FOLDER, help="folder of the gallery")
     options = parser.parse_args()
-    config = RunConfig().quick() if options.quick else RunConfig()
+    config = RunConfig(**RunConfig.quick({})) if options.quick else RunConfig()
     publish(run(config, options.out, progress=bars, say=print))
     options.to.mkdir(parents=True, exist_ok=True)
     for old in options.to.iterdir():

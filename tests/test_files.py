@@ -27,9 +27,15 @@ from cast_lens.files import (
     write_json,
 )
 
-FRAME = pd.DataFrame({"task": [f"t{index}" for index in range(40)], "gain": np.linspace(-1, 1, 40), "x": None})
+FRAME = pd.DataFrame(
+    {"task": [f"t{index}" for index in range(40)], "gain": np.linspace(-1, 1, 40), "x": None}
+)
 ABOUT = {"layers": [0, 1], "note": "öß", "ratio": 0.1, 3: "three"}
-TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16), "none": torch.ones(0)}
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "none": torch.ones(0),
+}
 
 
 def write(folder: Path, kind: str) -> Path:
@@ -45,6 +51,13 @@ def read(path: Path) -> Any:
     if path.name == "json":
         return read_json(path)
     return read_frame(path) if path.name == "parquet" else load_tensors(path, kind="Thing")
+
+
+def read_or_told(path: Path) -> tuple[Any, str]:
+    try:
+        return read(path), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def same(found: Any, wanted: Any) -> bool:
@@ -68,16 +81,8 @@ def test_what_is_read_is_what_was_written_or_an_error_that_names_the_file(tmp_pa
         place = chance.randrange(len(data))
         data[place] ^= 1 << chance.randrange(8)
         path.write_bytes(data)
-        try:
-            found = read(path)
-        except DamagedFile as error:
-            assert str(path) in str(error)
-            assert "delete it" in str(error)
-        except ValueError as error:
-            # A header that names another kind of file.
-            assert str(path) in str(error)
-        else:
-            assert same(found, wanted), place
+        found, told = read_or_told(path)
+        assert (str(path) in told) if told else same(found, wanted), place
     for length in range(0, len(whole), max(1, len(whole) // 20)):
         path.write_bytes(whole[:length])
         with pytest.raises(DamagedFile, match="delete it"):
@@ -132,7 +137,9 @@ def test_bytes_are_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytes
     assert events[:2] == ["sync", "rename"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = atomic_write(tmp_path / "file", b"old")
 
     def full(handle: int) -> None:

@@ -22,8 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..files import atomic_write
-from .store import frame_bytes
+from ..files import DamagedFile, damaged, disk_failed, read_frame, read_json, write_frame, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ class Grid:
     cells: tuple[Cell, ...]
 
     @classmethod
-    def planned(cls, path: Path, cells: Sequence[Cell]) -> Grid:
-        """Write the plan; the same cells give the same plan.
+    def of(cls, path: Path, cells: Sequence[Cell]) -> Grid:
+        """The cells of a plan; nothing is written.
 
         Raises:
             ValueError: when two cells are the same.
@@ -80,15 +79,34 @@ class Grid:
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
             raise ValueError(f"{path.name}: cells stand twice in the plan: {', '.join(twice[:4])}")
-        plan = json.dumps([asdict(cell) for cell in cells], indent=1, ensure_ascii=False)
-        atomic_write(path / "plan.json", plan.encode())
         return cls(path, tuple(cells))
 
     @classmethod
+    def planned(cls, path: Path, cells: Sequence[Cell]) -> Grid:
+        """The cells of a plan, which is written; the same cells give the same plan.
+
+        Raises:
+            ValueError: when two cells are the same.
+        """
+        grid = cls.of(path, cells)
+        write_json(path / "plan.json", [asdict(cell) for cell in cells])
+        return grid
+
+    @classmethod
     def read(cls, path: Path) -> Grid:
-        """The plan that ``planned`` wrote."""
-        rows = json.loads((path / "plan.json").read_text(encoding="utf-8"))
-        return cls(path, tuple(Cell(**row) for row in rows))
+        """The plan that ``planned`` wrote.
+
+        Raises:
+            ValueError: when it is missing or damaged.
+        """
+        file = path / "plan.json"
+        rows = read_json(file)
+        if rows is None:
+            raise ValueError(f"{file} is missing; the command that ran the experiment writes it again")
+        try:
+            return cls(path, tuple(Cell(**row) for row in rows))
+        except TypeError as error:
+            raise damaged(file, error) from None
 
     def file(self, cell: Cell) -> Path:
         """Where the cell's frame is, or will be."""
@@ -107,7 +125,7 @@ class Grid:
         found = []
         for cell in self.cells:
             if self.failure(cell).is_file() and not self.file(cell).is_file():
-                found.append((cell, str(json.loads(self.failure(cell).read_text(encoding="utf-8"))["error"])))
+                found.append((cell, str(read_json(self.failure(cell)).get("error", "unknown error"))))
         return found
 
     def open_cells(self, *, prepares: bool, retry_failed: bool) -> list[Cell]:
@@ -125,19 +143,26 @@ class Grid:
 
         Returns:
             the error in a line; empty when the cell is finished.
+
+        Raises:
+            DamagedFile, OSError: a damaged file or a full disk, which is no fault of the cell.
         """
         try:
             frame = make(cell)
+        except DamagedFile:
+            raise
         except Exception as error:
+            if disk_failed(error):
+                raise
             line = f"{type(error).__name__}: {error}"
             about: dict[str, Any] = {
                 "cell": asdict(cell),
                 "error": line,
                 "traceback": traceback.format_exc(),
             }
-            atomic_write(self.failure(cell), json.dumps(about, indent=1, ensure_ascii=False).encode())
+            write_json(self.failure(cell), about)
             return line
-        atomic_write(self.file(cell), frame_bytes(frame))
+        write_frame(self.file(cell), frame)
         self.failure(cell).unlink(missing_ok=True)
         return ""
 
@@ -146,7 +171,7 @@ class Grid:
         found: dict[str, list[pd.DataFrame]] = {}
         for cell in self.cells:
             if not cell.prepares and self.file(cell).is_file():
-                frame = pd.read_parquet(self.file(cell))
+                frame = read_frame(self.file(cell))
                 if len(frame):
                     found.setdefault(cell.kind, []).append(frame)
         return {kind: pd.concat(frames, ignore_index=True) for kind, frames in found.items()}

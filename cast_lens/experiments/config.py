@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,6 +28,43 @@ DEFAULT_TARGETS = (
     "yes-no-facts",
     "singular-plural",
 )
+
+
+MOST_LAYERS = 10_000
+RANGES: Mapping[str, tuple[int, int]] = {
+    "shots": (1, 1000),
+    "samples": (2, 1_000_000),
+    "budget": (0, 1_000_000),
+    "validation": (2, 1_000_000),
+    "test": (2, 1_000_000),
+    "placebos": (1, 1000),
+    "finalists": (1, 100_000),
+    "bootstrap": (1, 1_000_000),
+    # Seeds of draws and placebos are counted upwards from it, and scikit-learn takes 32 bits.
+    "seed": (0, 2**31 - 1),
+    "threads": (0, 1024),
+}
+"""Least and greatest value of a key."""
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "operator": ("add", "norm_preserving_add", "ablate", "replace"),
+    "position": ("last", "prompt_last", "all"),
+    "device": ("cpu", "cuda", "mps", "auto"),
+    "dtype": ("float32", "bfloat16", "float16"),
+}
+"""Values of a key that takes few. Written here, so that a wrong one is refused before PyTorch is loaded."""
+QUICK: Mapping[str, Any] = {
+    "sources": DEFAULT_SOURCES[:2],
+    "targets": DEFAULT_TARGETS[:2],
+    "shots": 4,
+    "samples": 10,
+    "validation": 6,
+    "test": 8,
+    "strengths": (1.0, 2.0, 4.0),
+    "placebos": 1,
+    "finalists": 3,
+    "bootstrap": 300,
+}
+"""A small version: a run in less than a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,45 +128,36 @@ class RunConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        # Here, so that the command line can show its options without loading PyTorch.
-        from ..interventions import OPERATORS, POSITIONS
-
-        for name in ("shots", "samples", "validation", "test", "finalists", "bootstrap"):
-            least = 2 if name in ("samples", "validation", "test") else 1
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if self.threads < 0:
-            raise ValueError(f"threads={self.threads} must be 0 (PyTorch's own choice) or more")
-        if not 0 <= self.budget <= self.samples:
+        for name, (least, most) in RANGES.items():
+            _in_range(name, getattr(self, name), least, most)
+        for name, known in CHOICES.items():
+            given = getattr(self, name)
+            if given not in known and not (name == "device" and re.fullmatch(r"cuda:\d{1,3}", given)):
+                near = difflib.get_close_matches(given, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"{name}={given!r} is unknown; {hint}choose from {', '.join(known)}")
+        if self.budget > self.samples:
             raise ValueError(f"budget={self.budget} must be from 0 to samples={self.samples}")
-        if self.placebos < 1:
-            raise ValueError("placebos must be at least 1: no effect is shown without its placebo")
         for name in ("sources", "targets", "strengths"):
             given = getattr(self, name)
             if not given or len(set(given)) != len(given):
                 raise ValueError(f"{name}={list(given)} must hold at least one entry and none twice")
-        if self.operator not in OPERATORS or self.position not in POSITIONS:
-            raise ValueError(
-                f"operator={self.operator!r}, position={self.position!r}: choose from {', '.join(OPERATORS)} "
-                f"and {', '.join(POSITIONS)}"
-            )
+        for layer in self.layers:
+            _in_range("layers", layer, 0, MOST_LAYERS, what="layers, which are counted from 0,")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError(f"layers={list(self.layers)} must hold none twice")
+        for strength in self.strengths:
+            if not math.isfinite(strength):
+                raise ValueError(f"strengths: {strength} is not a finite number")
 
-    def quick(self) -> RunConfig:
-        """A small version of all of it."""
-        return replace(
-            self,
-            sources=self.sources[:2],
-            targets=self.targets[:2],
-            samples=min(self.samples, 10),
-            budget=min(self.budget, 10),
-            validation=min(self.validation, 6),
-            test=min(self.test, 8),
-            shots=min(self.shots, 4),
-            strengths=tuple(self.strengths[1::2]) or self.strengths,
-            placebos=1,
-            finalists=min(self.finalists, 3),
-            bootstrap=min(self.bootstrap, 300),
-        )
+    @classmethod
+    def quick(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of a small version for the keys that were not given."""
+        small = {name: value for name, value in QUICK.items() if name not in given}
+        budget = given.get("budget", 0)
+        if "samples" in small and isinstance(budget, int):
+            small["samples"] = max(small["samples"], budget)
+        return small
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: lists in place of tuples."""
@@ -171,16 +201,33 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a TOML file.
 
     Raises:
-        ValueError: when the file is missing or no TOML.
+        ValueError: when the file is missing, no TOML, or not in UTF-8.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text)
     except OSError as error:
         raise ValueError(
             f"--config {path}: {error.strerror or error}; give the path of a TOML file"
         ) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"--config {path}, line {line}: not in UTF-8; save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"--config {path} is no valid TOML: {error}") from error
+    except RecursionError:
+        raise ValueError(
+            f"--config {path} is no valid TOML for a run: brackets are nested too deeply"
+        ) from None
+
+
+def _in_range(name: str, value: int, least: int, most: int, *, what: str = "") -> None:
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most:,}"
+        why = ": no effect is shown without its placebo" if name == "placebos" else ""
+        raise ValueError(
+            f"{name}={value}: {what} must be {bound}" if what else f"{name}={value} must be {bound}{why}"
+        )
 
 
 # Types of the entries of fields that are empty by default.

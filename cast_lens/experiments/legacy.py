@@ -62,7 +62,7 @@ class _Wrapped(protocol.Experiment):
         small = ExperimentConfig(
             sources=config.sources, targets=config.targets, tasks=config.tasks, hub=config.hub
         )
-        return {one.name: getattr(small.quick(), one.name) for one in fields(cast(Any, cls))}
+        return {one.name: getattr(small.small(), one.name) for one in fields(cast(Any, cls))}
 
     def task_names(self, config: RunConfig) -> Sequence[str]:
         return self.old.tasks(self.full(config))

@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,16 @@ import pandas as pd
 import torch
 
 from ..engine import Progress, quiet
-from ..files import atomic_write
+from ..files import read_json, write_frame
 from ..models import load_model
 from .catalogue import find
 from .cells import Cell, Grid
 from .config import RunConfig, config_of
 from .protocol import Experiment, Tasks, prepare
-from .store import RunDirectory, frame_bytes, open_run
-from .workspace import Load, Say, Workspace, label_counts
+from .store import RunDirectory, check_run, open_run
+from .workspace import Load, Say, Workspace, label_counts, model_facts
+
+MOST_WORKERS = 256
 
 
 def run(config: RunConfig, out: Path, **how: Any) -> Path:
@@ -71,39 +74,49 @@ def run_experiment(
         ValueError: bad input, before any work starts; a directory in use, or of another configuration.
         RuntimeError: when every cell failed, or a worker process died.
     """
-    if workers < 1:
-        raise ValueError(f"workers={workers} must be at least 1")
-    name, started = experiment.name, time.time()
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ValueError(f"workers={workers} must be from 1 to {MOST_WORKERS}")
+    started = time.time()
     config = replace(config, threads=config.threads or torch.get_num_threads())
+    # What can be refused at once comes first; nothing is written before the model is there and everything fits it.
+    check_run(out, config)
+    check_options(RunDirectory(out), experiment)
     tasks = experiment.read_tasks(config)
-    cells = experiment.plan(config, tasks)
-    with open_run(out, config) as directory, _threads(config.threads):
-        same_options(directory, experiment)
-        grid = Grid.planned(directory.path / "experiments" / name, cells)
-        compute = _InProcess(experiment, config, tasks, directory, load, progress, say)
-        for prepares in (True, False):
-            todo = grid.open_cells(prepares=prepares, retry_failed=retry_failed)
-            if todo:
-                say(
-                    f"{name}: {len(todo)} of {len(grid.cells)} cells to do{' (preparing)' if prepares else ''}"
-                )
-                if workers == 1 or len(todo) == 1:
-                    compute.run(grid, todo)
-                else:
-                    _in_workers(experiment, config, out, grid, todo, workers, say)
+    grid = Grid.of(out / "experiments" / experiment.name, experiment.plan(config, tasks))
+    stages = [grid.open_cells(prepares=prepares, retry_failed=retry_failed) for prepares in (True, False)]
+    todo = sum(map(len, stages))
+    here = workers == 1 or todo <= 1
+    with _threads(config.threads), ExitStack() as stack:
+        compute: _InProcess | _InWorkers
+        if here:
+            compute = _InProcess(experiment, config, tasks, RunDirectory(out), load, progress, say)
+        else:
+            compute = stack.enter_context(_InWorkers(experiment, config, out, min(workers, todo), say))
+        facts = compute.ready() if todo else None
+        directory = stack.enter_context(open_run(out, config))
+        Grid.planned(grid.path, grid.cells)
+        directory.write_json(_options_file(experiment), experiment.options())
+        if facts is not None:
+            directory.write_json("model.json", facts)
+        clock = _Clock([cell for stage in stages for cell in stage], experiment.name, say)
+        for stage in stages:
+            compute.run(grid, stage, clock)
         return _finish(experiment, config, tasks, grid, directory, time.time() - started, say)
 
 
-def same_options(directory: RunDirectory, experiment: Experiment) -> None:
-    """Write the options of an experiment, or compare them with those that it was begun with.
+def _options_file(experiment: Experiment) -> str:
+    return f"experiments/{experiment.name}/options.json"
+
+
+def check_options(directory: RunDirectory, experiment: Experiment) -> None:
+    """Compare the options of an experiment with those that it was begun with; without a finished cell any will do.
 
     Raises:
         ValueError: when they differ.
     """
-    name, wanted = f"experiments/{experiment.name}/options.json", experiment.options()
-    found = directory.read_json(name)
-    if found is None:
-        directory.write_json(name, wanted)
+    wanted, found = experiment.options(), directory.read_json(_options_file(experiment))
+    cells = directory.path / "experiments" / experiment.name / "cells"
+    if found is None or next(cells.glob("[!.]*.parquet"), None) is None:
         return
     changed = [key for key in wanted if found.get(key) != wanted[key]]
     if changed:
@@ -124,32 +137,44 @@ def _finish(
     say: Say,
 ) -> pd.DataFrame:
     """Summarise what is there, and say what is not."""
-    failed = grid.failed()
+    failed, summary = grid.failed(), f"experiments/{experiment.name}/summary.json"
     for cell, error in failed:
         say(f"{experiment.name}: cell {cell.key} failed: {error}")
-    rows = grid.rows()
+    kept = directory.read_json(summary) or {"seconds": 0.0}
+    about = {
+        "question": experiment.question,
+        "cells": len(grid.cells),
+        "done": len(grid.done()),
+        "failed": [[cell.key, error] for cell, error in failed],
+        "seconds": kept["seconds"] + seconds,
+    }
+    directory.write_json(summary, about)
+    rows, again = (
+        grid.rows(),
+        f"tracebacks are in {grid.path / 'failed'}. Mend the cause and give --retry-failed",
+    )
     if not rows:
+        raise RuntimeError(f"{experiment.name}: no cell has a result; {again}")
+    try:
+        frames = experiment.tables(rows, config, tasks)
+    except Exception as error:
+        if not failed:
+            raise
         raise RuntimeError(
-            f"{experiment.name}: no cell has a result; tracebacks are in {grid.path / 'failed'}. "
-            "Mend the cause and give --retry-failed"
-        )
-    frames = experiment.tables(rows, config, tasks)
+            f"{experiment.name}: without the failed cells there is nothing to tell ({type(error).__name__}: {error}); "
+            f"{again}"
+        ) from error
     frames["labels"] = label_counts(config, tasks)
     files = {f"rows/{kind}": frame for kind, frame in rows.items()} | frames
     for key, frame in files.items():
-        atomic_write(grid.path / f"{key}.parquet", frame_bytes(frame))
-    kept = directory.read_json(f"experiments/{experiment.name}/summary.json") or {"seconds": 0.0}
-    directory.write_json(
-        f"experiments/{experiment.name}/summary.json",
-        {
-            "question": experiment.question,
-            "cells": len(grid.cells),
-            "done": len(grid.done()),
-            "failed": [[cell.key, error] for cell, error in failed],
-            "seconds": kept["seconds"] + seconds,
-        },
-    )
+        write_frame(grid.path / f"{key}.parquet", frame)
     return frames["result"]
+
+
+def failed_cells(out: Path, name: str) -> int:
+    """How many cells of an experiment have failed and were not made since."""
+    summary = read_json(out / "experiments" / name / "summary.json") or {}
+    return len(summary.get("failed", ()))
 
 
 class _InProcess:
@@ -189,52 +214,90 @@ class _InProcess:
             return prepare(workspace, cell)
         return self.experiment.compute(workspace, cell)
 
-    def run(self, grid: Grid, cells: Sequence[Cell]) -> None:
+    def ready(self) -> dict[str, Any]:
+        """Load and check everything, before anything is written; what the model is."""
+        return model_facts(self.workspace())
+
+    def run(self, grid: Grid, cells: Sequence[Cell], clock: _Clock) -> None:
         """Compute cells one after the other."""
-        self.workspace()
-        clock = _Clock(len(cells), grid.path.name, self.say)
         for cell in cells:
             clock.tick(cell, grid.compute(cell, self.make))
 
 
-class _Clock:
-    """Says how far the cells are, and how long the rest may take."""
+class _InWorkers:
+    """Cells in processes of their own, each with the model."""
 
-    def __init__(self, total: int, name: str, say: Say) -> None:
-        self.total, self.name, self.say, self.done, self.started = total, name, say, 0, time.time()
+    def __init__(self, experiment: Experiment, config: RunConfig, out: Path, workers: int, say: Say) -> None:
+        self.name, self.workers, self.say = experiment.name, workers, say
+        start = partial(_start_worker, experiment.name, experiment.options(), config, out)
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(workers, context, initializer=start)
+
+    def __enter__(self) -> _InWorkers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def ready(self) -> dict[str, Any]:
+        """Load and check everything in every worker, before anything is written; what the model is."""
+        self.say(f"{self.name}: loading the model in {self.workers} processes")
+        with self._alive():
+            jobs = [self.pool.submit(_ready) for _ in range(self.workers)]
+            facts = [job.result() for job in jobs]
+        return facts[0]
+
+    def run(self, grid: Grid, cells: Sequence[Cell], clock: _Clock) -> None:
+        """Compute cells, several at a time."""
+        with self._alive():
+            waiting = {self.pool.submit(_work, grid, cell): cell for cell in cells}
+            for future in as_completed(waiting):
+                clock.tick(waiting[future], future.result())
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"{self.name}: a worker process died (out of memory?). Finished cells are kept: give the same command "
+                "again, perhaps with fewer --workers"
+            ) from error
+
+
+class _Clock:
+    """Says how far the cells are, and how long the rest may take: as long as finished cells of the same kind."""
+
+    def __init__(self, cells: Sequence[Cell], name: str, say: Say) -> None:
+        self.name, self.say, self.total, self.done = name, say, len(cells), 0
+        self.left = Counter(self._kind(cell) for cell in cells)
+        self.made: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
+        self.before = time.time()
+
+    @staticmethod
+    def _kind(cell: Cell) -> str:
+        return f"{cell.kind} {cell.prepares}"
 
     def tick(self, cell: Cell, error: str) -> None:
         """One more cell is done."""
+        kind, now = self._kind(cell), time.time()
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self.before
+        self.before = now
+        self.left[kind] -= 1
+        self.made[kind] += 1
         self.done += 1
-        left = (time.time() - self.started) / self.done * (self.total - self.done)
-        ending = f", about {left:.0f} s left" if left < 120 else f", about {left / 60:.0f} min left"
+        usual = sum(self.seconds.values()) / self.done
+        rest = sum(
+            count * (self.seconds[kind] / self.made[kind] if self.made[kind] else usual)
+            for kind, count in self.left.items()
+        )
+        ending = f", about {rest:.0f} s left" if rest < 120 else f", about {rest / 60:.0f} min left"
         what = f"failed: {error}" if error else "done"
-        self.say(f"{self.name}: {self.done}/{self.total} {cell.key.rsplit('-', 1)[0]} {what}{ending}")
-
-
-def _in_workers(
-    experiment: Experiment,
-    config: RunConfig,
-    out: Path,
-    grid: Grid,
-    cells: Sequence[Cell],
-    workers: int,
-    say: Say,
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    name = experiment.name
-    clock = _Clock(len(cells), name, say)
-    start = partial(_start_worker, name, experiment.options(), config, out)
-    try:
-        with ProcessPoolExecutor(min(workers, len(cells)), context, initializer=start) as pool:
-            waiting = {pool.submit(_work, grid, cell): cell for cell in cells}
-            for future in as_completed(waiting):
-                clock.tick(waiting[future], future.result())
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"{name}: a worker process died (out of memory?). Finished cells are kept: give the same command again, "
-            "perhaps with fewer --workers"
-        ) from error
+        self.say(
+            f"{self.name}: {self.done} of {self.total}, {cell.key.rsplit('-', 1)[0]} {what}"
+            f"{ending if self.done < self.total else ''}"
+        )
 
 
 _worker: _InProcess | None = None
@@ -256,6 +319,11 @@ def _end_with_parent() -> None:
         parent.join()
         # A killed parent leaves a worker that would wait for cells for ever.
         os._exit(1)
+
+
+def _ready() -> dict[str, Any]:
+    assert _worker is not None
+    return _worker.ready()
 
 
 def _work(grid: Grid, cell: Cell) -> str:

@@ -103,12 +103,10 @@ class ExperimentConfig(RunConfig):
             if not given or min(given) < 1 or list(given) != sorted(set(given)):
                 raise ValueError(f"{name}={list(given)} must be one or more increasing numbers from 1")
 
-    def quick(self) -> ExperimentConfig:
-        """A small version of all of it."""
-        small = RunConfig.quick(self)
-        assert isinstance(small, ExperimentConfig)
+    def small(self) -> ExperimentConfig:
+        """A small version of what single experiments vary."""
         return replace(
-            small,
+            self,
             methods=self.methods or QUICK_METHODS,
             prompting=self.prompting or ("cross-task few-shot", "batched"),
             few_shots=tuple(k for k in self.few_shots if k <= 4),

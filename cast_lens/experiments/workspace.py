@@ -88,7 +88,6 @@ class Workspace:
             embed = residual_embedding(model, chat=config.chat, progress=progress)
         made = cls(config, model, tasks, directory, progress, say, embed)
         check_prompts(made)
-        write_model(made)
         return made
 
     def drawn(self, draw: int) -> Workspace:
@@ -295,23 +294,20 @@ def template_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def write_model(workspace: Workspace) -> None:
-    """Write what the model is, for the report."""
+def model_facts(workspace: Workspace) -> dict[str, Any]:
+    """What the model is, for ``model.json`` and the report."""
     cfg = workspace.model.cfg
-    workspace.directory.write_json(
-        "model.json",
-        {
-            "name": workspace.config.model,
-            "architecture": str(cfg.original_architecture),
-            "fingerprint": fingerprint(workspace.model),
-            "parameters": parameter_count(workspace.model),
-            "n_layers": int(cfg.n_layers),
-            "d_model": int(cfg.d_model),
-            "dtype": workspace.config.dtype,
-            "device": str(cfg.device),
-            "plain_route": unsupported(workspace.model),
-        },
-    )
+    return {
+        "name": workspace.config.model,
+        "architecture": str(cfg.original_architecture),
+        "fingerprint": fingerprint(workspace.model),
+        "parameters": parameter_count(workspace.model),
+        "n_layers": int(cfg.n_layers),
+        "d_model": int(cfg.d_model),
+        "dtype": workspace.config.dtype,
+        "device": str(cfg.device),
+        "plain_route": unsupported(workspace.model),
+    }
 
 
 def parameter_count(model: HookedTransformer) -> int:

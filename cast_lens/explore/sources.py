@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..files import read_frame, read_json
 from ..geometry import parallelism, project_layers
 from ..tasks import Task, load_task
 from ..vectors import DifferenceVectors
@@ -93,7 +93,7 @@ def _from_run(run_dir: Path, known: Mapping[str, Task]) -> ExploredVectors:
     path = run_dir / "config.json"
     if not path.is_file():
         raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     names = dict.fromkeys((*config.get("sources", ()), *config.get("targets", ())))
     paths = [run_dir / "vectors" / f"differences.{name}.safetensors" for name in names]
     differences = tuple(DifferenceVectors.load(path) for path in paths if path.is_file())
@@ -117,7 +117,7 @@ def _from_run(run_dir: Path, known: Mapping[str, Task]) -> ExploredVectors:
 def _frame(run_dir: Path, name: str) -> pd.DataFrame | None:
     """A table of the experiment ``transfer``, when it is finished."""
     path = run_dir / "experiments" / "transfer" / f"{name}.parquet"
-    return pd.read_parquet(path) if path.is_file() else None
+    return read_frame(path) if path.is_file() else None
 
 
 def _tasks_by_name(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,8 @@ from ..experiments.catalogue import EXPERIMENTS, find
 from ..experiments.cells import Grid
 from ..experiments.config import RunConfig, config_of
 from ..experiments.protocol import Experiment, ReportFigure
+from ..experiments.store import IDENTITY
+from ..files import read_frame, read_json
 from .tables import Table, label_table, missing_labels, table
 
 
@@ -84,6 +85,7 @@ def read_run(run_dir: Path) -> RunRecord:
     if not (run_dir / "config.json").is_file():
         raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
     config, versions = _json(run_dir / "config.json"), _json(run_dir / "versions.json")
+    versions.pop(IDENTITY, None)
     names = [name for name in EXPERIMENTS if (run_dir / "experiments" / name / "plan.json").is_file()]
     earlier = [name for name in names if not (run_dir / "experiments" / name / "options.json").is_file()]
     old_job = (run_dir / "frames" / "outcomes").is_dir() or (
@@ -134,7 +136,7 @@ def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig)
         return replace(
             begun, note="No result yet. The same command continues the experiment and writes the report anew."
         )
-    frames = {file.stem: pd.read_parquet(file) for file in sorted(path.glob("*.parquet"))}
+    frames = {file.stem: read_frame(file) for file in sorted(path.glob("*.parquet"))}
     findings, labels = experiment.findings(frames, config), frames.get("labels", pd.DataFrame())
     return replace(
         begun,
@@ -172,5 +174,4 @@ def file_name(task: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    return read_json(path) or {}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,6 +26,7 @@ from cast_lens.experiments.catalogue import EXPERIMENTS, find
 from cast_lens.experiments.catalogue.cross_domain import CrossDomain
 from cast_lens.experiments.cells import Cell, Grid
 from cast_lens.experiments.protocol import joined
+from cast_lens.experiments.runner import failed_cells
 from cast_lens.experiments.workspace import Workspace
 from cast_lens.report import write_report
 from tests.models.files import write_folder
@@ -170,6 +175,105 @@ def test_without_any_result_the_tracebacks_are_named(
     monkeypatch.setattr(CrossDomain, "compute", broken)
     with pytest.raises(RuntimeError, match="no cell has a result; tracebacks are in"):
         run_experiment(RUN, config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "/no/such/model"}, "/no/such/model"),
+        ({"layers": (0, 99)}, "99"),
+        ({"sources": ("sciense",)}, "science"),
+        ({"select": "besst"}, "besst"),
+        ({"samples": 100_000}, "100000"),
+        ({"shots": 900}, ""),
+        ({"chat_arguments": ("nonsense",)}, "nonsense"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing_behind(
+    config: RunConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "run" / "out"
+    with pytest.raises(ValueError, match=message):
+        run_experiment(RUN, dataclasses.replace(config, **changes), out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_fails_in_workers_leaves_nothing_behind(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="99"):
+        run_experiment(RUN, dataclasses.replace(config, layers=(99,)), tmp_path / "out", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_number_of_threads_goes_on(config: RunConfig, finished: Path) -> None:
+    before = contents(finished)
+    run_experiment(RUN, dataclasses.replace(config, threads=2), finished)
+    assert contents(finished) == before
+
+
+def test_damage_is_told_with_the_file_and_mended_by_deleting_it(
+    config: RunConfig, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    folder = out / "experiments" / NAME
+    (vectors, *_), (cell, *_) = sorted((out / "vectors").iterdir()), sorted((folder / "cells").glob("few*"))
+    for path, also in ((vectors, sorted((folder / "cells").glob("steered*"))[0]), (cell, None)):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        if also is not None:
+            also.unlink()
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is damaged .* delete it"):
+            run_experiment(RUN, config, out)
+        assert Grid.read(folder).failed() == []
+        path.unlink()
+        run_experiment(RUN, config, out)
+        assert contents(out) == contents(finished)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_ends_the_run_and_it_goes_on_later(
+    config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    out, real, written = tmp_path / "out", os.replace, 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal written
+        written += 1
+        if written > 14:
+            raise OSError(number, os.strerror(number), str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        run_experiment(RUN, config, out)
+    monkeypatch.undo()
+    assert not list(out.rglob("failed/*"))
+    run_experiment(RUN, config, out)
+    assert contents(out) == contents(finished)
+
+
+def test_tables_that_cannot_be_made_without_failed_cells_say_so(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = CrossDomain.compute
+
+    def broken(self: CrossDomain, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        if cell.kind == "few-shot":
+            raise ZeroDivisionError("a cell of this test")
+        return whole(self, workspace, cell)
+
+    def tables(*_: object) -> dict[str, pd.DataFrame]:
+        raise KeyError("zero-shot")
+
+    monkeypatch.setattr(CrossDomain, "compute", broken)
+    monkeypatch.setattr(CrossDomain, "tables", tables)
+    with pytest.raises(
+        RuntimeError, match=r"without the failed cells .*KeyError: 'zero-shot'.*--retry-failed"
+    ):
+        run_experiment(RUN, config, tmp_path / "out")
+    assert "ZeroDivisionError" in write_report(tmp_path / "out").read_text()
+    assert failed_cells(tmp_path / "out", NAME) == 4
 
 
 def test_a_directory_in_use_or_of_another_configuration_is_refused(config: RunConfig, finished: Path) -> None:
