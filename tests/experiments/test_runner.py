@@ -185,7 +185,7 @@ def test_without_any_result_the_tracebacks_are_named(
         ({"sources": ("sciense",)}, "science"),
         ({"select": "besst"}, "besst"),
         ({"samples": 100_000}, "100000"),
-        ({"shots": 900}, ""),
+        ({"shots": 900}, "900|context|tokens"),
         ({"chat_arguments": ("nonsense",)}, "nonsense"),
     ],
 )
