@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -22,16 +22,18 @@ from .engine.tokens import tokenise
 from .hooks import Edit, Watch
 from .interventions import Steering
 from .models import HookedDecoder
-from .models.identity import check_interventions
+from .models.identity import check_interventions, plain_model
 from .positions import prompt_lengths
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @contextmanager
 def steer(
-    model: HookedTransformer,
+    model: Model,
     *interventions: Steering,
     prompt_length: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
-) -> Iterator[HookedTransformer]:
+) -> Iterator[Model]:
     """Steer a model for as long as the context lasts; its hooks are gone afterwards, also after an exception.
 
     Interventions compose in the order given, and after those of an outer ``steer``. Hooks of other origin
@@ -46,7 +48,8 @@ def steer(
     ``tokens``) when it is padded.
 
     Args:
-        model: in ``eval()`` mode.
+        model: a ``HookedTransformer`` in ``eval()`` mode. What ``torch.compile`` made of one runs uncompiled inside the
+            context: compiled code passes over hooks that were added later.
         interventions: what to do, and where; see ``SteeringVector.intervention``. ``PromptVectors`` steer each
             row of a batch with the vectors of its prompt.
         prompt_length: real tokens of the prompt, BOS included: one number, or one a row.
@@ -61,16 +64,22 @@ def steer(
             intervention never edited a token (``stop_at_layer`` below its layer, a prompt that was run before
             the context).
     """
-    _check(model, interventions)
+    whole = plain_model(model)
+    _check(whole, interventions)
     lengths = None if prompt_length is None else prompt_lengths(prompt_length)
-    watch = Watch.of(model)
+    watch = Watch.of(whole)
     edits = [Edit(item, layer, watch, lengths) for item in interventions for layer in item.layers]
+    compiled = vars(model).get("forward") if whole is not model else None
     try:
         watch.hold(edits)
+        if compiled is not None:
+            model.forward = whole.__call__
         yield model
         for edit in edits:
             edit.check_acted()
     finally:
+        if compiled is not None:
+            model.forward = compiled
         watch.release(edits)
 
 

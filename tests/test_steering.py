@@ -22,6 +22,7 @@ from tests.steered import (
     direction,
     edit,
     model_of,
+    no_trace,
     oracle_hooks,
     residuals,
     tokenizer_of,
@@ -255,3 +256,20 @@ class TestPadding:
         with steer(model, edit()):
             steered = residuals(model, tokens, padding_side="right")
         assert torch.equal(steered[LAYER, :, -1], plain[LAYER, :, -1] + direction())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_model_is_steered_as_its_original() -> None:
+    """Nothing is compiled here: that takes place at the first call outside of the context."""
+    model = model_of()
+    compiled: Any = torch.compile(model)
+    before = vars(compiled)["forward"]
+    assert fingerprint(compiled) == fingerprint(model)
+    with steer(model, edit()):
+        expected = model(PROMPTS[0])
+    with steer(compiled, edit()) as steered, steer(compiled, edit(strength=0.0)):
+        assert steered is compiled
+        assert torch.equal(compiled(PROMPTS[0]), expected)
+        assert compiled.generate(PROMPTS[0], max_new_tokens=2, verbose=False)
+    assert vars(compiled)["forward"] is before
+    assert no_trace(model)

@@ -48,13 +48,14 @@ def _outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
 
 
 def changes_of(outcomes: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
-    """Change of an outcome against zero-shot, one row an example and source; draws of a placebo averaged."""
+    """Change of an outcome against zero-shot, one row per example and source; draws of a placebo averaged."""
     zero = outcomes[outcomes["method"] == BASELINE].drop_duplicates(["target", "sample"])
     known = zero.dropna(subset=[metric]).set_index(["target", "sample"])[metric]
     rows = outcomes[outcomes["method"] == method].dropna(subset=[metric])
     means = rows.groupby(["target", "source", "sample"], sort=False)[metric].mean().reset_index()
-    before = known.loc[list(zip(means["target"], means["sample"], strict=True))].to_numpy(float)
-    return means.assign(change=means[metric].to_numpy(float) - before)
+    asked = pd.MultiIndex.from_arrays([means["target"], means["sample"]])
+    before = known.reindex(asked).to_numpy(float)
+    return means.assign(change=means[metric].to_numpy(float) - before).dropna(subset=["change"])
 
 
 def vector_conditions(workspace: Workspace, base: Condition, methods: Sequence[str]) -> list[Condition]:

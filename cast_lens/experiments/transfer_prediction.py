@@ -1,17 +1,14 @@
-"""How well a number foretells the sign of a gain, on tasks that did not help to read it."""
+"""How well a number predicts the sign of a gain, on tasks that were not used to calibrate it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float
 
-from .matrix_tests import spearman
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..stats import auroc, spearman
 
 # Targets of each kind from which on an interval over targets is given.
 LEAST = 3
@@ -64,26 +61,13 @@ def best_threshold(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " 
     return float(between[int(np.argmin(errors))])
 
 
-def auroc(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -> float:
-    """Chance that a pair that does not lose has a higher score than one that loses; ties count half, NaN without
-    both kinds.
-    """
-    from scipy.stats import rankdata
-
-    gained = int((~lost).sum())
-    if not gained or gained == lost.size:
-        return float("nan")
-    ranks = rankdata(scores)
-    return float((ranks[~lost].sum() - gained * (gained + 1) / 2) / (gained * int(lost.sum())))
-
-
 def auroc_interval(
     pairs: pd.DataFrame, scores: Float[np.ndarray, " pair"], *, n_bootstrap: int, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of the AUROC over redrawn targets, each with all its pairs.
+    """Percentile interval of the AUROC over resampled targets, each with all its pairs.
 
-    NaN when fewer than ``LEAST`` targets have a pair that loses, or fewer have one that does not: redrawing so few
-    would give a narrow interval for want of variety.
+    NaN when fewer than ``LEAST`` targets have a pair that loses, or fewer have one that does not: resampling so
+    few would give an interval that is too narrow.
     """
     lost = pairs["gain"].to_numpy(float) < 0
     if min(pairs.loc[kind, "target"].nunique() for kind in (lost, ~lost)) < LEAST:

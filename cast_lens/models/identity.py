@@ -41,6 +41,7 @@ def fingerprint(model: nn.Module) -> str:
         model: a ``HookedTransformer``, or a decoder of Hugging Face; one that ``torch.compile`` wraps counts as itself.
     """
     whole = plain_model(model)
+    whole = whole.hf_model if isinstance(whole, HookedDecoder) else whole
     state = _state(whole)
     known = _KNOWN.get(whole)
     if known is None or known[0] != state:
@@ -49,9 +50,8 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def plain_model(model: Any) -> Any:
-    """The model inside what ``torch.compile`` or ``HookedDecoder`` made of it; any other is returned as it is."""
-    whole = getattr(model, "_orig_mod", model)
-    return whole.hf_model if isinstance(whole, HookedDecoder) else whole
+    """The model inside what ``torch.compile`` made of it; any other model is returned as it is."""
+    return getattr(model, "_orig_mod", model)
 
 
 def _state(model: nn.Module) -> str:

@@ -18,24 +18,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from ... import plots
 from ...interventions import Operator, Position, PromptVectors, Steering
 from ...methods import Condition, Setting, evaluate_conditions
 from ...placebos import matched, placebo_seed, random_direction
 from ...selection import select, space_from_residuals
 from ...vectors import SteeringVector
-from ..bench import Bench
+from .. import sentences
 from ..cells import Cell
 from ..choose_setting import best_strengths
-from ..legacy import Experiment, Tasks, settings_first
+from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, once, pooled_table, side_by_side
-from ..settings import ExperimentConfig
-from .ablation_reading import CAST, QUESTION, draw, placebo_of, read
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    at_least_one,
+    different_pairs,
+    settings_first,
+)
+from ..workspace import Workspace
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+CAST = "cast"
 RAW = "few-shot mean"
 SIDES = ("few-shot mean", "zero-shot mean")
 POSITIONS: tuple[Position, ...] = ("last", "prompt_last", "all")
@@ -68,41 +79,147 @@ class Variant:
     seed: int = 0
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings and strengths first; then one cell a pair of different tasks."""
-    cells = settings_first(config, ("cast", RAW))
-    cells += [Cell("strengths", source=source, prepares=True) for source in config.sources]
-    return cells + [
-        Cell("steered", target, source)
-        for target in config.targets
-        for source in config.sources
-        if source != target
-    ]
+@dataclass(frozen=True, slots=True)
+class Ablation(Experiment):
+    """Which parts of the method matter?
+
+    Attributes:
+        repeats: random choices of samples.
+    """
+
+    name = "ablation"
+    title = "Ablation"
+    compared = (
+        "Every variant with the contrastive mean as the run makes it (cast), and with a random direction of the "
+        "variant's own norm, layer, strength, position and operator, on the same test queries over all pairs. The "
+        "few-shot mean has layer and strength of its own from the source's validation split; chosen, random and all "
+        "samples are added at those of cast; the others keep its layer and choose their strength there, from two "
+        "strengths more than it had. P-values are corrected after Holm over the table of comparisons."
+    )
+    limits = (
+        f"{sentences.LIMITS} Variants are changed one at a time: how two changes act together is not seen. The "
+        "few-shot mean as it is has the length of a residual, many times that of cast, and may fail for that alone: "
+        "with the norm of cast only its direction is judged. A strength chosen on few validation queries is itself "
+        "uncertain, so a variant may do better at another strength."
+    )
+    shown = ("versus", "methods")
+
+    repeats: int = 10
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "repeats")
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """Two random choices of samples."""
+        return {"repeats": 2}
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings and strengths first; then one cell per pair of different tasks.
+
+        Raises:
+            ValueError: when no source differs from a target.
+        """
+        cells = settings_first(config, (CAST, RAW))
+        cells += [Cell("strengths", source=source, prepares=True) for source in config.sources]
+        return cells + [Cell("steered", target, source) for target, source in different_pairs(config)]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Outcomes of every variant and placebo on a target; or the strengths of a source's variants."""
+        variants = settled(workspace, cell.source, self.repeats)
+        if cell.kind == "strengths":
+            chosen = strengths(workspace, cell.source, self.repeats)
+            return pd.DataFrame(chosen.items(), columns=["variant", "strength"])
+        config, base = workspace.config, workspace.base(cell.target)
+        conditions: list[Condition] = [base]
+        for variant in variants:
+            named = partial(Condition, prompts=base.prompts, source=cell.source)
+            edit = steering(variant, variant.vector, variant.strength or 0.0, len(base.prompts))
+            conditions.append(named(variant.name, intervention=edit, seed=variant.seed))
+            if variant.seed > config.seed:
+                continue
+            for number in range(config.placebos):
+                seed = placebo_seed(cell.source, config.seed, number)
+                noise = random_direction(variant.vector, seed=seed)
+                edit = steering(variant, noise, variant.strength or 0.0, len(base.prompts))
+                conditions.append(named(placebo_of(variant.name), intervention=edit, seed=number))
+        found = evaluate_conditions(
+            workspace.model, conditions, chat=config.chat, progress=workspace.progress
+        )
+        groups = {variant.name: variant.group for variant in variants}
+        groups |= {placebo_of(name): group for name, group in groups.items()}
+        return found.drop(columns=["text"]).assign(group=found["method"].map(groups).fillna(""))
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What each part changes.
+
+        Returns:
+            ``result``: one row per pair, variant and metric; ``methods``: over all pairs; ``versus``: every variant
+            against ``cast`` and against its own placebo, over all pairs.
+        """
+        found = once(rows.get("steered", pd.DataFrame()))
+        names = [name for name in dict.fromkeys(found["method"]) if name != BASELINE] if len(found) else []
+        real = [name for name in names if not name.startswith("placebo")]
+        comparisons = [(name, CAST) for name in real if name != CAST]
+        comparisons += [(name, placebo_of(name)) for name in real]
+        if {"chosen samples", "random samples"} <= set(real):
+            comparisons.append(("chosen samples", "random samples"))
+        groups = dict(zip(found["method"], found["group"], strict=True)) if len(found) else {}
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        tables = {
+            "result": contrast_table(found, tested=lambda name: name in real, **options),
+            "methods": pooled_table(found, **options),
+            "versus": side_by_side(found, comparisons, **options),
+        }
+        return {
+            key: frame.assign(group=[groups.get(name, "") for name in frame["method"]])
+            for key, frame in tables.items()
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """What the whole method does, and how many variants differ from it."""
+        versus = frames["versus"]
+        rows = versus[(versus["metric"] == "exact_match") & (versus["against"] == CAST)]
+        told = [
+            sentences.gain(frames["methods"], CAST),
+            sentences.tally(rows, "variants against cast, in exact match,"),
+        ]
+        headline = "; ".join(part for part in told if part)
+        return Findings(f"{headline}." if headline else sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Gains of all variants over zero-shot, and differences to the reference."""
+        methods, versus = frames["methods"], frames["versus"]
+        if len(methods):
+            yield ReportFigure(
+                "variants",
+                "Every variant and its placebo",
+                "Mean gain over zero-shot over all pairs, with 95 % intervals over queries. Grey: each variant's "
+                "placebo.",
+                "Forest plot of the gain of each variant and placebo in exact match, validity and label-restricted "
+                "accuracy.",
+                plots.plot_methods(methods, sort=False),
+                methods,
+            )
+        against = versus[versus["against"] == CAST]
+        if len(against):
+            renamed = against.rename(columns={"difference": "gain", "low": "gain_low", "high": "gain_high"})
+            yield ReportFigure(
+                "against_cast",
+                "Every variant against the contrastive mean",
+                f"Difference to {CAST} on the same queries over all pairs, with 95 % intervals.",
+                "Forest plot of the difference between each variant and the contrastive mean.",
+                plots.plot_methods(renamed, baseline=CAST, sort=False),
+                renamed,
+            )
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Outcomes of every variant and placebo on a target; or the strengths of a source's variants."""
-    import pandas as pd
+EXPERIMENT = Ablation
 
-    if cell.kind == "strengths":
-        chosen = strengths(bench, cell.source)
-        return pd.DataFrame(chosen.items(), columns=["variant", "strength"])
-    config, base = bench.config, bench.base(cell.target)
-    conditions: list[Condition] = [base]
-    for variant in settled(bench, cell.source):
-        named = partial(Condition, prompts=base.prompts, source=cell.source)
-        edit = steering(variant, variant.vector, variant.strength or 0.0, len(base.prompts))
-        conditions.append(named(variant.name, intervention=edit, seed=variant.seed))
-        if variant.seed > config.seed:
-            continue
-        for number in range(config.placebos):
-            noise = random_direction(variant.vector, seed=placebo_seed(cell.source, config.seed, number))
-            edit = steering(variant, noise, variant.strength or 0.0, len(base.prompts))
-            conditions.append(named(placebo_of(variant.name), intervention=edit, seed=number))
-    found = evaluate_conditions(bench.model, conditions, chat=config.chat, progress=bench.progress)
-    groups = {variant.name: variant.group for variant in variants(bench, cell.source)}
-    groups |= {placebo_of(name): group for name, group in groups.items()}
-    return found.drop(columns=["text"]).assign(group=found["method"].map(groups).fillna(""))
+
+def placebo_of(variant: str) -> str:
+    """The name of a variant's placebo."""
+    return f"placebo: {variant}"
 
 
 def steering(variant: Variant, vector: SteeringVector, strength: float, prompts: int) -> Steering:
@@ -128,17 +245,17 @@ def neighbours(layers: tuple[int, ...], middle: int, count: int) -> tuple[int, .
     return layers[start : start + count]
 
 
-def variants(bench: Bench, source: str) -> Iterator[Variant]:
+def variants(workspace: Workspace, source: str, repeats: int) -> Iterator[Variant]:
     """The reference first; strengths still open where the variant has no setting of its own."""
-    setting, vector = bench.setting(source), bench.vector(source)
+    setting, vector = workspace.setting(source), workspace.vector(source)
     here = partial(Variant, layer=setting.layer, operator=setting.operator, position=setting.position)
     yield here(CAST, "reference", vector, strength=setting.strength)
-    own = bench.setting(source, RAW)
-    raw = bench.vector(source, RAW)
+    own = workspace.setting(source, RAW)
+    raw = workspace.vector(source, RAW)
     yield Variant(RAW, "contrast", raw, own.layer, own.operator, own.position, own.strength)
     for side in SIDES:
-        yield here(f"{side}, norm of cast", "contrast", matched(bench.vector(source, side), like=vector))
-    yield from samples(bench, source, setting)
+        yield here(f"{side}, norm of cast", "contrast", matched(workspace.vector(source, side), like=vector))
+    yield from samples(workspace, source, setting, repeats)
     if setting.operator == "add":
         for count in WINDOWS:
             yield here(f"{count} layers", "layers", vector, layers=count)
@@ -152,10 +269,9 @@ def variants(bench: Bench, source: str) -> Iterator[Variant]:
             yield Variant(operator, "operator", vector, setting.layer, operator, setting.position)
 
 
-def samples(bench: Bench, source: str, setting: Setting) -> Iterator[Variant]:
-    """Chosen, random and all samples, but for the one that the reference is."""
-    config, found = bench.config, bench.differences(source)
-    assert isinstance(config, ExperimentConfig)
+def samples(workspace: Workspace, source: str, setting: Setting, repeats: int) -> Iterator[Variant]:
+    """Chosen, random and all samples, except the one that the reference uses."""
+    config, found = workspace.config, workspace.differences(source)
     make = partial(
         Variant,
         group="samples",
@@ -176,50 +292,21 @@ def samples(bench: Bench, source: str, setting: Setting) -> Iterator[Variant]:
         yield make("chosen samples", vector=chosen("cast", config.seed))
     else:
         yield make("all samples", vector=found.mean())
-    for seed in range(config.seed, config.seed + config.repeats):
+    for seed in range(config.seed, config.seed + repeats):
         yield make("random samples", vector=chosen("random", seed), seed=seed)
 
 
-def strengths(bench: Bench, source: str) -> dict[str, float]:
+def strengths(workspace: Workspace, source: str, repeats: int) -> dict[str, float]:
     """Chosen strengths of the variants that have none of their own."""
-    still_open = [variant for variant in variants(bench, source) if variant.strength is None]
+    still_open = [variant for variant in variants(workspace, source, repeats) if variant.strength is None]
     edits = {variant.name: partial(steering, variant, variant.vector) for variant in still_open}
-    return best_strengths(bench, source, edits, name="ablation")
+    return best_strengths(workspace, source, edits, name="ablation")
 
 
-def settled(bench: Bench, source: str) -> list[Variant]:
+def settled(workspace: Workspace, source: str, repeats: int) -> list[Variant]:
     """All variants with their strengths."""
-    chosen = strengths(bench, source)
+    chosen = strengths(workspace, source, repeats)
     return [
         replace(variant, strength=chosen.get(variant.name, variant.strength))
-        for variant in variants(bench, source)
+        for variant in variants(workspace, source, repeats)
     ]
-
-
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair, variant and metric. ``methods``: over all pairs. ``versus``: against each other.
-
-    ``versus`` holds every variant against ``cast`` and against its own placebo, over all pairs.
-    """
-    outcomes = once(rows)
-    names = [name for name in dict.fromkeys(outcomes["method"]) if name != BASELINE]
-    real = [name for name in names if not name.startswith("placebo")]
-    comparisons = [(name, CAST) for name in real if name != CAST]
-    comparisons += [(name, placebo_of(name)) for name in real]
-    if {"chosen samples", "random samples"} <= set(real):
-        comparisons.append(("chosen samples", "random samples"))
-    groups = dict(zip(outcomes["method"], outcomes["group"], strict=True))
-    options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-    result = contrast_table(outcomes, tested=lambda name: name in real, **options)
-    versus = side_by_side(outcomes, comparisons, **options)
-    methods = pooled_table(outcomes, **options)
-    return {
-        "result": result.assign(group=result["method"].map(groups)),
-        "methods": methods.assign(group=methods["method"].map(groups)),
-        "versus": versus.assign(group=versus["method"].map(groups)),
-    }
-
-
-EXPERIMENT = Experiment(
-    "ablation", QUESTION, plan, compute, summarise, read, draw, tables=("versus", "methods")
-)

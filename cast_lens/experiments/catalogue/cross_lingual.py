@@ -1,7 +1,7 @@
 """Does a vector taken in one language help in another?
 
 Each source task in its own language (English by default) steers the same task in the other languages, and back.
-Instruction, cues and labels are always those of the target's language. Beside each transferred vector stand the
+Instruction, cues and labels are always those of the target's language. Beside each transferred vector are the
 target language's own vector, demonstrations of the source's language in the prompt, and two placebos. Parallel items
 keep their id and their split in every language, so that no vector is taken from a translation of what it is tested on;
 that is checked before any work.
@@ -9,57 +9,186 @@ that is checked before any work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ...methods import Condition, cross_task_few_shot, evaluate_conditions, few_shot
-from ...placebos import matched, placebo_seed, random_direction
+from ... import plots
+from ...methods import (
+    Condition,
+    cross_task_condition,
+    evaluate_conditions,
+    few_shot_condition,
+    steered,
+)
+from ...placebos import matched
 from ...tasks import Task, normalise_answer
-from ..bench import Bench, fits, test_examples
+from .. import sentences
 from ..cells import Cell
+from ..config import RunConfig
 from ..languages import Family, check_parallel, families, split_name
-from ..legacy import Experiment, Tasks
 from ..outcomes import BASELINE, contrast_table, once, pooled_table, side_by_side
-from ..settings import ExperimentConfig
-from ..stability import mean_cosines, sampling_cosines
-from .cross_lingual_reading import BACK, OUT, OWN, QUESTION, RANDOM, SHUFFLED, draw, read
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, joined
+from ..stability import cosine_lines, mean_cosines, sampling_cosines
+from ..workspace import Workspace, fits, test_examples
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-def tasks_of(config: ExperimentConfig) -> list[str]:
-    """Every source task in every language."""
-    return [name for family in families(config) for name in family.names.values()]
+OUT = "to other languages"
+BACK = "from other languages"
+OWN = "own language"
+RANDOM = "placebo: random direction"
+SHUFFLED = "placebo: shuffled labels"
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings of every language first; then geometry, vectors, and demonstrations.
+@dataclass(frozen=True, slots=True)
+class CrossLingual(Experiment):
+    """Does a vector taken in one language help in another?
 
-    Raises:
-        ValueError: see ``families`` and ``check_parallel``; a language without validation or test examples.
+    Attributes:
+        languages: of the targets, such as ``de`` or ``fr``; empty for all languages that the source tasks have.
     """
-    cells: list[Cell] = []
-    for family in families(config):
-        for name in family.names.values():
-            if not (tasks[name].validation and tasks[name].test):
-                raise ValueError(
-                    f"{name!r} needs a validation and a test split to be source and target; it lacks one"
-                )
-        check_parallel(family, dict(tasks))
-        names = family.names.values()
-        cells += [Cell("setting", source=name, variant="cast", prepares=True) for name in names]
-        cells.append(Cell("geometry", source=family.base))
-        cells += [Cell("steered", name, family.base) for name in names]
-        cells += [
-            Cell("prompted", target, source)
-            for target in names
-            for source in (target, *senders(family, target))
-        ]
-    return cells
+
+    name = "cross-lingual"
+    title = "Cross-lingual transfer"
+    compared = (
+        "A task's vector of one language on the same test queries as zero-shot in another, with instruction, cues and "
+        "labels of the target's language; beside it a random direction and the vector of shuffled demonstrations, of "
+        "the same norm, layer and strength, the target language's own vector, and demonstrations in the prompt. Layer "
+        "and strength were chosen on the validation split of the vector's own language. P-values of the comparisons "
+        "are corrected after Holm."
+    )
+    limits = (
+        f"{sentences.LIMITS} Source and target are translations of one task by the same rules; in the suite that "
+        "ships, their languages share a script and much vocabulary, and nothing follows for distant ones. Labels that "
+        "look alike in two languages (positive, positiv) make transfer of form easy."
+    )
+    shown = ("versus", "methods", "nearness")
+
+    languages: tuple[str, ...] = ()
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """German, which the suite that ships has; of a folder's languages nothing is known here."""
+        return {} if config.tasks or config.hub else {"languages": ("de",)}
+
+    def task_names(self, config: RunConfig) -> list[str]:
+        """Every source task in every language."""
+        return [name for family in families(config, self.languages) for name in family.names.values()]
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings of every language first; then geometry, vectors, and demonstrations.
+
+        Raises:
+            ValueError: see ``families`` and ``check_parallel``; a language without validation or test examples.
+        """
+        cells: list[Cell] = []
+        for family in families(config, self.languages):
+            names = list(family.names.values())
+            for name in names:
+                if not (tasks[name].validation and tasks[name].test):
+                    raise ValueError(
+                        f"{name!r} needs a validation and a test split to be source and target; it lacks one"
+                    )
+            check_parallel(family, dict(tasks))
+            cells += [Cell("setting", source=name, variant="cast", prepares=True) for name in names]
+            cells.append(Cell("geometry", source=family.base))
+            cells += [Cell("steered", name, family.base) for name in names]
+            cells += [
+                Cell("prompted", target, source)
+                for target in names
+                for source in (target, *senders(family, target))
+            ]
+        return cells
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Geometry of a task's languages, or outcomes of a target."""
+        config = workspace.config
+        base = split_name(cell.target)[0] if cell.kind == "prompted" else cell.source
+        family = next(one for one in families(config, self.languages) if one.base == base)
+        if cell.kind == "geometry":
+            return geometry_rows(workspace, family)
+        if cell.kind == "steered":
+            conditions = steered_conditions(workspace, family, cell.target)
+        else:
+            conditions = prompted_conditions(workspace, family, cell.target, cell.source)
+        if not conditions:
+            return pd.DataFrame()
+        found = evaluate_conditions(
+            workspace.model, conditions, chat=config.chat, progress=workspace.progress
+        )
+        everywhere = [workspace.tasks[name] for name in family.names.values()]
+        foreign = foreign_labels(everywhere, workspace.tasks[cell.target])
+        return found.drop(columns=["text"]).assign(
+            base=family.base, foreign=[float(normalise_answer(text) in foreign) for text in found["answer"]]
+        )
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What vectors do across languages.
+
+        Returns:
+            ``result``: one row per target, method, source and metric; ``methods``: over all pairs, with ``foreign``,
+            the share of answers that are labels of another language; ``versus``: vectors against placebos,
+            demonstrations and the own language's vector; ``geometry``: one row per task, language and layer;
+            ``nearness``: the same at the layer of the home language's setting.
+        """
+        found, geometry = once(joined(rows, "steered", "prompted")), rows.get("geometry", pd.DataFrame())
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        result = contrast_table(found, tested=lambda name: str(name).startswith("cast"), **options)
+        methods = pooled_table(found, **options)
+        if len(found):
+            foreign = found.groupby("method")["foreign"].mean()
+            methods = methods.assign(
+                foreign=methods["method"].map(foreign), baseline_foreign=float(foreign.get(BASELINE, np.nan))
+            )
+        return {
+            "result": result.assign(
+                base=[split_name(name)[0] for name in result["target"]],
+                target_language=[split_name(name)[1] for name in result["target"]],
+                source_language=[split_name(name)[1] if name else "" for name in result["source"]],
+            ),
+            "methods": methods,
+            "versus": versus(found, options),
+            "geometry": geometry,
+            "nearness": nearness(geometry),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """The gain of a vector that is taken to other languages, beside a random direction."""
+        told = [sentences.gain(frames["methods"], f"cast, {way}") for way in (OUT, BACK)]
+        row = sentences.row_of(frames["versus"], method=f"cast, {OUT}", against=f"{RANDOM}, {OUT}")
+        if row is not None:
+            told.insert(1, f"against a random direction that is {sentences.change(row)}")
+        headline = "; ".join(part for part in told if part)
+        return Findings(f"{headline}." if headline else sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """The forest of methods, the matrix of languages, and cosines by layer."""
+        methods, result = frames["methods"], frames["result"]
+        if len(methods):
+            yield ReportFigure(
+                "methods",
+                "Out, back and at home",
+                "Mean gain over zero-shot over all pairs, with 95 % intervals over queries. Grey: placebos.",
+                "Forest plot of the gain of vectors and demonstrations within and across languages.",
+                plots.plot_methods(methods),
+                methods,
+            )
+        if len(result) and result["method"].str.startswith("cast").any():
+            yield ReportFigure(
+                "matrix",
+                "What one language's vector does in another",
+                "Change against zero-shot in percentage points. Bold: the interval excludes zero.",
+                "Heat maps of gain by target and source language.",
+                plots.plot_transfer_matrix(result, metrics=sentences.metrics(result), method="cast"),
+                result,
+            )
+        if len(frames["geometry"]):
+            yield cosine_figure(frames["geometry"], config)
+
+
+EXPERIMENT = CrossLingual
 
 
 def senders(family: Family, target: str) -> list[str]:
@@ -75,89 +204,57 @@ def direction(family: Family, target: str, source: str) -> str:
     return BACK if target == family.names[family.home] else OUT
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Rows of one cell; ``part`` says whether they are geometry or outcomes."""
-    config = bench.config
-    assert isinstance(config, ExperimentConfig)
-    if cell.kind == "geometry":
-        return geometry_rows(bench, _family(config, cell.source))
-    if cell.kind == "steered":
-        family = _family(config, cell.source)
-        conditions = steered_conditions(bench, family, cell.target)
-    else:
-        family = _family(config, split_name(cell.target)[0])
-        conditions = prompted_conditions(bench, family, cell.target, cell.source)
-    if not conditions:
-        import pandas as pd
-
-        return pd.DataFrame()
-    found = evaluate_conditions(bench.model, conditions, chat=config.chat, progress=bench.progress)
-    foreign = foreign_labels([bench.tasks[name] for name in family.names.values()], bench.tasks[cell.target])
-    return found.drop(columns=["text"]).assign(
-        part="outcomes",
-        base=family.base,
-        foreign=[float(normalise_answer(text) in foreign) for text in found["answer"]],
-    )
-
-
-def _family(config: ExperimentConfig, base: str) -> Family:
-    return next(family for family in families(config) if family.base == base)
-
-
 def foreign_labels(tasks: Sequence[Task], target: Task) -> set[str]:
     """Labels of the other languages that are none of the target's."""
     own = {normalise_answer(label) for label in target.labels}
     return {normalise_answer(label) for task in tasks for label in task.labels} - own
 
 
-def steered_conditions(bench: Bench, family: Family, target: str) -> list[Condition]:
+def steered_conditions(workspace: Workspace, family: Family, target: str) -> list[Condition]:
     """Zero-shot, the target's own vector, those of the other side, and their placebos."""
-    config, base = bench.config, bench.base(target)
+    config, base = workspace.config, workspace.base(target)
     conditions: list[Condition] = [base]
     for source in (target, *senders(family, target)):
-        setting, vector, way = bench.setting(source), bench.vector(source), direction(family, target, source)
-        shuffled = matched(bench.shuffled(source), like=vector)
+        vector, way = workspace.vector(source), direction(family, target, source)
+        shuffled = matched(workspace.shuffled(source), like=vector)
         tried = [(f"cast, {way}", vector, config.seed), (f"{SHUFFLED}, {way}", shuffled, config.seed)]
         for number in range(config.placebos):
-            noise = random_direction(vector, seed=placebo_seed(source, config.seed, number))
-            tried.append((f"{RANDOM}, {way}", noise, number))
-        place = {"operator": setting.operator, "position": setting.position, "strength": setting.strength}
-        for method, made, seed in tried:
-            edit = partial(made.intervention, setting.layer, **place)()  # type: ignore[arg-type]
-            conditions.append(Condition(method, base.prompts, source=source, intervention=edit, seed=seed))
+            tried.append((f"{RANDOM}, {way}", workspace.random_direction(source, number=number), number))
+        setting = workspace.setting(source)
+        conditions += [
+            steered(made, base.prompts, setting, source=source, method=method, seed=seed)
+            for method, made, seed in tried
+        ]
     return conditions
 
 
-def prompted_conditions(bench: Bench, family: Family, target: str, source: str) -> list[Condition]:
+def prompted_conditions(workspace: Workspace, family: Family, target: str, source: str) -> list[Condition]:
     """Demonstrations of one language in front of the target's queries, when they fit."""
-    config, task = bench.config, bench.tasks[target]
+    config, task = workspace.config, workspace.tasks[target]
     options = {"shots": config.shots, "seed": config.seed}
     examples = test_examples(config, task)
     if source == target:
-        made = few_shot(task, examples, **options)
+        made = few_shot_condition(task, examples, **options)
     else:
-        made = cross_task_few_shot(bench.tasks[source], task, examples, **options)
+        made = cross_task_condition(workspace.tasks[source], task, examples, **options)
     method = f"few-shot, {direction(family, target, source)}"
     named = Condition(method, made.prompts, source=source, seed=config.seed)
-    return [named] if fits(bench, named.prompts) else []
+    return [named] if fits(workspace, named.prompts) else []
 
 
-def geometry_rows(bench: Bench, family: Family) -> pd.DataFrame:
+def geometry_rows(workspace: Workspace, family: Family) -> pd.DataFrame:
     """Cosine of each language's vector to the home language's, beside what another draw of samples would give."""
-    import pandas as pd
-
     home = family.names[family.home]
-    here, layer = bench.differences(home), bench.setting(home).layer
-    sampling = sampling_cosines(here, seed=bench.config.seed)
+    here, layer = workspace.differences(home), workspace.setting(home).layer
+    sampling = sampling_cosines(here, seed=workspace.config.seed)
     frames = [
         pd.DataFrame(
             {
-                "part": "geometry",
                 "base": family.base,
                 "language": language,
                 "layer": here.layers,
                 "cosine": mean_cosines(
-                    bench.differences(family.names[language]).mean().directions, here.mean().directions
+                    workspace.differences(family.names[language]).mean().directions, here.mean().directions
                 ),
                 "sampling": sampling,
                 "at_setting": np.array(here.layers) == layer,
@@ -168,57 +265,41 @@ def geometry_rows(bench: Bench, family: Family) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a target, method and source. ``methods``: over all pairs. ``versus``: against each other.
-
-    ``methods`` has ``foreign``, the share of answers that are labels of another language. ``geometry``: a row a task,
-    language and layer.
-    """
-    parts = {
-        part: rows[rows["part"] == part].drop(columns="part").dropna(axis=1, how="all").reset_index(drop=True)
-        for part in ("outcomes", "geometry")
-    }
-    geometry = parts["geometry"]
-    if len(geometry):
-        # Rows of the other part lack these columns, which makes their numbers floats.
-        geometry = geometry.astype({"layer": int, "at_setting": bool})
-    outcomes = once(parts["outcomes"])
-    outcomes = outcomes.assign(seed=outcomes["seed"].astype(int))
-    options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-    result = contrast_table(outcomes, tested=lambda name: name.startswith("cast"), **options)
-    methods = pooled_table(outcomes, **options)
+def versus(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
+    """Transferred vectors against placebos, demonstrations, and the target language's own vector."""
     comparisons = []
     for way in (OUT, BACK, OWN):
         rivals = (f"{RANDOM}, {way}", f"{SHUFFLED}, {way}", f"few-shot, {way}")
         comparisons += [(f"cast, {way}", rival) for rival in rivals]
         comparisons += [(f"cast, {way}", f"cast, {OWN}")] if way != OWN else []
-    own = outcomes["source"] == outcomes["target"]
-    # What a language gives itself stands beside whatever comes from elsewhere, so its source is left open.
-    opened = outcomes.assign(source=outcomes["source"].where(~own, ""))
-    foreign = outcomes.groupby("method")["foreign"].mean()
-    return {
-        "result": result.assign(
-            base=[split_name(name)[0] for name in result["target"]],
-            target_language=[split_name(name)[1] for name in result["target"]],
-            source_language=[split_name(name)[1] if name else "" for name in result["source"]],
-        ),
-        "methods": methods.assign(
-            foreign=methods["method"].map(foreign), baseline_foreign=float(foreign.get(BASELINE, np.nan))
-        ),
-        "versus": side_by_side(opened, comparisons, **options),
-        "geometry": geometry,
-    }
+    if len(found):
+        # What a language gives itself is compared with whatever comes from elsewhere, so its source is left open.
+        own = found["source"] == found["target"]
+        found = found.assign(source=found["source"].where(~own, ""))
+    return side_by_side(found, comparisons, **options)
 
 
-EXPERIMENT = Experiment(
-    "cross-lingual",
-    QUESTION,
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tasks=tasks_of,
-    tables=("methods", "versus"),
-    heading="Cross-lingual transfer",
-)
+def nearness(geometry: pd.DataFrame) -> pd.DataFrame:
+    """How parallel the vectors of two languages are at the layer of the home language's setting.
+
+    Returns:
+        ``base, language, layer, cosine, sampling`` (the cosine that another draw of samples would give).
+    """
+    if geometry.empty:
+        return pd.DataFrame()
+    columns = ["base", "language", "layer", "cosine", "sampling"]
+    return geometry.loc[geometry["at_setting"], columns].reset_index(drop=True)
+
+
+def cosine_figure(geometry: pd.DataFrame, config: RunConfig) -> ReportFigure:
+    """Cosine to the home language's vector, by layer."""
+    frame = cosine_lines(geometry, geometry["base"] + ", " + geometry["language"], samples=config.samples)
+    return ReportFigure(
+        "cosines",
+        "How parallel vectors of two languages are",
+        "Cosine to the vector of the home language, layer by layer. Dotted: what another draw of samples of the home "
+        "language would give, mean and range over tasks. Vectors are means of n samples.",
+        "Lines of cosine by layer, one for each task and language, with the noise of sampling.",
+        plots.plot_scaling(frame, x_title="layer", y_title="cosine to the home language", share=False),
+        frame,
+    )

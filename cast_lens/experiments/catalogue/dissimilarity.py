@@ -1,133 +1,199 @@
 """Does steering hold where source and target differ and prompting fails?
 
-Each pair of different tasks is steered with the source's vector and, apart from that, prompted with demonstrations of
-the same source; the two answer the same queries. Pairs are then ordered by how far apart the tasks are.
+Each pair of different tasks is steered with the source's vector and, separately, prompted with demonstrations of the
+same source; the two answer the same queries. Pairs are then ordered by how far apart the tasks are.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ...methods import cross_task_few_shot, evaluate_conditions
+from ... import plots
+from ...methods import cross_task_condition, evaluate_conditions
 from ...stats import mean_interval
-from ..bench import Bench, fits, test_examples
+from .. import sentences
 from ..cells import Cell
+from ..config import RunConfig
 from ..distances import DISTANCES
-from ..legacy import Experiment, Tasks, settings_first
 from ..matrix_tests import as_matrix, matrix_test
 from ..outcomes import BASELINE, holm, side_by_side
-from ..settings import ExperimentConfig
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    different_pairs,
+    joined,
+    settings_first,
+)
 from ..transfer_matrix import CAST, RANDOM, changes_of, crossed_outcomes
-from .dissimilarity_reading import METRICS, OUTCOMES, PROMPTED, draw, read
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..workspace import Workspace, fits, test_examples
 
 GROUPS = 3
+METRICS = ("exact_match", "choice_correct")
+PROMPTED = "cross-task few-shot"
+# Methods, and what their gains are called in columns.
+OUTCOMES = {CAST: "steered", PROMPTED: "prompted", RANDOM: "placebo"}
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings first; then a target's steered and prompted answers, and its distances."""
-    kinds = ("steered", "prompted", "distances")
-    return [*settings_first(config), *(Cell(kind, target) for target in config.targets for kind in kinds)]
+@dataclass(frozen=True, slots=True)
+class Dissimilarity(Experiment):
+    """Does steering hold where source and target differ and prompting fails?"""
+
+    name = "dissimilarity"
+    title = "Dissimilarity"
+    compared = (
+        "Steering with a source's vector (at the source's own setting) and demonstrations of the same source in the "
+        "prompt, on the same test queries of each target; random directions of equal norm at the same place. "
+        "Permutations rename whole targets and sources: pairs that share one are not independent."
+    )
+    limits = (
+        "There are few tasks, so only a strong order can show, and the distances go together with each other and with "
+        "what was wrong zero-shot. Where prompting fails was decided on every second query and measured on the others, "
+        "so that no query counts twice; a pair can thus be on both sides. The parallelism of two tasks reads labelled "
+        f"demonstrations of the target. {sentences.LIMITS}"
+    )
+    shown = ("overall", "correlations", "failing")
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings first; then a target's steered and prompted answers, and its distances.
+
+        Raises:
+            ValueError: when no source differs from a target.
+        """
+        targets = list(dict.fromkeys(target for target, _ in different_pairs(config)))
+        kinds = ("steered", "prompted", "distances")
+        return [*settings_first(config), *(Cell(kind, target) for target in targets for kind in kinds)]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Outcomes of one target, or its distance from every source."""
+        if cell.kind == "steered":
+            return crossed_outcomes(workspace, cell.target)
+        if cell.kind == "prompted":
+            return prompted_rows(workspace, cell.target)
+        return distance_rows(workspace, cell.target)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """How steering and prompting compare, and how that goes with distance.
+
+        Returns:
+            ``result``: one row per pair and metric; ``overall``: over all pairs; ``correlations``: of distances with
+            gains; ``groups``: gains from near to far; ``failing``: gains where prompting fails.
+        """
+        found = joined(rows, "steered", "prompted")
+        found = found[~found["own"].astype(bool)].reset_index(drop=True) if len(found) else found
+        distances = rows.get("distances", pd.DataFrame(columns=["target", "source", *DISTANCES]))
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed, "metrics": METRICS}
+        steered = found[found["method"] != BASELINE] if len(found) else found
+        pairs = side_by_side(steered, [(CAST, PROMPTED)], within=("target", "source"), **options)
+        changes = all_changes(found)
+        result = with_gains(pairs, changes).merge(
+            distances[["target", "source", *DISTANCES]], on=["target", "source"], how="left"
+        )
+        return {
+            "result": result,
+            "overall": side_by_side(found, [(CAST, PROMPTED), (CAST, RANDOM)], **options),
+            "correlations": correlations(result, config),
+            "groups": groups(result, changes, config),
+            "failing": failing(changes, config),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """Steering against prompting over all pairs, and how many distances go with the difference."""
+        row = sentences.row_of(frames["overall"], against=PROMPTED)
+        if row is None:
+            return Findings(sentences.NOTHING)
+        rows = frames["correlations"]
+        known = rows[(rows["outcome"] == "difference") & (rows["metric"] == "exact_match")]
+        sure = int((known["p_adjusted"] < 0.05).sum())
+        return Findings(
+            f"Steering differs from prompting with the same source by {sentences.change(row)} in exact match "
+            f"(n = {row['n']}); {sure} of {len(known)} distances go with that difference after Holm's correction."
+        )
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Gain by distance, for steering, prompting and placebo."""
+        table = frames["groups"]
+        for name in DISTANCES:
+            rows = table[(table["distance"] == name) & (table["metric"] == "exact_match")]
+            if rows.empty:
+                continue
+            lines = rows.assign(y=rows["gain"], low=rows["gain_low"], high=rows["gain_high"])
+            yield ReportFigure(
+                f"distance-{name.replace(' ', '-')}",
+                f"Gain by distance: {name}",
+                "Mean gain in exact match over zero-shot in groups of pairs from near to far, with 95 % intervals over "
+                "examples; each point is at the mean distance of its group.",
+                f"Gain of steering, prompting and random directions by {name} distance.",
+                plots.plot_scaling(lines, x_title=f"{name} distance", y_title="gain in exact match"),
+                lines,
+            )
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Outcomes of one target, or its distance from every source."""
-    if cell.kind == "steered":
-        return crossed_outcomes(bench, cell.target).assign(part="outcomes")
-    if cell.kind == "prompted":
-        return prompted_rows(bench, cell.target)
-    return distance_rows(bench, cell.target)
+EXPERIMENT = Dissimilarity
 
 
-def prompted_rows(bench: Bench, target: str) -> pd.DataFrame:
+def prompted_rows(workspace: Workspace, target: str) -> pd.DataFrame:
     """Cross-task prompting with each source; sources whose demonstrations do not fit the context are left out."""
-    import pandas as pd
-
-    config, task = bench.config, bench.tasks[target]
+    config, task = workspace.config, workspace.tasks[target]
     queries = test_examples(config, task)
     made = [
-        cross_task_few_shot(bench.tasks[source], task, queries, shots=config.shots, seed=config.seed)
+        cross_task_condition(workspace.tasks[source], task, queries, shots=config.shots, seed=config.seed)
         for source in config.sources
         if source != target
     ]
-    fitting = [condition for condition in made if fits(bench, condition.prompts)]
+    fitting = [condition for condition in made if fits(workspace, condition.prompts)]
     if not fitting:
         return pd.DataFrame()
-    found = evaluate_conditions(bench.model, fitting, chat=config.chat, progress=bench.progress)
-    return found.drop(columns="text").assign(part="outcomes", own=False)
+    found = evaluate_conditions(workspace.model, fitting, chat=config.chat, progress=workspace.progress)
+    return found.drop(columns="text").assign(own=False)
 
 
-def distance_rows(bench: Bench, target: str) -> pd.DataFrame:
-    """One row a source."""
-    import pandas as pd
-
+def distance_rows(workspace: Workspace, target: str) -> pd.DataFrame:
+    """One row per source."""
     rows = [
         {
             "target": target,
             "source": source,
-            **{name: one(bench, source, target) for name, one in DISTANCES.items()},
+            **{name: one(workspace, source, target) for name, one in DISTANCES.items()},
         }
-        for source in bench.config.sources
+        for source in workspace.config.sources
         if source != target
     ]
-    return pd.DataFrame(rows).assign(part="distances")
+    return pd.DataFrame(rows)
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair and metric. ``overall``, ``correlations``, ``groups``, ``failing``."""
-    import pandas as pd
-
-    outcomes = rows[(rows["part"] == "outcomes") & ~rows["own"].fillna(False).astype(bool)]
-    distances = rows[rows["part"] == "distances"]
-    compared = [(CAST, PROMPTED)]
-    draws, seed = config.bootstrap, config.seed
-    pairs = side_by_side(
-        outcomes[outcomes["method"] != BASELINE],
-        compared,
-        within=("target", "source"),
-        n_bootstrap=draws,
-        seed=seed,
-        metrics=METRICS,
-    )
-    changes = pd.concat(
-        [
-            changes_of(outcomes, method, metric).assign(method=method, metric=metric)
-            for method in OUTCOMES
-            for metric in METRICS
-        ],
-        ignore_index=True,
-    )
-    result = _with_gains(pairs, changes).merge(
-        distances[["target", "source", *DISTANCES]], on=["target", "source"], how="left"
-    )
-    return {
-        "result": result,
-        "overall": side_by_side(
-            outcomes, [*compared, (CAST, RANDOM)], n_bootstrap=draws, seed=seed, metrics=METRICS
-        ),
-        "correlations": _correlations(result, config),
-        "groups": _groups(result, changes, config),
-        "failing": _failing(changes, config),
-    }
+def all_changes(found: pd.DataFrame) -> pd.DataFrame:
+    """Changes against zero-shot of every method and metric, under each other."""
+    made = [
+        changes_of(found, method, metric).assign(method=method, metric=metric)
+        for method in OUTCOMES
+        for metric in METRICS
+        if len(found)
+    ]
+    columns = ["target", "source", "sample", "change", "method", "metric"]
+    return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=columns)
 
 
-def _with_gains(pairs: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+def with_gains(pairs: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     """The gain over zero-shot of each method beside the comparison of the two."""
     means = changes.groupby(["target", "source", "metric", "method"], sort=False)["change"].mean()
     wide = means.unstack("method").rename(
         columns={method: f"{name}_gain" for method, name in OUTCOMES.items()}
     )
+    wide = wide.reindex(columns=[f"{name}_gain" for name in OUTCOMES.values()])
     return pairs.merge(wide.reset_index(), on=["target", "source", "metric"], how="left")
 
 
-def _correlations(result: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+def correlations(result: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Rank correlation of every distance with what steering and prompting gain, and with their difference."""
-    import pandas as pd
-
     rows = []
     for metric in METRICS:
         part = result[result["metric"] == metric]
@@ -144,8 +210,6 @@ def _correlations(result: pd.DataFrame, config: ExperimentConfig) -> pd.DataFram
 
 def grouped(values: pd.Series) -> pd.Series:
     """Groups from near to far, 0 to at most 2: single values where there are few, thirds otherwise."""
-    import pandas as pd
-
     places = np.unique(values)
     if len(places) <= GROUPS:
         return pd.Series(np.searchsorted(places, values), index=values.index)
@@ -153,10 +217,8 @@ def grouped(values: pd.Series) -> pd.Series:
     return pd.Series(np.searchsorted(edges, values, side="right"), index=values.index)
 
 
-def _groups(result: pd.DataFrame, changes: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+def groups(result: pd.DataFrame, changes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Mean gain over zero-shot of each method in each group of pairs, from near to far."""
-    import pandas as pd
-
     rows = []
     for metric in METRICS:
         pairs = result[result["metric"] == metric]
@@ -170,13 +232,12 @@ def _groups(result: pd.DataFrame, changes: pd.DataFrame, config: ExperimentConfi
                 found = _mean(part, config)
                 rows.append({"metric": metric, "distance": name, "group": group, "method": method, **found})
                 rows[-1]["x"] = float(placed.loc[placed["group"] == group, name].mean())
-    return pd.DataFrame(rows)
+    columns = ["metric", "distance", "group", "method", *MEAN, "x"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _failing(changes: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+def failing(changes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """What each method gains where prompting fails: decided on every second query, measured on the others."""
-    import pandas as pd
-
     number = changes.groupby(["target", "source", "metric", "method"], sort=False).cumcount()
     halves = changes.assign(half=number % 2)
     key = ["target", "source", "metric", "half"]
@@ -187,23 +248,14 @@ def _failing(changes: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
     rows = []
     for (metric, fails, method), part in measured.groupby(["metric", "fails", "method"], sort=False):
         rows.append({"metric": metric, "prompting_fails": fails, "method": method, **_mean(part, config)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["metric", "prompting_fails", "method", *MEAN])
 
 
-def _mean(part: pd.DataFrame, config: ExperimentConfig) -> dict[str, float]:
+MEAN = ("pairs", "n", "gain", "gain_low", "gain_high")
+
+
+def _mean(part: pd.DataFrame, config: RunConfig) -> dict[str, float]:
     units = part["target"] + "\n" + part["sample"]
     one = mean_interval(part["change"], clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
     pairs = len(part[["target", "source"]].drop_duplicates())
     return {"pairs": pairs, "n": one.n, "gain": one.value, "gain_low": one.low, "gain_high": one.high}
-
-
-EXPERIMENT = Experiment(
-    "dissimilarity",
-    "Does steering hold where source and target differ and prompting fails?",
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("overall", "correlations", "failing"),
-)

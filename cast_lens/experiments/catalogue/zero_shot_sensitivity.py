@@ -2,36 +2,38 @@
 
 Five other wordings, and the chat template where the tokenizer has one. Each is tried in two places: on the zero-shot
 side of the difference alone (``zero-shot side``, the few-shot prompts stay as they are), and on both sides
-(``both sides``). Downstream all vectors are given the norms of the default one and stand at its layer and strength, so
+(``both sides``). Downstream all vectors get the norms of the default one and are added at its layer and strength, so
 that only directions differ; once under the default prompts of the target, once under the wording itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 
+from ... import plots
 from ...engine import capture
 from ...extraction import draw_samples, shown_prompts
-from ...methods import Condition, evaluate_conditions, steered, zero_shot
+from ...methods import Condition, evaluate_conditions, steered, zero_shot_condition
 from ...placebos import matched, placebo_seed, random_direction
-from ...stats import adjust_p_values
 from ...tasks import Prompt, Task, zero_shot_prompts
 from ...vectors import DifferenceVectors, SteeringVector
-from ..bench import Bench, fits, test_examples
+from .. import sentences
 from ..cells import Cell
-from ..legacy import Experiment, Tasks, settings_first
-from ..outcomes import BASELINE, contrast_table, pooled_table, side_by_side
-from ..settings import ExperimentConfig
-from ..stability import mean_cosines, sampling_cosines
-from .zero_shot_sensitivity_reading import DEFAULT, PLACEBO, QUESTION, SIDES, draw, named, read
+from ..config import RunConfig
+from ..outcomes import BASELINE, contrast_table, holm, pooled_table, side_by_side, with_verdicts
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
+from ..stability import cosine_lines, mean_cosines, sampling_cosines
+from ..workspace import Workspace, fits, test_examples
 
-if TYPE_CHECKING:
-    import pandas as pd
+DEFAULT = "default"
+SIDES = ("zero-shot side", "both sides")
+PLACEBO = "placebo: random direction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,117 @@ WORDINGS: dict[str, Wording] = {
 }
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings and vectors first; then geometry by source, and targets by the wording of their prompts."""
-    cells = settings_first(config)
-    cells += [Cell("vectors", source=source, prepares=True) for source in config.sources]
-    cells += [Cell("geometry", source=source) for source in config.sources]
-    for target in config.targets:
-        cells.append(Cell("steered", target, variant=DEFAULT))
-        cells += [Cell("steered", target, variant=name) for name in changing(tasks[target])]
-    return cells
+@dataclass(frozen=True, slots=True)
+class ZeroShotSensitivity(Experiment):
+    """How far do vectors turn when the zero-shot prompt is worded differently?"""
+
+    name = "zero-shot-sensitivity"
+    title = "Sensitivity to the zero-shot prompt"
+    compared = (
+        "Vectors of the same samples under other wordings, with the default vector: their directions, beside how far "
+        "another draw of as many samples would turn it; and what they do to targets at the default vector's norm, "
+        "layer and strength, once under the default prompts, once under the wording itself, each against zero-shot "
+        "under the same prompts. P-values are corrected after Holm over the table of comparisons."
+    )
+    limits = (
+        f"{sentences.LIMITS} A handful of wordings is not a sample of all that people would write. Layer and strength "
+        "were chosen for the default wording, so a loss elsewhere may be due to the setting. At one norm nothing is "
+        "said about how wordings change a vector's length; the table of turns shows it."
+    )
+    shown = ("turns", "methods", "versus")
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings and vectors first; then geometry by source, and targets by the wording of their prompts."""
+        cells = settings_first(config)
+        cells += [Cell("vectors", source=source, prepares=True) for source in config.sources]
+        cells += [Cell("geometry", source=source) for source in config.sources]
+        for target in config.targets:
+            cells.append(Cell("steered", target, variant=DEFAULT))
+            cells += [Cell("steered", target, variant=name) for name in changing(tasks[target])]
+        return cells
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Usable wordings, geometry of a source, or outcomes of a target under one wording of its prompts."""
+        if cell.kind == "vectors":
+            names = dict.fromkeys(wording for wording, _ in reworded(workspace, cell.source))
+            return pd.DataFrame({"wording": list(names)})
+        if cell.kind == "geometry":
+            return geometry_rows(workspace, cell.source)
+        if cell.variant != DEFAULT and not usable(workspace, [cell.variant]):
+            return pd.DataFrame()
+        config, target = workspace.config, worded(cell.variant, workspace.tasks[cell.target])
+        base = zero_shot_condition(target, test_examples(config, target))
+        chat = is_chat(workspace, cell.variant)
+        if not fits(workspace, base.prompts):
+            return pd.DataFrame()
+        conditions = [base]
+        for source in config.sources:
+            if source != cell.target:
+                conditions += steered_conditions(workspace, base, source, cell.variant)
+        found = evaluate_conditions(workspace.model, conditions, chat=chat, progress=workspace.progress)
+        return found.drop(columns=["text"]).assign(prompt=cell.variant)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What wordings change. Gains under a wording are over zero-shot under that wording.
+
+        Returns:
+            ``result``: one row per pair, prompt, vector and metric; ``methods``: over all pairs, for each wording of
+            the prompts; ``versus``: each vector against the default one and the placebo, for each wording of the
+            prompts; ``geometry``: see ``geometry_rows``; ``turns``: the same at the setting's layer, over sources.
+        """
+        found, geometry = rows.get("steered", pd.DataFrame()), rows.get("geometry", pd.DataFrame())
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        names = [name for name in dict.fromkeys(found["method"]) if is_vector(name)] if len(found) else []
+        comparisons = [(name, named(DEFAULT)) for name in names if name != named(DEFAULT)]
+        comparisons += [(name, PLACEBO) for name in names]
+        vectors = found[found["method"] != BASELINE] if len(found) else found
+        return {
+            "result": tested_together(by_prompt(found, contrast_table, tested=is_vector, **options)),
+            "methods": by_prompt(found, pooled_table, **options),
+            "versus": side_by_side(vectors, comparisons, within=("prompt",), **options),
+            "geometry": geometry,
+            "turns": turns(geometry),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """How many vectors turn further than sampling would turn them, and how many differ downstream."""
+        found, versus = frames["turns"], frames["versus"]
+        told = []
+        if len(found):
+            further, total = int(found["further"].sum()), int(found["sources"].sum())
+            told.append(
+                f"{further} of {total} reworded vectors turn further than another draw of samples would turn them"
+            )
+        rows = versus[(versus["prompt"] == DEFAULT) & (versus["metric"] == "exact_match")]
+        own = rows[rows["against"] == named(DEFAULT)]
+        told.append(sentences.tally(own, "reworded vectors against the default one, in exact match,"))
+        headline = "; ".join(part for part in told if part)
+        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Cosine by layer, and gains under the default prompts."""
+        methods, geometry = frames["methods"], frames["geometry"]
+        if len(geometry):
+            yield from (cosine_figure(geometry, side, config) for side in SIDES)
+        rows = methods[methods["prompt"] == DEFAULT]
+        if len(rows):
+            yield ReportFigure(
+                "vectors",
+                "Vectors of other wordings on the default prompts",
+                "Mean gain over zero-shot over all pairs at one norm, layer and strength, with 95 % intervals over "
+                "queries.",
+                "Forest plot of the gain under the default vector, those of other wordings, and a placebo.",
+                plots.plot_methods(rows, sort=False),
+                rows,
+            )
+
+
+EXPERIMENT = ZeroShotSensitivity
+
+
+def named(name: str, side: str = "") -> str:
+    """The method of a vector: wording, and the side of the difference that is worded so."""
+    return f"{name}, {side}" if side else f"{name} vector"
 
 
 def changing(task: Task) -> list[str]:
@@ -101,16 +205,16 @@ def changing(task: Task) -> list[str]:
     ]
 
 
-def usable(bench: Bench, names: Sequence[str]) -> list[str]:
+def usable(workspace: Workspace, names: Sequence[str]) -> list[str]:
     """Wordings that the tokenizer has; the chat template may be missing."""
-    tokenizer: Any = bench.model.tokenizer
+    tokenizer: Any = workspace.model.tokenizer
     has_chat = bool(getattr(tokenizer, "chat_template", None))
     return [name for name in names if has_chat or not WORDINGS[name].chat]
 
 
-def is_chat(bench: Bench, wording: str) -> bool:
+def is_chat(workspace: Workspace, wording: str) -> bool:
     """Whether the chat template is on under a wording."""
-    return bench.config.chat != (wording != DEFAULT and WORDINGS[wording].chat)
+    return workspace.config.chat != (wording != DEFAULT and WORDINGS[wording].chat)
 
 
 def worded(wording: str, task: Task) -> Task:
@@ -118,22 +222,22 @@ def worded(wording: str, task: Task) -> Task:
     return task if wording == DEFAULT else WORDINGS[wording].reword(task)
 
 
-def residuals(bench: Bench, source: str, wording: str) -> DifferenceVectors:
+def residuals(workspace: Workspace, source: str, wording: str) -> DifferenceVectors:
     """Both sides of the difference under a wording, of the run's own samples; kept on disk."""
     if wording == DEFAULT:
-        return bench.differences(source)
+        return workspace.differences(source)
     slug = re.sub(r"\W+", "-", wording).strip("-")
-    path = bench.directory.path / "vectors" / f"wording-{slug}.{source}.safetensors"
+    path = workspace.directory.path / "vectors" / f"wording-{slug}.{source}.safetensors"
     if path.is_file():
         return DifferenceVectors.load(path)
-    how = replace(bench.extraction(), chat=is_chat(bench, wording))
-    plain, task = bench.differences(source), worded(wording, bench.tasks[source])
-    queries = draw_samples(bench.tasks[source], how)
+    how = replace(workspace.extraction(), chat=is_chat(workspace, wording))
+    plain, task = workspace.differences(source), worded(wording, workspace.tasks[source])
+    queries = draw_samples(workspace.tasks[source], how)
     prompts: list[Prompt] = [
-        *shown_prompts(bench.model, task, queries, how),
+        *shown_prompts(workspace.model, task, queries, how),
         *zero_shot_prompts(task, queries),
     ]
-    states = capture(bench.model, prompts, chat=how.chat, progress=bench.progress)
+    states = capture(workspace.model, prompts, chat=how.chat, progress=workspace.progress)
     about = replace(plain.provenance, chat=how.chat, note=f"prompts worded otherwise: {wording}")
     n = len(queries)
     found = DifferenceVectors(states[:n], states[n:], plain.layers, plain.sample_ids, about)
@@ -141,46 +245,22 @@ def residuals(bench: Bench, source: str, wording: str) -> DifferenceVectors:
     return found
 
 
-def reworded(bench: Bench, source: str) -> dict[tuple[str, str], DifferenceVectors]:
+def reworded(workspace: Workspace, source: str) -> dict[tuple[str, str], DifferenceVectors]:
     """Difference vectors by wording and by the side that is worded otherwise; the default is not among them."""
-    plain, found = bench.differences(source), {}
-    for wording in usable(bench, changing(bench.tasks[source])):
-        both = residuals(bench, source, wording)
+    plain, found = workspace.differences(source), {}
+    for wording in usable(workspace, changing(workspace.tasks[source])):
+        both = residuals(workspace, source, wording)
         found[wording, SIDES[0]] = replace(both, few_shot=plain.few_shot)
         found[wording, SIDES[1]] = both
     return found
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Rows of one cell; ``part`` says whether they are geometry or outcomes."""
-    import pandas as pd
-
-    if cell.kind == "vectors":
-        names = dict.fromkeys(wording for wording, _ in reworded(bench, cell.source))
-        return pd.DataFrame({"wording": list(names)})
-    if cell.kind == "geometry":
-        return geometry_rows(bench, cell.source)
-    if cell.variant != DEFAULT and not usable(bench, [cell.variant]):
-        return pd.DataFrame()
-    config, target = bench.config, worded(cell.variant, bench.tasks[cell.target])
-    base = zero_shot(target, test_examples(config, target))
-    chat = is_chat(bench, cell.variant)
-    if not fits(bench, base.prompts):
-        return pd.DataFrame()
-    conditions = [base]
-    for source in config.sources:
-        if source != cell.target:
-            conditions += steered_conditions(bench, base, source, cell.variant)
-    found = evaluate_conditions(bench.model, conditions, chat=chat, progress=bench.progress)
-    return found.drop(columns=["text"]).assign(part="steered", prompt=cell.variant)
-
-
-def steered_conditions(bench: Bench, base: Condition, source: str, prompt: str) -> list[Condition]:
-    """The default vector, those of all wordings (or of the prompt's own), and placebos, at one norm and setting."""
-    config, setting = bench.config, bench.setting(source)
-    default = bench.differences(source).mean()
+def steered_conditions(workspace: Workspace, base: Condition, source: str, prompt: str) -> list[Condition]:
+    """The default vector, those of all wordings (or of the prompt's own), and placebos, all at one norm and setting."""
+    config, setting = workspace.config, workspace.setting(source)
+    default = workspace.differences(source).mean()
     tried: list[tuple[str, SteeringVector, int]] = [(named(DEFAULT), default, config.seed)]
-    for (wording, side), found in reworded(bench, source).items():
+    for (wording, side), found in reworded(workspace, source).items():
         if prompt in (DEFAULT, wording):
             tried.append((named(wording, side), matched(found.mean(), like=default), config.seed))
     for number in range(config.placebos):
@@ -192,19 +272,16 @@ def steered_conditions(bench: Bench, base: Condition, source: str, prompt: str) 
     ]
 
 
-def geometry_rows(bench: Bench, source: str) -> pd.DataFrame:
-    """One row a wording, side and layer: cosine to the default vector, and the noise of sampling beside it."""
-    import pandas as pd
-
-    plain, layer = bench.differences(source), bench.setting(source).layer
-    default, sampling = plain.mean().directions, sampling_cosines(plain, seed=bench.config.seed)
+def geometry_rows(workspace: Workspace, source: str) -> pd.DataFrame:
+    """One row per wording, side and layer: cosine to the default vector, and the noise of sampling beside it."""
+    plain, layer = workspace.differences(source), workspace.setting(source).layer
+    default, sampling = plain.mean().directions, sampling_cosines(plain, seed=workspace.config.seed)
     frames = []
-    for (wording, side), found in reworded(bench, source).items():
+    for (wording, side), found in reworded(workspace, source).items():
         mean = found.mean().directions
         frames.append(
             pd.DataFrame(
                 {
-                    "part": "geometry",
                     "source": source,
                     "wording": wording,
                     "side": side,
@@ -212,7 +289,7 @@ def geometry_rows(bench: Bench, source: str) -> pd.DataFrame:
                     "cosine": mean_cosines(mean, default),
                     "norm_ratio": (mean.double().norm(dim=-1) / default.double().norm(dim=-1)).numpy(),
                     "sampling": sampling,
-                    "own_sampling": sampling_cosines(found, seed=bench.config.seed),
+                    "own_sampling": sampling_cosines(found, seed=workspace.config.seed),
                     "at_setting": torch.tensor(plain.layers).eq(layer).numpy(),
                 }
             )
@@ -220,57 +297,66 @@ def geometry_rows(bench: Bench, source: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a pair, prompt, vector and metric. ``methods``: over all pairs, for each wording of prompts.
-
-    ``versus``: each vector against the default one, for each wording of the prompts. ``geometry``: see
-    ``geometry_rows``. Gains under a wording are over zero-shot under that wording.
-    """
-    import pandas as pd
-
-    parts = {
-        part: rows[rows["part"] == part].drop(columns="part").dropna(axis=1, how="all").reset_index(drop=True)
-        for part in ("steered", "geometry")
-    }
-    outcomes, geometry, empty = parts["steered"], parts["geometry"], pd.DataFrame()
-    if len(geometry):
-        # Rows of the other part lack these columns, which makes their numbers floats.
-        geometry = geometry.astype({"layer": int, "at_setting": bool})
-    if outcomes.empty:
-        return {"result": empty, "methods": empty, "versus": empty, "geometry": geometry}
-    options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-    results, methods = [], []
-    for prompt, part in outcomes.groupby("prompt", sort=False):
-        results.append(contrast_table(part, tested=is_vector, **options).assign(prompt=prompt))
-        methods.append(pooled_table(part, **options).assign(prompt=prompt))
-    result = pd.concat(results, ignore_index=True)
-    adjusted = adjust_p_values(result.assign(p=result["p_value"].where(result["method"].map(is_vector))))
-    names = [name for name in dict.fromkeys(outcomes["method"]) if is_vector(name)]
-    comparisons = [(name, named(DEFAULT)) for name in names if name != named(DEFAULT)]
-    comparisons += [(name, PLACEBO) for name in names]
-    return {
-        "result": result.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"]),
-        "methods": pd.concat(methods, ignore_index=True),
-        "versus": side_by_side(
-            outcomes[outcomes["method"] != BASELINE], comparisons, within=("prompt",), **options
-        ),
-        "geometry": geometry,
-    }
+def by_prompt(found: pd.DataFrame, table: Callable[..., pd.DataFrame], **options: Any) -> pd.DataFrame:
+    """A table for each wording of the prompts, under each other."""
+    parts = [(name, part) for name, part in found.groupby("prompt", sort=False)] if len(found) else []
+    made = [table(part, **options).assign(prompt=name) for name, part in parts]
+    return (
+        pd.concat(made, ignore_index=True)
+        if made
+        else table(found, **options).assign(prompt=pd.Series(dtype=str))
+    )
 
 
-def is_vector(method: str) -> bool:
+def tested_together(result: pd.DataFrame) -> pd.DataFrame:
+    """p-values corrected over all wordings at once."""
+    wanted = result["p_value"].where(result["method"].map(is_vector).astype(bool))
+    adjusted = holm(result.assign(p_value=wanted))
+    return with_verdicts(adjusted.assign(p_value=result["p_value"]), of="gain")
+
+
+def is_vector(method: object) -> bool:
     """Vectors that are no placebos."""
     return method not in (BASELINE, PLACEBO)
 
 
-EXPERIMENT = Experiment(
-    "zero-shot-sensitivity",
-    QUESTION,
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("methods", "versus"),
-    heading="Sensitivity to the zero-shot prompt",
-)
+def turns(geometry: pd.DataFrame) -> pd.DataFrame:
+    """How far the vectors of each wording turn, at the setting's layer, over sources.
+
+    Returns:
+        ``side, wording, sources, cosine, cosine_low, cosine_high`` (to the default vector: mean and range),
+        ``sampling`` (the cosine that another draw of samples would give), ``further`` (sources whose vector turns
+        further than that), ``norm_ratio`` (to the default vector's norm).
+    """
+    if geometry.empty:
+        return pd.DataFrame()
+    here = geometry[geometry["at_setting"]]
+    return pd.DataFrame(
+        {
+            "side": side,
+            "wording": wording,
+            "sources": len(part),
+            "cosine": part["cosine"].mean(),
+            "cosine_low": part["cosine"].min(),
+            "cosine_high": part["cosine"].max(),
+            "sampling": part["sampling"].mean(),
+            "further": int((part["cosine"] < part["sampling"]).sum()),
+            "norm_ratio": part["norm_ratio"].mean(),
+        }
+        for (side, wording), part in here.groupby(["side", "wording"], sort=False)
+    )
+
+
+def cosine_figure(geometry: pd.DataFrame, side: str, config: RunConfig) -> ReportFigure:
+    """Cosine to the default vector, by layer."""
+    rows = geometry[geometry["side"] == side]
+    frame = cosine_lines(rows, rows["wording"], samples=config.samples)
+    return ReportFigure(
+        f"turning_{side.replace(' ', '_').replace('-', '_')}",
+        f"How far the vector turns: {side}",
+        "Cosine to the default vector, mean and range over sources. Dotted: what another draw of samples would give. "
+        "Vectors are means of n samples.",
+        f"Lines of cosine by layer, one for each wording of the {side}, with the noise of sampling.",
+        plots.plot_scaling(frame, x_title="layer", y_title="cosine to the default vector", share=False),
+        frame,
+    )

@@ -8,14 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue.ablation import neighbours, settled, steering
+from cast_lens.experiments.catalogue.ablation import Ablation, neighbours, settled, steering
+from cast_lens.experiments.workspace import Workspace
 from cast_lens.interventions import PromptVectors
-from tests.experiments.old_small import (
+from tests.experiments.small import (
     SMALL,
-    bench_of,
     computed,
-    find,
     joined,
     outcomes,
     planned,
@@ -23,21 +21,21 @@ from tests.experiments.old_small import (
     rows_of,
     small_config,
     words,
+    workspace_of,
 )
 
-NAME = "ablation"
-RUN = find(NAME)
+RUN = Ablation(repeats=2)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     config = small_config(tmp_path_factory.mktemp("tiny"))
-    return bench_of(NAME, config, tmp_path_factory.mktemp("out"))
+    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
-def made_up(few: int, *, cast: int = 20) -> pd.DataFrame:
+def made_up(few: int, *, cast: int = 20) -> dict[str, pd.DataFrame]:
     """Of 40 queries ``cast`` right under cast, ``few`` under the few-shot mean, 10 under placebos and zero-shot."""
-    return joined(
+    found = joined(
         [
             outcomes("zero-shot", right(10), group=""),
             outcomes("cast", right(cast), group="reference"),
@@ -46,11 +44,12 @@ def made_up(few: int, *, cast: int = 20) -> pd.DataFrame:
             outcomes("placebo: few-shot mean", right(10), group="contrast"),
         ]
     )
+    return {"steered": found}
 
 
-def test_the_plan_prepares_settings_and_strengths_and_has_a_cell_a_pair() -> None:
+def test_the_plan_prepares_settings_and_strengths_and_has_a_cell_per_pair() -> None:
     config = replace(SMALL, targets=("yes-no-facts", "review-sentiment"))
-    _, cells = planned(NAME, config)
+    _, cells = planned(RUN, config)
     assert [cell.variant for cell in cells if cell.kind == "setting"] == ["cast", "few-shot mean"]
     assert [(cell.target, cell.source) for cell in cells if not cell.prepares] == [
         ("yes-no-facts", "review-sentiment")
@@ -58,24 +57,29 @@ def test_the_plan_prepares_settings_and_strengths_and_has_a_cell_a_pair() -> Non
 
 
 def test_a_variant_that_loses_is_found_with_its_size() -> None:
-    frames = RUN.summarise(made_up(5), SMALL, {})
+    frames = RUN.tables(made_up(5), SMALL, {})
     versus = frames["versus"].set_index(["method", "against", "metric"])["difference"]
     assert versus["few-shot mean", "cast", "exact_match"] == pytest.approx(-15 / 40)
     assert versus["cast", "placebo: cast", "exact_match"] == pytest.approx(10 / 40)
     assert versus["few-shot mean", "placebo: few-shot mean", "exact_match"] == pytest.approx(-5 / 40)
-    text = words(RUN.read(frames, SMALL))
-    assert "few-shot mean is worse than cast in exact match by 37.5 points" in text
-    assert "-" not in text.split("cast against its placebo")[1][:30]
+    verdicts = frames["versus"].set_index(["method", "against", "metric"])["verdict"]
+    assert verdicts["few-shot mean", "cast", "exact_match"] == "loss"
+    assert "of 1 variants against cast, in exact match, 0 gain, 1 loses" in words(RUN.findings(frames, SMALL))
 
 
-def test_a_variant_that_wins_is_said_to_win() -> None:
-    text = words(RUN.read(RUN.summarise(made_up(38), SMALL, {}), SMALL))
-    assert "few-shot mean is better than cast in exact match by 45.0 points" in text
+@pytest.mark.parametrize(("few", "verdict"), [(38, "gain"), (20, "not shown")])
+def test_a_variant_that_wins_is_said_to_win_and_no_difference_to_show_nothing(few: int, verdict: str) -> None:
+    frames = RUN.tables(made_up(few), SMALL, {})
+    row = frames["versus"].query("against == 'cast' and metric == 'exact_match'").iloc[0]
+    assert (row["method"], row["verdict"]) == ("few-shot mean", verdict)
+    assert f"{int(verdict == 'not shown')} show" in words(RUN.findings(frames, SMALL))
 
 
-def test_no_difference_is_said_to_show_nothing() -> None:
-    text = words(RUN.read(RUN.summarise(made_up(20), SMALL, {}), SMALL))
-    assert "this run does not show that any single part matters" in text
+def test_without_rows_tables_have_columns() -> None:
+    frames = RUN.tables({}, SMALL, {})
+    assert all({"metric", "group"} <= set(frame) for frame in frames.values())
+    assert list(RUN.figures(frames, SMALL)) == []
+    assert "No condition has an outcome" in words(RUN.findings(frames, SMALL))
 
 
 @pytest.mark.parametrize(
@@ -88,14 +92,14 @@ def test_neighbouring_layers_stay_inside_the_model(
     assert neighbours((0, 1, 2, 3, 4), middle, count) == expected
 
 
-def test_variants_are_what_they_are_called(bench: Bench) -> None:
-    made = {variant.name: variant for variant in settled(bench, "review-sentiment")}
+def test_variants_are_what_they_are_called(workspace: Workspace) -> None:
+    made = {variant.name: variant for variant in settled(workspace, "review-sentiment", 2)}
     reference = made["cast"]
     assert all(variant.strength for variant in made.values())
     for name, side in (("few-shot mean", "few_shot"), ("zero-shot mean", "zero_shot")):
         vector = made[f"{name}, norm of cast"].vector.directions
         torch.testing.assert_close(vector.norm(dim=-1), reference.vector.directions.norm(dim=-1))
-        mean = getattr(bench.differences("review-sentiment"), side).mean(dim=0)
+        mean = getattr(workspace.differences("review-sentiment"), side).mean(dim=0)
         torch.testing.assert_close(torch.cosine_similarity(vector, mean), torch.ones(len(mean)))
     wide = steering(made["3 layers"], reference.vector, 3.0, 2)
     assert isinstance(wide, PromptVectors)
@@ -108,16 +112,17 @@ def test_variants_are_what_they_are_called(bench: Bench) -> None:
     assert len(made["random samples"].vector.provenance.sample_ids) == 3
 
 
-def test_cells_repeat_themselves_and_summarise(bench: Bench) -> None:
-    _, cells = planned(NAME, bench.config)  # type: ignore[arg-type]
-    rows = rows_of(NAME, bench, cells)
+def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
+    _, cells = planned(RUN, workspace.config)
+    rows = rows_of(RUN, workspace, cells)
+    steered = rows["steered"]
     cell = next(cell for cell in cells if cell.kind == "steered")
-    pd.testing.assert_frame_equal(computed(NAME, bench, cell), rows)
-    methods = set(rows["method"])
+    pd.testing.assert_frame_equal(computed(RUN, workspace, cell), steered)
+    methods = set(steered["method"])
     real = {name for name in methods if not name.startswith(("placebo", "zero-shot"))}
     real |= {"zero-shot mean, norm of cast"}
     assert {f"placebo: {name}" for name in real} <= methods
-    assert rows.loc[rows["method"] == "random samples", "seed"].nunique() == SMALL.repeats
-    frames = RUN.summarise(rows, SMALL, {})
-    words(RUN.read(frames, SMALL))
-    assert {drawing.name for drawing in RUN.draw(frames, SMALL)} == {"variants", "against_cast"}
+    assert steered.loc[steered["method"] == "random samples", "seed"].nunique() == 2
+    frames = RUN.tables(rows, SMALL, {})
+    words(RUN.findings(frames, SMALL))
+    assert {figure.name for figure in RUN.figures(frames, SMALL)} == {"variants", "against_cast"}

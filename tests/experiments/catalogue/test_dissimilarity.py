@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.catalogue.dissimilarity import EXPERIMENT, grouped
+from cast_lens.experiments.catalogue.dissimilarity import Dissimilarity, grouped
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.distances import DISTANCES
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
-from tests.experiments.small_grid import small_bench, small_config, small_tasks
+from tests.experiments.small import words
+from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
 
+RUN = Dissimilarity()
 TARGETS, SOURCES = ("t0", "t1", "t2", "t3"), ("s0", "s1", "s2")
 
 
@@ -27,14 +29,13 @@ def made(
     *,
     targets: tuple[str, ...] = TARGETS,
     sources: tuple[str, ...] = SOURCES,
-) -> pd.DataFrame:
+) -> dict[str, pd.DataFrame]:
     """Steered and prompted outcomes; all distances are one number of the pair."""
     steered = crossed(targets, sources, right)
     shown = crossed(targets, sources, prompted)
     shown = shown[shown["method"] == "cast"].assign(method="cross-task few-shot")
     rows = [
         {
-            "part": "distances",
             "target": target,
             "source": source,
             **dict.fromkeys(DISTANCES, far(target, source)),
@@ -42,8 +43,7 @@ def made(
         for target in targets
         for source in sources
     ]
-    outcomes = pd.concat([steered, shown]).assign(part="outcomes")
-    return pd.concat([outcomes, pd.DataFrame(rows)], ignore_index=True)
+    return {"steered": steered, "prompted": shown, "distances": pd.DataFrame(rows)}
 
 
 def worse_far_away(target: str, source: str, method: str, query: int) -> bool:
@@ -52,7 +52,7 @@ def worse_far_away(target: str, source: str, method: str, query: int) -> bool:
 
 
 def test_targets_alone_have_cells() -> None:
-    cells = EXPERIMENT.plan(small_config(), small_tasks())
+    cells = RUN.plan(grid_config(), small_tasks())
     kinds = [(cell.kind, cell.target) for cell in cells if not cell.prepares]
     assert kinds == [
         (kind, name) for name in ("tone", "mood") for kind in ("steered", "prompted", "distances")
@@ -63,10 +63,8 @@ def test_a_planted_order_is_found() -> None:
     steered = crossed(TARGETS, SOURCES, helps, n=12)
     shown = crossed(TARGETS, SOURCES, worse_far_away, n=12)
     shown = shown[shown["method"] == "cast"].assign(method="cross-task few-shot")
-    rows = pd.concat(
-        [pd.concat([steered, shown]).assign(part="outcomes"), made(helps, helps).query("part == 'distances'")]
-    )
-    frames = EXPERIMENT.summarise(rows.reset_index(drop=True), small_config(), small_tasks())
+    rows = {**made(helps, helps), "steered": steered, "prompted": shown}
+    frames = RUN.tables(rows, grid_config(), small_tasks())
     found = frames["correlations"].set_index(["metric", "distance", "outcome"])
     for name in DISTANCES:
         assert found.loc[("exact_match", name, "difference"), "correlation"] == pytest.approx(1.0)
@@ -88,7 +86,7 @@ def test_failing_is_judged_on_other_queries() -> None:
         return query % 2 == 0
 
     rows = made(nothing, prompted, targets=TARGETS[:2], sources=SOURCES[:2])
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    frames = RUN.tables(rows, grid_config(), small_tasks())
     found = frames["failing"].query("metric == 'exact_match' and method == 'cross-task few-shot'")
     by_side = found.set_index("prompting_fails")["gain"].to_dict()
     # Where the odd queries fail the even ones are measured, which gain half of the points.
@@ -102,27 +100,37 @@ def test_groups_keep_few_values_apart_and_cut_many_in_thirds() -> None:
 
 @pytest.mark.parametrize(
     ("right", "prompted", "said"),
-    [(helps, nothing, "+50.0 points"), (nothing, nothing, "+0.0 points"), (harms, helps, "−100.0 points")],
+    [
+        (helps, nothing, "by +50.0 points"),
+        (nothing, nothing, "by 0.0 points"),
+        (harms, helps, "by −100.0 points"),
+    ],
 )
-def test_sentences_fit_what_came_out(right: Right, prompted: Right, said: str) -> None:
+def test_the_headline_fits_what_came_out(right: Right, prompted: Right, said: str) -> None:
     rows = made(right, prompted, targets=TARGETS[:2], sources=SOURCES[:2])
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
-    reading = EXPERIMENT.read(frames, small_config())
-    text = " ".join(reading.answer)
-    assert said in text
-    assert "nan" not in text
-    assert len(EXPERIMENT.draw(frames, small_config())) == len(DISTANCES)
+    frames = RUN.tables(rows, grid_config(), small_tasks())
+    assert said in words(RUN.findings(frames, grid_config()))
+    assert len(list(RUN.figures(frames, grid_config()))) == len(DISTANCES)
+
+
+@pytest.mark.parametrize("kinds", [(), ("steered",), ("prompted",), ("steered", "prompted"), ("distances",)])
+def test_missing_cells_leave_tables_with_columns(kinds: tuple[str, ...]) -> None:
+    rows = made(helps, nothing, targets=TARGETS[:2], sources=SOURCES[:2])
+    frames = RUN.tables({kind: rows[kind] for kind in kinds}, grid_config(), small_tasks())
+    assert all("metric" in frame for frame in frames.values())
+    words(RUN.findings(frames, grid_config()))
+    list(RUN.figures(frames, grid_config()))
 
 
 def test_cells_repeat(tmp_path: Path) -> None:
-    first, second = small_bench(tmp_path / "a"), small_bench(tmp_path / "b")
-    frames = []
+    first, second = grid_workspace(tmp_path / "a"), grid_workspace(tmp_path / "b")
+    frames = {}
     for kind in ("steered", "prompted", "distances"):
         cell = Cell(kind, "tone")
-        frames.append(EXPERIMENT.compute(first, cell))
-        pd.testing.assert_frame_equal(frames[-1], EXPERIMENT.compute(second, cell))
-    assert set(frames[1]["source"]) == {"mood", "double"}
-    assert len(frames[2]) == 2
-    assert set(EXPERIMENT.compute(first, Cell("distances", "mood"))["source"]) == {"double"}
-    found = EXPERIMENT.summarise(pd.concat(frames, ignore_index=True), small_config(), small_tasks())
+        frames[kind] = RUN.compute(first, cell)
+        pd.testing.assert_frame_equal(frames[kind], RUN.compute(second, cell))
+    assert set(frames["prompted"]["source"]) == {"mood", "double"}
+    assert len(frames["distances"]) == 2
+    assert set(RUN.compute(first, Cell("distances", "mood"))["source"]) == {"double"}
+    found = RUN.tables(frames, grid_config(), small_tasks())
     assert len(found["result"]) == 2 * 2

@@ -1,4 +1,4 @@
-"""Foretelling harm: what predictors read, divergences by hand, planted and empty predictors."""
+"""Predicting harm: what predictors read, divergences by hand, planted and empty predictors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from cast_lens.experiments.catalogue.predict_transfer import EXPERIMENT, jensen_shannon, spread, unlabelled
-from cast_lens.experiments.catalogue.predict_transfer_reading import NEEDS, TOGETHER
+from cast_lens.experiments.catalogue.predict_transfer import (
+    NEEDS,
+    TOGETHER,
+    PredictTransfer,
+    jensen_shannon,
+    spread,
+    unlabelled,
+)
 from cast_lens.experiments.cells import Cell
 from cast_lens.tasks import zero_shot_prompts
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
-from tests.experiments.small_grid import small_bench, small_config, small_tasks
+from tests.experiments.small import words
+from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
 
+RUN = PredictTransfer()
 TARGETS, SOURCES = tuple(f"t{i}" for i in range(6)), ("s0", "s1", "s2", "s3")
 
 
@@ -30,11 +38,10 @@ def mixed(target: str, source: str, method: str, query: int) -> bool:
     return query < level(target, source)
 
 
-def made(right: Right, *, noise: bool = False) -> pd.DataFrame:
+def made(right: Right, *, noise: bool = False) -> dict[str, pd.DataFrame]:
     generator = np.random.default_rng(0)
     rows = [
         {
-            "part": "predictors",
             "target": target,
             "source": source,
             **{name: generator.normal() if noise else float(level(target, source)) for name in NEEDS},
@@ -43,11 +50,11 @@ def made(right: Right, *, noise: bool = False) -> pd.DataFrame:
         for source in SOURCES
     ]
     steered = crossed(TARGETS, SOURCES, right).query("not method.str.startswith('placebo')")
-    return pd.concat([steered.assign(part="gain"), pd.DataFrame(rows)], ignore_index=True)
+    return {"gain": steered, "predictors": pd.DataFrame(rows)}
 
 
 def test_every_steerable_task_has_two_cells() -> None:
-    cells = EXPERIMENT.plan(small_config(), small_tasks())
+    cells = RUN.plan(grid_config(), small_tasks())
     assert [cell.target for cell in cells if cell.kind == "predictors"] == ["tone", "mood", "double"]
     assert [cell.target for cell in cells if cell.kind == "gain"] == ["tone", "mood", "double"]
 
@@ -75,8 +82,8 @@ def test_spread_is_the_mean_distance_of_two_samples() -> None:
     assert spread(rows[:1]) == 0.0
 
 
-def test_a_planted_predictor_foretells_and_noise_does_not() -> None:
-    frames = EXPERIMENT.summarise(made(mixed), small_config(), small_tasks())
+def test_a_planted_predictor_predicts_and_noise_does_not() -> None:
+    frames = RUN.tables(made(mixed), grid_config(), small_tasks())
     found = frames["predictors"].set_index(["metric", "predictor"])
     for name in NEEDS:
         row = found.loc[("exact_match", name)]
@@ -88,7 +95,7 @@ def test_a_planted_predictor_foretells_and_noise_does_not() -> None:
     assert found["n_tests"].iloc[0] == 2 * len(NEEDS)
     lost = sum(level(target, source) < 4 for target in TARGETS for source in SOURCES)
     assert found.loc[("exact_match", "parallelism"), ["pairs", "harmful"]].tolist() == [24, lost]
-    empty = EXPERIMENT.summarise(made(mixed, noise=True), small_config(), small_tasks())["predictors"]
+    empty = RUN.tables(made(mixed, noise=True), grid_config(), small_tasks())["predictors"]
     # Eight predictors of noise: 24 pairs scatter an area by 0.12.
     assert 0.25 < empty["auroc"].mean() < 0.65
     assert (empty["p_adjusted"].dropna() > 0.05).all()
@@ -97,45 +104,53 @@ def test_a_planted_predictor_foretells_and_noise_does_not() -> None:
 @pytest.mark.parametrize(
     ("right", "said"),
     [
-        (mixed, ("of 24 pairs lose", "The highest AUROC on held-out targets")),
-        (helps, ("0 of 24 pairs lose", "so no sign can be foretold", "No rank correlation is defined")),
-        (nothing, ("0 of 24 pairs lose", "so no sign can be foretold")),
-        (harms, ("24 of 24 pairs lose", "so no sign can be foretold")),
+        (mixed, ("of 24 pairs lose", "the highest AUROC on held-out targets")),
+        (helps, ("0 of 24 pairs lose", "so no sign can be predicted")),
+        (nothing, ("0 of 24 pairs lose", "so no sign can be predicted")),
+        (harms, ("24 of 24 pairs lose", "so no sign can be predicted")),
     ],
 )
-def test_sentences_fit_what_came_out(right: Right, said: tuple[str, ...]) -> None:
-    frames = EXPERIMENT.summarise(made(right), small_config(), small_tasks())
-    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
+def test_the_headline_fits_what_came_out(right: Right, said: tuple[str, ...]) -> None:
+    frames = RUN.tables(made(right), grid_config(), small_tasks())
+    text = words(RUN.findings(frames, grid_config()))
     for part in said:
         assert part in text
-    assert "nan" not in text
-    assert bool(EXPERIMENT.draw(frames, small_config())) == (right is mixed)
+    assert bool(list(RUN.figures(frames, grid_config()))) == (right is mixed)
 
 
 def test_only_parallelism_reads_target_labels(tmp_path: Path) -> None:
-    words = {"good": "great", "bad": "awful"}
-    bench = small_bench(tmp_path / "a")
-    task = bench.tasks["tone"]
+    names = {"good": "great", "bad": "awful"}
+    workspace = grid_workspace(tmp_path / "a")
+    task = workspace.tasks["tone"]
     renamed = replace(
         task,
-        labels=tuple(words[label] for label in task.labels),
-        train=tuple(replace(example, answer=words[example.answer]) for example in task.train),
-        test=tuple(replace(example, answer=words[example.answer]) for example in task.test),
+        labels=tuple(names[label] for label in task.labels),
+        train=tuple(replace(example, answer=names[example.answer]) for example in task.train),
+        test=tuple(replace(example, answer=names[example.answer]) for example in task.test),
     )
-    other = small_bench(tmp_path / "b")
+    other = grid_workspace(tmp_path / "b")
     other = replace(other, tasks={**other.tasks, "tone": renamed})
-    before, after = (EXPERIMENT.compute(one, Cell("predictors", "tone")) for one in (bench, other))
+    before, after = (RUN.compute(one, Cell("predictors", "tone")) for one in (workspace, other))
     changed = [name for name in NEEDS if not np.allclose(before[name], after[name], rtol=0, atol=1e-5)]
     assert changed == ["parallelism"]
 
 
 def test_cells_repeat(tmp_path: Path) -> None:
-    bench = small_bench(tmp_path / "a")
-    rows = EXPERIMENT.compute(bench, Cell("predictors", "tone"))
+    workspace = grid_workspace(tmp_path / "a")
+    rows = RUN.compute(workspace, Cell("predictors", "tone"))
     pd.testing.assert_frame_equal(
-        rows, EXPERIMENT.compute(small_bench(tmp_path / "b"), Cell("predictors", "tone"))
+        rows, RUN.compute(grid_workspace(tmp_path / "b"), Cell("predictors", "tone"))
     )
     assert rows[list(NEEDS)].notna().all(axis=None)
-    gains = EXPERIMENT.compute(bench, Cell("gain", "tone"))
-    frames = EXPERIMENT.summarise(pd.concat([rows, gains], ignore_index=True), small_config(), small_tasks())
+    gains = RUN.compute(workspace, Cell("gain", "tone"))
+    frames = RUN.tables({"gain": gains, "predictors": rows}, grid_config(), small_tasks())
     assert len(frames["result"]) == 2 * 2
+
+
+@pytest.mark.parametrize("kinds", [(), ("gain",), ("predictors",)])
+def test_missing_cells_leave_tables_with_columns(kinds: tuple[str, ...]) -> None:
+    rows = made(mixed)
+    frames = RUN.tables({kind: rows[kind] for kind in kinds}, grid_config(), small_tasks())
+    assert all("metric" in frame for frame in frames.values())
+    assert words(RUN.findings(frames, grid_config())) == "No condition has an outcome that could be compared."
+    assert list(RUN.figures(frames, grid_config())) == []

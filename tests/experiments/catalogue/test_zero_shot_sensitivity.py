@@ -6,15 +6,18 @@ import pandas as pd
 import pytest
 import torch
 
-from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue.zero_shot_sensitivity import WORDINGS, changing, reworded
+from cast_lens.experiments.catalogue.zero_shot_sensitivity import (
+    WORDINGS,
+    ZeroShotSensitivity,
+    changing,
+    reworded,
+)
 from cast_lens.experiments.cells import Cell
+from cast_lens.experiments.workspace import Workspace
 from cast_lens.tasks import load_task, zero_shot_prompts
-from tests.experiments.old_small import (
+from tests.experiments.small import (
     SMALL,
-    bench_of,
     computed,
-    find,
     joined,
     outcomes,
     planned,
@@ -22,19 +25,19 @@ from tests.experiments.old_small import (
     rows_of,
     small_config,
     words,
+    workspace_of,
 )
 
-NAME = "zero-shot-sensitivity"
-RUN = find(NAME)
+RUN = ZeroShotSensitivity()
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     config = small_config(tmp_path_factory.mktemp("tiny"))
-    return bench_of(NAME, config, tmp_path_factory.mktemp("out"))
+    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
-def made_up(other: int) -> pd.DataFrame:
+def made_up(other: int) -> dict[str, pd.DataFrame]:
     steered = joined(
         [
             outcomes("zero-shot", right(10)),
@@ -42,7 +45,6 @@ def made_up(other: int) -> pd.DataFrame:
             outcomes("blank lines, both sides", right(other)),
             outcomes("placebo: random direction", right(10)),
         ],
-        part="steered",
         prompt="default",
     )
     worded = joined(
@@ -51,14 +53,13 @@ def made_up(other: int) -> pd.DataFrame:
             outcomes("default vector", right(20)),
             outcomes("blank lines, both sides", right(24)),
         ],
-        part="steered",
         prompt="blank lines",
     )
     geometry = pd.DataFrame(
-        {"part": "geometry", "source": "s", "wording": "blank lines", "side": ["zero-shot side", "both sides"],
+        {"source": "s", "wording": "blank lines", "side": ["zero-shot side", "both sides"],
          "layer": 1, "cosine": [0.7, 0.99], "norm_ratio": 1.0, "sampling": 0.95, "at_setting": True}
     )  # fmt: skip
-    return joined([steered, worded, geometry])
+    return {"steered": joined([steered, worded]), "geometry": geometry}
 
 
 def text_of(wording: str, name: str) -> str:
@@ -84,12 +85,12 @@ def test_a_task_without_an_instruction_has_fewer_wordings() -> None:
 
 
 def test_the_plan_has_a_cell_for_each_wording_of_a_target() -> None:
-    _, cells = planned(NAME, SMALL)
+    _, cells = planned(RUN)
     assert [cell.variant for cell in cells if cell.kind == "steered"] == ["default", *WORDINGS]
 
 
-def test_one_side_or_both_are_worded_otherwise(bench: Bench) -> None:
-    plain, made = bench.differences("review-sentiment"), reworded(bench, "review-sentiment")
+def test_one_side_or_both_are_worded_otherwise(workspace: Workspace) -> None:
+    plain, made = workspace.differences("review-sentiment"), reworded(workspace, "review-sentiment")
     # The tiny tokenizer has no chat template.
     assert {wording for wording, _ in made} == set(WORDINGS) - {"chat template"}
     zero, both = made["blank lines", "zero-shot side"], made["blank lines", "both sides"]
@@ -101,37 +102,48 @@ def test_one_side_or_both_are_worded_otherwise(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("other", "told"),
-    [
-        (
-            38,
-            "These differ from it after Holm's correction over 12 tests: blank lines, both sides +45.0 points",
-        ),
-        (20, "None of 1 differs from it in any metric"),
-        (2, "blank lines, both sides −45.0 points"),
-    ],
+    [(38, "gain"), (20, "not shown"), (2, "loss")],
 )
 def test_vectors_are_told_apart_as_they_are(other: int, told: str) -> None:
-    frames = RUN.summarise(made_up(other), SMALL, {})
-    text = words(RUN.read(frames, SMALL))
-    assert told in text
-    assert "blank lines 0.700 (0.700 to 0.700)" in text
-    assert "1 of 1 vectors turn further" in text
-    assert "0 of 1 vectors turn further" in text
-    assert "moves zero-shot between 25.0 % (default) and 40.0 % (blank lines)" in text
+    frames = RUN.tables(made_up(other), SMALL, {})
+    own = (
+        frames["versus"]
+        .query("prompt == 'default' and metric == 'exact_match'")
+        .set_index(["method", "against"])
+    )
+    row = own.loc["blank lines, both sides", "default vector"]
+    assert (row["verdict"], row["n_tests"]) == (told, 12)
+    assert row["difference"] == pytest.approx((other - 20) / 40)
+    turned = frames["turns"].set_index("side")
+    assert turned["cosine"].to_dict() == {"zero-shot side": 0.7, "both sides": 0.99}
+    assert turned["further"].to_dict() == {"zero-shot side": 1, "both sides": 0}
+    text = words(RUN.findings(frames, SMALL))
+    assert "1 of 2 reworded vectors turn further" in text
+    assert frames["methods"].groupby("prompt")["baseline"].first().to_dict() == {
+        "blank lines": 0.4,
+        "default": 0.25,
+    }
     under = frames["methods"].query("prompt == 'blank lines' and metric == 'exact_match'").set_index("method")
     # The gain under a wording is over zero-shot under that wording: 20 and 24 of 40 against 16.
     assert under.loc["default vector", "gain"] == pytest.approx(4 / 40)
     assert under.loc["blank lines, both sides", "gain"] == pytest.approx(8 / 40)
 
 
-def test_cells_repeat_themselves_and_summarise(bench: Bench) -> None:
-    _, cells = planned(NAME, bench.config)  # type: ignore[arg-type]
+def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
+    _, cells = planned(RUN, workspace.config)
     kept = [cell for cell in cells if cell.variant in ("", "cast", "default", "blank lines")]
-    rows = rows_of(NAME, bench, kept)
+    rows = rows_of(RUN, workspace, kept)
     for cell in (Cell("geometry", source="review-sentiment"), kept[-1]):
-        pd.testing.assert_frame_equal(computed(NAME, bench, cell), computed(NAME, bench, cell))
-    assert computed(NAME, bench, Cell("steered", "yes-no-facts", variant="chat template")).empty
-    frames = RUN.summarise(rows, SMALL, {})
-    words(RUN.read(frames, SMALL))
-    names = {drawing.name for drawing in RUN.draw(frames, SMALL)}
+        pd.testing.assert_frame_equal(computed(RUN, workspace, cell), computed(RUN, workspace, cell))
+    assert computed(RUN, workspace, Cell("steered", "yes-no-facts", variant="chat template")).empty
+    frames = RUN.tables(rows, SMALL, {})
+    words(RUN.findings(frames, SMALL))
+    names = {figure.name for figure in RUN.figures(frames, SMALL)}
     assert names == {"turning_zero_shot_side", "turning_both_sides", "vectors"}
+
+
+def test_without_rows_tables_have_columns() -> None:
+    frames = RUN.tables({}, SMALL, {})
+    assert {"prompt", "verdict"} <= set(frames["result"]) & set(frames["versus"])
+    assert list(RUN.figures(frames, SMALL)) == []
+    assert "No condition has an outcome" in words(RUN.findings(frames, SMALL))

@@ -8,11 +8,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cast_lens.experiments.transfer_prediction import (
-    auroc,
     auroc_interval,
     best_threshold,
     leave_one_task_out,
 )
+from cast_lens.stats import auroc
 
 
 def pairs(gains: np.ndarray) -> pd.DataFrame:
