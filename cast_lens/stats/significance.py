@@ -10,11 +10,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.stats import binom
-from statsmodels.stats.multitest import multipletests
 
 from .arrays import as_outcomes, check_share
 
-METHODS = {"holm": "holm", "benjamini-hochberg": "fdr_bh"}
+METHODS = ("holm", "benjamini-hochberg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,19 @@ def adjust_p_values(
     tested = ~np.isnan(p)
     if ((p[tested] < 0) | (p[tested] > 1)).any():
         raise ValueError(f"column={column!r} must hold p-values between 0 and 1")
-    adjusted, rejected = np.full(p.size, np.nan), np.zeros(p.size, dtype=bool)
-    if tested.any():
-        rejected[tested], adjusted[tested] = multipletests(p[tested], alpha=alpha, method=METHODS[method])[:2]
+    adjusted = np.full(p.size, np.nan)
+    adjusted[tested] = _adjusted(p[tested], method)
+    rejected = np.where(tested, adjusted <= alpha, False)
     return frame.assign(p_adjusted=adjusted, rejected=rejected, tests=int(tested.sum()), correction=method)
+
+
+def _adjusted(p: Float[np.ndarray, " test"], method: str) -> Float[np.ndarray, " test"]:
+    """Adjusted p-values; those of statsmodels, whose function collects garbage for a second at each call."""
+    order, found = np.argsort(p, kind="stable"), np.empty(p.size)
+    if method == "holm":
+        scaled = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    else:
+        raw = p[order] * p.size / np.arange(1, p.size + 1)
+        scaled = np.minimum.accumulate(raw[::-1])[::-1]
+    found[order] = np.minimum(scaled, 1.0)
+    return found

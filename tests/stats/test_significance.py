@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
 
 from cast_lens.stats import (
     McNemar,
@@ -328,3 +329,17 @@ def test_power_errors() -> None:
         minimal_detectable_effect(10, discordance=0.2, power=1.0)
     with pytest.raises(ValueError, match="must exceed alpha"):
         minimal_detectable_effect(10, discordance=0.2, power=0.01)
+
+
+@pytest.mark.parametrize(("method", "theirs"), [("holm", "holm"), ("benjamini-hochberg", "fdr_bh")])
+@pytest.mark.parametrize("n", [0, 1, 2, 25])
+def test_adjusted_p_values_are_those_of_statsmodels(
+    method: Literal["holm", "benjamini-hochberg"], theirs: str, n: int
+) -> None:
+    p = np.round(np.random.default_rng(n).random(n) ** 3, 2)
+    found = adjust_p_values(pd.DataFrame({"p": [*p, np.nan]}), method=method)
+    rejected, adjusted = multipletests(p, alpha=0.05, method=theirs)[:2] if n else (p, p)
+    np.testing.assert_allclose(found["p_adjusted"][:n], adjusted, rtol=1e-12)
+    assert found["rejected"][:n].tolist() == list(rejected)
+    assert np.isnan(found["p_adjusted"].iloc[n])
+    assert not found["rejected"].iloc[n]
