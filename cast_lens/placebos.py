@@ -1,19 +1,19 @@
 """Controls for a steering vector: the same shape, layers and norms, without its content.
 
-A placebo is a ``SteeringVector`` like the one it stands beside, so a control is one more entry in the same
+A placebo is a ``SteeringVector`` like the one it controls for, so a control is one more entry in the same
 call. What a placebo does is the effect of disturbing the model at that place and strength, whatever the
 direction; only what the vector does beyond it is the vector's. Which placebo answers what:
 
-- ``random_direction``: does any direction of this length do it? ``random_like`` is its arithmetic, for any tensor;
-- ``shuffled_coordinates``: does any direction with these very entries do it? Residual streams have a few
+- ``random_direction``: would any direction of this length do it? ``random_like`` is its arithmetic, for any tensor;
+- ``shuffled_coordinates``: would any direction with these very entries do it? Residual streams have a few
   coordinates of outsize scale, which a Gaussian direction misses and a permuted one moves to others.
-- ``zero``: does the code path alone do it? It must equal the unsteered model;
+- ``zero``: would the code path alone do it? It must equal the unsteered model;
 - ``random_subsets``: does it matter which samples were averaged? Means of random samples of equal number.
 
 Every source and draw needs placebos of its own: ``placebo_seed`` gives the seed. With one seed for all sources they
 would share one direction, and a mean over sources would rest on a single draw.
 
-``matched`` gives any other vector (of shuffled labels, of random text) the norms of the vector it stands beside.
+``matched`` gives any other vector (of shuffled labels, of random text) the norms of the vector it is compared with.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .vectors import DifferenceVectors, SteeringVector
 
 
 def placebo_seed(*parts: object) -> int:
-    """The seed of one placebo, from whatever tells it apart: the source, the run's seed, the number of the draw."""
+    """The seed of one placebo, from whatever identifies it: the source, the run's seed, the number of the draw."""
     return zlib.crc32(" ".join(str(part) for part in parts).encode())
 
 
 def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int) -> Float[Tensor, "*row d_model"]:
-    """For each row a random direction, uniform on the sphere of the row's own norm; same dtype, same device.
+    """A random direction for each row, uniform on the sphere of the row's own norm; same dtype, same device.
 
     Args:
         directions: of any number of rows.
@@ -52,7 +52,7 @@ def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
     """A random direction at each layer, uniform on the sphere of the vector's own norm there.
 
     Args:
-        vector: what it stands beside.
+        vector: what it is a placebo for.
         seed: of a local generator; the same seed gives the same directions (see ``placebo_seed``).
     """
     directions = random_like(vector.directions, seed=seed).float()
@@ -60,12 +60,12 @@ def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
 
 
 def shuffled_coordinates(vector: SteeringVector, *, seed: int) -> SteeringVector:
-    """The vector with its coordinates permuted: at each layer the same entries, so the same norm, elsewhere.
+    """The vector with its coordinates permuted: at each layer the same entries, so the same norm, in other places.
 
-    One permutation serves every layer, so that the layers stay related to each other as they were.
+    One permutation is used at every layer, so that the layers stay related to each other as they were.
 
     Args:
-        vector: what it stands beside.
+        vector: what it is a placebo for.
         seed: of a local generator; the same seed gives the same permutation.
     """
     order = torch.randperm(vector.directions.shape[1], generator=_generator(seed))

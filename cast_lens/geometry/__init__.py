@@ -7,8 +7,8 @@ here.
 - ``cohesion``: how well the differences of one task agree, and how far they part few-shot from zero-shot;
 - ``matrix_entropy``, ``entropy_by_layer``: how many directions the activations fill;
 - ``project``, ``project_layers``: the activations in two dimensions, PCA or UMAP, in one joint basis;
-- ``arrow_cosines``: how parallel the arrows of such a picture are as drawn;
-- ``planted_differences``: difference vectors of a known cosine, to see what a picture makes of them;
+- ``arrow_cosines``: how parallel the arrows of such a figure look;
+- ``planted_differences``: difference vectors of a known cosine, to see how a figure renders them;
 - ``cosine_matrix``: the square of cosines at one layer, optionally clustered, for heat maps.
 """
 

@@ -8,9 +8,9 @@ the cosine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from ..vectors import DifferenceVectors
@@ -28,9 +28,6 @@ from .resampling import (
     unbiased_squared_norm,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def alignment(
     differences: Sequence[DifferenceVectors],
@@ -41,14 +38,14 @@ def alignment(
 ) -> pd.DataFrame:
     """Mean cosine of the samples of each task to the mean difference of each task, its own included.
 
-    Columns, one row a layer and ordered pair: ``task`` (whose samples), ``other`` (whose mean), ``layer``,
+    Columns, one row per layer and ordered pair: ``task`` (whose samples), ``other`` (whose mean), ``layer``,
     ``cosine`` (mean over samples; for the own task each sample against the mean of the others), ``low, high``
     (bootstrap percentile interval; samples of both tasks are redrawn, and the length of a redrawn mean is
     freed of the noise that redrawing adds), ``n`` (samples of ``task``). A task of two samples has no
     interval with itself: NaN.
 
     Args:
-        differences: one a task, from one model at the same layers.
+        differences: one per task, from one model at the same layers.
         n_bootstrap: replicates.
         seed: of the replicates.
         confidence: of the intervals.
@@ -57,8 +54,6 @@ def alignment(
         ValueError: on different models or layers, duplicate names, fewer than two samples, or a mean or
             single difference that is zero.
     """
-    import pandas as pd
-
     check_comparable(differences)
     check_bootstrap(n_bootstrap, confidence)
     counts = [resample_counts(one, n_bootstrap, seed) for one in differences]
@@ -76,7 +71,7 @@ def alignment(
 
 
 def alignment_samples(differences: Sequence[DifferenceVectors]) -> pd.DataFrame:
-    """The cosines behind ``alignment``, one row a sample, layer and other task, for scatters and hover text.
+    """The cosines behind ``alignment``, one row per sample, layer and other task, for scatters and hover text.
 
     Columns: ``task, sample_id, other, layer, cosine``; for the own task against the mean of the other
     samples.
@@ -84,8 +79,6 @@ def alignment_samples(differences: Sequence[DifferenceVectors]) -> pd.DataFrame:
     Raises:
         ValueError: as ``alignment``.
     """
-    import pandas as pd
-
     check_comparable(differences)
     owners = np.repeat([one.task for one in differences], [len(one) for one in differences])
     ids = np.concatenate([np.array(one.sample_ids, dtype=object) for one in differences])

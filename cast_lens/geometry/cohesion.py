@@ -1,16 +1,16 @@
 """Do the differences of one task agree, and do they part few-shot from zero-shot activations?
 
 Both predict how reliably a mean vector steers (arXiv 2505.22637): agreement of the training differences with
-each other and with their mean, and separability along the vector. High values are no proof that steering
+each other and with their mean, and separability along the vector. High values do not prove that steering
 helps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from ..vectors import DifferenceVectors
@@ -28,9 +28,6 @@ from .resampling import (
     resample_counts,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def cohesion(
     differences: Sequence[DifferenceVectors],
@@ -42,7 +39,7 @@ def cohesion(
 ) -> pd.DataFrame:
     """How well the differences of each task agree, layer by layer.
 
-    Columns, one row a task and layer:
+    Columns, one row per task and layer:
 
     - ``pairwise_cosine`` with ``low, high``: mean cosine between the differences of two different samples,
       and its bootstrap percentile interval (two copies of one sample never count as a pair; NaN below 3
@@ -59,7 +56,7 @@ def cohesion(
     - ``n``: samples.
 
     Args:
-        differences: one a task, from one model at the same layers.
+        differences: one per task, from one model at the same layers.
         n_bootstrap: replicates of the interval.
         n_splits: random halvings behind ``separability``.
         seed: of replicates and halvings.
@@ -69,8 +66,6 @@ def cohesion(
         ValueError: on different models or layers, duplicate names, fewer than two samples, a mean or single
             difference that is zero, or ``n_splits`` below 1.
     """
-    import pandas as pd
-
     check_comparable(differences)
     check_bootstrap(n_bootstrap, confidence)
     if n_splits < 1:

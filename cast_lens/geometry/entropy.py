@@ -2,25 +2,22 @@
 
 The figure of arXiv 2507.13236 compares it between prompts with and without demonstrations; the definition
 follows the public code of the same group's GLoRE (github txy77/GLoRE, analysis_entropy.py): no centring, no
-row normalisation. So a few very long activations, or a large common offset, lower it: it is no measure of
-knowledge.
+row normalisation. So a few very long activations, or a large common offset, lower it: it does not
+measure knowledge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..vectors import DifferenceVectors
 from .resampling import check_comparable
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NEGLIGIBLE = 1e-12
 """Eigenvalues below this share of the trace are rounding. The source drops those below 1e-10 in absolute
@@ -32,7 +29,7 @@ def matrix_entropy(activations: Float[Tensor, "sample d_model"], order: float = 
     """Entropy, in nats, of the normalised spectrum of ``K = Z Z'`` for activations ``Z``.
 
     With ``p_i`` the eigenvalues of K over its trace: order 1 is ``-sum p_i ln p_i``; any other order a is
-    ``ln(sum p_i ** a) / (1 - a)``; order 0 is the log of the rank, order infinity ``-ln max p_i``. It lies
+    ``ln(sum p_i ** a) / (1 - a)``; order 0 is the log of the rank, order infinity ``-ln max p_i``. It is
     between 0 (all activations on one line through the origin) and ``ln min(sample, d_model)`` (orthogonal,
     equally long ones).
 
@@ -81,8 +78,6 @@ def entropy_by_layer(differences: Sequence[DifferenceVectors], *, order: float =
         ValueError: on different models or layers, duplicate names, fewer than two samples, or a
             negative order.
     """
-    import pandas as pd
-
     check_comparable(differences)
     rows = []
     for one in differences:

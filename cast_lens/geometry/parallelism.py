@@ -8,10 +8,13 @@ vector helps on the other: that is for the steering experiments to show.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+from scipy.stats import beta
 
 from ..vectors import DifferenceVectors
 from .resampling import (
@@ -30,9 +33,6 @@ from .resampling import (
     weighted_inner,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def parallelism(
     differences: Sequence[DifferenceVectors],
@@ -43,7 +43,7 @@ def parallelism(
 ) -> pd.DataFrame:
     """How parallel the mean differences of every two tasks are, layer by layer.
 
-    Columns of the frame, one row a layer and unordered pair of tasks (no task with itself), sorted by layer:
+    Columns of the frame, one row per layer and unordered pair of tasks (no task with itself), sorted by layer:
 
     - ``task_a, task_b, layer, n_a, n_b``;
     - ``cosine``: between the two sample means, the vectors that one would steer with;
@@ -64,7 +64,7 @@ def parallelism(
       ``(1 + cosine) / 2 ~ Beta((d_model - 1) / 2, (d_model - 1) / 2)``.
 
     Args:
-        differences: one a task, two or more, from one model at the same layers.
+        differences: one per task, two or more, from one model at the same layers.
         n_bootstrap: bootstrap replicates, and draws of the pair null.
         seed: of the replicates and draws. A pair's numbers do not depend on which other tasks are given.
         confidence: of every interval and band.
@@ -73,8 +73,6 @@ def parallelism(
         ValueError: on fewer than two tasks, different models or layers, duplicate names, fewer than two
             samples, or a mean difference that is zero.
     """
-    import pandas as pd
-
     check_comparable(differences, at_least=2)
     check_bootstrap(n_bootstrap, confidence)
     counts = [resample_counts(one, n_bootstrap, seed) for one in differences]
@@ -99,8 +97,6 @@ def random_cosine_band(d_model: int, *, confidence: float = 0.95) -> tuple[float
     Raises:
         ValueError: when d_model is below 2, where directions do not vary continuously.
     """
-    from scipy.stats import beta
-
     if d_model < 2:
         raise ValueError(f"d_model={d_model} must be 2 or more for random directions to form a band")
     high = 2 * float(beta.ppf((1 + confidence) / 2, (d_model - 1) / 2, (d_model - 1) / 2)) - 1
@@ -113,7 +109,7 @@ def cosine_matrix(
     """The square of cosines between mean differences at one layer, for a heat map.
 
     Args:
-        differences: one a task.
+        differences: one per task.
         layer: block index.
         clustered: put similar tasks beside each other (average linkage on ``1 - cosine``, best leaf order)
             instead of keeping the given order.
@@ -125,8 +121,6 @@ def cosine_matrix(
     Raises:
         ValueError: as ``parallelism``, or when the layer is not there.
     """
-    import pandas as pd
-
     check_comparable(differences)
     cosine = _mean_cosines(differences, layer)
     order = _leaf_order(cosine) if clustered and len(differences) > 2 else np.arange(len(differences))
@@ -142,9 +136,6 @@ def cosine_matrix(
 
 
 def _leaf_order(cosine: Float[np.ndarray, "task task"]) -> Int[np.ndarray, " task"]:
-    from scipy.cluster.hierarchy import leaves_list, linkage
-    from scipy.spatial.distance import squareform
-
     distances = squareform(np.clip(1 - cosine, 0, None), checks=False)
     return leaves_list(linkage(distances, method="average", optimal_ordering=True)).astype(np.int64)
 
@@ -225,7 +216,7 @@ def _replicate_cosines(
 
 
 def _pair_weights(one: DifferenceVectors, n_draws: int, seed: int) -> Float[np.ndarray, "replicate sample"]:
-    """Signs of ``n // 2`` disjoint random pairs a draw, over their number: one of each pair counts +, the
+    """Signs of ``n // 2`` disjoint random pairs per draw, over their number: one of each pair counts +, the
     other -."""
     pairs = len(one) // 2
     signs = np.zeros((n_draws, len(one)))

@@ -1,7 +1,7 @@
 """Difference vectors whose geometry is known beforehand: what does a figure show of it, and what does it
 invent?
 
-A picture of activations convinces whether or not it is right. Before reading one, draw it once with differences
+A picture of activations convinces whether or not it is right. Before reading one, plot it once with differences
 that are exactly parallel and once with differences that have nothing in common.
 """
 
@@ -38,7 +38,7 @@ def planted_differences(
     Args:
         tasks: names.
         cosine: between the differences of any two tasks, from 0 (nothing in common) to 1 (the same).
-        samples: a task.
+        samples: per task.
         d_model: width.
         shift: length of the differences.
         apart: distance of each cloud's centre from the origin.
@@ -46,7 +46,7 @@ def planted_differences(
         seed: of directions and scatter.
 
     Returns:
-        One a task, at layer 0, of the model ``planted``.
+        One per task, at layer 0, of the model ``planted``.
 
     Raises:
         ValueError: on a cosine outside 0 ... 1, or fewer than ``2 * tasks + 1`` dimensions.

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
+from scipy.linalg import eigh
 
 from ..vectors import DifferenceVectors
 from .resampling import centred, check_comparable
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Method = Literal["pca", "umap"]
 CONDITIONS = ("zero-shot", "few-shot")
@@ -31,9 +30,9 @@ def project(
     """Zero-shot and few-shot activations of all tasks at one layer, in a plane fitted on all of them.
 
     Args:
-        differences: one a task, from one model at the same layers.
+        differences: one per task, from one model at the same layers.
         layer: block index.
-        method: ``pca`` (centred, each axis turned so that few-shot lies on its positive side on average) or
+        method: ``pca`` (centred, each axis oriented so that few-shot is on its positive side on average) or
             ``umap`` (15 neighbours, seeded, single-threaded, so that a seed gives one picture on one
             machine).
         seed: of UMAP; PCA needs none.
@@ -46,8 +45,6 @@ def project(
         ValueError: on different models or layers, duplicate names, fewer than two samples, an unknown
             method, activations that do not vary, or too few activations for UMAP.
     """
-    import pandas as pd
-
     check_comparable(differences)
     if method not in ("pca", "umap"):
         raise ValueError(f"method={method!r} is unknown; choose pca or umap")
@@ -79,8 +76,6 @@ def project_layers(
     Raises:
         ValueError: as ``project``, or when no layer is chosen.
     """
-    import pandas as pd
-
     check_comparable(differences)
     chosen = differences[0].layers if layers is None else tuple(layers)
     if not chosen:
@@ -90,7 +85,7 @@ def project_layers(
 
 
 def arrow_cosines(projection: pd.DataFrame) -> pd.DataFrame:
-    """Cosine between the mean arrows of every two tasks *as drawn*: what the eye takes from a projection.
+    """Cosine between the mean arrows of every two tasks *in the plane*: what the eye takes from a projection.
 
     Compare with ``parallelism``, which measures the same arrows where they live. Under PCA the two agree as far as
     two axes reach; under UMAP they need not agree at all.
@@ -99,11 +94,9 @@ def arrow_cosines(projection: pd.DataFrame) -> pd.DataFrame:
         projection: from ``project`` or ``project_layers``.
 
     Returns:
-        ``task_a, task_b, layer, drawn_cosine``, one row a layer and unordered pair; NaN where an arrow has no
+        ``task_a, task_b, layer, drawn_cosine``, one row per layer and unordered pair; NaN where an arrow has no
         length.
     """
-    import pandas as pd
-
     ends = projection.groupby(["layer", "task", "condition"], sort=False)[["x", "y"]].mean()
     arrows = ends.xs("few-shot", level="condition") - ends.xs("zero-shot", level="condition")
     rows = []
@@ -128,8 +121,6 @@ def _activations(differences: Sequence[DifferenceVectors], layer: int) -> Float[
 def _pca(
     activations: Float[np.ndarray, "total d_model"], few: np.ndarray
 ) -> tuple[Float[np.ndarray, "total 2"], Float[np.ndarray, " 2"]]:
-    from scipy.linalg import eigh
-
     values = centred(activations)
     tall = values.shape[0] > values.shape[1]
     gram = values.T @ values if tall else values @ values.T
@@ -150,7 +141,7 @@ def _pca(
 def _signs(
     points: Float[np.ndarray, "total axis"], axes: Float[np.ndarray, "d_model axis"], few: np.ndarray
 ) -> Float[np.ndarray, " axis"]:
-    """+1 or -1 an axis: few-shot comes to lie on the positive side; without a shift the largest loading."""
+    """+1 or -1 per axis: puts few-shot on the positive side; without a shift, the largest loading."""
     shift = points[few].mean(axis=0) - points[~few].mean(axis=0)
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)[0]
     # A shift this small against the axis' own spread is rounding, and its sign would differ between machines.

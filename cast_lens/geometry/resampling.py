@@ -33,7 +33,7 @@ def check_comparable(differences: Sequence[DifferenceVectors], *, at_least: int 
     """
     if isinstance(differences, DifferenceVectors):
         raise ValueError(
-            "differences must be a sequence with one DifferenceVectors a task; wrap a single one: [x]"
+            "differences must be a sequence with one DifferenceVectors per task; wrap a single one: [x]"
         )
     if len(differences) < at_least:
         raise ValueError(

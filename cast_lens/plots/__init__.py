@@ -1,5 +1,5 @@
-"""Figures: each function takes a tidy frame and returns a plotly ``Figure``. Nothing is shown, and nothing
-written.
+"""Figures: each function takes a tidy frame and returns a plotly ``Figure``. None of them shows or
+writes anything.
 
 - geometry: ``plot_parallelism``, ``plot_cosine_matrix``, ``plot_projection``, ``plot_entropy``,
   ``plot_cohesion``, ``plot_alignment``;

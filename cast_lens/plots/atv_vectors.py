@@ -1,4 +1,4 @@
-"""Vectors that an adaptive task vector writes: how they lie to each other, to constant ones, and how long they are."""
+"""Vectors that an adaptive task vector generates: their cosines to each other and to constant ones, and their norms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 0.8
 
 
 def plot_atv_cosines(frame: pd.DataFrame, *, centred: bool = True) -> go.Figure:
-    """Cosine between the vectors of different queries by layer: one line a task within, and one between tasks.
+    """Cosine between the vectors of different queries by layer: one line per task within, and one between tasks.
 
     Args:
         frame: from ``methods.atv.generated_cosines``: ``layer, task_a, task_b, kind, cosine, centred_cosine``.
@@ -97,12 +97,12 @@ def plot_atv_against(frame: pd.DataFrame) -> go.Figure:
 
 
 def plot_atv_cloud(frame: pd.DataFrame, *, layer: int | None = None) -> go.Figure:
-    """The vectors at one layer in two dimensions, a point a query, coloured by task.
+    """The vectors at one layer in two dimensions, one point per query, coloured by task.
 
     Args:
         frame: from ``methods.atv.generated_cloud``: ``task, sample_id, layer, x, y``; perhaps ``text`` for hover,
             ``explained_x, explained_y``.
-        layer: drawn; the first of the frame when None.
+        layer: plotted; the first of the frame when None.
 
     Raises:
         ValueError: when a column is missing, the frame is empty, or the layer is not in it.

@@ -22,7 +22,7 @@ class Arrows:
 
     Attributes:
         x, y: for each trace its points; in a sample trace zero-shot twice, few-shot, gap, over and over. Where angles
-            follow the previous point plotly does not draw a first point, so the start stands there twice.
+            follow the previous point plotly does not plot a first point, so the start is listed twice.
         x_title, y_title: of the axes.
     """
 
@@ -47,9 +47,9 @@ def plot_projection(frame: pd.DataFrame, *, method: str = "pca", layer: int | No
 
     Args:
         frame: from ``geometry.project`` or ``project_layers``: ``task, sample_id, condition, layer, x, y``;
-            perhaps ``method`` (``pca`` or ``umap``; told from the explained variance without it), ``text``
+            perhaps ``method`` (``pca`` or ``umap``; inferred from the explained variance without it), ``text``
             for hover, ``explained_x, explained_y``.
-        method: rows to draw.
+        method: rows to plot.
         layer: shown at first; the middle one when None.
 
     Raises:

@@ -29,7 +29,7 @@ def plot_methods(
     baseline: str = "zero-shot",
     sort: bool = True,
 ) -> go.Figure:
-    """Mean gain of each method over all its pairs, one panel a metric; placebos hollow and grey.
+    """Mean gain of each method over all its pairs, one panel per metric; placebos hollow and grey.
 
     Args:
         frame: ``method, metric, gain, gain_low, gain_high, n``; perhaps ``pairs``.
@@ -83,7 +83,7 @@ def _marks(rows: pd.DataFrame, *, placebo: bool, legend: bool) -> go.Scatter:
 
 
 def plot_costs(frame: pd.DataFrame) -> go.Figure:
-    """Operations a query under each method, cheapest at the bottom.
+    """Operations per query under each method, cheapest at the bottom.
 
     Args:
         frame: ``method, gflops``; perhaps ``cached_gflops`` (with the keys and values of what all prompts begin with
@@ -95,7 +95,7 @@ def plot_costs(frame: pd.DataFrame) -> go.Figure:
     require(frame, ["method", "gflops"], figure="plot_costs")
     rows = frame.sort_values("gflops", kind="stable")
     height = 200 + ROW_HEIGHT * len(rows)
-    figure = blank("Operations a query", height=height, x="GFLOP a query")
+    figure = blank("Operations per query", height=height, x="GFLOP per query")
     for place, (column, name) in enumerate(BARS.items()):
         if column in rows:
             bar = {"color": PALETTE[2 * place]}
@@ -109,15 +109,15 @@ def plot_placebos(
     """An effect as a line, and how often its placebos have which effect, as grey bars; how many reach it, in words.
 
     Args:
-        frame: one row an effect: ``method, value``. Methods whose names begin with ``placebo`` make the bars, a kind
-            of placebo each; every other row is a line.
+        frame: one row per effect: ``method, value``. Methods whose names begin with ``placebo`` make the bars, one
+            kind of placebo each; every other row is a line.
         x_title: what the values are.
         share: whether they are shares, shown in per cent.
         bins: bars over the whole range of values.
 
     Raises:
         ValueError: when a column is missing, the frame is empty, a value is not finite, ``bins`` is below 1, or there
-            is no placebo or nothing beside them.
+            is no placebo, or nothing but placebos.
     """
     require(frame, ["method", "value"], figure="plot_placebos")
     placebo = frame["method"].str.startswith("placebo")
@@ -139,31 +139,31 @@ def plot_placebos(
     observed = frame[~placebo]
     for method, value in zip(observed["method"], observed["value"], strict=True):
         _line(figure, str(method), float(value))
-    told = "<br>".join(reached(frame, share=share))
-    figure.update_layout(barmode="stack", bargap=0, title_subtitle={"text": told, "font": {"size": 13}})
-    figure.update_layout(margin={"t": 90 + 18 * told.count("<br>")})
+    counts = "<br>".join(reached(frame, share=share))
+    figure.update_layout(barmode="stack", bargap=0, title_subtitle={"text": counts, "font": {"size": 13}})
+    figure.update_layout(margin={"t": 90 + 18 * counts.count("<br>")})
     figure.update_xaxes(tickformat=".0%" if share else "")
     figure.update_yaxes(rangemode="tozero", tickformat="d")
     return figure
 
 
 def reached(frame: pd.DataFrame, *, share: bool = True) -> list[str]:
-    """How many placebos of each kind come up to each effect, a sentence a pair.
+    """How many placebos of each kind reach each effect, one sentence per pair.
 
     Args:
         frame: as for ``plot_placebos``.
         share: whether effects are shares, written in per cent.
     """
     placebo = frame["method"].str.startswith("placebo")
-    told = []
+    sentences = []
     for method, value in frame.loc[~placebo, ["method", "value"]].itertuples(index=False):
         effect = percent(value) if share else f"{value:.3g}"
         for kind, rows in frame[placebo].groupby("method", sort=False):
             hits = int((rows["value"] >= value - TIE * max(1.0, abs(value))).sum())
-            told.append(
+            sentences.append(
                 f"{method} {effect}: reached by {hits} of {len(rows)} ({percent(hits / len(rows))}), {kind}"
             )
-    return told
+    return sentences
 
 
 def _bars(

@@ -11,13 +11,13 @@ from .layout import band, blank, error_bars
 from .style import NEUTRAL, PALETTE, method_order, method_styles
 
 MANY = 6
-"""Lines whose bands can overlap and still be told apart."""
+"""Lines whose bands can overlap and still be distinguished."""
 
 
 def plot_scaling(
     frame: pd.DataFrame, *, x_title: str = "source samples", y_title: str = "exact match", share: bool = True
 ) -> go.Figure:
-    """How an outcome grows with the number of samples or demonstrations, one line a method, intervals shaded.
+    """How an outcome grows with the number of samples or demonstrations, one line per method, intervals shaded.
 
     Args:
         frame: ``x, y, method, low, high``; perhaps ``n``.
@@ -65,7 +65,7 @@ def plot_steerability(frame: pd.DataFrame, *, y_title: str = "log-odds of the go
     out.
 
     Args:
-        frame: one row an example and strength: ``sample, strength, score, anti_steerable`` (from
+        frame: one row per example and strength: ``sample, strength, score, anti_steerable`` (from
             ``stats.steerability``); perhaps ``task``, which parts the traces.
         y_title: what the score is.
 
@@ -86,7 +86,7 @@ def plot_steerability(frame: pd.DataFrame, *, y_title: str = "log-odds of the go
 
 
 def _threads(rows: pd.DataFrame, name: str, colour: str) -> go.Scatter:
-    """One line an example, all in one trace, with gaps between them."""
+    """One line per example, all in one trace, with gaps between them."""
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str] = []
@@ -179,7 +179,7 @@ def plot_loss(frame: pd.DataFrame) -> go.Figure:
         ValueError: when a column is missing or the frame is empty.
     """
     require(frame, ["step", "loss"], figure="plot_loss")
-    figure = blank("Training", height=420, x="step", y="loss (nats a token)")
+    figure = blank("Training", height=420, x="step", y="loss (nats per token)")
     splits = in_order(frame["split"]) if "split" in frame else ["train"]
     for place, split in enumerate(splits):
         rows = (frame[frame["split"] == split] if "split" in frame else frame).sort_values("step")

@@ -64,7 +64,7 @@ def write_figures(
         the files written.
 
     Raises:
-        ValueError: when a name is no plain file name, or ``png`` is unknown.
+        ValueError: when a name is not a plain file name, or ``png`` is unknown.
     """
     if png not in ("auto", "never"):
         raise ValueError(f"png={png!r} is unknown; choose auto or never")
@@ -94,7 +94,7 @@ def _pictures(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
     """PNG files of all figures, or one logged line: a missing or broken browser must not end a run."""
     paths = {folder / f"{name}.png": figure for name, figure in figures.items()}
     for path in paths:
-        # A picture of an earlier run must not stand beside the new page.
+        # A picture of an earlier run must not stay beside the new page.
         path.unlink(missing_ok=True)
     problem = _draw(paths)
     if problem:
@@ -103,7 +103,7 @@ def _pictures(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
 
 
 def _draw(figures: Mapping[Path, go.Figure]) -> str:
-    """Have a browser draw the figures; returns what went wrong, empty when nothing did."""
+    """Have a browser render the figures; returns what went wrong, empty when nothing did."""
     try:
         from kaleido import write_fig_from_object_sync
         from kaleido.errors import ChromeNotFoundError
@@ -128,7 +128,7 @@ def _draw(figures: Mapping[Path, go.Figure]) -> str:
 
 
 def still(figure: go.Figure) -> go.Figure:
-    """A copy for a picture: no sliders and menus; the title says what a slider was set to, unless all of it is drawn
+    """A copy for a picture: no sliders and menus; the title says what a slider was set to, unless all of it is shown
     and the slider moves a mark, which goes with it.
     """
     picture = go.Figure(figure)

@@ -1,4 +1,4 @@
-"""What all figures ask of a frame, and how they write numbers and text."""
+"""What all figures require of a frame, and how they format numbers and text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARES = frozenset({"exact_match", "valid", "choice_correct", "first_match", "fi
 
 
 def require(frame: pd.DataFrame, columns: Sequence[str], *, figure: str) -> None:
-    """Refuse a frame that a figure cannot be drawn from.
+    """Refuse a frame that cannot be plotted.
 
     Raises:
         ValueError: when columns are missing or there are no rows.

@@ -49,7 +49,7 @@ def beside(figure: go.Figure, titles: Sequence[str], *, rows: int, x: str) -> go
 
     Args:
         figure: without traces.
-        titles: one a panel; a single panel is not titled.
+        titles: one per panel; a single panel has no title.
         rows: rows of each heat map.
         x: title of the x axes, written once.
     """
@@ -76,7 +76,7 @@ def _stacked(count: int, *, body: int) -> dict[str, Any]:
     """Changes of a layout that put panels of the given height in pixels one below the other."""
     title, labels, around = 46, 95, 150
     inner = count * (title + body + labels) - labels
-    # The colour bar goes: there is no room for it, and heat maps print their numbers.
+    # The colour bar is hidden: there is no room for it, and heat maps print their numbers.
     changes: dict[str, Any] = {"height": inner + around, "coloraxis.showscale": False}
     for place in range(count):
         number = str(place + 1) if place else ""
@@ -120,8 +120,8 @@ def slider(labels: Sequence[str], updates: Sequence[list[Any]], *, name: str, ac
     """A slider whose steps update traces and layout.
 
     Args:
-        labels: one a step.
-        updates: arguments of ``Plotly.update``, one list a step: data, layout, trace numbers.
+        labels: one per step.
+        updates: arguments of ``Plotly.update``, one list per step: data, layout, trace numbers.
         name: what is chosen, shown before the label.
         active: step shown at first.
     """
@@ -167,7 +167,7 @@ def _choices(labels: Sequence[str], updates: Sequence[list[Any]]) -> list[dict[s
 
 
 def nested(values: ArrayLike) -> list[Any]:
-    """Numbers as plain lists, None for NaN: plotly does not convert what stands in arguments of a slider."""
+    """Numbers as plain lists, None for NaN: plotly does not convert the arguments of a slider."""
     array = np.asarray(values, dtype=np.float64)
     found = array.astype(object)
     found[np.isnan(array)] = None

@@ -24,7 +24,7 @@ NAMED_PAIRS = 8
 
 @dataclass(frozen=True, slots=True)
 class PairStyle:
-    """How a pair of tasks is drawn; ``entry`` is its legend entry, which others may share."""
+    """How a pair of tasks is plotted; ``entry`` is its legend entry, which others may share."""
 
     entry: str
     colour: str
@@ -37,12 +37,12 @@ def plot_parallelism(frame: pd.DataFrame, *, layer: int | None = None) -> go.Fig
     The slider moves an upright line, to read all pairs off at one layer; in a report it moves with the other
     figures' layers. Pairs within a family above, pairs across families below (one panel when the frame has no
     families). Shaded: each pair's bootstrap interval; grey: where random directions, and differences of random
-    zero-shot prompts, would lie.
+    zero-shot prompts, would be.
 
     Args:
         frame: from ``geometry.parallelism``: ``layer, task_a, task_b, cosine, low, high``; with ``family_a,
             family_b`` the panels part, with ``null_random_low, null_random_high, null_pairs_low,
-            null_pairs_high`` the nulls are drawn (the widest over a panel's pairs at each layer).
+            null_pairs_high`` the nulls are shown (the widest over a panel's pairs at each layer).
         layer: marked at first; the middle one when None.
 
     Raises:

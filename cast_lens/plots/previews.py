@@ -43,7 +43,7 @@ def bars_preview(values: Sequence[float], index: Sequence[int], *, title: str, c
 
     Args:
         values: finite numbers from 0.
-        index: what each stands for, such as layers.
+        index: what each bar is for, such as a layer.
         title, column: captions.
     """
     frame = pd.DataFrame({column: np.asarray(values, dtype=float)}, index=pd.Index(index, name="layer"))

@@ -15,7 +15,7 @@ def plot_selection(frame: pd.DataFrame) -> go.Figure:
     order.
 
     Args:
-        frame: one row a sample: ``x, y, influence, rank`` (place in the choice, from 0; anything for the
+        frame: one row per sample: ``x, y, influence, rank`` (place in the choice, from 0; anything for the
             others), ``chosen``; perhaps ``text`` or ``sample_id`` for hover, and ``explained_x, explained_y``
             (shares of variance, from ``selection.selection_plane``) for the axes.
 
@@ -76,7 +76,7 @@ def plot_token_effects(frame: pd.DataFrame, *, top: int = 12) -> go.Figure:
 
     Args:
         frame: ``token, delta`` (change in probability); perhaps ``before, after`` for hover, and columns whose names
-            begin with ``placebo``, each the changes under one of them, drawn as hollow grey marks.
+            begin with ``placebo``, each the changes under one of them, shown as hollow grey marks.
         top: tokens shown on either side.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How every figure looks: two templates, one colour a task, one mark a method.
+"""How every figure looks: two templates, one colour per task, one mark per method.
 
 All colours have a contrast of at least 3:1 on the light and on the dark background, so a figure changes theme
 by its template alone. The ten of ``PALETTE`` stay apart under protanopia, deuteranopia and tritanopia
@@ -81,7 +81,7 @@ _SLOTS = {
 
 @dataclass(frozen=True, slots=True)
 class TaskStyle:
-    """How a task is drawn, wherever it appears."""
+    """How a task looks, wherever it appears."""
 
     colour: str
     symbol: str
@@ -90,7 +90,7 @@ class TaskStyle:
 
 @dataclass(frozen=True, slots=True)
 class MethodStyle:
-    """How a method is drawn, wherever it appears."""
+    """How a method looks, wherever it appears."""
 
     colour: str
     symbol: str
@@ -99,7 +99,7 @@ class MethodStyle:
 def task_style(name: str) -> TaskStyle:
     """Colour, marker and dash of a task, from its name alone.
 
-    Tasks that are often drawn together have different colours; a name that is not known here gets a place by
+    Tasks that are often plotted together have different colours; a name that is not known here gets a place by
     its hash. Another language of a task (``headline-topic.de``) has the task's colour and a marker and dash
     of its own.
     """
@@ -136,7 +136,7 @@ def method_style(name: str) -> MethodStyle:
 def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """Styles of the methods of one figure, in which no two lines have one colour as long as there are colours.
 
-    Tasks that stand for their vectors keep their own colour. A name without a fixed one whose colour is taken gets the
+    Tasks that name their vectors keep their own colour. A name without a fixed one whose colour is taken gets the
     next free one.
     """
     found = {name: task_method_style(name) for name in names}
@@ -159,7 +159,7 @@ def task_method_style(name: str) -> MethodStyle:
     return method_style(name)
 
 
-# Few-shot or zero-shot in the name of a vector ("few-shot mean") is no prompt.
+# Few-shot or zero-shot in the name of a vector ("few-shot mean") does not make it a prompt.
 _PROMPTING = re.compile(r"zero-shot$|(cross-task |retrieved )?few-shot(,.*)?$|batched")
 
 

@@ -20,7 +20,7 @@ PANEL_HEIGHT = 150
 
 
 def plot_sweep(frame: pd.DataFrame, *, source: str | None = None, metric: str | None = None) -> go.Figure:
-    """Heat maps over layer (x) and strength (y): one row of maps a source, the vector and its placebos as
+    """Heat maps over layer (x) and strength (y): one row of maps per source, the vector and its placebos as
     panels.
 
     A ring marks the chosen cell. All panels share one colour scale; the menu changes the metric. Cells show
@@ -31,7 +31,7 @@ def plot_sweep(frame: pd.DataFrame, *, source: str | None = None, metric: str | 
             first_valid, choice_correct, gold_logprob, exact_match, valid``); perhaps ``chosen``,
             ``<metric>_low`` and ``<metric>_high``; ``changed`` and ``n_changed`` from
             ``evaluation.changed_answers``; and rows of kind ``unsteered``, which go to the hover text.
-        source: rows to draw; all sources when None.
+        source: rows to plot; all sources when None.
         metric: shown at first; the first one that the frame has when None.
 
     Raises:
@@ -105,7 +105,7 @@ def _map(panel: pd.DataFrame, unsteered: pd.DataFrame, metrics: Sequence[str], s
 def _hover_lines(
     panel: pd.DataFrame, unsteered: pd.DataFrame, metrics: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Lines of the hover template, one a metric, and the columns that they point at."""
+    """Lines of the hover template, one per metric, and the columns that they refer to."""
     columns, lines = ["n"], ["n = %{customdata[0]}"]
     for metric in metrics:
         form = ":.0%" if metric in SHARES else ":.2f"
@@ -153,7 +153,7 @@ def _ring(panel: pd.DataFrame) -> go.Scatter:
         mode="markers",
         name="chosen",
         showlegend=False,
-        # Two rings, so that one of them stands out against any cell.
+        # Two rings, so that one of them is visible against any cell.
         marker={
             "symbol": "circle-open",
             "size": [16] * len(chosen) + [12] * len(chosen),

@@ -26,7 +26,7 @@ def plot_transfer_matrix(
 ) -> go.Figure:
     """Gain over zero-shot of every source's vector (x) on every target (y), in percentage points.
 
-    One panel a metric, all on one colour scale: exact match beside label validity and label-restricted
+    One panel per metric, all on one colour scale: exact match beside label validity and label-restricted
     accuracy shows at once whether a gain is the format of the answer or the choice of it. Orange is a loss,
     blue a gain; a number is bold when its interval excludes zero.
 
@@ -34,7 +34,7 @@ def plot_transfer_matrix(
         frame: ``target, source, method, metric, gain, gain_low, gain_high``; perhaps ``target_family,
             source_family`` (tasks are then put beside their kin) and ``p_adjusted`` for hover.
         metrics: panels.
-        method: rows to draw; methods whose names begin with it count, so that a source's own target is there.
+        method: rows to plot; methods whose names begin with it count, so that a source's own target is there.
 
     Raises:
         ValueError: when a column is missing, or a metric or the method is not in the frame.
@@ -114,7 +114,7 @@ def plot_gain(frame: pd.DataFrame, *, metric: str = "exact_match") -> go.Figure:
     Args:
         frame: ``target, source, method, metric, gain, gain_low, gain_high``; perhaps ``n``. Zero-shot itself
             is the line at 0.
-        metric: rows to draw.
+        metric: rows to plot.
 
     Raises:
         ValueError: when a column is missing or the metric is not in the frame.
@@ -188,7 +188,7 @@ def plot_split(frame: pd.DataFrame, *, method: str = "cast") -> go.Figure:
 
     Args:
         frame: ``target, source, method`` and ``total, format, choice``, each with ``_low`` and ``_high``.
-        method: rows to draw; methods that begin with it count.
+        method: rows to plot; methods that begin with it count.
 
     Raises:
         ValueError: when a column is missing or the method is not in the frame.

@@ -46,8 +46,8 @@ class GraphSummary:
         k_asked: neighbours asked for.
         search: how neighbours were found: ``exact`` or ``pynndescent``.
         recall: share of true neighbours found, measured on a sample of rows; 1 for an exact search.
-        components: weakly connected parts. More than one is no error: influence stays inside a part.
-        isolated: samples without a direction (they lie on the mean), which have no edges.
+        components: weakly connected parts. More than one is not an error: influence stays inside a part.
+        isolated: samples without a direction (they are at the mean), which have no edges.
         duplicates: samples that repeat an earlier one exactly; they are neighbours of cosine 1.
         largest_in_degree: votes of the most popular sample.
         mean_cosine: over edges.
@@ -76,7 +76,7 @@ class SimilarityGraph:
         offsets: [sample + 1].
         indices: [edge], the sample pointed to.
         cosine: [edge], mean-centred cosine, in -1 ... 1.
-        k: neighbours per sample; samples on the mean have none.
+        k: neighbours per sample; samples at the mean have none.
         k_asked, search, recall, duplicates: see ``GraphSummary``.
     """
 
@@ -172,8 +172,12 @@ def similarity_graph(
 ) -> SimilarityGraph:
     """Connect each sample to its k nearest by mean-centred cosine.
 
+    What it costs, for rows of 384 dimensions and k = 10 (``benchmarks/selection.py``): an exact search of 20,000 rows
+    took 26 processor seconds, and grows with n²; pynndescent took 90 for 50,000 rows, compilation included, and found
+    96 % of the neighbours where rows cluster but 6 % of them in plain Gaussian noise, which it warns of.
+
     With fewer than k + 1 samples every other sample is a neighbour, and the graph's ``k`` says so. Exact
-    duplicates are neighbours like any others. Samples on the mean are isolated.
+    duplicates are neighbours like any others. Samples at the mean are isolated.
 
     Args:
         space: [sample, d_model]; see ``cast_lens.selection.spaces``.
@@ -208,7 +212,7 @@ def similarity_graph(
 
 
 def resolved_search(search: Search, samples: int) -> Search:
-    """What ``auto`` stands for at this number of samples."""
+    """What ``auto`` means at this number of samples."""
     if search != "auto":
         return search
     return "exact" if samples <= EXACT_UP_TO else "pynndescent"

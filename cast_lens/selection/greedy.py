@@ -163,7 +163,7 @@ def lazy_greedy(
         steps: where the choices go; may hold some already.
         bounds: [sample], gains of all samples at the start, or upper bounds of them.
         gains: fresh gains of some candidates given all that was chosen.
-        choose: told of each choice.
+        choose: called with each choice.
     """
     bounds = bounds.astype(np.float64)
     while len(steps.indices) < steps.budget:

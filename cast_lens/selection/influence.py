@@ -55,7 +55,7 @@ class LiveEdges:
     """Simulated cascades as acyclic graphs of strongly connected components, stacked into one.
 
     Attributes:
-        component: [cascade, sample]: where a sample lies in each cascade.
+        component: [cascade, sample]: the component of a sample in each cascade.
         offsets, successors: component ``c`` leads to ``successors[offsets[c]:offsets[c + 1]]``.
         sizes: [component], samples in it.
         covered: [component]: reached from what was chosen; changed by ``choose``.

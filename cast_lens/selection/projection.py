@@ -1,4 +1,4 @@
-"""A pool of samples as a map: where each one lies, how far its influence reaches, and which were chosen."""
+"""A pool of samples as a map: where each one is, how far its influence reaches, and which were chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def selection_plane(
 ) -> pd.DataFrame:
     """The whole pool in the plane of its first two principal components, as ``plots.plot_selection`` takes it.
 
-    Two axes show part of the space: samples that lie together here may be far apart in it.
+    Two axes show part of the space: samples close together here may be far apart in it.
 
     Args:
         selection: made from this space.
@@ -30,7 +30,7 @@ def selection_plane(
         choice, from 0; -1 for the others), ``explained_x, explained_y`` (shares of variance), and ``text`` when given.
 
     Raises:
-        ValueError: when the space has not the selection's samples, or the texts are not one per sample.
+        ValueError: when the space does not have the selection's samples, or the texts are not one per sample.
     """
     rows = as_rows("space", space).astype(np.float64)
     influence = np.zeros(len(rows)) if selection.influence is None else selection.influence

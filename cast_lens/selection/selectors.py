@@ -313,7 +313,7 @@ def k_means(problem: Problem) -> Steps:
         problem.budget, init=_first_centres(units, problem), n_init=1, max_iter=LLOYD_ROUNDS, tol=0
     )
     with warnings.catch_warnings():
-        # Fewer distinct rows than clusters: the centres that are left over lie on rows that are taken.
+        # Fewer distinct rows than clusters: the centres that are left over coincide with rows that are taken.
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = clusters.fit_predict(units)
     steps, sizes = problem.steps(), np.bincount(labels, minlength=problem.budget)
@@ -326,7 +326,7 @@ def k_means(problem: Problem) -> Steps:
 def _first_centres(
     units: Float[np.ndarray, "sample d_units"], problem: Problem
 ) -> Float[np.ndarray, "centre d_units"]:
-    """k-means++ by the problem's own generator; rows on chosen ones are drawn only where there are no others."""
+    """k-means++ by the problem's own generator; copies of chosen rows are taken only where nothing else is left."""
     generator = problem.generator
     chosen, nearest = [int(generator.integers(len(units)))], np.full(len(units), np.inf)
     while len(chosen) < problem.budget:

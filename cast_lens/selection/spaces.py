@@ -154,7 +154,7 @@ def unit_rows(
 ) -> tuple[Float[np.ndarray, "sample d_model"], Bool[np.ndarray, " sample"]]:
     """Mean-centred rows of length 1, and which rows have a direction at all.
 
-    A row that lies on the mean has none: it becomes zeros, similar to nothing.
+    A row at the mean has none: it becomes zeros, similar to nothing.
 
     Args:
         space: checked rows, as ``as_rows`` returns them.
@@ -180,7 +180,7 @@ def unit_rows(
         units[block] = np.where(located[block, None], centred / np.where(norm > 0, norm, 1.0), 0.0)
     if len(space) > 1 and not located.any():
         raise ValueError(
-            f"space: all {len(space)} rows are identical, so nothing tells the samples apart; "
+            f"space: all {len(space)} rows are identical, so the samples cannot be distinguished; "
             "use method='random' or another layer, or look at what made the rows"
         )
     return units, located

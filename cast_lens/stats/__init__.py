@@ -10,24 +10,23 @@
 - transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
   ``negative_transfer_rate``;
 - dose and response: ``steerability``, ``steerability_summary``;
-- agreement: ``spearman``, ``auroc``, ``silhouette``.
+- association: ``spearman``, ``auroc``, ``silhouette``.
 
 Generators are local and seeded by argument. Nothing here knows of models, tasks or vectors.
 """
 
+from .association import auroc, correlation_test, silhouette, spearman
 from .bootstrap import mean_interval, paired_difference
-from .intervals import Estimate, t_interval
+from .intervals import Estimate, proportion_interval, t_interval
 from .permutation import (
     HypothesisTest,
     common_direction_test,
-    correlation_test,
     cosine_test,
     paired_permutation_test,
     placebo_test,
 )
 from .power import mcnemar_power, minimal_detectable_effect
-from .proportions import difference_interval, paired_proportions, proportion_interval
-from .ranks import auroc, silhouette, spearman
+from .proportions import difference_interval, paired_proportions
 from .significance import McNemar, adjust_p_values, mcnemar_exact, mcnemar_mid_p, mcnemar_p_values
 from .steerability import steerability, steerability_summary
 from .strata import stratified_placebo_test

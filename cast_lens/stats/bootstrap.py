@@ -1,6 +1,6 @@
 """Bootstrap intervals: bias-corrected and accelerated (BCa, Efron 1987).
 
-Every statistic here is a smooth function of column means, so one routine serves them all. Resampling goes by
+Every statistic here is a smooth function of column means, so one routine handles them all. Resampling goes by
 example, or by cluster where examples are not independent: outcomes of one example under several seeds, or of
 several examples under one seed's demonstrations. With fewer than about 10 clusters any such interval is too
 narrow. Outcomes of 0 and 1 get score intervals instead (``proportions``), because resampling fails near 0 and 1.
@@ -46,7 +46,7 @@ def mean_interval(
         confidence: of the interval.
 
     Returns:
-        The estimate. Values that are all equal, and not 0 or 1, have no interval (NaN): nothing in them tells how
+        The estimate. Values that are all equal, and not 0 or 1, have no interval (NaN): nothing in them shows how
         much others would differ.
 
     Raises:
@@ -58,7 +58,7 @@ def mean_interval(
         labels = labels[chosen]
     check_share("confidence", confidence)
     if n_bootstrap < 2:
-        raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 2000 serves a 95 % interval")
+        raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 2000 is enough for a 95 % interval")
     if np.isin(known, (0.0, 1.0)).all():
         found = clustered_share(known, labels, confidence=confidence)
     else:
@@ -133,7 +133,7 @@ def bootstrap_means(
     """
     check_share("confidence", confidence)
     if n_bootstrap < 2:
-        raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 2000 serves a 95 % interval")
+        raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 2000 is enough for a 95 % interval")
     n = len(columns)
     codes = cluster_codes(clusters, n)
     units = int(codes.max()) + 1
@@ -184,7 +184,7 @@ def _bca(
         )
         tails = [(1 - confidence) / 2, (1 + confidence) / 2]
         low, high = np.quantile(found.bootstrap_distribution, tails, axis=-1)
-    # Where BCa is undefined (an estimate beyond all replicates), the plain percentiles stand in.
+    # Where BCa is undefined (an estimate beyond all replicates), plain percentiles are used.
     low = np.where(np.isnan(found.confidence_interval.low), low, found.confidence_interval.low)
     high = np.where(np.isnan(found.confidence_interval.high), high, found.confidence_interval.high)
     spread = np.ptp(found.bootstrap_distribution, axis=-1)

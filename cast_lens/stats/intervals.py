@@ -1,4 +1,4 @@
-"""What an interval is, and Student's: for so few units that resampling them says little."""
+"""What an interval is, and two that need no resampling: Student's for few units, Wilson's for a single share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t
+from statsmodels.stats.proportion import proportion_confint
 
 from .arrays import as_values, check_share
 
@@ -53,3 +54,21 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
         return Estimate(mean, np.nan, np.nan, n, n)
     low, high = t.interval(confidence, n - 1, loc=mean, scale=column.std(ddof=1) / n**0.5)
     return Estimate(mean, float(low), float(high), n, n)
+
+
+def proportion_interval(successes: float, n: float, *, confidence: float = 0.95) -> Estimate:
+    """A share with Wilson's score interval (through statsmodels); sound at 0 %, at 100 % and for small n.
+
+    Args:
+        successes: how many; a fraction where ``n`` is an effective number of examples.
+        n: of how many.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: unless ``0 <= successes <= n`` and ``n >= 1``.
+    """
+    check_share("confidence", confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"successes={successes} of n={n} is not a share; give 0 <= successes <= n, n >= 1")
+    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    return Estimate(successes / n, float(low), float(high), round(n), round(n))

@@ -2,18 +2,17 @@
 
 Each docstring says what is exchanged, because that is the hypothesis. Random permutations count the observed
 arrangement too, ``(1 + hits) / (1 + permutations)``, so that p is never 0 and false positives are as rare as
-it says; where few examples allow, all arrangements are gone through instead.
+it says; where few examples allow, all arrangements are enumerated instead.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
-from scipy.stats import permutation_test, rankdata
+from scipy.stats import permutation_test
 
 from .arrays import as_pair, as_values, cluster_codes
 from .sign_flip import exact_flip_p
@@ -115,8 +114,8 @@ def common_direction_test(
     """Do two tasks' differences share one direction, the shortfall of their cosine from 1 being noise?
 
     The null: differences, each scaled to length 1, may be exchanged between the tasks. One-sided: p is small
-    when the cosine of the two means is lower than that of random regroupings. A large p is no proof of
-    sameness.
+    when the cosine of the two means is lower than that of random regroupings. A large p does not prove
+    that they are the same.
 
     Args:
         left: differences of one task, [sample, d_model].
@@ -153,40 +152,6 @@ def common_direction_test(
             (_group_cosines(units @ units.T, generator.permuted(batch, axis=1)) <= observed + 1e-12).sum()
         )
     return HypothesisTest(float(observed), (1 + hits) / (1 + n_permutations), len(rows))
-
-
-def correlation_test(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    method: Literal["pearson", "spearman"] = "spearman",
-    n_permutations: int = 9999,
-    seed: int = 0,
-) -> HypothesisTest:
-    """Correlation of two columns, tested by exchanging which y goes with which x.
-
-    Rows must be independent of each other: the cells of a source x target matrix are not.
-
-    Raises:
-        ValueError: on columns of different lengths, fewer than 3 rows, or one that does not vary.
-    """
-    left, right = as_pair(x=x, y=y)
-    if left.size < 3 or not np.ptp(left) or not np.ptp(right):
-        raise ValueError("x and y must have 3 rows or more and vary; a constant column has no correlation")
-    if method == "spearman":
-        left, right = rankdata(left), rankdata(right)
-    left, right = left - left.mean(), right - right.mean()
-    unit = left / np.sqrt(left @ left * (right @ right))
-    found = permutation_test(
-        (right,),
-        lambda drawn, axis: (drawn * unit).sum(axis=axis),
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=n_permutations,
-        batch=max(1, BATCH // left.size),
-        random_state=np.random.default_rng(seed),
-    )
-    return HypothesisTest(float(found.statistic), float(found.pvalue), left.size)
 
 
 def placebo_test(observed: float, placebos: ArrayLike) -> HypothesisTest:
@@ -236,7 +201,7 @@ def _sign_flip_p(
 def _cosine(left: Float[np.ndarray, " d_model"], right: Float[np.ndarray, " d_model"]) -> float:
     lengths = np.linalg.norm(left) * np.linalg.norm(right)
     if not lengths > 0:
-        raise ValueError("direction or mean difference is zero, so there is no cosine")
+        raise ValueError("direction or mean difference is zero, so the cosine is undefined")
     return float(np.clip(left @ right / lengths, -1.0, 1.0))
 
 

@@ -1,4 +1,4 @@
-"""What a comparison of n examples can and cannot see."""
+"""What a comparison of n examples can and cannot detect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def minimal_detectable_effect(
 ) -> float:
     """Smallest change in accuracy that a paired comparison of n examples finds with the given power.
 
-    Differences below it are no evidence of no effect. Exact, for the test that ``mid_p`` names.
+    A difference below it is not evidence that there is no effect. Exact, for the test that ``mid_p`` names.
 
     Args:
         n: examples, each under both conditions.

@@ -6,7 +6,7 @@ unconditional interval that inverts the same statistic (Agresti and Min, Biometr
 table). Both keep a sensible width when nothing changed: 0 of 16 allows changes of 20 points, 0 of 200 of 2.
 
 Examples that are not independent (one query under several seeds or several sources) count through their *effective*
-number: the number of independent examples whose mean would vary as much as the mean over clusters does. It lies
+number: the number of independent examples whose mean would vary as much as the mean over clusters does. It is
 between the number of clusters, which is what it is when nothing changed, and the number of outcomes.
 
 ``docs/intervals.md`` has the measured coverage; ``benchmarks/intervals.py`` measures it.
@@ -22,10 +22,9 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import gammaln, xlogy
 from scipy.stats import norm, t
-from statsmodels.stats.proportion import proportion_confint
 
 from .arrays import as_known_pair, check_share, cluster_codes
-from .intervals import Estimate
+from .intervals import Estimate, proportion_interval
 from .sign_flip import FINEST, grid_unit
 
 EXACT = 64
@@ -37,24 +36,6 @@ NUISANCE = 30
 STEPS = 10
 """Differences around the end of Tango's interval that are tried before an exact end is refined by halving."""
 TIES = 1e-9
-
-
-def proportion_interval(successes: float, n: float, *, confidence: float = 0.95) -> Estimate:
-    """A share with Wilson's score interval (through statsmodels); sound at 0 %, at 100 % and for small n.
-
-    Args:
-        successes: how many; a fraction where ``n`` is an effective number of examples.
-        n: of how many.
-        confidence: of the interval.
-
-    Raises:
-        ValueError: unless ``0 <= successes <= n`` and ``n >= 1``.
-    """
-    check_share("confidence", confidence)
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"successes={successes} of n={n} is no share; give 0 <= successes <= n, n >= 1")
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return Estimate(successes / n, float(low), float(high), round(n), round(n))
 
 
 def paired_proportions(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-# Units tried: 1, 1/2, … A grid this coarse is no accident in numbers that have none.
+# Units tried: 1, 1/2, … Numbers without a common unit do not fall on so coarse a grid by accident.
 FINEST = 360
 ROUNDING = 1e-7
 # Steps of the convolution; 300 examples in units of 1/360 take a tenth of it.

@@ -46,7 +46,7 @@ class McNemar:
 def mcnemar_exact(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
     """Exact McNemar test of right and wrong on the same examples: among those that changed, a fair coin.
 
-    With few changed examples it is conservative: the share of p < 0.05 under the null lies far below 5 % (0.05 % where
+    With few changed examples it is conservative: the share of p < 0.05 under the null is far below 5 % (0.05 % where
     2 % of 100 answers change), and effects are missed that ``mcnemar_mid_p`` finds. Without any change p is 1.
 
     Raises:
@@ -74,7 +74,7 @@ def mcnemar_p_values(
     changed, fewer = gained + lost, np.minimum(gained, lost)
     tail = binom.cdf(fewer, changed, 0.5)
     if mid_p:
-        # A tie is no evidence at all; its p is 1 without a rounding error.
+        # A tie is not evidence of anything: p is exactly 1, without rounding error.
         tail = np.where(gained == lost, 0.5, tail - binom.pmf(fewer, changed, 0.5) / 2)
     return np.minimum(1.0, 2 * tail)
 
@@ -97,7 +97,7 @@ def adjust_p_values(
 
     Args:
         frame: one row per test; rows without a p-value were not tested and do not count.
-        column: where the p-values stand.
+        column: holds the p-values.
         method: ``holm`` bounds the chance of any false rejection, ``benjamini-hochberg`` the expected share
             of false ones among the rejections (for independent or positively dependent tests).
         alpha: level of that bound.

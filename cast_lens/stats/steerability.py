@@ -13,9 +13,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from .arrays import as_values
+from .association import spearman
 from .bootstrap import mean_interval
-from .proportions import proportion_interval
-from .ranks import spearman
+from .intervals import proportion_interval
 
 
 def steerability(scores: Float[np.ndarray, "sample strength"], strengths: ArrayLike) -> pd.DataFrame:

@@ -20,19 +20,19 @@ BATCH = 200_000
 def stratified_placebo_test(
     observed: ArrayLike, placebos: Sequence[ArrayLike], *, n_permutations: int = 9999, seed: int = 0
 ) -> HypothesisTest:
-    """Is the mean effect over strata another one than random draws in its place would have?
+    """Does the mean effect over strata differ from what random draws in its place would give?
 
     In every stratum (a source task, say) the treatment was applied once and its placebos were drawn at random. The
     null: the treatment is one more such draw. Then each of them was as likely to be called the treatment, in every
-    stratum on its own; the p-value is the share of these relabellings whose mean lies as far from what is expected.
+    stratum on its own; the p-value is the share of these relabellings whose mean is as far from its expectation.
 
-    With S strata of m placebos p cannot fall below ``1 / (m + 1) ** S``. Strata count alike, whatever their number of
+    With S strata of m placebos p cannot fall below ``1 / (m + 1) ** S``. Strata count equally, whatever their number of
     examples. The outcomes behind the effects may depend on each other within a stratum, as examples and targets do.
 
     Args:
         observed: effect of the treatment in each stratum.
         placebos: for each stratum the effects of its random draws, measured in the same way.
-        n_permutations: random relabellings; where there are no more in all, every one is gone through, exactly.
+        n_permutations: random relabellings; where there are no more than that, all of them are enumerated, exactly.
         seed: of the relabellings.
 
     Returns:
@@ -44,7 +44,9 @@ def stratified_placebo_test(
     """
     effects = as_values("observed", observed)
     if len(placebos) != effects.size:
-        raise ValueError(f"observed has {effects.size} strata and placebos {len(placebos)}; give one each")
+        raise ValueError(
+            f"observed has {effects.size} strata and placebos {len(placebos)}; give one for each"
+        )
     pools = [
         np.concatenate([[own], as_values("placebos", draws)])
         for own, draws in zip(effects, placebos, strict=True)

@@ -23,8 +23,8 @@ from scipy.stats import t
 
 from .arrays import as_outcomes, as_pair, check_share
 from .bootstrap import bootstrap_means
-from .intervals import Estimate
-from .proportions import difference_interval, paired_ratio, proportion_interval
+from .intervals import Estimate, proportion_interval
+from .proportions import difference_interval, paired_ratio
 
 OUTCOMES = ("exact_match", "valid", "choice_correct")
 PARTS = ("total", "format", "choice")
@@ -62,7 +62,7 @@ def gain_split(
     """
     baseline, steered = _aligned(baseline, steered, on)
     if cluster is not None and cluster not in baseline:
-        raise ValueError(f"cluster={cluster!r} is no column of baseline; it has {list(baseline.columns)}")
+        raise ValueError(f"cluster={cluster!r} is not a column of baseline; it has {list(baseline.columns)}")
     columns = list(OUTCOMES)
     known = baseline[columns].notna().all(axis=1).to_numpy() & steered[columns].notna().all(axis=1).to_numpy()
     if len(baseline) and not known.any():
@@ -102,7 +102,7 @@ def relative_boost(
 
     Returns:
         The estimate, with a score interval where all outcomes are 0 or 1 (``proportions.paired_ratio``) and a BCa
-        bootstrap interval elsewhere. Value and interval are NaN when the baseline is 0 throughout.
+        bootstrap interval in other places. Value and interval are NaN when the baseline is 0 throughout.
 
     Raises:
         ValueError: on columns of different lengths, empty, not finite, or a baseline with a negative mean.
@@ -222,7 +222,7 @@ def _ratio(means: Float[np.ndarray, "*stack 2"]) -> Float[np.ndarray, "*stack pa
 
 
 def _fieller(gain: float, reference: float, covariance: Float[np.ndarray, "2 2"]) -> tuple[float, float]:
-    """Ratios r for which ``gain - r * reference`` is not told from 0; the covariance holds the quantile."""
+    """Ratios r at which ``gain - r * reference`` may be 0; the covariance includes the quantile."""
     square = reference**2 - covariance[1, 1]
     if square <= 0:
         return -np.inf, np.inf

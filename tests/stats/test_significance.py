@@ -223,7 +223,7 @@ def test_permutation_errors() -> None:
         (ValueError, TypeError), match=r"direction \(3,\) and differences \(4, 2\)|sample d_model"
     ):
         cosine_test(np.ones(3), np.ones((4, 2)))
-    with pytest.raises(ValueError, match="is zero, so there is no cosine"):
+    with pytest.raises(ValueError, match="is zero, so the cosine is undefined"):
         cosine_test(np.zeros(2), np.ones((4, 2)))
     with pytest.raises(ValueError, match="difference 2 of left and right is zero"):
         common_direction_test(np.ones((2, 3)), np.zeros((1, 3)))

@@ -121,7 +121,7 @@ def test_split_errors() -> None:
         gain_split(pd.concat([fine, fine]), pd.concat([fine, fine]))
     with pytest.raises(ValueError, match="must hold 0 or 1"):
         gain_split(fine, fine.assign(valid=[1, 2]))
-    with pytest.raises(ValueError, match="cluster='seed' is no column"):
+    with pytest.raises(ValueError, match="cluster='seed' is not a column"):
         gain_split(fine, fine, cluster="seed")
 
 

@@ -1,0 +1,80 @@
+"""Association: correlation and its test, area under the ROC curve, silhouette.
+
+The numbers are scipy's and scikit-learn's; what is added is what they leave to the caller: NaN (or 0) instead of a
+warning or an error where a measure is not defined.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
+from scipy.stats import permutation_test, rankdata, spearmanr
+from sklearn.metrics import roc_auc_score, silhouette_score
+
+from .arrays import as_pair
+from .permutation import BATCH, HypothesisTest
+
+
+def spearman(x: Float[np.ndarray, " cell"], y: Float[np.ndarray, " cell"], *, least: int = 3) -> float:
+    """Spearman's rank correlation; NaN for fewer than ``least`` cells or where a column does not vary."""
+    if x.size < least or not np.ptp(x) or not np.ptp(y):
+        return float("nan")
+    return float(spearmanr(x, y).statistic)
+
+
+def auroc(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -> float:
+    """Chance that a pair which does not lose has a higher score than one which does.
+
+    Ties count half; NaN unless there are pairs of both kinds.
+    """
+    if lost.all() or not lost.any():
+        return float("nan")
+    return float(roc_auc_score(~lost, scores))
+
+
+def silhouette(distances: Float[np.ndarray, "row row"], labels: Int[np.ndarray, " row"]) -> float:
+    """Mean silhouette (Rousseeuw 1987) from distances.
+
+    Rows alone in their cluster count 0. A single cluster, or one cluster per row, gives 0.
+    """
+    clusters = len(np.unique(labels))
+    if not 2 <= clusters < len(labels):
+        return 0.0
+    return float(silhouette_score(distances, labels, metric="precomputed"))
+
+
+def correlation_test(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    method: Literal["pearson", "spearman"] = "spearman",
+    n_permutations: int = 9999,
+    seed: int = 0,
+) -> HypothesisTest:
+    """Correlation of two columns, tested by exchanging which y goes with which x.
+
+    Rows must be independent of each other: the cells of a source x target matrix are not.
+
+    Raises:
+        ValueError: on columns of different lengths, fewer than 3 rows, or one that does not vary.
+    """
+    left, right = as_pair(x=x, y=y)
+    if left.size < 3 or not np.ptp(left) or not np.ptp(right):
+        raise ValueError("x and y must have 3 rows or more and vary; a constant column has no correlation")
+    if method == "spearman":
+        left, right = rankdata(left), rankdata(right)
+    left, right = left - left.mean(), right - right.mean()
+    unit = left / np.sqrt(left @ left * (right @ right))
+    found = permutation_test(
+        (right,),
+        lambda drawn, axis: (drawn * unit).sum(axis=axis),
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=n_permutations,
+        batch=max(1, BATCH // left.size),
+        random_state=np.random.default_rng(seed),
+    )
+    return HypothesisTest(float(found.statistic), float(found.pvalue), left.size)
