@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 
 from .engine import score, tokenise
 from .engine.layout import TokenPrompt
-from .engine.tokens import PromptLike
+from .engine.tokens import Prompts
 from .interventions import Intervention, Steering
 from .stats import mean_interval
 
@@ -63,7 +63,7 @@ NEUTRAL_TEXTS = (
 def text_effects(
     model: HookedTransformer,
     interventions: Sequence[Intervention],
-    texts: Sequence[str] = NEUTRAL_TEXTS,
+    texts: str | Sequence[str] = NEUTRAL_TEXTS,
     *,
     kept_mb: float = KEPT_MB,
 ) -> pd.DataFrame:
@@ -85,6 +85,7 @@ def text_effects(
     """
     import pandas as pd
 
+    texts = [texts] if isinstance(texts, str) else list(texts)
     halves = [_halved(prompt, text) for prompt, text in zip(tokenise(model, texts), texts, strict=True)]
     held = 4e-6 * (len(interventions) + 1) * int(model.cfg.d_vocab_out)
     size = max(1, int(kept_mb / held))
@@ -130,7 +131,7 @@ def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0)
 
 def token_effects(
     model: HookedTransformer,
-    prompts: Sequence[PromptLike],
+    prompts: Prompts,
     intervention: Steering,
     *,
     placebos: Sequence[Steering] = (),

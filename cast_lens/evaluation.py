@@ -8,6 +8,7 @@ outcomes: ``exact_match`` (the greedy answer is the gold one), ``valid`` (it is 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -22,11 +23,20 @@ from .tasks import Prompt, is_match, is_valid
 SLACK = 3
 # Characters of a query and of an answer that a line about a change shows.
 QUERY_SHOWN, ANSWER_SHOWN = 60, 30
+OUTCOMES = (
+    "exact_match",
+    "valid",
+    "choice_correct",
+    "gold_logprob",
+    "gold_margin",
+    "first_match",
+    "first_valid",
+)
 
 
 def evaluate(
     model: HookedTransformer,
-    prompts: Sequence[Prompt],
+    prompts: Prompt | Sequence[Prompt],
     interventions: Sequence[Steering] = (),
     *,
     max_new_tokens: int | None = None,
@@ -46,19 +56,24 @@ def evaluate(
         progress: wraps the batches.
 
     Returns:
-        one row a variant and prompt: ``variant`` (0 unsteered), ``name, layer, strength, operator, position, task,
+        one row per variant and prompt: ``variant`` (0 unsteered), ``name, layer, strength, operator, position, task,
         sample, text, gold, answer, exact_match, valid, choice_correct, gold_logprob, gold_margin, first_match,
-        first_valid``. Outcomes are 0 or 1; ``valid`` and ``choice_correct`` are NaN for free answers.
+        first_valid, overflowed``. Outcomes are 0 or 1; ``valid`` and ``choice_correct`` are NaN for free answers.
+        Where logits were NaN or infinite (``overflowed``), every outcome is NaN and there is no answer.
 
     Raises:
-        ValueError: see ``score`` and ``answer``.
+        ValueError: see ``score`` and ``answer``; an admissible answer that holds a line end, where decoding stops.
+
+    Warns:
+        RuntimeWarning: logits were NaN or infinite, under which interventions.
     """
+    prompts = [prompts] if isinstance(prompts, Prompt) else list(prompts)
     tokens = tokenise(model, prompts, chat=chat)
     scores, texts = score_and_answer(
         model,
         tokens,
         interventions,
-        max_new_tokens=max_new_tokens or answer_limit(tokens),
+        max_new_tokens=answer_limit(tokens) if max_new_tokens is None else max_new_tokens,
         memory_mb=memory_mb,
         progress=progress,
     )
@@ -70,13 +85,15 @@ def answer_limit(prompts: Sequence[TokenPrompt]) -> int:
     return max((len(ids) for prompt in prompts for ids in prompt.answers), default=8) + SLACK
 
 
-def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Sequence[str]]) -> pd.DataFrame:
+def outcome_frame(
+    prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Sequence[str | None]]
+) -> pd.DataFrame:
     """Scores and greedy answers as ``evaluate`` gives them, whatever ran the model.
 
     Args:
         prompts: queries with gold answers.
         scores: of these prompts, in their order.
-        texts: greedy answers [variant][sample].
+        texts: greedy answers [variant][sample]; None where there is none.
     """
     frame = scores.to_frame()
     n_variants = len(scores.interventions) + 1
@@ -91,12 +108,15 @@ def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Seq
     frame["text"] = [prompt.query for prompt, *_ in rows]
     frame["gold"] = [prompt.gold for prompt, *_ in rows]
     frame["answer"] = [text for *_, text in rows]
-    frame["exact_match"] = [float(is_match(text, prompt)) for prompt, _, text in rows]
-    frame["valid"] = [
-        float(is_valid(text, prompt)) if prompt.choices else float("nan") for prompt, _, text in rows
+    frame["overflowed"] |= frame["answer"].isna()
+    frame["exact_match"] = [
+        nan if text is None else float(is_match(text, prompt)) for prompt, _, text in rows
     ]
-    for name in ("choice_correct", "first_match", "first_valid"):
-        frame[name] = frame[name].astype(float)
+    frame["valid"] = [
+        nan if text is None or not prompt.choices else float(is_valid(text, prompt))
+        for prompt, _, text in rows
+    ]
+    frame.loc[frame["overflowed"], list(OUTCOMES)] = nan
     return frame.drop(columns="choice")
 
 

@@ -66,6 +66,11 @@ class Steering(Protocol):
         ...
 
     @property
+    def largest(self) -> float:
+        """Largest absolute entry of its vectors, strength aside."""
+        ...
+
+    @property
     def samples(self) -> int | None:
         """Prompts that it is made for; None when it is the same for every prompt."""
         ...
@@ -165,6 +170,11 @@ class Intervention:
     def width(self) -> int:
         """``d_model``."""
         return len(self.direction)
+
+    @property
+    def largest(self) -> float:
+        """Largest absolute entry of the direction."""
+        return float(self.direction.abs().max())
 
     @property
     def samples(self) -> None:
@@ -279,6 +289,11 @@ class PromptVectors:
     def operator(self) -> Operator:
         """Vectors are added."""
         return "add"
+
+    @property
+    def largest(self) -> float:
+        """Largest absolute entry of all vectors."""
+        return float(self.directions.abs().max())
 
     @property
     def samples(self) -> int:

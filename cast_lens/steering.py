@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-from .engine.tokens import tokenise
+from .engine.greedy import StopRule, check_length, texts_of, write_greedily
+from .engine.tokens import Prompts, tokenise
+from .engine.vocabulary import greedy_tokens
 from .hooks import Edit, Watch
 from .interventions import Steering
 from .models import HookedDecoder
@@ -86,7 +88,7 @@ def steer(
 @torch.no_grad()
 def generate(
     model: HookedTransformer,
-    prompts: str | Sequence[str],
+    prompts: Prompts,
     *,
     interventions: Sequence[Steering] = (),
     max_new_tokens: int = 16,
@@ -95,47 +97,53 @@ def generate(
 ) -> list[str]:
     """What the model writes after each prompt, greedily, steered or not: the plain route, through hooks.
 
+    An answer ends where it ends for ``engine.answer``: see ``engine.greedy.StopRule``.
+
     Args:
         model: in ``eval()`` mode, with a tokenizer.
-        prompts: text; they run as one batch, padded on the left.
+        prompts: see ``engine.tokenise``; they run as one batch, padded on the left.
         interventions: applied in order.
-        max_new_tokens: tokens to write at most.
-        stop: text at which an answer ends, not part of it; None to end at the end-of-text token only.
+        max_new_tokens: tokens to write at most, 1 or more.
+        stop: text at which an answer ends, not part of it, where it stands behind something that is not blank; None
+            to end at end-of-text and end-of-turn tokens only.
         use_cache: keep keys and values; without, every step runs the whole text again, with the same result.
             A ``HookedDecoder`` keeps none.
 
     Returns:
-        The new text only, one string a prompt, special tokens left out.
+        The new text only, one string per prompt, special tokens left out; empty, with a warning, where logits were
+        NaN or infinite.
 
     Raises:
-        ValueError: no or empty prompts, prompts longer than the context, an empty ``stop``; see also
-            ``steer``.
+        ValueError: no or empty prompts, prompts longer than the context, an empty ``stop``, ``max_new_tokens`` below
+            1; see also ``steer``.
     """
-    if stop == "":
-        raise ValueError(
-            "stop is empty, which every text contains; give the text that ends an answer, or None"
-        )
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    rows = [prompt.tokens for prompt in tokenise(model, texts, room=max_new_tokens)]
+    check_length(max_new_tokens)
+    rule = StopRule.of(model, stop)
+    rows = [prompt.tokens for prompt in tokenise(model, prompts, room=max_new_tokens)]
     tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
     use_cache = use_cache and not isinstance(model, HookedDecoder)
     cache = (
         TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
     )
-    written, answers, seen = tokens[:, :0], [""] * len(rows), 0
+    alive = list(range(len(rows)))
+
+    def following(seen: int) -> Int[Tensor, " row"]:
+        logits = model(tokens[:, seen:], attention_mask=mask[:, seen:], past_kv_cache=cache)
+        return greedy_tokens(logits[alive, -1])
+
+    def step(kept: list[int], chosen: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        nonlocal alive, tokens, mask
+        alive = [alive[place] for place in kept]
+        seen = tokens.shape[1] if use_cache else 0
+        # Rows that have ended run on, since the batch's prompts belong together; what they read does not matter.
+        column = torch.zeros_like(tokens[:, :1])
+        column[alive, 0] = chosen
+        tokens, mask = torch.cat((tokens, column), dim=1), torch.cat((mask, torch.ones_like(column)), dim=1)
+        return following(seen)
+
     with steer(model, *interventions, prompt_length=[len(row) for row in rows]):
-        while written.shape[1] < max_new_tokens:
-            logits = model(tokens[:, seen:], attention_mask=mask[:, seen:], past_kv_cache=cache)
-            chosen = logits[:, -1].argmax(dim=-1, keepdim=True)
-            written = torch.cat((written, chosen), dim=1)
-            ends = [_answer(model, row, stop) for row in written.tolist()]
-            answers = [text for text, _ in ends]
-            if all(ended for _, ended in ends):
-                break
-            seen = tokens.shape[1] if use_cache else 0
-            tokens = torch.cat((tokens, chosen), dim=1)
-            mask = torch.cat((mask, torch.ones_like(chosen)), dim=1)
-    return answers
+        written = write_greedily(following(0), step, max_new_tokens=max_new_tokens, stop=rule)
+    return [text or "" for text in texts_of(rule, [written])[0]]
 
 
 def _pad_left(
@@ -146,19 +154,6 @@ def _pad_left(
     tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return tokens, mask
-
-
-def _answer(model: HookedTransformer, written: Sequence[int], stop: str | None) -> tuple[str, bool]:
-    """The text up to end-of-text or ``stop``, and whether either was met."""
-    tokenizer: Any = model.tokenizer
-    ids = list(written)
-    ended = tokenizer.eos_token_id in ids
-    if ended:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    if stop is not None and stop in text:
-        return text[: text.index(stop)], True
-    return text, ended
 
 
 def _check(model: HookedTransformer, interventions: Sequence[Steering]) -> None:

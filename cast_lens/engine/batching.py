@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from transformer_lens import HookedTransformer
 
+from .hooked import MLP_ROWS
 from .layout import MIN_SHARED, TokenPrompt, common_prefix
 
 # Memory above the model, in MB, that capture and scoring work within unless told otherwise.
 DEFAULT_BUDGET_MB = 128.0
+
+
+@contextmanager
+def own_precision(model: HookedTransformer) -> Iterator[None]:
+    """Inference in the model's own precision, whatever ``torch.autocast`` says around it."""
+    kind = torch.device(model.cfg.device or "cpu").type
+    with torch.inference_mode(), torch.autocast(kind, enabled=False):
+        yield
+
+
+def warn_beyond(
+    model: HookedTransformer,
+    prompts: Sequence[TokenPrompt],
+    memory_mb: float,
+    *,
+    variants: int = 1,
+    whole: bool = False,
+) -> None:
+    """Warn, before work starts, when one prompt alone needs more memory than the budget: it cannot be cut up."""
+    longest = max(prompts, key=lambda prompt: len(prompt.tokens))
+    need = prompt_bytes(model, longest, variants=variants, whole=whole) / 1e6
+    if need > memory_mb:
+        warnings.warn(
+            f"memory_mb={memory_mb:g} cannot be kept: {longest.name or 'the longest prompt'} has "
+            f"{len(longest.tokens)} tokens, which run together and need about {need:.0f} MB; use shorter prompts "
+            "or give more memory",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int, whole: bool) -> float:
+    """About what the largest step of one prompt takes: its rows, the MLP's hidden layer, and attention's masks.
+
+    Args:
+        model: gives widths.
+        prompt: alone in its batch.
+        variants: that run beside each other.
+        whole: whether all of the prompt is steered; see ``layout``.
+    """
+    cfg, length = model.cfg, len(prompt.tokens)
+    rows = length * (variants if whole else 1) + sum(map(len, prompt.scored)) * variants
+    hidden = 3 * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize * min(rows, MLP_ROWS)
+    # A mask is held as truth values and as distances, and attention makes numbers of it; steered prompts hold their
+    # scores and weights.
+    masks = length**2 * ((9 + 8 * variants * cfg.n_heads) if whole else (9 + cfg.dtype.itemsize))
+    return rows * row_bytes(model) + hidden + masks
 
 
 def row_bytes(model: HookedTransformer) -> int:
@@ -57,7 +108,7 @@ def plan_batches(
 
 
 def _tail_rows(prompt: TokenPrompt, *, whole: bool, answers: bool) -> int:
-    chains = sum(len(answer) - 1 for answer in prompt.answers) if answers else 0
+    chains = sum(len(answer) - 1 for answer in prompt.scored) if answers else 0
     return chains + (len(prompt.tokens) if whole else 1)
 
 

@@ -9,20 +9,20 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..models.identity import check_layers
+from ..models.identity import check_layers, plain_model
 from . import reference
 from .attention import GROUP_BYTES
-from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes
+from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, row_bytes, warn_beyond
 from .forward import run_pass
 from .layout import TokenPrompt, build_batch
 from .progress import Progress, quiet
 from .support import row_model, unsupported
-from .tokens import PromptLike, tokenise
+from .tokens import Prompts, tokenise
 
 
 def capture(
     model: HookedTransformer,
-    prompts: Sequence[PromptLike],
+    prompts: Prompts,
     *,
     layers: Sequence[int] | None = None,
     chat: bool = False,
@@ -38,7 +38,8 @@ def capture(
         prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects.
         layers: block indices (all when None).
         chat: use the model's chat template.
-        memory_mb: working memory above the model, in MB, without the result.
+        memory_mb: working memory above the model, in MB, without the result. A prompt runs whole: one that needs more
+            alone is named in a warning before anything runs.
         progress: wraps the batches, e.g. to draw a bar.
 
     Returns:
@@ -49,13 +50,15 @@ def capture(
     """
     chosen = check_layers(model, layers)
     ready = tokenise(model, prompts, chat=chat)
-    result = torch.empty(len(ready), len(chosen), int(model.cfg.d_model))
+    result = torch.empty(len(ready), len(chosen), int(model.cfg.d_model), dtype=torch.float32)
+    model = plain_model(model)
     if unsupported(model) is not None:
         for index, prompt in enumerate(progress(ready, "capture (plain route)", len(ready))):
             result[index] = reference.residuals(model, prompt.tokens)[list(chosen)]
         return result
     max_rows = rows_within(model, memory_mb)
-    with torch.inference_mode():
+    warn_beyond(model, ready, memory_mb)
+    with own_precision(model):
         batches = list(plan_batches(ready, max_rows=max_rows, answers=False))
         for batch in progress(batches, "capture", len(batches)):
             result[batch] = _capture_batch(model, [ready[index] for index in batch], chosen)
@@ -82,7 +85,7 @@ def _capture_batch(
     model: HookedTransformer, prompts: list[TokenPrompt], layers: tuple[int, ...]
 ) -> Float[Tensor, "sample layer d_model"]:
     batch = build_batch(prompts, answers=False, device=model.cfg.device or "cpu")
-    found = torch.empty(len(prompts), len(layers), int(model.cfg.d_model))
+    found = torch.empty(len(prompts), len(layers), int(model.cfg.d_model), dtype=torch.float32)
     rows = {layer: row for row, layer in enumerate(layers)}
 
     def observe(layer: int, tails: Tensor) -> None:

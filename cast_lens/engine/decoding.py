@@ -6,7 +6,7 @@ prompt's shared ones. Rows that have written a stop token leave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,25 +15,24 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ..interventions import Steering
-from ..models.identity import check_interventions
+from ..models.identity import check_interventions, plain_model
 from . import reference
 from .attention import Path, attend_rows
-from .batching import DEFAULT_BUDGET_MB, cache_bytes, row_bytes
+from .batching import DEFAULT_BUDGET_MB, cache_bytes, own_precision, row_bytes
 from .forward import Pass, run_pass
+from .greedy import Stop, check_length, stop_rule, texts_of, write_greedily
 from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
 from .scoring import plan_jobs
 from .support import row_model, unsupported
-from .tokens import PromptLike, tokenise
+from .tokens import Prompts, tokenise
 from .vocabulary import read_out
-
-Stop = Callable[[int], bool]
 
 
 def answer(
     model: HookedTransformer,
-    prompts: Sequence[PromptLike],
+    prompts: Prompts,
     interventions: Sequence[Steering] = (),
     *,
     max_new_tokens: int = 8,
@@ -41,7 +40,7 @@ def answer(
     chat: bool = False,
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
-) -> list[list[str]]:
+) -> list[list[str | None]]:
     """What the model writes greedily, unsteered and under each intervention.
 
     Args:
@@ -49,18 +48,23 @@ def answer(
         prompts: see ``tokenise``.
         interventions: variants beside the unsteered model. Under ``last`` each decoded token is steered too.
         max_new_tokens: longest answer, in tokens.
-        stop_at_newline: end an answer after the first token that contains a newline; the end-of-text token
-            always ends it.
+        stop_at_newline: end an answer at the first line end behind something that is not blank. ``end_tokens``
+            always end it. See ``StopRule``.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB.
         progress: wraps the batches.
 
     Returns:
-        texts [variant][sample]; variant 0 is unsteered.
+        texts [variant][sample]; variant 0 is unsteered. None where logits were NaN or infinite before the answer had
+        ended: there is no most probable token.
 
     Raises:
         ValueError: see ``tokenise`` and ``check_interventions``; ``max_new_tokens`` below 1.
+
+    Warns:
+        RuntimeWarning: some texts are None.
     """
+    check_length(max_new_tokens)
     stop = stop_rule(model, stop_at_newline=stop_at_newline)
     ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
     written = decode(
@@ -72,14 +76,7 @@ def answer(
         memory_mb=memory_mb,
         progress=progress,
     )
-    return texts_of(model, written)
-
-
-def texts_of(model: HookedTransformer, written: list[list[tuple[int, ...]]]) -> list[list[str]]:
-    """What ``decode`` wrote, as text."""
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    return [[str(tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in row] for row in written]
+    return texts_of(stop, written)
 
 
 def decode(
@@ -97,8 +94,8 @@ def decode(
     Raises:
         ValueError: ``max_new_tokens`` below 1; see ``check_interventions``.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    check_length(max_new_tokens)
+    model = plain_model(model)
     check_interventions(model, interventions, len(prompts))
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
     if unsupported(model) is not None:
@@ -109,7 +106,7 @@ def decode(
                 written[variant][index] = tokens
         return written
     extra = 3 * cache_bytes(model) + row_bytes(model)
-    with torch.inference_mode():
+    with own_precision(model):
         jobs = list(
             plan_jobs(
                 model, prompts, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra
@@ -124,22 +121,6 @@ def decode(
     return written
 
 
-def stop_rule(model: HookedTransformer, *, stop_at_newline: bool) -> Stop:
-    """Whether a token ends an answer: end of text, end of turn, or a token with a newline in it."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise ValueError("decoding needs the model's tokenizer; load the model with load_model")
-    ends = {tokenizer.eos_token_id, *(getattr(tokenizer, "all_special_ids", None) or [])}
-    known: dict[int, bool] = {}
-
-    def stop(token: int) -> bool:
-        if token not in known:
-            known[token] = token in ends or (stop_at_newline and "\n" in tokenizer.decode([token]))
-        return known[token]
-
-    return stop
-
-
 @dataclass(slots=True)
 class _Rows:
     """The rows that still write: one for each live (prompt, variant), those of a prompt together.
@@ -152,15 +133,11 @@ class _Rows:
     own: list[tuple[Tensor, Tensor]]
     tokens: Int[Tensor, " row"]
 
-    def keep(self, alive: Tensor) -> None:
+    def keep(self, kept: list[int]) -> None:
         """Let the rows go that have ended."""
-        if not bool(alive.all()):
-            self.variant, self.prompt, self.tokens = (
-                self.variant[alive],
-                self.prompt[alive],
-                self.tokens[alive],
-            )
-            self.own = [(k[alive], v[alive]) for k, v in self.own]
+        if len(kept) < len(self.variant):
+            self.variant, self.prompt = self.variant[kept], self.prompt[kept]
+            self.own = [(k[kept], v[kept]) for k, v in self.own]
 
     def paths(self, batch: Batch) -> list[tuple[slice, Path]]:
         """The rows of each prompt, and the trunk rows that they see."""
@@ -209,22 +186,25 @@ def write(
         first: first tokens, where they have been read off the pass already.
     """
     kernel = row_model(model)
-    written: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(len(interventions) + 1)]
     rows = _first_rows(kernel, batch, done, first)
+    owners = list(zip(rows.variant.tolist(), rows.prompt.tolist(), strict=True))
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=batch.tokens.device)
-    for step in range(max_new_tokens):
-        alive = []
-        for variant, prompt, token in zip(
-            rows.variant.tolist(), rows.prompt.tolist(), rows.tokens.tolist(), strict=True
-        ):
-            written[variant][prompt].append(token)
-            alive.append(not stop(token))
-        if step + 1 == max_new_tokens or not any(alive):
-            break
-        rows.keep(torch.tensor(alive, device=batch.tokens.device))
-        assert done.cache is not None
-        rows.tokens = _step(kernel, batch, done.cache.trunk, rows, interventions, lengths[rows.prompt] + step)
-    return [[tuple(tokens) for tokens in row] for row in written]
+    assert done.cache is not None
+    trunk = done.cache.trunk
+    positions = lengths[rows.prompt]
+
+    def step(kept: list[int], tokens: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        nonlocal positions
+        rows.keep(kept)
+        at = positions[kept]
+        positions = at + 1
+        return _step(kernel, batch, trunk, rows, tokens, interventions, at)
+
+    found = write_greedily(rows.tokens, step, max_new_tokens=max_new_tokens, stop=stop)
+    written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
+    for (variant, prompt), tokens in zip(owners, found, strict=True):
+        written[variant][prompt] = tokens
+    return written
 
 
 def _first_rows(
@@ -263,11 +243,12 @@ def _step(
     batch: Batch,
     trunk: list[tuple[Tensor, Tensor]],
     rows: _Rows,
+    tokens: Int[Tensor, " row"],
     interventions: list[Steering],
     positions: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
     """Feed each row's last token and return the next ones."""
-    x, place = model.begin(rows.tokens, positions, longest=int(positions.max()) + 1)
+    x, place = model.begin(tokens, positions, longest=int(positions.max()) + 1)
     paths = rows.paths(batch)
     steered = [
         (item, (rows.variant == variant).nonzero().flatten())

@@ -22,6 +22,8 @@ from torch import Tensor
 
 # Shorter common beginnings cost more in bookkeeping than they save in arithmetic.
 MIN_SHARED = 8
+# Stands for "a token that ends the answer" among the tokens that are scored.
+END = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,20 @@ class TokenPrompt:
         answers: tokens of each admissible answer as it follows the prompt; may be empty.
         gold: index of the right answer in ``answers``; -1 when there is none.
         name: how errors name it.
+        end: tokens any of which ends an answer. Where given, each answer is scored with its end: the
+            log-probability that one of them follows is part of it.
     """
 
     tokens: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...] = ()
     gold: int = -1
     name: str = ""
+    end: tuple[int, ...] = ()
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], ...]:
+        """What is scored of each answer: its tokens, and ``END`` where the end counts."""
+        return tuple((*answer, END) for answer in self.answers) if self.end else self.answers
 
 
 @dataclass(slots=True)
@@ -69,7 +79,7 @@ class Tail:
         tokens, positions: [row].
         mask: [row, row], True where a row sees another row of the tail (itself included).
         last: index of the last prompt token.
-        scored: for each answer, pairs (row that predicts, token predicted).
+        scored: for each answer, pairs (row that predicts, token predicted or ``END``).
         path: trunk rows that every row of the tail sees, as slices.
         prompt: index of the prompt in the batch.
     """
@@ -164,7 +174,7 @@ def build_tail(
     last = len(tokens) - 1
     parents = list(range(-1, last))
     scored = []
-    for answer in prompt.answers if answers else ():
+    for answer in prompt.scored if answers else ():
         row, pairs = last, []
         for step, token in enumerate(answer):
             pairs.append((row, token))

@@ -6,15 +6,20 @@ It defines what the fast path must equal, and it serves every model that the fas
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ..interventions import Steering
+from .batching import own_precision
+from .greedy import Stop, write_greedily
 from .layout import TokenPrompt
+from .scores import written
+from .vocabulary import greedy_tokens
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
@@ -52,9 +57,10 @@ def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, 
         found[hook.name] = residual[0, -1].float().cpu()
 
     names = [hook_name(layer) for layer in range(model.cfg.n_layers)]
-    model.run_with_hooks(
-        **_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None
-    )
+    with own_precision(model):
+        model.run_with_hooks(
+            **_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None
+        )
     return torch.stack([found[name] for name in names])
 
 
@@ -68,8 +74,9 @@ def logits(
 ) -> Float[Tensor, "position vocab"]:
     """Logits at every position of prompt + continuation, steered or not; float32."""
     hooks = [] if intervention is None else edit_hooks(intervention, prompt_length)
-    out = model.run_with_hooks(**_input(model, tokens), fwd_hooks=hooks, return_type="logits")
-    return out[0].float()
+    with own_precision(model):
+        out = model.run_with_hooks(**_input(model, tokens), fwd_hooks=hooks, return_type="logits")
+        return out[0].float()
 
 
 def refuse_steered(model: HookedTransformer) -> None:
@@ -85,19 +92,51 @@ def refuse_steered(model: HookedTransformer) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What one prompt gave.
+
+    Attributes:
+        logprobs: summed log-probability of each admissible answer.
+        logits: of the first answer token.
+        hits: for each token of each answer (and its end), whether it is the greedy one where the tokens before it
+            are given; None where logits were NaN or infinite.
+    """
+
+    logprobs: Float[Tensor, " choice"]
+    logits: Float[Tensor, " vocab"]
+    hits: tuple[tuple[bool | None, ...], ...]
+
+    def written(self, prompt: TokenPrompt) -> Float[Tensor, " choice"]:
+        """Whether each answer is written as far as it is told from the others; see ``Scores``."""
+        return written(prompt, self.hits)
+
+
+def read(model: HookedTransformer, prompt: TokenPrompt, intervention: Steering | None = None) -> Read:
+    """Score every admissible answer of one prompt, and look which of their tokens are greedy."""
+    refuse_steered(model)
+    length = len(prompt.tokens)
+    first = logits(model, prompt.tokens, prompt_length=length, intervention=intervention)[-1]
+    sums, hits = [], []
+    for answer in prompt.answers:
+        rows = logits(model, prompt.tokens + answer, prompt_length=length, intervention=intervention)
+        rows = rows[length - 1 :] if prompt.end else rows[length - 1 : -1]
+        wanted = [[token] for token in answer] + ([list(prompt.end)] if prompt.end else [])
+        log_probs = rows.double().log_softmax(dim=-1)
+        parts = [row[ids].logsumexp(dim=-1) for row, ids in zip(log_probs, wanted, strict=True)]
+        sums.append(torch.stack(parts).sum().float())
+        greedy = zip(greedy_tokens(rows).tolist(), wanted, strict=True)
+        hits.append(tuple(None if token < 0 else token in ids for token, ids in greedy))
+    found = torch.stack(sums) if sums else torch.empty(0, dtype=torch.float32)
+    return Read(found, first, tuple(hits))
+
+
 def score(
     model: HookedTransformer, prompt: TokenPrompt, intervention: Steering | None = None
 ) -> tuple[Float[Tensor, " choice"], Float[Tensor, " vocab"]]:
     """Summed log-probability of each admissible answer, and the logits of the first answer token."""
-    refuse_steered(model)
-    length = len(prompt.tokens)
-    first = logits(model, prompt.tokens, prompt_length=length, intervention=intervention)[-1]
-    sums = []
-    for answer in prompt.answers:
-        row = logits(model, prompt.tokens + answer, prompt_length=length, intervention=intervention)
-        log_probs = row[length - 1 : -1].double().log_softmax(dim=-1)
-        sums.append(log_probs[range(len(answer)), list(answer)].sum().float())
-    return torch.stack(sums) if sums else torch.empty(0), first
+    found = read(model, prompt, intervention)
+    return found.logprobs, found.logits
 
 
 def answer(
@@ -106,18 +145,21 @@ def answer(
     intervention: Steering | None = None,
     *,
     max_new_tokens: int,
-    stop: Callable[[int], bool],
+    stop: Stop,
 ) -> tuple[int, ...]:
-    """Greedy continuation; ends after a token for which ``stop`` holds."""
+    """Greedy continuation: the whole text anew for each token."""
     refuse_steered(model)
-    written: list[int] = []
-    while len(written) < max_new_tokens:
-        tokens = (*prompt.tokens, *written)
-        out = logits(model, tokens, prompt_length=len(prompt.tokens), intervention=intervention)
-        written.append(int(out[-1].argmax()))
-        if stop(written[-1]):
-            break
-    return tuple(written)
+    text = list(prompt.tokens)
+
+    def following() -> Int[Tensor, " row"]:
+        out = logits(model, text, prompt_length=len(prompt.tokens), intervention=intervention)
+        return greedy_tokens(out[-1:])
+
+    def step(kept: list[int], tokens: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        text.append(int(tokens[0]))
+        return following()
+
+    return write_greedily(following(), step, max_new_tokens=max_new_tokens, stop=stop)[0]
 
 
 def answer_loss(model: HookedTransformer, prompt: TokenPrompt, intervention: Steering) -> Float[Tensor, ""]:

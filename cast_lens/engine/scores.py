@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
+import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..interventions import Steering
-from .layout import TokenPrompt
+from .layout import TokenPrompt, common_prefix
 
-if TYPE_CHECKING:
-    import pandas as pd
+# In place of a token where none could be read: nothing was asked for, or the logits were NaN or infinite.
+UNREAD = -1
+# Interventions and prompts that a warning names before it only counts.
+NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,11 +27,16 @@ class Scores:
 
     Attributes:
         answer_logprobs: for each prompt [variant, choice], natural log of the probability of the whole answer,
-            summed over its tokens; an unnormalised logit when only labels were asked for.
-        first_token: [variant, sample], the greedy first token (-1 when no full vocabulary was asked for).
+            summed over its tokens (and its end, where one answer is the beginning of another; see ``tokenise``);
+            an unnormalised logit when only labels were asked for.
+        first_token: [variant, sample], the greedy first token; -1 where no full vocabulary was asked for, or the
+            logits were NaN or infinite.
         logits: [variant, sample, vocab] of the first answer token, float32, when asked for.
         interventions: what was done; variant ``i`` is ``interventions[i - 1]``.
         prompts: the tokenised prompts.
+        written: for each prompt [variant, choice], 1 where greedy decoding writes the answer as far as the token
+            that tells it from every other answer, 0 where it does not, NaN where that is not known. Empty when
+            only first tokens were read: those then have to tell the answers apart.
     """
 
     answer_logprobs: tuple[Float[Tensor, "variant _"], ...]
@@ -34,6 +44,18 @@ class Scores:
     logits: Float[Tensor, "variant sample vocab"] | None
     interventions: tuple[Steering, ...]
     prompts: tuple[TokenPrompt, ...]
+    written: tuple[Float[Tensor, "variant _"], ...] = ()
+
+    @property
+    def overflowed(self) -> Bool[Tensor, "variant sample"]:
+        """Where logits were NaN or infinite: such a row holds no outcome."""
+        rows = [
+            logprobs.isnan().any(dim=1) | (logprobs == torch.inf).any(dim=1)
+            for logprobs in self.answer_logprobs
+        ]
+        bad = torch.stack(rows, dim=1) if rows else torch.zeros_like(self.first_token, dtype=torch.bool)
+        read = (self.first_token != UNREAD).any()
+        return bad | (self.first_token == UNREAD) if bool(read) else bad
 
     def __repr__(self) -> str:
         names = list(dict.fromkeys(one.name or "unnamed" for one in self.interventions))
@@ -42,22 +64,23 @@ class Scores:
         return f"Scores({len(self.prompts)} prompts × {len(self.interventions) + 1} variants: {shown}{kept})"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a variant and sample.
+        """One row per variant and sample.
 
         Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered; of several
-        layers the first), ``gold_logprob``,
-        ``choice`` (index of the most probable admissible answer), ``choice_correct``, ``first_match`` (greedy
-        first token is the gold answer's), ``first_valid`` (it begins some admissible answer), ``gold_margin``
-        (gold minus best other answer). NaN where there is no gold answer, no other answer, or (the two
-        ``first_`` columns) no full vocabulary.
+        layers the first), ``gold_logprob``, ``choice`` (index of the most probable admissible answer),
+        ``choice_correct``, ``first_match`` (greedy decoding writes the gold answer as far as the token that tells
+        it from every other answer; mostly that is the first), ``first_valid`` (the same for any admissible
+        answer), ``gold_margin`` (gold minus best other answer), ``overflowed`` (the logits were NaN or infinite).
+        Outcomes are 0 or 1, and NaN where there is no gold answer, no other answer, (the two ``first_`` columns)
+        no full vocabulary or no such token, or where the logits overflowed.
         """
-        import pandas as pd
-
         columns: dict[str, list[object]] = {}
+        overflowed = self.overflowed
         for index, prompt in enumerate(self.prompts):
-            for name, values in _outcomes(
-                prompt, self.answer_logprobs[index], self.first_token[:, index]
-            ).items():
+            outcomes = _outcomes(
+                prompt, self.answer_logprobs[index], self._written(index), overflowed[:, index]
+            )
+            for name, values in outcomes.items():
                 columns.setdefault(name, []).extend(values)
         what = [(-1, 0.0, "none", "none", "unsteered")]
         what += [(i.layer, i.strength, i.operator, i.position, i.name) for i in self.interventions]
@@ -76,25 +99,107 @@ class Scores:
             }
         )
 
+    def _written(self, index: int) -> Float[Tensor, "variant choice"]:
+        """Whether each answer of a prompt is written; from first tokens alone where no more was read."""
+        if self.written:
+            return self.written[index]
+        prompt, first = self.prompts[index], self.first_token[:, index]
+        opening = torch.tensor([answer[0] for answer in prompt.answers], dtype=torch.long)
+        found = (first[:, None] == opening).float()
+        told = torch.tensor([length == 1 for length in telling_lengths(prompt.scored)], dtype=torch.bool)
+        return found.masked_fill(~told | (first == UNREAD)[:, None], torch.nan)
 
-def _outcomes(prompt: TokenPrompt, logprobs: Tensor, first: Tensor) -> dict[str, list[object]]:
-    n = len(first)
-    none: list[object] = [float("nan")] * n
-    if not prompt.answers:
-        names = ("gold_logprob", "choice", "choice_correct", "first_match", "first_valid", "gold_margin")
-        return {name: list(none) for name in names}
-    choice = logprobs.argmax(dim=1)
-    opening = torch.tensor([answer[0] for answer in prompt.answers])
+
+@lru_cache(maxsize=4096)
+def telling_lengths(answers: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """How many tokens of each answer tell it from every other one; 0 where all of them do not.
+
+    Args:
+        answers: ``TokenPrompt.scored``: with ``END`` an answer that is the beginning of another is told by its end.
+    """
+    shared = [
+        max((common_prefix((own, other)) for j, other in enumerate(answers) if j != i), default=0)
+        for i, own in enumerate(answers)
+    ]
+    return tuple(n + 1 if n < len(own) else 0 for n, own in zip(shared, answers, strict=True))
+
+
+def written(prompt: TokenPrompt, hits: Sequence[Sequence[bool | None]]) -> Float[Tensor, " choice"]:
+    """Whether each answer of a prompt is written greedily as far as it is told from the others; see ``Scores``.
+
+    Args:
+        prompt: whose answers they are.
+        hits: for each token of each of ``prompt.scored``, whether it is the greedy one behind those before it; None
+            where that could not be read.
+    """
+    found = []
+    for own, needed in zip(hits, telling_lengths(prompt.scored), strict=True):
+        known = needed and None not in own[:needed]
+        found.append(float(all(own[:needed])) if known else float("nan"))
+    return torch.tensor(found, dtype=torch.float32)
+
+
+def _outcomes(
+    prompt: TokenPrompt,
+    logprobs: Float[Tensor, "variant choice"],
+    written: Float[Tensor, "variant choice"],
+    overflowed: Bool[Tensor, " variant"],
+) -> dict[str, list[object]]:
+    unknown = torch.full((len(overflowed),), torch.nan, dtype=torch.float32)
+    names = ("gold_logprob", "choice", "choice_correct", "first_match", "first_valid", "gold_margin")
+    found = dict.fromkeys(names, unknown)
     has_gold, several = prompt.gold >= 0, len(prompt.answers) > 1
-    gold = logprobs[:, prompt.gold] if has_gold else torch.full((n,), torch.nan)
-    others = [index for index in range(len(prompt.answers)) if index != prompt.gold]
-    margin = gold - logprobs[:, others].amax(dim=1) if has_gold and several else torch.full((n,), torch.nan)
-    read = bool((first >= 0).all())
-    return {
-        "gold_logprob": gold.tolist(),
-        "choice": choice.tolist(),
-        "choice_correct": (choice == prompt.gold).tolist() if has_gold and several else list(none),
-        "first_match": (first == opening[prompt.gold]).tolist() if has_gold and read else list(none),
-        "first_valid": torch.isin(first, opening).tolist() if several and read else list(none),
-        "gold_margin": margin.tolist(),
-    }
+    if prompt.answers:
+        choice = logprobs.argmax(dim=1)
+        found["choice"] = choice.float()
+        if several:
+            # Any answer that is written makes it valid, whatever is known of the others.
+            best = written.nan_to_num(nan=-1.0).amax(dim=1)
+            found["first_valid"] = torch.where((best < 1) & written.isnan().any(dim=1), torch.nan, best)
+    if prompt.answers and has_gold:
+        found["gold_logprob"] = logprobs[:, prompt.gold]
+        found["first_match"] = written[:, prompt.gold]
+        if several:
+            others = [index for index in range(len(prompt.answers)) if index != prompt.gold]
+            found["choice_correct"] = (choice == prompt.gold).float()
+            found["gold_margin"] = logprobs[:, prompt.gold] - logprobs[:, others].amax(dim=1)
+    masked = {name: column.masked_fill(overflowed, torch.nan).tolist() for name, column in found.items()}
+    if prompt.answers and not bool(overflowed.any()):
+        masked["choice"] = choice.tolist()
+    return {**masked, "overflowed": overflowed.tolist()}
+
+
+def warn_of_overflow(scores: Scores, *, stacklevel: int = 3) -> None:
+    """Name the interventions under which logits were NaN or infinite, in a ``RuntimeWarning``."""
+    overflowed = scores.overflowed
+    if not bool(overflowed.any()):
+        return
+    counts = overflowed.sum(dim=1).tolist()
+    cells = [_cell(scores.interventions, variant, count) for variant, count in enumerate(counts) if count]
+    more = f", and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    warnings.warn(
+        f"logits were NaN or infinite for some of {overflowed.shape[1]} prompts: {', '.join(cells[:NAMED])}{more}; "
+        "their outcomes are NaN (lower the strengths, or load the model in float32)",
+        RuntimeWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def _cell(interventions: Sequence[Steering], variant: int, count: int) -> str:
+    prompts = f"{count} prompt{'s' if count > 1 else ''}"
+    if not variant:
+        return f"unsteered ({prompts})"
+    item = interventions[variant - 1]
+    return f"{item.name or 'unnamed'} at layer {item.layer}, strength {item.strength:g} ({prompts})"
+
+
+def warn_of_answers_alike(prompts: Sequence[TokenPrompt], *, stacklevel: int = 3) -> None:
+    """Warn of gold answers that no token tells from the other answers: ``first_match`` is NaN for them."""
+    alike = [p.name for p in prompts if p.answers and p.gold >= 0 and not telling_lengths(p.scored)[p.gold]]
+    if alike:
+        warnings.warn(
+            f"the gold answers of {len(alike)} prompts ({', '.join(alike[:NAMED])}) have no token that tells them "
+            "from the other answers, so first_match is NaN for them",
+            UserWarning,
+            stacklevel=stacklevel,
+        )

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ..interventions import Steering
-from ..models.identity import check_interventions
+from ..models.identity import check_interventions, plain_model
 from . import reference
-from .batching import DEFAULT_BUDGET_MB, plan_batches
+from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, warn_beyond
 from .capture import rows_within
 from .forward import run_pass
-from .layout import Batch, TokenPrompt, build_batch
+from .layout import END, Batch, TokenPrompt, build_batch
 from .model import RowModel
 from .progress import Progress, quiet
-from .scores import Scores
+from .scores import UNREAD, Scores, telling_lengths, warn_of_answers_alike, warn_of_overflow
 from .support import row_model, unsupported
-from .tokens import PromptLike, tokenise
-from .vocabulary import Keep, read_out
+from .tokens import Prompts, tokenise
+from .vocabulary import Keep, greedy_tokens, read_out
 
 
 def score(
     model: HookedTransformer,
-    prompts: Sequence[PromptLike],
+    prompts: Prompts,
     interventions: Sequence[Steering] = (),
     *,
     chat: bool = False,
@@ -49,21 +50,26 @@ def score(
         keep_logits: keep the full-vocabulary logits of the first answer token.
         labels_only: unembed nothing but the answers' first tokens. ``answer_logprobs`` are then unnormalised
             logits, which order single-token answers correctly, and ``first_token`` is -1.
-        memory_mb: working memory above the model, in MB, without the result.
+        memory_mb: working memory above the model, in MB, without the result: it bounds how many prompts and variants
+            run together. A prompt runs whole: one that needs more alone is named in a warning before anything runs.
         progress: wraps the batches.
 
     Raises:
         ValueError: see ``tokenise`` and ``check_interventions``.
+
+    Warns:
+        RuntimeWarning: logits were NaN or infinite, under which interventions.
     """
-    check_interventions(model, interventions, len(prompts))
+    model = plain_model(model)
     ready = tokenise(model, prompts, chat=chat)
+    check_interventions(model, interventions, len(ready))
     if labels_only and any(len(answer) > 1 for prompt in ready for answer in prompt.answers):
         raise ValueError("labels_only needs answers of one token each; leave it off for longer answers")
     collected = Collected(len(ready), len(interventions) + 1, keep_logits, int(model.cfg.d_vocab_out))
     if unsupported(model) is not None:
         _score_plain(model, ready, interventions, collected, progress)
         return collected.scores(interventions, ready)
-    with torch.inference_mode():
+    with own_precision(model):
         jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb))
         for batch, chosen in progress(jobs, "score", len(jobs)):
             _score_batch(model, ready, batch, interventions, chosen, collected, labels_only)
@@ -92,6 +98,7 @@ def plan_jobs(
     for members, is_whole in ((tailed, False), (whole, True)):
         if not members and (is_whole or whole):
             continue
+        warn_beyond(model, prompts, memory_mb, variants=1 + bool(members), whole=is_whole)
         longest = max(len(prompt.tokens) for prompt in prompts) if is_whole else 1
         room = max(1, max_rows // (2 * longest) - 1)
         for start in range(0, max(1, len(members)), room):
@@ -106,17 +113,27 @@ class Collected:
     """Results as they come in."""
 
     def __init__(self, prompts: int, variants: int, keep_logits: bool, vocab: int) -> None:
-        self.logprobs: list[Tensor | None] = [None] * prompts
-        self.first = torch.full((variants, prompts), -1, dtype=torch.long)
-        self.logits = torch.empty(variants, prompts, vocab) if keep_logits else None
+        empty = torch.empty(variants, 0, dtype=torch.float32)
+        self.logprobs: list[Tensor] = [empty] * prompts
+        self.written: list[Tensor] = [empty] * prompts
+        self.first = torch.full((variants, prompts), UNREAD, dtype=torch.long)
+        shape = (variants, prompts, vocab)
+        self.logits = torch.empty(shape, dtype=torch.float32) if keep_logits else None
 
-    def add(self, prompt: int, variants: list[int], logprobs: Float[Tensor, "variant choice"]) -> None:
-        """Put down a prompt's log-probabilities under some variants."""
-        known = self.logprobs[prompt]
-        if known is None:
-            known = torch.empty(self.first.shape[0], logprobs.shape[1])
-            self.logprobs[prompt] = known
-        known[variants] = logprobs
+    def add(
+        self,
+        prompt: int,
+        variants: list[int],
+        logprobs: Float[Tensor, "variant choice"],
+        written: Float[Tensor, "variant choice"],
+    ) -> None:
+        """Put down what a prompt's answers are under some variants; see ``Scores``."""
+        if self.logprobs[prompt].shape[1] != logprobs.shape[1]:
+            shape = (self.first.shape[0], logprobs.shape[1])
+            self.logprobs[prompt] = torch.empty(shape, dtype=torch.float32)
+            self.written[prompt] = torch.empty(shape, dtype=torch.float32)
+        self.logprobs[prompt][variants] = logprobs
+        self.written[prompt][variants] = written
 
     def keeper(self, members: list[int], variants: list[int], columns: int) -> Keep | None:
         """Where logits of rows (variant, column) go, when they are kept; the first columns are the members'."""
@@ -134,9 +151,18 @@ class Collected:
         return keep
 
     def scores(self, interventions: Sequence[Steering], prompts: Sequence[TokenPrompt]) -> Scores:
-        """Everything, when all of it is there."""
-        filled = tuple(torch.empty(self.first.shape[0], 0) if x is None else x for x in self.logprobs)
-        return Scores(filled, self.first, self.logits, tuple(interventions), tuple(prompts))
+        """Everything, when all of it is there, with a warning of what cannot be used."""
+        found = Scores(
+            tuple(self.logprobs),
+            self.first,
+            self.logits,
+            tuple(interventions),
+            tuple(prompts),
+            tuple(self.written),
+        )
+        warn_of_answers_alike(prompts, stacklevel=4)
+        warn_of_overflow(found, stacklevel=4)
+        return found
 
 
 def _score_plain(
@@ -148,11 +174,11 @@ def _score_plain(
 ) -> None:
     for index, prompt in enumerate(progress(prompts, "score (plain route)", len(prompts))):
         for variant, item in enumerate([None, *interventions]):
-            logprobs, logits = reference.score(model, prompt, None if item is None else item.of([index]))
-            collected.add(index, [variant], logprobs[None].cpu())
-            collected.first[variant, index] = int(logits.argmax())
+            found = reference.read(model, prompt, None if item is None else item.of([index]))
+            collected.add(index, [variant], found.logprobs[None].cpu(), found.written(prompt)[None])
+            collected.first[variant, index] = int(greedy_tokens(found.logits))
             if collected.logits is not None:
-                collected.logits[variant, index] = logits.cpu()
+                collected.logits[variant, index] = found.logits.cpu()
 
 
 def _score_batch(
@@ -166,62 +192,114 @@ def _score_batch(
 ) -> None:
     kernel = row_model(model)
     whole = bool(chosen) and interventions[chosen[0]].position == "all"
-    batch = build_batch([prompts[index] for index in members], whole=whole, device=model.cfg.device or "cpu")
+    own = [prompts[index] for index in members]
+    batch = build_batch(own, whole=whole, device=model.cfg.device or "cpu")
     tails = run_pass(kernel, batch, [interventions[index].of(members) for index in chosen]).tails
     variants = [0, *(index + 1 for index in chosen)]
-    read_tails(kernel, batch, tails, members, variants, collected, labels_only)
+    read_tails(kernel, batch, tails, own, members, variants, collected, labels_only)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Steps:
+    """Every token of every answer of a batch, answer behind answer, prompt behind prompt.
+
+    Attributes:
+        columns: of the tails, that predict something: the prompts' last tokens first, in their order.
+        at: index into ``columns`` of the column that predicts each step.
+        tokens: predicted at each step, any of several where the answer ends.
+        answer: number of the answer that each step belongs to.
+        telling: whether the step is needed to tell its answer from the others.
+        untold: answers that no token tells from the others.
+        counts: answers of each prompt.
+    """
+
+    columns: list[int]
+    at: Int[Tensor, " step"]
+    tokens: list[tuple[int, ...]]
+    answer: Int[Tensor, " step"]
+    telling: Bool[Tensor, " step"]
+    untold: Bool[Tensor, " answer"]
+    counts: list[int]
+
+    @classmethod
+    def of(cls, batch: Batch, prompts: Sequence[TokenPrompt]) -> _Steps:
+        lasts = [offset + tail.last for tail, offset in zip(batch.tails, batch.offsets, strict=False)]
+        place = {column: index for index, column in enumerate(dict.fromkeys(lasts))}
+        at, tokens, answers, telling = [], [], [], []
+        untold: list[bool] = []
+        for prompt, tail, offset in zip(prompts, batch.tails, batch.offsets, strict=False):
+            for pairs, needed in zip(tail.scored, telling_lengths(prompt.scored), strict=True):
+                for step, (row, token) in enumerate(pairs):
+                    at.append(place.setdefault(offset + row, len(place)))
+                    tokens.append(prompt.end if token == END else (token,))
+                    answers.append(len(untold))
+                    telling.append(step < needed)
+                untold.append(needed == 0)
+        return cls(
+            list(place),
+            torch.tensor(at, dtype=torch.long),
+            tokens,
+            torch.tensor(answers, dtype=torch.long),
+            torch.tensor(telling, dtype=torch.bool),
+            torch.tensor(untold, dtype=torch.bool),
+            [len(tail.scored) for tail in batch.tails],
+        )
+
+    def logits(
+        self, kernel: RowModel, normed: Float[Tensor, "variant column d_model"]
+    ) -> Float[Tensor, "variant step"]:
+        """Logits of the steps' tokens (the log of a sum where there are several), float32 on the CPU."""
+        found = torch.empty(len(normed), len(self.tokens), dtype=torch.float32)
+        singles: dict[int, list[int]] = {}
+        for step, (column, tokens) in enumerate(zip(self.at.tolist(), self.tokens, strict=True)):
+            if len(tokens) == 1:
+                singles.setdefault(column, []).append(step)
+            else:
+                several = kernel.unembed(normed[:, column], torch.tensor(tokens, device=normed.device))
+                found[:, step] = several.float().logsumexp(dim=-1).cpu()
+        for column, mine in singles.items():
+            wanted = torch.tensor([self.tokens[step][0] for step in mine], device=normed.device)
+            found[:, mine] = kernel.unembed(normed[:, column], wanted).float().cpu()
+        return found
+
+    def written(self, best: Int[Tensor, "variant column"]) -> Float[Tensor, "variant answer"]:
+        """Whether the greedy tokens write each answer as far as it is told from the others; see ``Scores``."""
+        greedy = best[:, self.at]
+        hit = greedy == torch.tensor([tokens[0] for tokens in self.tokens], dtype=torch.long)
+        for step, tokens in enumerate(self.tokens):
+            if len(tokens) > 1:
+                hit[:, step] = torch.isin(greedy[:, step], torch.tensor(tokens))
+        missed = torch.where(greedy == UNREAD, torch.nan, (~hit).to(torch.float32))[:, self.telling]
+        shape = (len(best), len(self.untold))
+        sums = torch.zeros(shape, dtype=torch.float32).index_add_(1, self.answer[self.telling], missed)
+        return torch.where(sums.isnan() | self.untold, torch.nan, (sums == 0).to(torch.float32))
 
 
 def read_tails(
     kernel: RowModel,
     batch: Batch,
     tails: Float[Tensor, "variant column d_model"],
+    prompts: Sequence[TokenPrompt],
     members: list[int],
     variants: list[int],
     collected: Collected,
     labels_only: bool,
 ) -> None:
-    """From final residuals to log-probabilities."""
-    steps = [
-        (offset + row, token, index, number)
-        for index, (tail, offset) in enumerate(zip(batch.tails, batch.offsets, strict=False))
-        for number, pairs in enumerate(tail.scored)
-        for row, token in pairs
-    ]
-    lasts = [offset + tail.last for tail, offset in zip(batch.tails, batch.offsets, strict=False)]
-    # The last prompt tokens first, in the order of ``members``.
-    columns = list(dict.fromkeys([*lasts, *(column for column, *_ in steps)]))
-    place = {column: index for index, column in enumerate(columns)}
-    by_variant = (tails.shape[0], len(columns))
-    normed = kernel.norm_final(tails[:, columns].flatten(0, 1))
-    values = _wanted_logits(
-        kernel, normed.unflatten(0, by_variant), [(place[c], token) for c, token, *_ in steps]
-    )
+    """From final residuals to log-probabilities; ``prompts`` are the batch's, ``members`` their indices."""
+    steps = _Steps.of(batch, prompts)
+    by_variant = (tails.shape[0], len(steps.columns))
+    normed = kernel.norm_final(tails[:, steps.columns].flatten(0, 1))
+    values = steps.logits(kernel, normed.unflatten(0, by_variant))
+    written = torch.full((by_variant[0], len(steps.untold)), torch.nan, dtype=torch.float32)
     if not labels_only:
-        at = [place[column] for column, *_ in steps]
-        normaliser, best = read_out(kernel, normed, collected.keeper(members, variants, len(columns)))
-        values -= normaliser.cpu().view(by_variant)[:, at]
-        first = best.cpu().view(by_variant)[:, : len(members)]
+        keep = collected.keeper(members, variants, len(steps.columns))
+        normaliser, best = (x.cpu().view(by_variant) for x in read_out(kernel, normed, keep))
+        values -= normaliser[:, steps.at]
+        written = steps.written(best)
+        first = best[:, : len(members)]
         collected.first[torch.tensor(variants)[:, None], torch.tensor(members)[None]] = first
-    counts = [len(tail.scored) for tail in batch.tails]
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    answer = torch.tensor([starts[index] + number for _, _, index, number in steps], dtype=torch.long)
-    sums = torch.zeros(by_variant[0], sum(counts)).index_add_(1, answer, values)
-    for member, mine in zip(members, sums.split(counts, dim=1), strict=True):
-        collected.add(member, variants, mine)
-
-
-def _wanted_logits(
-    kernel: RowModel,
-    normed: Float[Tensor, "variant column d_model"],
-    steps: list[tuple[int, int]],
-) -> Float[Tensor, "variant step"]:
-    """Logits of the answers' tokens for steps (column that predicts, token); on the CPU."""
-    found = torch.empty(len(normed), len(steps))
-    by_column: dict[int, list[int]] = {}
-    for step, (column, _) in enumerate(steps):
-        by_column.setdefault(column, []).append(step)
-    for column, mine in by_column.items():
-        tokens = torch.tensor([steps[step][1] for step in mine], device=normed.device)
-        found[:, mine] = kernel.unembed(normed[:, column], tokens).float().cpu()
-    return found
+    sums = torch.zeros(written.shape, dtype=torch.float32).index_add_(1, steps.answer, values)
+    for member, own, told in zip(
+        members, sums.split(steps.counts, dim=1), written.split(steps.counts, dim=1), strict=True
+    ):
+        collected.add(member, variants, own, told)

@@ -22,7 +22,7 @@ from .batching import DEFAULT_BUDGET_MB
 from .capture import capture
 from .layout import TokenPrompt
 from .progress import Progress, quiet
-from .tokens import PromptLike
+from .tokens import PromptLike, Prompts, as_prompts
 
 # A shard is held in memory while it is made: together with the working memory this stays below the ceiling.
 SHARD_MB = 64.0
@@ -76,7 +76,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def capture_to_disk(
     model: HookedTransformer,
-    prompts: Sequence[PromptLike],
+    prompts: Prompts,
     folder: Path,
     *,
     layers: Sequence[int] | None = None,
@@ -96,11 +96,11 @@ def capture_to_disk(
     Raises:
         ValueError: when the folder holds another job, ``shard_samples`` is below 1, or as ``capture``.
     """
-    chosen = check_layers(model, layers)
+    chosen, prompts = check_layers(model, layers), as_prompts(prompts)
     fitting = int(SHARD_MB * 1e6 / (len(chosen) * int(model.cfg.d_model) * 4))
     size = max(1, fitting) if shard_samples is None else shard_samples
-    if size < 1 or not prompts:
-        raise ValueError(f"shard_samples={size} and {len(prompts)} prompts: both must be at least 1")
+    if size < 1:
+        raise ValueError(f"shard_samples={size} must be at least 1")
     job = {
         "prompts": _digest(prompts),
         "samples": len(prompts),

@@ -17,7 +17,7 @@ from .batching import DEFAULT_BUDGET_MB
 from .progress import Progress, quiet
 from .scores import Scores
 from .scoring import score
-from .tokens import PromptLike
+from .tokens import Prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +62,9 @@ class Sweep:
         """One row a cell, as ``plots.plot_sweep`` takes it.
 
         Columns: ``source`` (a label of yours), ``kind`` (name of the direction), ``layer, strength, operator,
-        position, n``, the means over samples of ``first_match, first_valid, choice_correct, gold_logprob,
-        gold_margin``, and Wilson intervals of the shares (``first_match_low`` and so on). The unsteered model is the
-        row of kind ``unsteered`` and layer -1.
+        position, n`` (samples), ``overflowed`` (of them, those whose logits were NaN or infinite), the means over the
+        others of ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``, and Wilson intervals of the
+        shares (``first_match_low`` and so on). The unsteered model is the row of kind ``unsteered`` and layer -1.
         """
         import pandas as pd
 
@@ -72,11 +72,11 @@ class Sweep:
         frame = self.examples()
         frame[[*SHARES, *MEANS]] = frame[[*SHARES, *MEANS]].astype(float)
         grouped = frame.groupby(keys, sort=False, dropna=False)
-        cells = pd.concat(
-            [grouped.size().rename("n"), grouped[[*SHARES, *MEANS]].mean()], axis=1
-        ).reset_index()
+        sizes, lost = grouped.size().rename("n"), grouped["overflowed"].sum()
+        counts = grouped[list(SHARES)].count()
+        cells = pd.concat([sizes, lost, grouped[[*SHARES, *MEANS]].mean()], axis=1).reset_index()
         for share in SHARES:
-            bounds = [_wilson(mean, n) for mean, n in zip(cells[share], cells["n"], strict=True)]
+            bounds = [_wilson(mean, n) for mean, n in zip(cells[share], counts[share], strict=True)]
             cells[f"{share}_low"], cells[f"{share}_high"] = zip(*bounds, strict=True)
         cells.insert(0, "source", source)
         return cells.rename(columns={"name": "kind"})
@@ -91,7 +91,7 @@ def _wilson(mean: float, n: int) -> tuple[float, float]:
 
 def sweep(
     model: HookedTransformer,
-    prompts: Sequence[PromptLike],
+    prompts: Prompts,
     directions: SteeringVector | Mapping[str, SteeringVector],
     *,
     layers: Sequence[int] | None = None,

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 from transformer_lens import HookedTransformer
 
-from ..models.tokens import ChatTemplate, control_tokens, prefix_ids, text_ids
+from ..models.tokens import ChatTemplate, control_tokens, end_of_turn, prefix_ids, text_ids
 from ..tasks.types import Prompt
 from .layout import TokenPrompt
 
 PromptLike = Prompt | str | TokenPrompt
+# One prompt, or several.
+Prompts = PromptLike | Sequence[PromptLike]
+
+
+def as_prompts(prompts: Prompts) -> list[PromptLike]:
+    """A list of prompts, whether one is given (a text is one, not its characters) or several.
+
+    Raises:
+        ValueError: no prompts; something among them that is none, by its index.
+    """
+    if isinstance(prompts, PromptLike):
+        return [prompts]
+    found = list(prompts)
+    if not found:
+        raise ValueError("prompts is empty; give at least one prompt")
+    for index, prompt in enumerate(found):
+        if not isinstance(prompt, PromptLike):
+            raise ValueError(
+                f"prompt {index} is a {type(prompt).__name__}; give text, Prompt or TokenPrompt objects"
+            )
+    return found
 
 
 def tokenise(
-    model: HookedTransformer, prompts: Sequence[PromptLike], *, chat: bool = False, room: int = 0
+    model: HookedTransformer, prompts: Prompts, *, chat: bool = False, room: int = 0
 ) -> list[TokenPrompt]:
     """Tokenise prompts and their admissible answers.
 
@@ -32,47 +55,119 @@ def tokenise(
         chat: render demonstrations and query as turns of the model's chat template.
         room: tokens to leave free behind prompt and answer, for decoding.
 
+    Where the tokens of one admissible answer are the beginning of another's (``non`` and ``non-toxic``), the sum of
+    log-probabilities could only prefer the shorter one. All answers of such a prompt are scored with their end: the
+    probability that one of ``answer_ends`` follows (``TokenPrompt.end``).
+
     Raises:
         ValueError: no prompts; an empty prompt; a prompt beyond the context (which one, by how much); an
-            answer that tokenises to nothing; ``chat`` without a chat template; a model without tokenizer.
+            answer that tokenises to nothing, or to the tokens of another; a token that the model has no embedding
+            for; ``chat`` without a chat template; a model without tokenizer.
     """
-    if not prompts:
-        raise ValueError("prompts is empty; give at least one prompt")
     ready = [
         prompt if isinstance(prompt, TokenPrompt) else _tokenise(model, prompt, index, chat)
-        for index, prompt in enumerate(prompts)
+        for index, prompt in enumerate(as_prompts(prompts))
     ]
-    limit = int(model.cfg.n_ctx)
     for index, prompt in enumerate(ready):
-        name = prompt.name or f"prompt {index}"
-        if not prompt.tokens:
-            raise ValueError(f"{name} is empty: it has no tokens to read an activation from")
-        empty = [number for number, answer in enumerate(prompt.answers) if not answer]
-        if empty:
-            raise ValueError(
-                f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows"
-            )
-        need = _length(prompt) + room
-        if need > limit:
-            raise ValueError(
-                f"{name} needs {need} tokens ({len(prompt.tokens)} of prompt), {need - limit} more than the "
-                f"model's context of {limit}; use fewer demonstrations or shorter examples"
-            )
-    return ready
+        _check(model, prompt, prompt.name or f"prompt {index}", room)
+    return [_with_end(model, prompt) for prompt in ready]
 
 
-def longest_prompt(model: HookedTransformer, prompts: Sequence[Prompt | str], *, chat: bool = False) -> int:
+def _check(model: HookedTransformer, prompt: TokenPrompt, name: str, room: int) -> None:
+    limit, vocabulary = int(model.cfg.n_ctx), int(model.cfg.d_vocab)
+    if not prompt.tokens:
+        raise ValueError(f"{name} is empty: it has no tokens to read an activation from")
+    empty = [number for number, answer in enumerate(prompt.answers) if not answer]
+    if empty:
+        raise ValueError(
+            f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows"
+        )
+    first = {answer: number for number, answer in reversed(list(enumerate(prompt.answers)))}
+    twins = [
+        (first[answer], number) for number, answer in enumerate(prompt.answers) if first[answer] < number
+    ]
+    if twins:
+        raise ValueError(
+            f"{name}: answers {twins[0][0]} and {twins[0][1]} are the same tokens, so no score can tell them apart; "
+            "give answers that the tokenizer tells apart"
+        )
+    strange = [token for token in (*prompt.tokens, *sum(prompt.answers, ())) if not 0 <= token < vocabulary]
+    if strange:
+        text = "" if model.tokenizer is None else f" ({model.tokenizer.convert_ids_to_tokens(strange[0])!r})"
+        raise ValueError(
+            f"{name} holds token {strange[0]}{text}, but the model has embeddings for {vocabulary} tokens; load the "
+            "tokenizer that belongs to the model, or leave out tokens that were added to it"
+        )
+    need = _length(prompt) + room
+    if need > limit:
+        raise ValueError(
+            f"{name} needs {need} tokens ({len(prompt.tokens)} of prompt), {need - limit} more than the "
+            f"model's context of {limit}; use fewer demonstrations or shorter examples"
+        )
+
+
+def _with_end(model: HookedTransformer, prompt: TokenPrompt) -> TokenPrompt:
+    """The prompt with the tokens that end an answer, where an answer is the beginning of another."""
+    answers = sorted(prompt.answers)
+    nested = any(longer[: len(shorter)] == shorter for shorter, longer in pairwise(answers))
+    if not nested or prompt.end:
+        return prompt
+    ends = answer_ends(model)
+    if not ends:
+        raise ValueError(
+            f"{prompt.name or 'a prompt'}: one answer is the beginning of another, and without a tokenizer it is not "
+            "known what ends an answer; give the TokenPrompt its end= tokens"
+        )
+    return replace(prompt, end=ends)
+
+
+def end_tokens(model: HookedTransformer) -> frozenset[int]:
+    """Tokens that end a text, whoever decodes it: the tokenizer's end of text, every ``eos_token_id`` of the
+    checkpoint's generation config, and what the chat template writes behind an assistant's turn.
+    """
+    tokenizer: Any = model.tokenizer
+    generation = getattr(model, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
+    found = list(listed) if isinstance(listed, list | tuple | set) else [listed]
+    if tokenizer is not None:
+        found += [tokenizer.eos_token_id, end_of_turn(tokenizer)]
+    return frozenset(int(token) for token in found if token is not None)
+
+
+def answer_ends(model: HookedTransformer) -> tuple[int, ...]:
+    """Tokens any of which ends an answer where it is scored with its end: ``end_tokens``, and every token of the
+    vocabulary whose text is a line end, behind blanks at most. Empty for a model without tokenizer.
+    """
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
+        return ()
+    lines = _line_ends(tokenizer, min(len(tokenizer), int(model.cfg.d_vocab_out)))
+    return tuple(
+        sorted({*lines, *(token for token in end_tokens(model) if token < int(model.cfg.d_vocab_out))})
+    )
+
+
+@lru_cache(maxsize=8)
+def _line_ends(tokenizer: Any, count: int) -> tuple[int, ...]:
+    texts = tokenizer.batch_decode([[token] for token in range(count)])
+    return tuple(token for token, text in enumerate(texts) if text.lstrip(" \t\r").startswith("\n"))
+
+
+def longest_prompt(
+    model: HookedTransformer, prompts: str | Prompt | Sequence[Prompt | str], *, chat: bool = False
+) -> int:
     """Tokens that the longest of the prompts takes with its longest answer.
 
     Raises:
         ValueError: an empty prompt; ``chat`` without a chat template; a model without tokenizer.
     """
-    made = [_tokenise(model, prompt, index, chat) for index, prompt in enumerate(prompts)]
-    return max((_length(prompt) for prompt in made), default=0)
+    given = [prompts] if isinstance(prompts, str | Prompt) else prompts
+    made = [_tokenise(model, prompt, index, chat) for index, prompt in enumerate(given)]
+    return max((_length(_with_end(model, prompt)) for prompt in made), default=0)
 
 
 def _length(prompt: TokenPrompt) -> int:
-    return len(prompt.tokens) + max((len(answer) - 1 for answer in prompt.answers), default=0)
+    return len(prompt.tokens) + max((len(answer) - 1 for answer in prompt.scored), default=0)
 
 
 def _tokenise(model: HookedTransformer, prompt: Prompt | str, index: int, chat: bool) -> TokenPrompt:

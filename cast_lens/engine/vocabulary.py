@@ -25,6 +25,8 @@ def read_out(
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
     """Normaliser (log of the sum of exponentials of the logits) and most probable token of each row.
 
+    The token of a row whose logits are NaN or infinite is -1, and so is its normaliser no finite number.
+
     Args:
         kernel: gives the unembedding.
         normed: residuals after the final norm.
@@ -48,4 +50,11 @@ def read_out(
         highest = torch.cat(tops).view(by_block).argmax(dim=0)
         normalisers.append(torch.cat(sums).view(by_block).logsumexp(dim=0))
         best.append(torch.cat(tokens).view(by_block).gather(0, highest[None])[0])
-    return torch.cat(normalisers), torch.cat(best)
+    sums_of_all, tokens_of_all = torch.cat(normalisers), torch.cat(best)
+    return sums_of_all, tokens_of_all.masked_fill(~sums_of_all.isfinite(), -1)
+
+
+def greedy_tokens(logits: Float[Tensor, "*rows vocab"]) -> Int[Tensor, "*rows"]:
+    """The most probable token of each row; -1 where logits are NaN or infinite, as ``read_out`` has it."""
+    finite = logits.float().logsumexp(dim=-1).isfinite()
+    return logits.argmax(dim=-1).masked_fill(~finite, -1)

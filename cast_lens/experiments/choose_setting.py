@@ -74,6 +74,8 @@ def sweep_source(
     ).to_frame()
     frame = found.drop(columns=["source", "operator", "position"])
     cells = frame[frame["kind"] == "vector"]
+    # Means leave examples out whose logits overflow; a cell with one is never chosen.
+    cells = cells.assign(gold_logprob=cells["gold_logprob"].where(cells["overflowed"] == 0))
     best = best_first(cells, ["first_match", "gold_logprob"]).head(finalists)
     edits = [
         directions["vector"].intervention(

@@ -60,7 +60,7 @@ def held_out_gains(
         first = generator.permutation(n) < n // 2
         for picking in (first, ~first):
             score = gains[:, picking].mean(axis=1)
-            best = score >= score.max() - TIES
+            best = score >= np.nanmax(score) - TIES
             total[~picking] += gains[best][:, ~picking].mean(axis=0)
     return total / halvings
 
@@ -68,7 +68,8 @@ def held_out_gains(
 def best_cell(gains: Float[np.ndarray, "cell sample"], tie_break: Float[np.ndarray, " cell"]) -> int:
     """The cell of the largest mean gain; equal ones by the higher ``tie_break``."""
     means = gains.mean(axis=1)
-    tied = np.flatnonzero(means >= means.max() - TIES)
+    # A cell with an unknown outcome (its logits overflowed) is never the best.
+    tied = np.flatnonzero(means >= np.nanmax(means) - TIES)
     return int(tied[np.argmax(tie_break[tied])])
 
 

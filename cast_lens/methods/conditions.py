@@ -162,7 +162,7 @@ class BatchedCondition:
         texts = [
             line
             for start, text in zip(range(0, len(self.queries), size), written, strict=True)
-            for line in parse_answers(text, len(self.queries[start : start + size]))
+            for line in parse_answers(text or "", len(self.queries[start : start + size]))
         ]
         return _frame(self.queries, texts)
 

@@ -168,7 +168,7 @@ def check_interventions(
 
     Raises:
         ValueError: something that is no intervention, a layer out of range, a direction of the wrong width, vectors
-            for another number of prompts, or vectors of another model.
+            for another number of prompts, vectors of another model, or a strength beyond what the dtype can hold.
     """
     target, n_layers = f"the model {model_name(model)!r}", int(model.cfg.n_layers)
     unknown = []
@@ -194,6 +194,7 @@ def check_interventions(
                 f"{name} has vectors for {item.samples} prompts, but there are {samples}; make them for these "
                 "prompts, in this order"
             )
+        _check_strength(model, item, name)
         if item.fingerprint == UNKNOWN_MODEL:
             unknown.append(name)
         elif item.fingerprint and item.fingerprint != fingerprint(model):
@@ -204,6 +205,22 @@ def check_interventions(
             )
     if unknown:
         _warn_of_unknown(f"{', '.join(unknown[:3])}{' ...' if len(unknown) > 3 else ''}", target)
+
+
+def _check_strength(model: HookedTransformer, item: Steering, name: str) -> None:
+    """Refuse a strength whose vectors, or the squares that a norm takes of them, overflow the model's dtype."""
+    dtype = model.cfg.dtype
+    exact = torch.finfo(torch.promote_types(dtype, torch.float32))
+    limit = min(torch.finfo(dtype).max, (exact.max / int(model.cfg.d_model)) ** 0.5)
+    # A direction that is projected out takes the residual stream's own entries with it, not the direction's.
+    entry = 1.0 if item.operator == "ablate" else item.largest
+    largest = abs(item.strength) * entry
+    if largest > limit:
+        raise ValueError(
+            f"{name} has strength {item.strength:g}, which takes the residual stream to {largest:.1e}, beyond what "
+            f"{str(dtype).removeprefix('torch.')} can hold and square ({limit:.1e}); give a strength of at most "
+            f"{limit / entry:.1e}"
+        )
 
 
 def _warn_of_unknown(what: str, target: str) -> None:

@@ -85,6 +85,8 @@ def load_model(
         return _finish(decoder, tokenizer, chat_arguments)
     model = convert(hf_model, name=label, dtype=wanted, device=place, copy=given)
     verify_logits(model, hf_model, probe_ids(hf_model, tokenizer))
+    # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
+    vars(model)["generation_config"] = copy.deepcopy(getattr(hf_model, "generation_config", None))
     return _finish(model, tokenizer, chat_arguments)
 
 

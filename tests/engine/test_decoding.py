@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cast_lens.engine import answer
-from cast_lens.engine.decoding import decode, stop_rule
+from cast_lens.engine.decoding import decode
+from cast_lens.engine.greedy import stop_rule
 from cast_lens.interventions import Intervention
 from tests.engine.cases import all_kinds, direction, few_shot_prompts
 from tests.tiny import tiny_model
@@ -15,8 +16,8 @@ from tests.tiny import tiny_model
 def test_stopping_only_cuts(architecture: str) -> None:
     """Rows that end early, at different steps, change nothing for those that go on."""
     model, prompts, items = tiny_model(architecture), few_shot_prompts(()), all_kinds()
-    full = decode(model, prompts, items, max_new_tokens=6, stop=lambda token: False)
-    cut = decode(model, prompts, items, max_new_tokens=6, stop=lambda token: token % 3 == 0)
+    full = decode(model, prompts, items, max_new_tokens=6, stop=lambda written: False)
+    cut = decode(model, prompts, items, max_new_tokens=6, stop=lambda written: written[-1] % 3 == 0)
     lengths = set()
     for full_row, cut_row in zip(full, cut, strict=True):
         for everything, kept in zip(full_row, cut_row, strict=True):
@@ -29,9 +30,9 @@ def test_stopping_only_cuts(architecture: str) -> None:
 def test_company_does_not_change_an_answer() -> None:
     model, prompts = tiny_model("llama"), few_shot_prompts(())
     items = all_kinds()[:3]
-    together = decode(model, prompts, items, max_new_tokens=4, stop=lambda token: token % 5 == 0)
+    together = decode(model, prompts, items, max_new_tokens=4, stop=lambda written: written[-1] % 5 == 0)
     for index, prompt in enumerate(prompts):
-        alone = decode(model, [prompt], items, max_new_tokens=4, stop=lambda token: token % 5 == 0)
+        alone = decode(model, [prompt], items, max_new_tokens=4, stop=lambda written: written[-1] % 5 == 0)
         assert [row[0] for row in alone] == [row[index] for row in together]
 
 
@@ -43,7 +44,7 @@ def test_steering_reaches_decoded_tokens_only_where_it_should() -> None:
         for seed in range(4)
         for position in ("last", "prompt_last")
     ]
-    written = decode(model, prompts, items, max_new_tokens=4, stop=lambda token: False)
+    written = decode(model, prompts, items, max_new_tokens=4, stop=lambda written: False)
     pairs = [
         (a, b)
         for last, prompt_last in zip(written[1::2], written[2::2], strict=True)
@@ -57,10 +58,10 @@ def test_text_ends_at_a_newline_or_at_the_end_of_text() -> None:
     model = tiny_model("llama")
     tokenizer = model.tokenizer
     assert tokenizer is not None
-    newline = tokenizer.encode("\n", add_special_tokens=False)[0]
-    assert stop_rule(model, stop_at_newline=True)(newline)
-    assert not stop_rule(model, stop_at_newline=False)(newline)
-    assert stop_rule(model, stop_at_newline=False)(tokenizer.eos_token_id)
+    newline, word = (tokenizer.encode(text, add_special_tokens=False)[0] for text in ("\n", "fine"))
+    assert stop_rule(model, stop_at_newline=True)([word, newline])
+    assert not stop_rule(model, stop_at_newline=False)([word, newline])
+    assert stop_rule(model, stop_at_newline=False)([tokenizer.eos_token_id])
     texts = answer(model, ["Review: fine\nSentiment:", "The"], [], max_new_tokens=3)
     tokens = decode(
         model,

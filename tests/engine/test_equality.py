@@ -9,7 +9,8 @@ import torch
 
 from cast_lens.engine import reference
 from cast_lens.engine.capture import capture
-from cast_lens.engine.decoding import decode, stop_rule
+from cast_lens.engine.decoding import decode
+from cast_lens.engine.greedy import stop_rule
 from cast_lens.engine.scoring import score
 from cast_lens.engine.support import unsupported
 from tests.closeness import assert_close

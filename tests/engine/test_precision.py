@@ -38,6 +38,6 @@ def test_bfloat16_decodes() -> None:
         few_shot_prompts(ANSWERS),
         all_kinds(),
         max_new_tokens=3,
-        stop=lambda token: False,
+        stop=lambda written: False,
     )
     assert {len(ids) for row in written for ids in row} == {3}

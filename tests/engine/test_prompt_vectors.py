@@ -10,7 +10,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from cast_lens.engine import reference
-from cast_lens.engine.decoding import decode, stop_rule
+from cast_lens.engine.decoding import decode
+from cast_lens.engine.greedy import stop_rule
 from cast_lens.engine.layout import TokenPrompt
 from cast_lens.engine.scoring import score
 from cast_lens.interventions import Intervention, Position, PromptVectors

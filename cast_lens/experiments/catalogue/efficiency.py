@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...engine import TokenPrompt, tokenise
-from ...engine.decoding import decode, stop_rule
+from ...engine.decoding import decode
+from ...engine.greedy import stop_rule
 from ...engine.layout import common_prefix
 from ...engine.tokens import longest_prompt
 from ...evaluation import answer_limit

@@ -11,7 +11,7 @@ import pandas as pd
 from transformer_lens import HookedTransformer
 
 from ...engine import Progress, TokenPrompt, quiet, tokenise
-from ...engine.decoding import stop_rule, texts_of
+from ...engine.greedy import check_length, stop_rule, texts_of
 from ...evaluation import answer_limit, outcome_frame
 from ...files import load_tensors, save_tensors
 from ...models.huggingface import load_huggingface
@@ -66,8 +66,8 @@ class Adapter:
 
     def answer(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int | None = None, progress: Progress = quiet
-    ) -> list[str]:
-        """What the adapted model writes greedily; it stops as ``cast_lens.engine.answer`` does.
+    ) -> list[str | None]:
+        """What the adapted model writes greedily, by the rule of ``cast_lens.engine.answer``.
 
         Args:
             prompts: any number.
@@ -104,8 +104,7 @@ class Adapter:
     ) -> tuple[list[TokenPrompt], AdapterOutput]:
         tokens = tokenise(self.model, prompts)
         limit = answer_limit(tokens) if max_new_tokens is None else max_new_tokens
-        if limit < 1:
-            raise ValueError(f"max_new_tokens={limit} must be at least 1")
+        check_length(limit)
         # Virtual tokens take up context, too.
         tokenise(self.model, tokens, room=limit + self.wrapped.virtual)
         stop = stop_rule(self.model, stop_at_newline=True)
@@ -114,8 +113,8 @@ class Adapter:
         )
         return tokens, found
 
-    def _texts(self, found: AdapterOutput) -> list[str]:
-        return texts_of(self.model, [list(found.written)])[0]
+    def _texts(self, found: AdapterOutput) -> list[str | None]:
+        return texts_of(stop_rule(self.model, stop_at_newline=True), [list(found.written)])[0]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what was learned to one safetensors file, design, training and provenance inside."""

@@ -15,7 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...engine import Progress, Scores, TokenPrompt
-from ...engine.decoding import Stop
+from ...engine.greedy import Stop, write_greedily
+from ...engine.layout import END
+from ...engine.scores import written as written_answers
+from ...engine.vocabulary import greedy_tokens
 from .peft_model import Wrapped, padded, selected
 
 # Tokens that a pass reads: enough to keep a processor busy.
@@ -30,17 +33,20 @@ class AdapterOutput:
 
     Attributes:
         logprobs: of each admissible answer; empty when they were not asked for.
+        matched: whether each answer is written as far as it is told from the others; see ``Scores.written``.
         first: greedy first tokens.
         written: greedy continuations; each ends with the token that stopped it.
     """
 
     logprobs: tuple[Float[Tensor, " choice"], ...]
+    matched: tuple[Float[Tensor, " choice"], ...]
     first: Int[Tensor, " sample"]
     written: tuple[tuple[int, ...], ...]
 
     def scores(self, prompts: Sequence[TokenPrompt]) -> Scores:
         """As the engine gives them, with one variant."""
-        return Scores(tuple(row[None] for row in self.logprobs), self.first[None], None, (), tuple(prompts))
+        logprobs, matched = (tuple(row[None] for row in rows) for rows in (self.logprobs, self.matched))
+        return Scores(logprobs, self.first[None], None, (), tuple(prompts), matched)
 
 
 @torch.no_grad()
@@ -62,22 +68,23 @@ def score_and_decode(
         progress: wraps the passes.
         scored: whether answers are scored, too.
     """
-    logprobs: list[Tensor] = [torch.empty(0)] * len(prompts)
+    logprobs: list[Tensor] = [torch.empty(0, dtype=torch.float32)] * len(prompts)
+    matched = list(logprobs)
     first = torch.full((len(prompts),), -1)
     written: list[tuple[int, ...]] = [()] * len(prompts)
     passes = same_lengths(prompts)
     for members in progress(passes, "adapter", len(passes)):
         own = [prompts[index] for index in members]
         logits, cache = _prompts(wrapped, [prompt.tokens for prompt in own])
-        tokens = logits.argmax(dim=-1)
+        tokens = greedy_tokens(logits)
         first[members] = tokens.cpu()
         if scored:
-            found = _answers(wrapped, own, torch.log_softmax(logits, dim=-1), cache)
+            found = _answers(wrapped, own, logits, cache)
             for index, row in zip(members, found, strict=True):
-                logprobs[index] = row
+                logprobs[index], matched[index] = row
         for index, text in zip(members, _write(wrapped, cache, tokens, max_new_tokens, stop), strict=True):
             written[index] = text
-    return AdapterOutput(tuple(logprobs), first, tuple(written))
+    return AdapterOutput(tuple(logprobs), tuple(matched), first, tuple(written))
 
 
 def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
@@ -102,13 +109,18 @@ def _prompts(wrapped: Wrapped, rows: list[tuple[int, ...]]) -> tuple[Float[Tenso
 
 def _answers(
     wrapped: Wrapped, prompts: list[TokenPrompt], behind: Float[Tensor, "row vocab"], cache: Any
-) -> list[Float[Tensor, " choice"]]:
-    """Summed log-probabilities of each prompt's answers: first tokens at hand, later ones behind copied keys."""
-    found = [behind[row, [a[0] for a in p.answers]].cpu() for row, p in enumerate(prompts)]
+) -> list[tuple[Float[Tensor, " choice"], Float[Tensor, " choice"]]]:
+    """Summed log-probability of each prompt's answers, and whether they are written greedily.
+
+    First tokens are at hand; later ones, and the answers' ends where they count, run behind copied keys.
+    """
+    log_probs, greedy = torch.log_softmax(behind, dim=-1), greedy_tokens(behind).tolist()
+    sums = [log_probs[row, [a[0] for a in p.answers]].cpu() for row, p in enumerate(prompts)]
+    hits = [[[_hit(greedy[row], (a[0],))] for a in p.answers] for row, p in enumerate(prompts)]
     longer = [
         (row, number, answer)
         for row, prompt in enumerate(prompts)
-        for number, answer in enumerate(prompt.answers)
+        for number, answer in enumerate(prompt.scored)
         if len(answer) > 1
     ]
     device = behind.device
@@ -118,26 +130,31 @@ def _answers(
         ids = padded([answer[:-1] for *_, answer in part], device)
         residual, _ = wrapped.backbone.go_on(ids, selected(cache, [row for row, *_ in part], device))
         for (row, number, answer), states in zip(part, residual, strict=True):
-            steps = torch.log_softmax(wrapped.backbone.logits(states[: len(answer) - 1]).float(), dim=-1)
-            found[row][number] += steps[range(len(answer) - 1), list(answer[1:])].sum().cpu()
-    return found
+            logits = wrapped.backbone.logits(states[: len(answer) - 1]).float()
+            wanted = [prompts[row].end if token == END else (token,) for token in answer[1:]]
+            steps = torch.log_softmax(logits, dim=-1)
+            sums[row][number] += sum(
+                step[list(tokens)].logsumexp(dim=-1).cpu() for step, tokens in zip(steps, wanted, strict=True)
+            )
+            hits[row][number] += map(_hit, greedy_tokens(logits).tolist(), wanted)
+    return [(own, written_answers(p, hit)) for p, own, hit in zip(prompts, sums, hits, strict=True)]
+
+
+def _hit(token: int, wanted: tuple[int, ...]) -> bool | None:
+    return None if token < 0 else token in wanted
 
 
 def _write(
     wrapped: Wrapped, cache: Any, tokens: Int[Tensor, " row"], max_new_tokens: int, stop: Stop
 ) -> list[tuple[int, ...]]:
     """Greedy continuations from first tokens on; the cache is used up."""
-    written: list[list[int]] = [[] for _ in tokens]
-    alive = list(range(len(tokens)))
-    for step in range(max_new_tokens):
-        for row, token in zip(alive, tokens.tolist(), strict=True):
-            written[row].append(token)
-        goes_on = [place for place, row in enumerate(alive) if not stop(written[row][-1])]
-        if step + 1 == max_new_tokens or not goes_on:
-            break
-        if len(goes_on) < len(alive):
-            alive, tokens = [alive[place] for place in goes_on], tokens[goes_on]
-            cache = selected(cache, goes_on, tokens.device)
+    rows = len(tokens)
+
+    def step(kept: list[int], tokens: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        nonlocal cache, rows
+        if len(kept) < rows:
+            cache, rows = selected(cache, kept, tokens.device), len(kept)
         residual, cache = wrapped.backbone.go_on(tokens[:, None], cache)
-        tokens = wrapped.backbone.logits(residual[:, -1]).float().argmax(dim=-1)
-    return [tuple(row) for row in written]
+        return greedy_tokens(wrapped.backbone.logits(residual[:, -1]))
+
+    return write_greedily(tokens, step, max_new_tokens=max_new_tokens, stop=stop)
