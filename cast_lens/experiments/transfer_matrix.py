@@ -22,6 +22,21 @@ def steerable(config: RunConfig, tasks: Mapping[str, Task]) -> list[str]:
     return [name for name in names if tasks[name].test]
 
 
+def different_steerable(config: RunConfig, tasks: Mapping[str, Task]) -> list[str]:
+    """What ``steerable`` gives, where a source meets another task.
+
+    Raises:
+        ValueError: when no pair of different tasks can be steered.
+    """
+    names = steerable(config, tasks)
+    if not any(source != name for name in names for source in config.sources):
+        raise ValueError(
+            f"sources={list(config.sources)} and targets={list(config.targets)} hold no pair of different tasks, "
+            "which this experiment needs; give another source or target"
+        )
+    return names
+
+
 def crossed_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
     """Zero-shot, and each source's contrastive mean and random directions at the source's own setting.
 

@@ -29,7 +29,7 @@ from ..distances import cosine, embedding_distance, parallelism_distance, residu
 from ..matrix_tests import as_matrix, matrix_test
 from ..outcomes import holm
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
-from ..transfer_matrix import CAST, changes_of, crossed_outcomes, steerable
+from ..transfer_matrix import CAST, changes_of, crossed_outcomes, different_steerable
 from ..transfer_prediction import HeldOut, auroc_interval, leave_one_task_out
 from ..workspace import Workspace, fits
 
@@ -79,12 +79,7 @@ class PredictTransfer(Experiment):
         Raises:
             ValueError: when no pair of different tasks can be steered.
         """
-        names = steerable(config, tasks)
-        if not any(source != name for name in names for source in config.sources):
-            raise ValueError(
-                f"sources={list(config.sources)} and targets={list(config.targets)} hold no pair of different tasks, "
-                "which this experiment needs; give another source or target"
-            )
+        names = different_steerable(config, tasks)
         kinds = ("gain", "predictors")
         return [*settings_first(config), *(Cell(kind, name) for name in names for kind in kinds)]
 
