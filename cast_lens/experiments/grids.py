@@ -6,15 +6,14 @@ of the examples and measures on the other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float
+from statsmodels.stats.proportion import proportion_confint
 
 from ..stats import difference_interval, mcnemar_p_values
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A cell counts to the optimum's neighbourhood from this share of the best gain on.
 NEAR = 0.8
@@ -32,7 +31,7 @@ def packed(outcomes: pd.Series) -> str:
 
 
 def unpacked(rows: pd.Series) -> Bool[np.ndarray, "cell sample"]:
-    """The outcomes that ``packed`` wrote, one row a text of equal length."""
+    """The outcomes that ``packed`` wrote, one row per text of equal length."""
     return np.stack([np.frombuffer(text.encode(), dtype=np.uint8) == ord("1") for text in rows])
 
 
@@ -103,8 +102,6 @@ def changes(
     metric: str, outcomes: Bool[np.ndarray, "cell sample"], base: Bool[np.ndarray, " sample"]
 ) -> dict[str, np.ndarray]:
     """Means of cells with Wilson intervals, and what changed against the unsteered outcomes: columns by name."""
-    from statsmodels.stats.proportion import proportion_confint
-
     gained, lost = (outcomes & ~base).sum(axis=1), (~outcomes & base).sum(axis=1)
     low, high = proportion_confint(outcomes.sum(axis=1), outcomes.shape[1], method="wilson")
     return {

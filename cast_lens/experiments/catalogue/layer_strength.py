@@ -2,7 +2,7 @@
 
 A grid cell is judged by the first greedy token and by the label-restricted choice, which one pass gives for all cells;
 whole answers are not written. The best cell of a target is chosen with the target's labels and is called ``oracle``
-wherever it appears. Beside it stand the cell that the source's own validation split chose, and the gain that is left
+wherever it appears. Beside it are the cell that the source's own validation split chose, and the gain that is left
 when the best cell is chosen on one half of the examples and measured on the other.
 
 Costs on plain text are taken at a part of the layers (``TEXT_LAYERS`` evenly spaced ones and the chosen one), and at
@@ -11,69 +11,194 @@ strengths beyond the swept ones (``BEYOND`` times the largest), where vectors br
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from ... import plots
 from ...effects import NEUTRAL_TEXTS, effect_table, text_effects
 from ...engine import sweep
-from ...stats import adjust_p_values, mean_interval
-from ..bench import Bench
+from ...stats import mean_interval
+from ...vectors import SteeringVector
+from .. import sentences
 from ..cells import Cell
+from ..config import RunConfig
 from ..grids import CHOSEN, HALVES, ORACLE, changes, optimum, packed, unpacked
-from ..legacy import Experiment, Tasks, settings_first
-from ..settings import ExperimentConfig
+from ..outcomes import holm, with_verdicts
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    at_least_one,
+    settings_first,
+)
 from ..transfer_matrix import RANDOM
-from .layer_strength_reading import AIMS, KINDS, METRICS, VECTOR, draw, read
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ...vectors import SteeringVector
+from ..workspace import Workspace
 
 TEXT_LAYERS = 8
 BEYOND = (2.0, 4.0)
+VECTOR = "cast"
+KINDS = (VECTOR, RANDOM)
+METRICS = {
+    "first_match": "first token right",
+    "choice_correct": "label-restricted accuracy",
+    "first_valid": "first token admissible",
+}
+# Metrics whose optimum is looked for; an admissible first token alone is not an aim.
+AIMS = ("first_match", "choice_correct")
+# A perplexity this many times the unsteered one counts as broken.
+BROKEN = 2.0
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings first; then one grid a target, and the texts of each source."""
-    grids = [Cell("grid", target) for target in config.targets]
-    return [*settings_first(config), *grids, *(Cell("text", source=source) for source in config.sources)]
+@dataclass(frozen=True, slots=True)
+class LayerStrength(Experiment):
+    """Where and how strongly does a vector work, and where does it break the model?
+
+    Attributes:
+        texts: neutral texts on which the cost of strength is measured, the first ones of the built-in list.
+    """
+
+    name = "layer-strength"
+    title = "Layer and strength"
+    compared = (
+        "Every cell of the grid and the unsteered model answered the same test queries of each target. The placebo is "
+        "one random direction per source, of the vector's norm at each layer, over the same grid; on plain text both "
+        "read the same texts."
+    )
+    limits = (
+        "The first token and the label-restricted choice replace whole answers, which are not written at every cell. "
+        "What is called oracle was chosen with target labels and is not a result of transfer; its value on the other "
+        "half is that of choosing on half of the examples. Intervals are over test queries of these tasks, with one "
+        "draw of demonstrations and one placebo direction per source; those on the other half do not cover another "
+        "choice of halves. The plain texts are short and in English."
+    )
+    shown = ("pooled", "pairs", "broken")
+
+    texts: int = 24
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "texts")
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """Four texts."""
+        return {"texts": 4}
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings first; then one grid per target, and the texts of each source."""
+        grids = [Cell("grid", target) for target in config.targets]
+        texts = [Cell("text", source=source) for source in config.sources]
+        return [*settings_first(config), *grids, *texts]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Rows of a target's grids, or of a source's texts."""
+        if cell.kind == "text":
+            return text_rows(workspace, cell.source, self.texts)
+        return grid_rows(workspace, cell.target)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """Where vectors work and where they break.
+
+        Returns:
+            ``result``: one row per grid cell; ``pairs``: the optimum of each pair; ``pooled``: over pairs of different
+            tasks; ``collapse``: plain text; ``broken``: the first strength that breaks the model.
+        """
+        grid, text = rows.get("grid", pd.DataFrame()), rows.get("text", pd.DataFrame())
+        found = {
+            "result": cells_of(grid) if len(grid) else pd.DataFrame(columns=["target", "kind"]),
+            "pairs": pd.DataFrame(columns=["kind", "metric", "own", "verdict", "n_tests"]),
+            "pooled": pd.DataFrame(columns=["kind", "metric", "at"]),
+            "collapse": collapse_of(text, config) if len(text) else pd.DataFrame(),
+        }
+        if len(grid):
+            found["pairs"], examples = pairs_of(grid, config)
+            found["pooled"] = pooled_of(examples, config) if len(examples) else found["pooled"]
+        return {**found, "broken": broken(found["collapse"])}
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """The chosen cell beside the oracle and the random direction, in the first token."""
+        told = []
+        for kind, who in ((VECTOR, "a vector"), (RANDOM, "a random direction")):
+            own, half = (
+                sentences.row_of(frames["pooled"], AIMS[0], kind=kind, at=at) for at in (CHOSEN, HALVES)
+            )
+            if own is not None and half is not None:
+                told.append(
+                    f"{who} changes the share of right first tokens by {sentences.change(own, 'gain')} at the cell "
+                    f"chosen on the source, and by {sentences.change(half, 'gain')} at the best cell of the target, "
+                    "chosen on one half of its queries and measured on the other"
+                )
+        pairs = frames["pairs"]
+        told.append(sentences.tally(pairs[pairs["metric"] == AIMS[0]], "pairs at the chosen cell"))
+        headline = "; ".join(part for part in told if part)
+        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """One grid per target, and the cost of strength."""
+        result, collapse = frames["result"], frames["collapse"]
+        for target in dict.fromkeys(result["target"]):
+            part = result[result["target"] == target]
+            yield ReportFigure(
+                f"grid-{target}",
+                f"Layer and strength on {target}",
+                "Each source's vector over the grid, a random direction of its norm below. The ring is what the "
+                "source's own validation split chose; brighter cells elsewhere are only known with target labels.",
+                f"Heat maps over layer and strength for every source on {target}.",
+                plots.plot_sweep(part).update_layout(title_text=f"Layer and strength on {target}"),
+                part,
+            )
+        if len(collapse):
+            lines = cost_lines(collapse)
+            figure = plots.plot_scaling(lines, x_title="strength", y_title="perplexity ratio", share=False)
+            used = sorted(lines["x"].unique())
+            figure.update_xaxes(type="log", tickvals=used, ticktext=[f"{value:g}" for value in used])
+            figure.update_yaxes(type="log", exponentformat="power")
+            yield ReportFigure(
+                "collapse",
+                "What strength costs on plain text",
+                "Perplexity on neutral text over the unsteered one's, at each source's chosen layer, with 95 % "
+                "intervals over texts; both axes are logarithmic.",
+                "Lines of the perplexity ratio by strength, a vector and a random direction for each source.",
+                figure,
+                lines,
+            )
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Rows of a target's grids, or of a source's texts."""
-    return text_rows(bench, cell.source) if cell.kind == "text" else grid_rows(bench, cell.target)
+EXPERIMENT = LayerStrength
 
 
-def both(bench: Bench, source: str) -> dict[str, SteeringVector]:
+def both(workspace: Workspace, source: str) -> dict[str, SteeringVector]:
     """The vector of a source and its placebo."""
-    return {VECTOR: bench.vector(source), RANDOM: bench.random_direction(source)}
+    return {VECTOR: workspace.vector(source), RANDOM: workspace.random_direction(source)}
 
 
-def grid_rows(bench: Bench, target: str) -> pd.DataFrame:
-    """One row a grid cell; outcomes of its examples as digits, in the examples' order."""
-    import pandas as pd
-
-    config = bench.config
-    named = [(source, kind, v) for source in config.sources for kind, v in both(bench, source).items()]
+def grid_rows(workspace: Workspace, target: str) -> pd.DataFrame:
+    """One row per grid cell; outcomes of its examples as digits, in the examples' order."""
+    config = workspace.config
+    named = [(source, kind, v) for source in config.sources for kind, v in both(workspace, source).items()]
     found = sweep(
-        bench.model,
-        bench.base(target).prompts,
+        workspace.model,
+        workspace.base(target).prompts,
         {str(index): vector for index, (_, _, vector) in enumerate(named)},
         layers=config.layers or None,
         strengths=config.strengths,
         operator=config.operator,
         position=config.position,
         chat=config.chat,
-        progress=bench.progress,
+        progress=workspace.progress,
     ).examples()
-    settings = {source: bench.setting(source) for source in config.sources}
+    settings = {source: workspace.setting(source) for source in config.sources}
     rows = []
     for (name, layer, strength), part in found.groupby(["name", "layer", "strength"], sort=False):
         source, kind = named[int(name)][:2] if layer >= 0 else ("", "unsteered")
         setting = settings.get(source)
-        row = {"part": "grid", "target": target, "source": source, "kind": kind, "layer": layer}
+        row = {"target": target, "source": source, "kind": kind, "layer": layer}
         row |= {"strength": strength, "n": len(part)}
         row |= {metric: packed(part[metric]) for metric in METRICS}
         row |= {name: part[name].astype(float).mean() for name in ("gold_logprob", "gold_margin")}
@@ -82,11 +207,10 @@ def grid_rows(bench: Bench, target: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def text_rows(bench: Bench, source: str) -> pd.DataFrame:
-    """One row a text and cell; see ``effects.text_effects``."""
-    config, setting = bench.config, bench.setting(source)
-    assert isinstance(config, ExperimentConfig)
-    made = both(bench, source)
+def text_rows(workspace: Workspace, source: str, texts: int) -> pd.DataFrame:
+    """One row per text and cell; see ``effects.text_effects``."""
+    config, setting = workspace.config, workspace.setting(source)
+    made = both(workspace, source)
     layers = text_layers(config.layers or made[VECTOR].layers, setting.layer)
     strengths = (*config.strengths, *(factor * max(config.strengths) for factor in BEYOND))
     cells = [(kind, layer, float(s)) for kind in KINDS for layer in layers for s in dict.fromkeys(strengths)]
@@ -94,10 +218,9 @@ def text_rows(bench: Bench, source: str) -> pd.DataFrame:
         made[kind].intervention(layer, strength=s, operator=config.operator, position=config.position)
         for kind, layer, s in cells
     ]
-    found = text_effects(bench.model, edits, NEUTRAL_TEXTS[: config.texts])
+    found = text_effects(workspace.model, edits, NEUTRAL_TEXTS[:texts])
     kinds = ["unsteered", *(kind for kind, *_ in cells)]
     return found.drop(columns=["text", "name"]).assign(
-        part="text",
         source=source,
         text=found["text"].map({text: index for index, text in enumerate(NEUTRAL_TEXTS)}),
         kind=[kinds[variant] for variant in found["variant"]],
@@ -111,24 +234,8 @@ def text_layers(layers: tuple[int, ...], chosen: int) -> list[int]:
     return sorted({chosen, *(int(layers[place]) for place in places)})
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a grid cell. ``pairs``: its optimum. ``pooled``: over pairs. ``collapse``: plain text."""
-    import pandas as pd
-
-    grid, text = rows[rows["part"] == "grid"], rows[rows["part"] == "text"]
-    pairs, examples = _pairs(grid, config) if len(grid) else (pd.DataFrame(), pd.DataFrame())
-    return {
-        "result": _cells(grid) if len(grid) else pd.DataFrame(),
-        "pairs": pairs,
-        "pooled": _pooled(examples, config) if len(examples) else pd.DataFrame(),
-        "collapse": _collapse(text, config) if len(text) else pd.DataFrame(),
-    }
-
-
-def _cells(grid: pd.DataFrame) -> pd.DataFrame:
+def cells_of(grid: pd.DataFrame) -> pd.DataFrame:
     """Means with Wilson intervals, and what changed against the unsteered model on the same examples."""
-    import pandas as pd
-
     columns = ["target", "source", "kind", "layer", "strength", "n", "chosen", "gold_logprob", "gold_margin"]
     frames = []
     for _, part in grid.groupby("target", sort=False):
@@ -140,22 +247,18 @@ def _cells(grid: pd.DataFrame) -> pd.DataFrame:
                 frame = frame.assign(**changes(metric, unpacked(part[metric]), unpacked(base)[0]))
         frames.append(frame)
     joined = pd.concat(frames, ignore_index=True)
-    best = [_is_oracle(part) for _, part in joined.groupby(["target", "source", "kind"], sort=False)]
+    best = [is_oracle(part) for _, part in joined.groupby(["target", "source", "kind"], sort=False)]
     return joined.assign(oracle=pd.concat(best), chosen=joined["chosen"].astype(bool))
 
 
-def _is_oracle(part: pd.DataFrame) -> pd.Series:
-    """Marks the cell with the most right first tokens; the unsteered row is none."""
-    import pandas as pd
-
+def is_oracle(part: pd.DataFrame) -> pd.Series:
+    """Marks the cell with the most right first tokens; never the unsteered row."""
     ranked = part.sort_values(["first_match", "gold_logprob"], ascending=False, kind="stable")
     return pd.Series((part.index == ranked.index[0]) & (part["kind"] != "unsteered"), index=part.index)
 
 
-def _pairs(grid: pd.DataFrame, config: ExperimentConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a pair, kind and metric, and the gains of its examples."""
-    import pandas as pd
-
+def pairs_of(grid: pd.DataFrame, config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per pair, kind and metric, and the gains of its examples."""
     rows, examples = [], []
     for target, whole in grid.groupby("target", sort=False):
         zero = whole[whole["kind"] == "unsteered"]
@@ -171,15 +274,12 @@ def _pairs(grid: pd.DataFrame, config: ExperimentConfig) -> tuple[pd.DataFrame, 
                 examples.append(pd.DataFrame(kept).assign(**key, own=source == target))
     frame = pd.DataFrame(rows)
     wanted = frame["p_value"].where((frame["kind"] == VECTOR) & ~frame["own"])
-    adjusted = adjust_p_values(frame.assign(p=wanted), column="p")
-    frame = frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"])
-    return frame, pd.concat(examples, ignore_index=True)
+    tested = holm(frame.assign(p_value=wanted)).assign(p_value=frame["p_value"])
+    return with_verdicts(tested, of="gain"), pd.concat(examples, ignore_index=True)
 
 
-def _pooled(examples: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
-    """Mean gains over the pairs of different tasks; examples are redrawn with everything done to them."""
-    import pandas as pd
-
+def pooled_of(examples: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+    """Mean gains over the pairs of different tasks; examples are resampled with everything done to them."""
     rows = []
     for (kind, metric), part in examples[~examples["own"]].groupby(["kind", "metric"], sort=False):
         units = part["target"] + "\n" + part["example"].astype(str)
@@ -193,10 +293,8 @@ def _pooled(examples: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _collapse(text: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+def collapse_of(text: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Perplexity over the unsteered one's, and KL, of each source's vector and placebo at each cell."""
-    import pandas as pd
-
     frames = []
     for source, part in text.groupby("source", sort=False):
         found = effect_table(part.assign(name=part["kind"]), n_bootstrap=config.bootstrap, seed=config.seed)
@@ -208,14 +306,32 @@ def _collapse(text: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
     return joined[["source", *joined.columns.drop("source")]].astype({"layer": int})
 
 
-EXPERIMENT = Experiment(
-    "layer-strength",
-    "Where and how strongly does a vector work, and where does it break the model?",
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("pooled", "pairs"),
-    heading="Layer and strength",
-)
+def cost_lines(collapse: pd.DataFrame) -> pd.DataFrame:
+    """Rows at each source's chosen layer, as ``plot_scaling`` takes them."""
+    layer = collapse[collapse["chosen"]].groupby("source")["layer"].first()
+    rows = collapse[collapse["layer"] == collapse["source"].map(layer)]
+    names = rows["source"].where(rows["kind"] == VECTOR, RANDOM + " (" + rows["source"] + ")")
+    return rows.assign(
+        x=rows["strength"], y=rows["ratio"], low=rows["ratio_low"], high=rows["ratio_high"], method=names
+    )
+
+
+def broken(collapse: pd.DataFrame) -> pd.DataFrame:
+    """What the chosen setting costs on plain text, and from which strength the model breaks at the chosen layer.
+
+    Returns:
+        ``source, kind, layer, strength`` (chosen), ``ratio, ratio_low, ratio_high, kl`` (there), ``breaks_at`` (lowest
+        strength whose perplexity is ``BROKEN`` times the unsteered one or more; NaN for none).
+    """
+    columns = ["source", "kind", "layer", "strength", "ratio", "ratio_low", "ratio_high", "kl"]
+    if collapse.empty:
+        return pd.DataFrame(columns=[*columns, "breaks_at"])
+    lines = cost_lines(collapse)
+    rows = []
+    for (source, kind), part in lines.groupby(["source", "kind"], sort=False):
+        at = part[part["chosen"]]
+        over = part.loc[part["ratio"] >= BROKEN, "strength"]
+        if len(at):
+            row = dict(zip(columns, [source, kind, *at.iloc[0][columns[2:]]], strict=True))
+            rows.append({**row, "breaks_at": float(over.min()) if len(over) else np.nan})
+    return pd.DataFrame(rows, columns=[*columns, "breaks_at"])
