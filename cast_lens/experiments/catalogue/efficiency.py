@@ -1,7 +1,7 @@
 """What a query costs under each method: tokens, operations, latency and memory, on the same queries.
 
 Tokens and operations (``costs.forward_flops``) follow from prompts and answers and repeat exactly. Latency and memory
-are measured: they change with the machine and with what else runs on it, stand in columns of their own, and are the
+are measured: they change with the machine and with what else runs on it, have columns of their own, and are the
 only numbers of an experiment that differ when it is run again.
 
 The engine's route answers every query unsteered beside the steered answer, so ``cast, engine`` pays for both; the hook
@@ -10,9 +10,12 @@ route (``steering.generate``) pays for one and is the plain way to steer a model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from ...engine import TokenPrompt, tokenise
 from ...engine.decoding import decode
@@ -22,13 +25,20 @@ from ...engine.tokens import longest_prompt
 from ...evaluation import answer_limit
 from ...extraction import draw_samples
 from ...interventions import Intervention
-from ...methods import batched, cross_task_few_shot, few_shot, retrieved_few_shot
+from ...methods import (
+    batched,
+    cross_task_condition,
+    few_shot_condition,
+    retrieved_condition,
+)
 from ...methods.prompting import CANDIDATES, residual_layer
+from ...plots.comparisons import plot_costs
 from ...steering import generate
-from ...tasks import Prompt, few_shot_prompts, zero_shot_prompts
+from ...tasks import Example, Prompt, few_shot_prompts, zero_shot_prompts
 from ...tasks.templates import body
-from ..bench import Bench
+from .. import sentences
 from ..cells import Cell
+from ..config import RunConfig
 from ..costs import (
     answer_flops,
     counted,
@@ -39,27 +49,154 @@ from ..costs import (
     seconds,
     sweep_flops,
 )
-from ..legacy import Experiment, Tasks, settings_first
-from ..settings import ExperimentConfig
-from .efficiency_reading import (
-    BATCHED,
-    CAST_ENGINE,
-    CAST_HOOKS,
-    RETRIEVED,
-    ZERO_ENGINE,
-    ZERO_HOOKS,
-    draw,
-    read,
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    at_least_one,
+    settings_first,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..workspace import Workspace
 
 # Tokens of a numbered line beside its answer, as ``methods.batched`` allows.
 NUMBERING = 4
+ZERO_ENGINE, ZERO_HOOKS = "zero-shot, engine", "zero-shot, hooks"
+CAST_ENGINE, CAST_HOOKS = "cast, engine", "cast, hooks"
+BATCHED, RETRIEVED = "batched", "retrieved few-shot"
 
 # Tokens [variant][prompt], as ``decode`` gives them.
 Written = list[list[tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency(Experiment):
+    """What does a query cost under each method?
+
+    Attributes:
+        queries: test queries per target that are timed.
+        timed_targets: targets whose queries are timed, the first ones.
+        retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
+    """
+
+    name = "efficiency"
+    title = "Efficiency"
+    compared = (
+        "Every method on the same test queries of each timed target, with greedy answers of the same greatest length; "
+        "demonstrations and vector come from one source. GFLOP are those of a query whose prompt runs from its start; "
+        "`cached` keeps the keys and values of what all prompts of a method begin with."
+    )
+    limits = (
+        "Operations are counted from the architecture and the prompts, and repeat; they are those of the matrix "
+        "products, with a key-value cache. Latency was measured on one machine among whatever else ran on it, and will "
+        "differ on the next run; so may memory, with the threads. The engine's steered answer comes with an unsteered "
+        "one, and its cost includes both. Queries of equal cost are not equally well answered: cross-domain says how "
+        "well. The cost of preparing a vector leaves out the finalists' whole answers and, for all methods, the choice "
+        "of a prompt."
+    )
+    shown = ("result", "timings", "earned")
+
+    queries: int = 16
+    timed_targets: int = 2
+    retrieved: int = 1
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "queries", "timed_targets", "retrieved")
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """Two queries of one target."""
+        return {"queries": 2, "timed_targets": 1}
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings first; then one cell per target and method, all with the first source that is not the target."""
+        cells = settings_first(config)
+        for target in config.targets[: self.timed_targets]:
+            source = next((name for name in config.sources if name != target), "")
+            cells += [Cell("cost", target, source, method) for method in methods_of(config, source)]
+        return cells
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """One row per prompt, and one for all prompts at once; nothing when the prompts do not fit the context."""
+        model, config = workspace.model, workspace.config
+        one = self.contender(workspace, cell)
+        if longest_prompt(model, one.prompts, chat=config.chat) + one.room > int(model.cfg.n_ctx):
+            return pd.DataFrame()
+        return cost_rows(workspace, cell, one)
+
+    def contender(self, workspace: Workspace, cell: Cell) -> Contender:
+        """The method of a cell on some test queries of the target."""
+        config, task = workspace.config, workspace.tasks[cell.target]
+        queries = task.test[: self.queries]
+        room = answer_limit(tokenise(workspace.model, zero_shot_prompts(task, queries), chat=config.chat))
+        if cell.variant == BATCHED:
+            joint = batched(task, queries)
+            size = joint.queries_per_prompt
+            held = tuple(len(queries[start : start + size]) for start in range(0, len(queries), size))
+            return on_engine(workspace, joint.prompts, held, size * (room + NUMBERING), newline=False)
+        ones = (1,) * len(queries)
+        if cell.variant == RETRIEVED:
+            condition = retrieved_condition(
+                workspace.tasks[cell.source], task, queries, shots=self.retrieved, embed=workspace.embed,
+                candidates=CANDIDATES, seed=config.seed,
+            )  # fmt: skip
+            texts = tuple(body(task, example) for example in queries)
+            return on_engine(workspace, condition.prompts, ones, room, embedded=texts)
+        prompts = prompts_of(workspace, cell, queries)
+        edit = intervention_of(workspace, cell.source) if cell.variant in (CAST_ENGINE, CAST_HOOKS) else None
+        if cell.variant in (ZERO_HOOKS, CAST_HOOKS):
+            return with_hooks(workspace, prompts, ones, room, edit)
+        return on_engine(workspace, prompts, ones, room, edit=edit)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What queries cost.
+
+        Returns:
+            ``result``: tokens and operations per query, which repeat exactly; ``timings``: what was measured;
+            ``earned``: after how many queries a vector has cost less than demonstrations.
+        """
+        found = rows.get("cost", pd.DataFrame())
+        if found.empty:
+            return {name: pd.DataFrame(columns=["method"]) for name in ("result", "timings", "earned")}
+        result = counted(found, baseline=ZERO_ENGINE)
+        return {"result": result, "timings": measured(found), "earned": earned(result)}
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """Operations of a steered query and of demonstrations beside zero-shot, and what a vector costs once."""
+        result = frames["result"].set_index("method")
+        told = [
+            f"a query under {name} takes {result.loc[name, 'flops_ratio']:.2f} times the operations of zero-shot"
+            for name in (CAST_HOOKS, CAST_ENGINE, f"few-shot, k={config.shots}")
+            if name in result.index
+        ]
+        for name in (CAST_HOOKS, CAST_ENGINE):
+            if name in result.index:
+                once = result.loc[name, "once_gflops"] / result.loc[name, "gflops"]
+                told.append(
+                    f"making the vector and choosing its setting costs as much as {once:.0f} steered queries"
+                )
+                break
+        headline = "; ".join(told)
+        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Operations per query, by method."""
+        result = frames["result"]
+        if len(result):
+            yield ReportFigure(
+                "flops",
+                "Operations per query",
+                "Counted from the architecture for the same queries; the second bar of a method keeps the keys and "
+                "values of what all its prompts begin with.",
+                "Bars of the operations per query under each method.",
+                plot_costs(result),
+                result,
+            )
+
+
+EXPERIMENT = Efficiency
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,16 +220,7 @@ class Contender:
     embedded: tuple[str, ...] = ()
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings first; then one cell a target and method, all with the first source that is not the target."""
-    cells = settings_first(config)
-    for target in config.targets[: config.timed_targets]:
-        source = next((name for name in config.sources if name != target), "")
-        cells += [Cell("cost", target, source, method) for method in methods_of(config, source)]
-    return cells
-
-
-def methods_of(config: ExperimentConfig, source: str) -> list[str]:
+def methods_of(config: RunConfig, source: str) -> list[str]:
     """What is compared; without a source only what needs none, and the hook route only without chat template."""
     shots = dict.fromkeys((1, config.shots))
     names = [ZERO_ENGINE, *(f"few-shot, k={k}" for k in shots), BATCHED]
@@ -103,92 +231,64 @@ def methods_of(config: ExperimentConfig, source: str) -> list[str]:
     return names
 
 
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """One row a prompt, and one for all prompts at once; nothing when the prompts do not fit the context."""
-    import pandas as pd
-
-    model, config = bench.model, bench.config
-    one = contender(bench, cell)
-    if longest_prompt(model, one.prompts, chat=config.chat) + one.room > int(model.cfg.n_ctx):
-        return pd.DataFrame()
+def cost_rows(workspace: Workspace, cell: Cell, one: Contender) -> pd.DataFrame:
+    """One row per prompt, and one for all prompts at once."""
+    model, config = workspace.model, workspace.config
     tokens = tokenise(model, one.prompts, chat=config.chat, room=one.room)
     lengths = [len(prompt.tokens) for prompt in tokens]
     shared = common_prefix([prompt.tokens[:-1] for prompt in tokens]) if len(tokens) > 1 else 0
-    written, memory = _memory(bench, one, tokens)
+    written, memory = memory_of(workspace, one, tokens)
     rows = []
     for index, length in enumerate(lengths):
         counts = [len(variant[index]) for variant in written]
         about = {"part": "query", "queries": one.held[index], "tokens": length, "written": counts[-1]}
-        flops = _flops(bench, cell.variant, one, index, length, counts, 0)
-        cached = _flops(bench, cell.variant, one, index, length, counts, shared)
+        flops = prompt_flops(workspace, cell.variant, one, index, length, counts, 0)
+        cached = prompt_flops(workspace, cell.variant, one, index, length, counts, shared)
         spent = seconds(lambda index=index: one.run([index]), model)  # type: ignore[misc]
         rows.append({**about, "flops": flops, "flops_cached": cached, "seconds": spent})
     together = seconds(lambda: one.run(range(len(lengths))), model)
     rows.append({"part": "batch", "queries": sum(one.held), "seconds": together, **memory})
     named = {"target": cell.target, "source": cell.source, "method": cell.variant}
-    return pd.DataFrame(rows).assign(**named, once_flops=once_flops(bench, cell))
+    return pd.DataFrame(rows).assign(**named, once_flops=once_flops(workspace, cell))
 
 
-def _memory(bench: Bench, one: Contender, tokens: Sequence[TokenPrompt]) -> tuple[Written, dict[str, float]]:
+def memory_of(
+    workspace: Workspace, one: Contender, tokens: Sequence[TokenPrompt]
+) -> tuple[Written, dict[str, float]]:
     """What is written after each prompt, and the memory of all prompts at once; this warms up what is timed next."""
-    # What the first call in a process keeps for all later ones is no cost of this method.
+    # What the first call in a process keeps for all later ones is not a cost of this method.
     one.run([0])
     found: list[Written | None] = []
-    taken = peak_megabytes(lambda: found.append(one.run(range(len(tokens)))), bench.model)
+    taken = peak_megabytes(lambda: found.append(one.run(range(len(tokens)))), workspace.model)
     memory = {"megabytes": taken}
     if found[0] is not None:
         return found[0], memory
-    edits, stop = [] if one.edit is None else [one.edit], stop_rule(bench.model, stop_at_newline=True)
-    return decode(bench.model, tokens, edits, max_new_tokens=one.room, stop=stop), memory
+    edits, stop = [] if one.edit is None else [one.edit], stop_rule(workspace.model, stop_at_newline=True)
+    return decode(workspace.model, tokens, edits, max_new_tokens=one.room, stop=stop), memory
 
 
-def contender(bench: Bench, cell: Cell) -> Contender:
-    """The method of a cell on the target's first test queries."""
-    config, task = bench.config, bench.tasks[cell.target]
-    assert isinstance(config, ExperimentConfig)
-    queries = task.test[: config.queries]
-    room = answer_limit(tokenise(bench.model, zero_shot_prompts(task, queries), chat=config.chat))
-    if cell.variant == BATCHED:
-        joint = batched(task, queries)
-        size = joint.queries_per_prompt
-        held = tuple(len(queries[start : start + size]) for start in range(0, len(queries), size))
-        return _engine(bench, joint.prompts, held, size * (room + NUMBERING), newline=False)
-    ones = (1,) * len(queries)
-    if cell.variant == RETRIEVED:
-        condition = retrieved_few_shot(
-            bench.tasks[cell.source], task, queries, shots=config.retrieved, embed=bench.embed,
-            candidates=CANDIDATES, seed=config.seed,
-        )  # fmt: skip
-        texts = tuple(body(task, example) for example in queries)
-        return _engine(bench, condition.prompts, ones, room, embedded=texts)
-    prompts = _prompts(bench, cell)
-    edit = _edit(bench, cell.source) if cell.variant in (CAST_ENGINE, CAST_HOOKS) else None
-    if cell.variant in (ZERO_HOOKS, CAST_HOOKS):
-        return _hooks(bench, prompts, ones, room, edit)
-    return _engine(bench, prompts, ones, room, edit=edit)
-
-
-def _prompts(bench: Bench, cell: Cell) -> tuple[Prompt, ...]:
-    config, task = bench.config, bench.tasks[cell.target]
-    assert isinstance(config, ExperimentConfig)
-    queries, name = task.test[: config.queries], cell.variant
+def prompts_of(workspace: Workspace, cell: Cell, queries: Sequence[Example]) -> tuple[Prompt, ...]:
+    """The prompts of a method that reads one query per prompt."""
+    config, task = workspace.config, workspace.tasks[cell.target]
+    name = cell.variant
     if name.startswith("few-shot"):
-        return few_shot(task, queries, shots=int(name.rsplit("=", 1)[1]), seed=config.seed).prompts
+        return few_shot_condition(task, queries, shots=int(name.rsplit("=", 1)[1]), seed=config.seed).prompts
     if name.startswith("cross-task"):
-        source = bench.tasks[cell.source]
-        return cross_task_few_shot(source, task, queries, shots=config.shots, seed=config.seed).prompts
+        source = workspace.tasks[cell.source]
+        return cross_task_condition(source, task, queries, shots=config.shots, seed=config.seed).prompts
     return tuple(zero_shot_prompts(task, queries))
 
 
-def _edit(bench: Bench, source: str) -> Intervention:
-    at = bench.setting(source)
-    return bench.vector(source).intervention(
+def intervention_of(workspace: Workspace, source: str) -> Intervention:
+    """The vector of a source at its own setting."""
+    at = workspace.setting(source)
+    return workspace.vector(source).intervention(
         at.layer, strength=at.strength, operator=at.operator, position=at.position
     )
 
 
-def _engine(
-    bench: Bench,
+def on_engine(
+    workspace: Workspace,
     prompts: tuple[Prompt, ...],
     held: tuple[int, ...],
     room: int,
@@ -197,36 +297,42 @@ def _engine(
     newline: bool = True,
     embedded: tuple[str, ...] = (),
 ) -> Contender:
-    model, chat = bench.model, bench.config.chat
+    """A method that answers through the engine."""
+    model, chat = workspace.model, workspace.config.chat
     stop = stop_rule(model, stop_at_newline=newline)
     edits = [] if edit is None else [edit]
 
     def run(chosen: Sequence[int]) -> Written:
         if embedded:
-            bench.embed.anew([embedded[index] for index in chosen])
+            workspace.embed.anew([embedded[index] for index in chosen])
         tokens = tokenise(model, [prompts[index] for index in chosen], chat=chat, room=room)
         return decode(model, tokens, edits, max_new_tokens=room, stop=stop)
 
     return Contender(prompts, held, run, room, edit, embedded)
 
 
-def _hooks(
-    bench: Bench, prompts: tuple[Prompt, ...], held: tuple[int, ...], room: int, edit: Intervention | None
+def with_hooks(
+    workspace: Workspace,
+    prompts: tuple[Prompt, ...],
+    held: tuple[int, ...],
+    room: int,
+    edit: Intervention | None,
 ) -> Contender:
+    """A method that answers through hooks."""
     edits = [] if edit is None else [edit]
 
     def run(chosen: Sequence[int]) -> None:
         texts = [prompts[index].text for index in chosen]
-        generate(bench.model, texts, interventions=edits, max_new_tokens=room)
+        generate(workspace.model, texts, interventions=edits, max_new_tokens=room)
 
     return Contender(prompts, held, run, room, edit)
 
 
-def _flops(
-    bench: Bench, method: str, one: Contender, index: int, length: int, counts: list[int], shared: int
+def prompt_flops(
+    workspace: Workspace, method: str, one: Contender, index: int, length: int, counts: list[int], shared: int
 ) -> int:
     """Operations of one prompt and its answers."""
-    cfg = bench.model.cfg
+    cfg = workspace.model.cfg
     total = answer_flops(cfg, prompt=length, written=counts[-1], shared=shared)
     if method == CAST_ENGINE and one.edit is not None:
         # The unsteered answer runs beside it, from the edited layer on, and decodes on its own.
@@ -234,65 +340,64 @@ def _flops(
         total += forward_flops(cfg, new=1, past=length - 1, layers=above)
         total += sum(forward_flops(cfg, new=1, past=length + step) for step in range(counts[0] - 1))
     if one.embedded:
-        total += embedding_flops(bench, one.embedded[index])
+        total += embedding_flops(workspace, one.embedded[index])
     return total
 
 
-def embedding_flops(bench: Bench, text: str) -> int:
+def embedding_flops(workspace: Workspace, text: str) -> int:
     """Operations that embed a text: by formula for the model's own residual, as PyTorch counts them for an encoder."""
-    config, cfg = bench.config, bench.model.cfg
-    assert isinstance(config, ExperimentConfig)
+    config, cfg = workspace.config, workspace.model.cfg
     if config.encoder:
-        return counted_flops(lambda: bench.embed.anew([text]))
-    layer = residual_layer(bench.model)
-    return forward_flops(cfg, new=_lengths(bench, [text])[0], layers=layer + 1, read=0)
+        return counted_flops(lambda: workspace.embed.anew([text]))
+    layer = residual_layer(workspace.model)
+    return forward_flops(cfg, new=lengths_of(workspace, [text])[0], layers=layer + 1, read=0)
 
 
-def once_flops(bench: Bench, cell: Cell) -> int:
+def once_flops(workspace: Workspace, cell: Cell) -> int:
     """Operations before the first query: the vector and its setting, or the embedded source examples."""
     if cell.variant in (CAST_ENGINE, CAST_HOOKS):
-        return _vector_flops(bench, cell.source)
+        return vector_flops(workspace, cell.source)
     if cell.variant != RETRIEVED:
         return 0
-    source = bench.tasks[cell.source]
+    source = workspace.tasks[cell.source]
     texts = [body(source, example) for example in source.train]
     typical = sorted(texts, key=len)[len(texts) // 2]
-    return min(CANDIDATES, len(texts)) * embedding_flops(bench, typical)
+    return min(CANDIDATES, len(texts)) * embedding_flops(workspace, typical)
 
 
-def _vector_flops(bench: Bench, name: str) -> int:
+def vector_flops(workspace: Workspace, name: str) -> int:
     """Extraction and sweep, every prompt run in full; the finalists' whole answers are left out."""
-    config, task, cfg = bench.config, bench.tasks[name], bench.model.cfg
-    samples = draw_samples(task, bench.extraction())
+    config, task, cfg = workspace.config, workspace.tasks[name], workspace.model.cfg
+    samples = draw_samples(task, workspace.extraction())
     made = [
         *few_shot_prompts(task, samples, shots=config.shots, seed=config.seed),
         *zero_shot_prompts(task, samples),
     ]
-    extraction = sum(forward_flops(cfg, new=length, read=0) for length in _lengths(bench, made))
-    tokens = tokenise(
-        bench.model, zero_shot_prompts(task, task.validation[: config.validation]), chat=config.chat
-    )
+    extraction = sum(forward_flops(cfg, new=length, read=0) for length in lengths_of(workspace, made))
+    tokens = tokenise(workspace.model, zero_shot_prompts(task, workspace.validation(name)), chat=config.chat)
     sizes = [(len(one.tokens), sum(len(answer) - 1 for answer in one.answers)) for one in tokens]
     layers = config.layers or tuple(range(int(cfg.n_layers)))
     return extraction + sweep_flops(cfg, prompts=sizes, layers=layers, strengths=len(config.strengths))
 
 
-def _lengths(bench: Bench, texts: Sequence[Any]) -> list[int]:
-    return [len(one.tokens) for one in tokenise(bench.model, texts, chat=bench.config.chat)]
+def lengths_of(workspace: Workspace, texts: Sequence[Any]) -> list[int]:
+    """Tokens of each text."""
+    return [len(one.tokens) for one in tokenise(workspace.model, texts, chat=workspace.config.chat)]
 
 
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: tokens and operations a query, which repeat exactly. ``timings``: what was measured."""
-    return {"result": counted(rows, baseline=ZERO_ENGINE), "timings": measured(rows)}
+def earned(result: pd.DataFrame) -> pd.DataFrame:
+    """After how many queries a vector has cost less than demonstrations of the target.
 
-
-EXPERIMENT = Experiment(
-    "efficiency",
-    "What does a query cost under each method?",
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("result", "timings"),
-)
+    Returns:
+        ``method`` (few-shot), ``queries`` (every prompt run in full), ``queries_cached`` (the common beginning kept);
+        NaN where a few-shot query is not dearer than a steered one.
+    """
+    known = result.set_index("method")
+    cast = next((known.loc[name] for name in (CAST_HOOKS, CAST_ENGINE) if name in known.index), None)
+    rows = []
+    for name in known.index if cast is not None else ():
+        if str(name).startswith("few-shot"):
+            saved = [known.loc[name, column] - cast[column] for column in ("gflops", "cached_gflops")]
+            after = [cast["once_gflops"] / one if one > 0 else np.nan for one in saved]
+            rows.append((name, *after))
+    return pd.DataFrame(rows, columns=["method", "queries", "queries_cached"])

@@ -10,28 +10,31 @@ import pandas as pd
 import pytest
 import torch
 
-from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue.efficiency import EXPERIMENT, methods_of
-from cast_lens.experiments.catalogue.efficiency_reading import (
+from cast_lens.experiments.catalogue.efficiency import (
     CAST_ENGINE,
     CAST_HOOKS,
     RETRIEVED,
     ZERO_ENGINE,
     ZERO_HOOKS,
+    Efficiency,
+    methods_of,
 )
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.costs import answer_flops
+from cast_lens.experiments.workspace import Workspace
 from cast_lens.methods import sentence_embedding
 from cast_lens.plots.comparisons import plot_costs
-from tests.experiments.small_grid import small_bench, small_config, small_tasks
+from tests.experiments.small import words
+from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
 
+RUN = Efficiency(queries=4)
 MEASURED = ["seconds", "megabytes"]
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Bench]:
-    """Two benches of one configuration that share nothing."""
-    return small_bench(tmp_path_factory.mktemp("a")), small_bench(tmp_path_factory.mktemp("b"))
+def workspaces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Workspace]:
+    """Two workspaces of one configuration that share nothing."""
+    return grid_workspace(tmp_path_factory.mktemp("a")), grid_workspace(tmp_path_factory.mktemp("b"))
 
 
 def made(method: str, tokens: int, flops: float, *, target: str = "tone", once: float = 0.0) -> pd.DataFrame:
@@ -50,14 +53,14 @@ def made(method: str, tokens: int, flops: float, *, target: str = "tone", once: 
 
 
 def test_each_method_has_a_cell_with_another_tasks_source() -> None:
-    cells = [cell for cell in EXPERIMENT.plan(small_config(), small_tasks()) if not cell.prepares]
+    cells = [cell for cell in RUN.plan(grid_config(), small_tasks()) if not cell.prepares]
     assert {(cell.target, cell.source) for cell in cells} == {("tone", "mood"), ("mood", "double")}
     assert len(cells) == 2 * 9
-    assert ZERO_HOOKS not in methods_of(small_config(chat=True), "mood")
-    assert methods_of(small_config(shots=1), "") == [ZERO_ENGINE, "few-shot, k=1", "batched", ZERO_HOOKS]
+    assert ZERO_HOOKS not in methods_of(grid_config(chat=True), "mood")
+    assert methods_of(grid_config(shots=1), "") == [ZERO_ENGINE, "few-shot, k=1", "batched", ZERO_HOOKS]
 
 
-def test_tables_are_means_a_query() -> None:
+def test_tables_are_means_per_query() -> None:
     rows = pd.concat(
         [
             made(ZERO_ENGINE, 10, 2e9),
@@ -67,7 +70,7 @@ def test_tables_are_means_a_query() -> None:
         ],
         ignore_index=True,
     )
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
+    frames = RUN.tables({"cost": rows}, grid_config(), small_tasks())
     result = frames["result"].set_index("method")
     assert result.loc[ZERO_ENGINE, ["tokens", "gflops", "flops_ratio", "n", "targets"]].tolist() == [
         15,
@@ -83,37 +86,36 @@ def test_tables_are_means_a_query() -> None:
     assert timings.loc[CAST_HOOKS, ["median_ms", "batch_ms", "megabytes"]].tolist() == pytest.approx(
         [20.0, 10.0, 5.0]
     )
-    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
-    assert "against few-shot, k=2 after 10 queries where" in text
-    assert "and against few-shot, k=2 after 20 queries where" in text
+    earned = frames["earned"].set_index("method")
+    assert earned.loc["few-shot, k=2"].tolist() == pytest.approx([10.0, 20.0])
+    text = words(RUN.findings(frames, grid_config()))
+    assert "few-shot, k=2 takes 6.00 times the operations of zero-shot" in text
     assert "as much as 50 steered queries" in text
-    assert (
-        "few-shot, k=2: 60 tokens, 6.00 times the operations (3.00 with the prompts' common beginning kept)"
-        in text
+    assert timings.loc[CAST_HOOKS, ["quartile_low_ms", "quartile_high_ms"]].tolist() == pytest.approx(
+        [15.0, 25.0]
     )
-    assert "; 20 [15, 25] ms, 10 ms in a batch." in text
-    assert len(EXPERIMENT.draw(frames, small_config())) == 1
+    assert len(list(RUN.figures(frames, grid_config()))) == 1
 
 
-def test_sentences_survive_what_is_missing() -> None:
+def test_tables_survive_what_is_missing() -> None:
     rows = made(ZERO_ENGINE, 10, 2e9).assign(megabytes=np.nan)
-    frames = EXPERIMENT.summarise(rows, small_config(), small_tasks())
-    text = " ".join(EXPERIMENT.read(frames, small_config()).answer)
-    assert "Memory could not be measured" in text
-    assert "nan" not in text
+    frames = RUN.tables({"cost": rows}, grid_config(), small_tasks())
+    words(RUN.findings(frames, grid_config()))
+    assert frames["timings"]["megabytes"].isna().all()
     dear = pd.concat(
         [rows, made("few-shot, k=2", 5, 1e9), made(CAST_HOOKS, 10, 2e9, once=1e9)], ignore_index=True
     )
-    text = " ".join(
-        EXPERIMENT.read(EXPERIMENT.summarise(dear, small_config(), small_tasks()), small_config()).answer
-    )
-    assert "few-shot, k=2 never" in text
+    frames = RUN.tables({"cost": dear}, grid_config(), small_tasks())
+    assert frames["earned"]["queries"].isna().all()
+    frames = RUN.tables({}, grid_config(), small_tasks())
+    assert list(RUN.figures(frames, grid_config())) == []
+    assert "No condition has an outcome" in words(RUN.findings(frames, grid_config()))
 
 
-@pytest.mark.parametrize("method", [*methods_of(small_config(), "mood")])
-def test_what_is_counted_repeats(method: str, benches: tuple[Bench, Bench]) -> None:
+@pytest.mark.parametrize("method", [*methods_of(grid_config(), "mood")])
+def test_what_is_counted_repeats(method: str, workspaces: tuple[Workspace, Workspace]) -> None:
     cell = Cell("cost", "tone", "mood", method)
-    frames = [EXPERIMENT.compute(bench, cell) for bench in benches]
+    frames = [RUN.compute(workspace, cell) for workspace in workspaces]
     counted = [frame.drop(columns=MEASURED) for frame in frames]
     pd.testing.assert_frame_equal(*counted)
     queries = frames[0][frames[0]["part"] == "query"]
@@ -123,18 +125,20 @@ def test_what_is_counted_repeats(method: str, benches: tuple[Bench, Bench]) -> N
     assert (frames[0]["once_flops"] > 0).all() == (method in (CAST_ENGINE, CAST_HOOKS, "retrieved few-shot"))
 
 
-def test_zero_shot_costs_its_prompt_and_its_answer(benches: tuple[Bench, Bench]) -> None:
-    bench = benches[0]
-    rows = EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", ZERO_ENGINE)).query("part == 'query'")
+def test_zero_shot_costs_its_prompt_and_its_answer(workspaces: tuple[Workspace, Workspace]) -> None:
+    workspace = workspaces[0]
+    rows = RUN.compute(workspace, Cell("cost", "tone", "mood", ZERO_ENGINE)).query("part == 'query'")
     for row in rows.itertuples():
-        assert row.flops == answer_flops(bench.model.cfg, prompt=int(row.tokens), written=int(row.written))
-    steered = EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", CAST_ENGINE)).query("part == 'query'")
+        assert row.flops == answer_flops(
+            workspace.model.cfg, prompt=int(row.tokens), written=int(row.written)
+        )
+    steered = RUN.compute(workspace, Cell("cost", "tone", "mood", CAST_ENGINE)).query("part == 'query'")
     assert (steered["tokens"].to_numpy() == rows["tokens"].to_numpy()).all()
     assert (steered["flops"].to_numpy() > steered["flops_cached"].to_numpy()).all()
 
 
 def test_a_sentence_encoder_retrieves_and_what_pytorch_counts_of_it_is_added(
-    benches: tuple[Bench, Bench], tmp_path: Path
+    workspaces: tuple[Workspace, Workspace], tmp_path: Path
 ) -> None:
     asked: list[int] = []
 
@@ -144,28 +148,28 @@ def test_a_sentence_encoder_retrieves_and_what_pytorch_counts_of_it_is_added(
             letters = torch.tensor([[float(text.count(one)) for one in "aeio"] for text in sentences])
             return np.asarray(letters @ torch.eye(4))
 
-    plain = small_bench(tmp_path, encoder="letters")
-    bench = replace(plain, embed=sentence_embedding(Encoder()))
+    plain = grid_workspace(tmp_path, encoder="letters")
+    workspace = replace(plain, embed=sentence_embedding(Encoder()))
     cell = Cell("cost", "tone", "mood", RETRIEVED)
-    rows = EXPERIMENT.compute(bench, cell).query("part == 'query'")
+    rows = RUN.compute(workspace, cell).query("part == 'query'")
     bare = [
-        answer_flops(bench.model.cfg, prompt=int(row.tokens), written=int(row.written))
+        answer_flops(workspace.model.cfg, prompt=int(row.tokens), written=int(row.written))
         for row in rows.itertuples()
     ]
     assert (rows["flops"] - bare).tolist() == [2 * 4 * 4] * 4
-    assert rows["once_flops"].unique().tolist() == [2 * 4 * 4 * len(bench.tasks["mood"].train)]
+    assert rows["once_flops"].unique().tolist() == [2 * 4 * 4 * len(workspace.tasks["mood"].train)]
     # The pool and the queries, and each query anew when it is timed.
-    assert asked[:2] == [len(bench.tasks["mood"].train), 4]
+    assert asked[:2] == [len(workspace.tasks["mood"].train), 4]
     assert asked.count(1) > 4
 
 
 def test_prompts_beyond_the_context_are_left_out(tmp_path: Path) -> None:
-    bench = small_bench(tmp_path)
-    bench.model.cfg.n_ctx, room = 90, bench.model.cfg.n_ctx
+    workspace = grid_workspace(tmp_path)
+    workspace.model.cfg.n_ctx, room = 90, workspace.model.cfg.n_ctx
     try:
-        assert EXPERIMENT.compute(bench, Cell("cost", "tone", "mood", "few-shot, k=2")).empty
+        assert RUN.compute(workspace, Cell("cost", "tone", "mood", "few-shot, k=2")).empty
     finally:
-        bench.model.cfg.n_ctx = room
+        workspace.model.cfg.n_ctx = room
 
 
 def test_bars_are_drawn_for_what_is_there() -> None:

@@ -8,33 +8,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.bench import Bench
-from cast_lens.experiments.catalogue.selection import choose, subsets
+from cast_lens.experiments.catalogue.selection import SelectionExperiment, choose
 from cast_lens.experiments.cells import Cell
-from tests.experiments.old_small import (
+from cast_lens.experiments.workspace import Workspace
+from tests.experiments.small import (
     SMALL,
-    bench_of,
     computed,
-    find,
     joined,
     outcomes,
     planned,
     rows_of,
     small_config,
     words,
+    workspace_of,
 )
 
-NAME = "selection"
-RUN = find(NAME)
+RUN = SelectionExperiment(budgets=(2, 3), selections=("cast", "random"), repeats=2)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     config = small_config(tmp_path_factory.mktemp("tiny"))
-    return bench_of(NAME, config, tmp_path_factory.mktemp("out"))
+    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
-def made_up(chosen: float, *, sources: int = 3, draws: int = 9) -> pd.DataFrame:
+def made_up(chosen: float, *, sources: int = 3, draws: int = 9) -> dict[str, pd.DataFrame]:
     """Random subsets right about half of the time, and a choice that is right in a share ``chosen``."""
     generator = np.random.default_rng(0)
     frames = []
@@ -49,16 +47,16 @@ def made_up(chosen: float, *, sources: int = 3, draws: int = 9) -> pd.DataFrame:
                 outcomes("cast, 4", generator.permutation(right), target=target, source=f"s{source}")
             )
             frames.append(outcomes("all", right, target=target, source=f"s{source}"))
-    return joined(frames, part="transfer")
+    return {"transfer": joined(frames)}
 
 
-def summary(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return RUN.summarise(rows, SMALL, {})
+def summary(rows: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return RUN.tables(rows, SMALL, {})
 
 
-def test_the_plan_has_a_setting_and_a_geometry_cell_a_source_and_a_transfer_cell_a_pair() -> None:
+def test_the_plan_has_a_setting_and_a_geometry_cell_per_source_and_a_transfer_cell_per_pair() -> None:
     config = replace(SMALL, sources=("review-sentiment", "yes-no-facts"), targets=("yes-no-facts",))
-    _, cells = planned(NAME, config)
+    _, cells = planned(RUN, config)
     kinds = [(cell.kind, cell.target, cell.source) for cell in cells]
     assert kinds.count(("transfer", "yes-no-facts", "review-sentiment")) == 1
     assert not any(kind == "transfer" and target == source for kind, target, source in kinds)
@@ -76,7 +74,7 @@ def test_the_plan_has_a_setting_and_a_geometry_cell_a_source_and_a_transfer_cell
 )
 def test_what_cannot_be_compared_is_refused(change: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        planned(NAME, replace(SMALL, **change))  # type: ignore[arg-type]
+        planned(replace(RUN, **change))
 
 
 def test_a_choice_that_beats_random_is_found_with_its_size() -> None:
@@ -85,49 +83,44 @@ def test_a_choice_that_beats_random_is_found_with_its_size() -> None:
     assert row["difference"] == pytest.approx(0.4, abs=1e-9)
     assert row["low"] > 0.25
     assert row["draw_p"] == pytest.approx(2 / 10**3, abs=1e-3)
-    assert row["beats"]
-    assert not row["loses"]
+    assert row["verdict"] == "gain"
     assert row["rank"] == 1.0
     assert (frames["result"].query("metric == 'exact_match'")["rank_p"] == 1 / 10).all()
-    text = words(RUN.read(frames, SMALL))
-    assert "In exact match, 1 of 1 combinations of method and budget beat random subsets" in text
+    text = words(RUN.findings(frames, SMALL))
+    assert "1 of 1 combinations of method and budget, against random subsets in exact match, gain" in text
     assert "+40.0 points" in text
 
 
 def test_a_choice_like_random_is_not_found() -> None:
     frames = summary(made_up(0.5))
-    assert not frames["methods"]["beats"].any()
-    assert not frames["methods"]["loses"].any()
-    assert "No: in exact match, none of 1 combinations" in words(RUN.read(frames, SMALL))
+    assert (frames["methods"]["verdict"] == "not shown").all()
+    assert "0 of 1 combinations" in words(RUN.findings(frames, SMALL))
 
 
 def test_a_choice_worse_than_random_is_said_to_be_worse() -> None:
     frames = summary(made_up(0.1))
     row = frames["methods"].query("metric == 'exact_match'").iloc[0]
-    assert row["loses"]
-    assert not row["beats"]
-    assert "1 are worse than random" in words(RUN.read(frames, SMALL))
+    assert row["verdict"] == "loss"
+    assert "1 lose and" in words(RUN.findings(frames, SMALL))
 
 
 def test_too_few_draws_are_said_to_have_been_too_few() -> None:
     frames = summary(made_up(0.9, sources=1, draws=3))
     assert frames["methods"]["draw_least"].iloc[0] == pytest.approx(1 / 4)
-    assert not frames["methods"]["beats"].any()
-    assert "this run could not have found" in words(RUN.read(frames, SMALL))
+    assert (frames["methods"]["verdict"] == "not shown").all()
+    assert "this run could not have found" in words(RUN.findings(frames, SMALL))
 
 
 def test_result_holds_value_difference_and_rank_of_every_pair() -> None:
-    frames = summary(
-        joined(
-            [
-                outcomes("zero-shot", [0, 0, 0, 1]),
-                outcomes("random, 2", [0, 0, 1, 1], seed=0),
-                outcomes("random, 2", [0, 0, 0, 1], seed=1),
-                outcomes("cast, 2", [1, 0, 1, 1]),
-            ],
-            part="transfer",
-        )
+    rows = joined(
+        [
+            outcomes("zero-shot", [0, 0, 0, 1]),
+            outcomes("random, 2", [0, 0, 1, 1], seed=0),
+            outcomes("random, 2", [0, 0, 0, 1], seed=1),
+            outcomes("cast, 2", [1, 0, 1, 1]),
+        ]
     )
+    frames = summary({"transfer": rows})
     row = frames["result"].query("metric == 'exact_match'").iloc[0]
     assert (row["value"], row["against_value"], row["zero_shot"]) == (0.75, 0.375, 0.25)
     assert row["difference"] == pytest.approx(0.375)
@@ -136,28 +129,28 @@ def test_result_holds_value_difference_and_rank_of_every_pair() -> None:
     assert (row["selection"], row["budget"], row["draws"]) == ("cast", 2, 2)
 
 
-def test_cells_repeat_themselves_and_summarise(bench: Bench) -> None:
-    tasks, cells = planned(NAME, bench.config)  # type: ignore[arg-type]
-    rows = rows_of(NAME, bench, cells)
+def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
+    tasks, cells = planned(RUN, workspace.config)
+    rows = rows_of(RUN, workspace, cells)
     for kind in ("transfer", "subsets", "map"):
         cell = next(cell for cell in cells if cell.kind == kind)
-        pd.testing.assert_frame_equal(computed(NAME, bench, cell), computed(NAME, bench, cell))
-    frames = RUN.summarise(rows, bench.config, tasks)  # type: ignore[arg-type]
+        pd.testing.assert_frame_equal(computed(RUN, workspace, cell), computed(RUN, workspace, cell))
+    frames = RUN.tables(rows, workspace.config, tasks)
     assert set(frames["result"]["budget"]) == {2, 3}
-    assert set(rows.loc[rows["part"] == "transfer", "method"]) == {
+    assert set(rows["transfer"]["method"]) == {
         "zero-shot", "all", "placebo: random direction", "cast, 2", "random, 2", "cast, 3", "random, 3"
     }  # fmt: skip
-    words(RUN.read(frames, SMALL))
-    names = {drawing.name for drawing in RUN.draw(frames, SMALL)}
+    words(RUN.findings(frames, SMALL))
+    names = {figure.name for figure in RUN.figures(frames, SMALL)}
     assert names == {"difference", "budgets", "map_review-sentiment"}
 
 
-def test_subsets_are_those_of_the_selection_and_the_full_one_is_the_mean(bench: Bench) -> None:
-    rows = computed(NAME, bench, Cell("subsets", source="review-sentiment"))
-    found = bench.differences("review-sentiment")
+def test_subsets_are_those_of_the_selection_and_the_full_one_is_the_mean(workspace: Workspace) -> None:
+    rows = computed(RUN, workspace, Cell("subsets", source="review-sentiment"))
+    found = workspace.differences("review-sentiment")
     whole = rows[rows["selection"] == "all"].iloc[0]
     assert whole["cosine"] == pytest.approx(1.0)
-    one = next(one for one in subsets(SMALL, found) if one.selection == "cast")
+    one = next(one for one in RUN.subsets(SMALL, found) if one.selection == "cast")
     assert one.indices == tuple(choose(found, "cast", 2, seed=0).indices)
     mean = found.at(int(whole["layer"]))[list(one.indices)].double().mean(dim=0).numpy()
     full = found.at(int(whole["layer"])).double().mean(dim=0).numpy()
@@ -167,8 +160,15 @@ def test_subsets_are_those_of_the_selection_and_the_full_one_is_the_mean(bench: 
     assert rows.loc[rows["selection"] != "all", "halves"].between(-1, 1).all()
 
 
-def test_the_map_marks_what_was_chosen(bench: Bench) -> None:
-    rows = computed(NAME, bench, Cell("map", source="review-sentiment"))
+def test_the_map_marks_what_was_chosen(workspace: Workspace) -> None:
+    rows = computed(RUN, workspace, Cell("map", source="review-sentiment"))
     assert rows["chosen"].sum() == 3
     assert sorted(rows.loc[rows["chosen"], "rank"]) == [0, 1, 2]
     assert rows["text"].str.len().min() > 0
+
+
+def test_without_rows_tables_have_columns() -> None:
+    frames = summary({})
+    assert {"verdict", "metric"} <= set(frames["methods"])
+    assert list(RUN.figures(frames, SMALL)) == []
+    assert "No condition has an outcome" in words(RUN.findings(frames, SMALL))
