@@ -16,7 +16,7 @@ from ..methods import Condition
 from ..methods.atv import ATV, another_query, generator_texts, random_directions
 from ..methods.training_data import draw_examples
 from ..tasks import Prompt, Task
-from .bench import Bench, test_examples
+from .workspace import Workspace, test_examples
 
 ATV_NAME = "atv"
 RANDOM = "placebo: random directions (atv)"
@@ -28,10 +28,10 @@ ONE_FOR_ALL = "atv averaged over all tasks"
 FACTORS = (0.25, 0.5, 2.0, 4.0)
 
 
-def vectors_of_queries(bench: Bench, atv: ATV, name: str) -> PromptVectors:
+def vectors_of_queries(workspace: Workspace, atv: ATV, name: str) -> PromptVectors:
     """The vectors of the test queries of a task."""
-    task = bench.tasks[name]
-    return atv.intervention(generator_texts(task, test_examples(bench.config, task), atv.design.reads))
+    task = workspace.tasks[name]
+    return atv.intervention(generator_texts(task, test_examples(workspace.config, task), atv.design.reads))
 
 
 def atv_placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
@@ -48,7 +48,7 @@ def atv_placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int)
 
 
 def atv_variants(
-    bench: Bench,
+    workspace: Workspace,
     atv: ATV,
     seen: dict[str, Task],
     prompts: tuple[Prompt, ...],
@@ -58,7 +58,7 @@ def atv_variants(
     """Other strengths; one vector for the task, for all tasks; another task's vectors.
 
     Args:
-        bench: model and tasks.
+        workspace: model and tasks.
         atv: what writes the vectors.
         seen: the tasks that it was trained on.
         prompts: of one task.
@@ -82,7 +82,7 @@ def atv_variants(
                 )
             )
     if after != name:
-        other = vectors_of_queries(bench, atv, after).directions
+        other = vectors_of_queries(workspace, atv, after).directions
         rows = other[torch.arange(len(prompts)) % len(other)]
         found.append(Condition(OTHER_TASK, prompts, intervention=replace(edit, directions=rows)))
     return found

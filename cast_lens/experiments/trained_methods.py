@@ -20,11 +20,11 @@ from ..methods.atv import Design, Expansion, Training, train
 from ..steering import generate
 from ..tasks import Prompt, Task
 from .atv_vectors import ATV_NAME, atv_placebos, atv_variants, vectors_of_queries
-from .bench import Bench
 from .cells import Cell
+from .config import RunConfig
 from .costs import seconds
 from .protocol import Tasks
-from .settings import ExperimentConfig
+from .workspace import Workspace
 
 ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
     ATV_NAME,
@@ -41,31 +41,44 @@ TRAINED = {
     PREFIX: "prefix-tuning, as many parameters as the adaptive task vector of low rank",
 }
 # Of at least three tried, the one with the lowest validation loss after 4 epochs on 8 examples of each of four tasks:
-# 5e-4 to 5e-3, 2e-3 to 2e-2, 0.05 to 0.5, 1e-3 to 1e-2, 3e-3 to 3e-2. The fewer parameters stand behind a number of a
+# 5e-4 to 5e-3, 2e-3 to 2e-2, 0.05 to 0.5, 1e-3 to 1e-2, 3e-3 to 3e-2. The fewer parameters are behind a number of a
 # vector, the less a step of Adam moves it.
 LEARNING_RATES = {ATV_FULL: 2e-3, ATV_LOW: 6e-3, STATIC: 0.5, LORA: 4e-3, PREFIX: 1e-2}
 ADAPTERS = {LORA: "lora", PREFIX: "prefix"}
 
 
-def trained_methods(config: ExperimentConfig) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class TrainedOptions:
+    """What is trained, on how much; see ``catalogue.atv.AdaptiveTaskVectors`` for each option."""
+
+    atv_examples: tuple[int, ...] = (8, 24, 90)
+    atv_holdout_examples: int = 24
+    atv_epochs: int = 15
+    atv_batch: int = 8
+    atv_rank: int = 16
+    atv_methods: tuple[str, ...] = ()
+    atv_holdouts: tuple[str, ...] = ()
+
+
+def trained_methods(options: TrainedOptions) -> list[str]:
     """What is trained; without the extra ``peft`` no adapters, unless they are asked for by name.
 
     Raises:
         ValueError: an unknown method, or an adapter without ``peft``.
     """
-    unknown = [name for name in config.atv_methods if name not in TRAINED]
+    unknown = [name for name in options.atv_methods if name not in TRAINED]
     if unknown:
         raise ValueError(f"atv_methods={unknown} are unknown; choose from {', '.join(TRAINED)}")
     there = importlib.util.find_spec("peft") is not None
-    if not there and set(config.atv_methods) & set(ADAPTERS):
+    if not there and set(options.atv_methods) & set(ADAPTERS):
         raise ValueError(
-            f"atv_methods={list(config.atv_methods)} needs peft, which is not installed; run "
+            f"atv_methods={list(options.atv_methods)} needs peft, which is not installed; run "
             'pip install "cast-lens[peft]", or leave lora and prefix-tuning out'
         )
-    return [name for name in config.atv_methods or TRAINED if there or name not in ADAPTERS]
+    return [name for name in options.atv_methods or TRAINED if there or name not in ADAPTERS]
 
 
-def holdouts(config: ExperimentConfig, tasks: Tasks) -> list[str]:
+def holdouts(options: TrainedOptions, config: RunConfig, tasks: Tasks) -> list[str]:
     """What is held out of training, in turn: every target, and every family with several of the tasks.
 
     Raises:
@@ -75,7 +88,7 @@ def holdouts(config: ExperimentConfig, tasks: Tasks) -> list[str]:
     families = dict.fromkeys(tasks[name].family for name in config.targets)
     members = {family: [one for one in tasks.values() if one.family == family] for family in families}
     known = [*by_task, *(f"family:{family}" for family, found in members.items() if len(found) > 1)]
-    chosen = list(config.atv_holdouts) or [name for name in known if len(held_out(name, tasks)) < len(tasks)]
+    chosen = list(options.atv_holdouts) or [name for name in known if len(held_out(name, tasks)) < len(tasks)]
     for name in chosen:
         if name not in known:
             raise ValueError(f"atv_holdouts: {name!r} is none of {', '.join(known)}")
@@ -94,7 +107,7 @@ def held_out(name: str, tasks: Tasks) -> set[str]:
     return {what} if kind == "task" else {task.name for task in tasks.values() if task.family == what}
 
 
-def asked(config: ExperimentConfig, name: str, tasks: Tasks) -> list[str]:
+def asked(config: RunConfig, name: str, tasks: Tasks) -> list[str]:
     """The targets that a training is tested on: all that were seen, or all that were held out."""
     away = held_out(name, tasks)
     return [target for target in config.targets if not away or target in away]
@@ -115,63 +128,67 @@ class Fitted:
     about: dict[str, Any]
 
 
-def fit(bench: Bench, cell: Cell, folder: Path, *, variants: bool) -> Fitted:
+def fit(workspace: Workspace, options: TrainedOptions, cell: Cell, folder: Path, *, variants: bool) -> Fitted:
     """Train what a cell asks for.
 
     Args:
-        bench: model and tasks.
+        workspace: model and tasks.
+        options: how much is trained.
         cell: ``variant`` is a key of ``TRAINED``, ``source`` a hold-out, ``number`` the examples per task.
         folder: for checkpoints.
         variants: whether an adaptive task vector is also tried at other strengths and averaged.
     """
-    config = bench.config
-    assert isinstance(config, ExperimentConfig)
-    away = held_out(cell.source, bench.tasks)
-    tasks = [task for name, task in bench.tasks.items() if name not in away]
+    config = workspace.config
+    away = held_out(cell.source, workspace.tasks)
+    tasks = [task for name, task in workspace.tasks.items() if name not in away]
     training = Training(
         examples=cell.number,
         validation=config.validation,
         templates=("own",),
-        epochs=config.atv_epochs,
-        batch=config.atv_batch,
+        epochs=options.atv_epochs,
+        batch=options.atv_batch,
         seed=config.seed,
     )
     if cell.variant in ADAPTERS:
-        return _adapter(bench, cell.variant, tasks, training)
+        return _adapter(
+            workspace, cell.variant, tasks, training, parameters=budget(workspace, options.atv_rank)
+        )
     training = replace(training, learning_rate=LEARNING_RATES[cell.variant])
-    return _vectors(bench, cell.variant, tasks, training, folder, variants=variants)
+    made = design(options.atv_rank, int(workspace.model.cfg.n_layers), cell.variant)
+    return _vectors(workspace, cell.variant, made, tasks, training, folder, variants=variants)
 
 
-def design(config: ExperimentConfig, n_layers: int, method: str) -> Design:
+def design(atv_rank: int, n_layers: int, method: str) -> Design:
     """The adaptive task vector of a method: it reads the large model's own residual at the middle layer."""
     if method == STATIC:
         return Design(generator="constant")
-    rank = config.atv_rank if method == ATV_LOW else None
+    rank = atv_rank if method == ATV_LOW else None
     return Design(generator="residual", layer=n_layers // 2, rank=rank)
 
 
-def budget(bench: Bench) -> int:
+def budget(workspace: Workspace, atv_rank: int) -> int:
     """Parameters of the adaptive task vector of low rank, which adapters are given too."""
-    cfg, config = bench.model.cfg, bench.config
-    assert isinstance(config, ExperimentConfig)
+    cfg = workspace.model.cfg
     width = int(cfg.d_model)
-    return Expansion(width, int(cfg.n_layers), width, rank=config.atv_rank).n_parameters
+    return Expansion(width, int(cfg.n_layers), width, rank=atv_rank).n_parameters
 
 
-def _adapter(bench: Bench, method: str, tasks: list[Task], training: Training) -> Fitted:
+def _adapter(
+    workspace: Workspace, method: str, tasks: list[Task], training: Training, *, parameters: int
+) -> Fitted:
     started = time.perf_counter()
     kind: Any = ADAPTERS[method]
     made = train_adapter(
-        bench.model,
-        bench.config.model,
+        workspace.model,
+        workspace.config.model,
         tasks,
-        design=AdapterDesign(kind, budget(bench), LEARNING_RATES[method]),
+        design=AdapterDesign(kind, parameters, LEARNING_RATES[method]),
         training=training,
     )
     taken = time.perf_counter() - started
 
     def outcomes(targets: Sequence[str]) -> pd.DataFrame:
-        found = [made.evaluate(bench.base(name).prompts, progress=bench.progress) for name in targets]
+        found = [made.evaluate(workspace.base(name).prompts, progress=workspace.progress) for name in targets]
         joined = pd.concat(found, ignore_index=True).rename(columns={"task": "target"})
         return joined.drop(columns=["variant", "name"]).assign(method=method, source="", seed=training.seed)
 
@@ -184,18 +201,24 @@ def _adapter(bench: Bench, method: str, tasks: list[Task], training: Training) -
 
 
 def _vectors(
-    bench: Bench, method: str, tasks: list[Task], training: Training, folder: Path, *, variants: bool
+    workspace: Workspace,
+    method: str,
+    shape: Design,
+    tasks: list[Task],
+    training: Training,
+    folder: Path,
+    *,
+    variants: bool,
 ) -> Fitted:
-    config, model = bench.config, bench.model
-    assert isinstance(config, ExperimentConfig)
+    config, model = workspace.config, workspace.model
     continued, started = folder.exists(), time.perf_counter()
     made = train(
         model,
         tasks,
-        design=design(config, int(model.cfg.n_layers), method),
+        design=shape,
         training=training,
         folder=folder,
-        progress=bench.progress,
+        progress=workspace.progress,
     )
     taken = float("nan") if continued else time.perf_counter() - started
     own = {task.name: task for task in tasks}
@@ -203,14 +226,14 @@ def _vectors(
     def outcomes(targets: Sequence[str]) -> pd.DataFrame:
         conditions: list[Condition] = []
         for name in targets:
-            base, edit = bench.base(name), vectors_of_queries(bench, made, name)
+            base, edit = workspace.base(name), vectors_of_queries(workspace, made, name)
             conditions.append(Condition(method, base.prompts, intervention=edit))
             if method == ATV_FULL:
                 conditions += atv_placebos(base.prompts, edit, seed=config.seed)
             if variants:
                 after = targets[(list(targets).index(name) + 1) % len(targets)]
-                conditions += atv_variants(bench, made, own, base.prompts, edit, after)
-        return evaluate_conditions(model, conditions, progress=bench.progress)
+                conditions += atv_variants(workspace, made, own, base.prompts, edit, after)
+        return evaluate_conditions(model, conditions, progress=workspace.progress)
 
     about = {
         "parameters": made.n_parameters,
@@ -220,28 +243,27 @@ def _vectors(
         "train_seconds": taken,
     }
     return Fitted(
-        outcomes, lambda prompt: answer_plainly(bench, prompt, [made.intervention([prompt])]), about
+        outcomes, lambda prompt: answer_plainly(workspace, prompt, [made.intervention([prompt])]), about
     )
 
 
-def answer_plainly(bench: Bench, prompt: Prompt, edits: Sequence[Steering]) -> object:
+def answer_plainly(workspace: Workspace, prompt: Prompt, edits: Sequence[Steering]) -> object:
     """The answer to one prompt by the plain route, through hooks; as long as ``evaluate`` lets it be."""
-    limit = answer_limit(tokenise(bench.model, [prompt]))
-    return generate(bench.model, [prompt.text], interventions=edits, max_new_tokens=limit)
+    limit = answer_limit(tokenise(workspace.model, [prompt]))
+    return generate(workspace.model, [prompt.text], interventions=edits, max_new_tokens=limit)
 
 
 def cost_row(
-    bench: Bench,
+    workspace: Workspace,
     method: str,
     prompts: Sequence[Prompt],
     answer: Callable[[Prompt], object],
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """What a query costs under a method: tokens that are read, and seconds, one query at a time."""
-    taken = [seconds(lambda prompt=prompt: answer(prompt), bench.model) for prompt in prompts]  # type: ignore[misc]
-    tokens = [len(prompt.tokens) for prompt in tokenise(bench.model, list(prompts))]
+    taken = [seconds(lambda prompt=prompt: answer(prompt), workspace.model) for prompt in prompts]  # type: ignore[misc]
+    tokens = [len(prompt.tokens) for prompt in tokenise(workspace.model, list(prompts))]
     return {
-        "part": "cost",
         "method": method,
         "queries": len(taken),
         "tokens": sum(tokens) / len(tokens),

@@ -10,22 +10,42 @@ Latency is measured and changes with the machine; everything else repeats exactl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from ...methods import Condition, evaluate_conditions, few_shot, retrieved_few_shot, steered
+import pandas as pd
+
+from ... import plots
+from ...methods import (
+    Condition,
+    evaluate_conditions,
+    few_shot_condition,
+    retrieved_condition,
+    steered,
+)
 from ...methods.prompting import CANDIDATES
-from ...placebos import placebo_seed, random_direction
+from .. import sentences
 from ..atv_vectors import ANOTHER, RANDOM
-from ..bench import Bench, fits, test_examples
 from ..cells import Cell
-from ..legacy import Experiment, Tasks
-from ..outcomes import BASELINE, contrast_table, pooled_table, side_by_side
-from ..settings import ExperimentConfig
+from ..config import RunConfig
+from ..outcomes import BASELINE, contrast_table, gain_lines, pooled_table, side_by_side
+from ..protocol import (
+    Experiment,
+    Findings,
+    Frames,
+    ReportFigure,
+    Rows,
+    Tasks,
+    at_least_one,
+    increasing,
+    joined,
+)
 from ..trained_methods import (
     ADAPTERS,
     ATV_FULL,
     TRAINED,
+    TrainedOptions,
     answer_plainly,
     asked,
     cost_row,
@@ -34,74 +54,250 @@ from ..trained_methods import (
     holdouts,
     trained_methods,
 )
-from .atv_reading import CAST, CAST_PLACEBO, FAMILY, FOLDS, RETRIEVED, SEEN, TASK, draw, few, read
+from ..workspace import Workspace, fits, test_examples
 
-if TYPE_CHECKING:
-    import pandas as pd
+SEEN, TASK, FAMILY = "seen", "task held out", "family held out"
+FOLDS = (SEEN, TASK, FAMILY)
+WHERE = {
+    SEEN: "On tasks seen in training",
+    TASK: "On tasks held out of training",
+    FAMILY: "On tasks whose whole family was held out",
+}
+CAST = "cast"
+CAST_PLACEBO = "placebo: random direction (cast)"
+RETRIEVED = "retrieved few-shot, own task"
 
 
-def plan(config: ExperimentConfig, tasks: Tasks) -> list[Cell]:
-    """Settings of every task's vector first; then prompting and CAST a target, then one cell a training.
+@dataclass(frozen=True, slots=True)
+class AdaptiveTaskVectors(TrainedOptions, Experiment):
+    """Does a vector written for each query beat a constant one, demonstrations and adapters?
 
-    Raises:
-        ValueError: with a chat template, which training does not know; see ``trained_methods`` and ``holdouts``.
+    Attributes:
+        atv_examples: training examples per task; the last number is compared, the others give the learning curve.
+        atv_holdout_examples: the same where something is held out; fewer, as each hold-out trains every method anew.
+        atv_epochs: of every method that is trained, at most.
+        atv_batch: prompts per step.
+        atv_rank: of the adaptive task vector whose number of parameters the adapters get too.
+        atv_methods: what is trained, keys of ``experiments.trained_methods.TRAINED``; empty for all that are there.
+        atv_holdouts: what is held out of training, ``task:NAME`` or ``family:NAME``; empty for every target and every
+            family of several.
+        queries: queries that are timed.
     """
-    if config.chat:
-        raise ValueError("chat=true: adaptive task vectors are trained without a chat template; leave it off")
-    if len(tasks) < 2:
-        raise ValueError(
-            "atv compares seen with unseen tasks and needs two tasks or more; add sources or targets"
-        )
-    methods = trained_methods(config)
-    cells = [Cell("setting", source=name, variant="cast", prepares=True) for name in tasks]
-    cells += [Cell(kind, target) for target in config.targets for kind in ("prompted", "cast")]
-    for method in methods:
-        cells += [Cell("trained", variant=method, number=n) for n in reversed(config.atv_examples)]
-    cells += [
-        Cell("trained", source=away, variant=method, number=config.atv_holdout_examples)
-        for away in holdouts(config, tasks)
-        for method in methods
-    ]
-    # Adapters train many times longer, so they come last.
-    return sorted(cells, key=lambda cell: cell.variant in ADAPTERS)
 
-
-def compute(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Outcomes of examples (``part`` is ``outcome``), and what a query costs (``cost``)."""
-    if cell.kind == "trained":
-        return trained_rows(bench, cell)
-    conditions = (
-        prompted(bench, cell.target) if cell.kind == "prompted" else steered_by_cast(bench, cell.target)
+    name = "atv"
+    title = "Adaptive task vectors"
+    compared = (
+        "All methods on the same test queries of each target. What is trained saw the same examples, in the task's own "
+        "template, in the same batches, with the same early stop on the same validation examples; LoRA and "
+        "prefix-tuning have the parameters of the adaptive task vector of low rank. CAST adds the target's own mean "
+        "difference vector where the target is seen, and otherwise those of the tasks that were not held out; layer "
+        "and strength come from each source's own validation split. Demonstrations are the target's own throughout: on "
+        "held-out tasks they use labels that the others do not."
     )
-    found = evaluate_conditions(bench.model, conditions, progress=bench.progress).drop(columns=["text"])
-    frame = found.assign(part="outcome", examples=0, held_out="")
-    if cell.target != bench.config.targets[0]:
-        return frame
-    chosen = [one for one in conditions if one.method != CAST_PLACEBO and one.source in ("", cell.target)]
-    return _with(frame, [_costs(bench, one) for one in chosen])
+    limits = (
+        f"{sentences.LIMITS} One training per method and fold: intervals do not cover another seed of training. Each "
+        "method has one learning rate, chosen by validation loss on a small training of a few tasks; on other material "
+        "another may be better, and adapters are known to depend on theirs. Latency compares two runtimes: adapters "
+        "answer through transformers, everything else through hooks of TransformerLens, and the search for retrieved "
+        "demonstrations is not included."
+    )
+    shown = ("against", "methods", "variants", "costs")
+
+    queries: int = 16
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "atv_holdout_examples", "atv_epochs", "atv_batch", "atv_rank", "queries")
+        increasing(self, "atv_examples")
+
+    @classmethod
+    def quick(cls, config: RunConfig) -> dict[str, Any]:
+        """Few examples and epochs, no adapters (which train for minutes), one hold-out."""
+        return {
+            "atv_examples": (8,),
+            "atv_holdout_examples": 8,
+            "atv_epochs": 2,
+            "atv_methods": ("atv", "static atv"),
+            "atv_holdouts": (f"task:{config.targets[0]}",),
+            "queries": 2,
+        }
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings of every task's vector first; then prompting and CAST per target, then one cell per training.
+
+        Raises:
+            ValueError: with a chat template, which training does not know; see ``trained_methods`` and ``holdouts``.
+        """
+        if config.chat:
+            raise ValueError(
+                "chat=true: adaptive task vectors are trained without a chat template; leave it off"
+            )
+        if len(tasks) < 2:
+            raise ValueError(
+                "atv compares seen with unseen tasks and needs two tasks or more; add sources or targets"
+            )
+        methods = trained_methods(self)
+        cells = [Cell("setting", source=name, variant="cast", prepares=True) for name in tasks]
+        cells += [Cell(kind, target) for target in config.targets for kind in ("prompted", "cast")]
+        for method in methods:
+            cells += [Cell("trained", variant=method, number=n) for n in reversed(self.atv_examples)]
+        cells += [
+            Cell("trained", source=away, variant=method, number=self.atv_holdout_examples)
+            for away in holdouts(self, config, tasks)
+            for method in methods
+        ]
+        # Adapters train many times longer, so they come last.
+        return sorted(cells, key=lambda cell: cell.variant in ADAPTERS)
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Outcomes of examples (``part`` is ``outcome``), and what a query costs (``cost``)."""
+        if cell.kind == "trained":
+            return self.trained_rows(workspace, cell)
+        conditions = (
+            prompted(workspace, cell.target)
+            if cell.kind == "prompted"
+            else steered_by_cast(workspace, cell.target)
+        )
+        found = evaluate_conditions(workspace.model, conditions, progress=workspace.progress)
+        frame = found.drop(columns=["text"]).assign(part="outcome", examples=0, held_out="")
+        if cell.target != workspace.config.targets[0]:
+            return frame
+        chosen = [one for one in conditions if one.method != CAST_PLACEBO and one.source in ("", cell.target)]
+        costs = [condition_cost(workspace, one, self.queries) for one in chosen]
+        return pd.concat([frame, pd.DataFrame(costs).assign(part="cost")], ignore_index=True)
+
+    def trained_rows(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Train one method once; its outcomes on the targets that the cell is about, and its cost."""
+        config = workspace.config
+        largest = not cell.source and cell.number == self.atv_examples[-1]
+        folder = workspace.directory.path / "experiments" / "atv" / "training" / cell.key
+        made = fit(workspace, self, cell, folder, variants=largest and cell.variant == ATV_FULL)
+        found = made.outcomes(asked(config, cell.source, workspace.tasks))
+        frame = found.drop(columns=["text"], errors="ignore").assign(
+            part="outcome", examples=cell.number, held_out=cell.source
+        )
+        if not largest:
+            return frame
+        prompts = workspace.base(config.targets[0]).prompts[: self.queries]
+        cost = cost_row(workspace, cell.variant, prompts, made.answer, made.about)
+        return pd.concat([frame, pd.DataFrame([cost]).assign(part="cost")], ignore_index=True)
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """What training buys.
+
+        Returns:
+            ``result``: one row per fold, target, method and metric; ``methods``: over targets; ``against``: ATV
+            against every other method; ``curve``: by examples per task; ``variants``: other strengths, averaged
+            vectors, placebos; ``costs``: of a query.
+        """
+        found = joined(rows, "prompted", "cast", "trained")
+        found = (
+            found
+            if len(found)
+            else pd.DataFrame(columns=["part", "seed", "examples", "method", "held_out", "target", "source"])
+        )
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        outcomes = found[found["part"] == "outcome"].astype({"seed": int, "examples": int})
+        folds = {fold: folded(outcomes, fold, self.atv_examples[-1], tasks) for fold in FOLDS}
+        main = {fold: part[~part["method"].map(is_variant).astype(bool)] for fold, part in folds.items()}
+
+        def by_fold(table: Any, **more: Any) -> pd.DataFrame:
+            made = [
+                table(part, **more, **options).assign(fold=fold) for fold, part in main.items() if len(part)
+            ]
+            return (
+                pd.concat(made, ignore_index=True)
+                if made
+                else table(pd.DataFrame(), **more, **options).assign(fold="")
+            )
+
+        every = outcomes[(outcomes["held_out"] == "") & outcomes["method"].isin([*TRAINED, BASELINE])]
+        seen, beside = folds[SEEN], [ATV_FULL, ANOTHER, RANDOM, BASELINE]
+        changed = seen[seen["method"].map(is_variant).astype(bool) | seen["method"].isin(beside)]
+        others = [name for name in dict.fromkeys(outcomes["method"]) if name != ATV_FULL]
+        return {
+            "result": by_fold(contrast_table, tested=is_finding),
+            "methods": by_fold(pooled_table),
+            "against": by_fold(side_by_side, comparisons=[(ATV_FULL, other) for other in others]),
+            "curve": pooled_table(every, by=("method", "examples"), **options),
+            "variants": pooled_table(changed, **options),
+            "costs": cost_table(found[found["part"] == "cost"]),
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """ATV against zero-shot and CAST in each fold, in label-restricted accuracy where there are labels."""
+        against = frames["against"]
+        told = []
+        for fold in FOLDS:
+            for metric in ("choice_correct", "exact_match"):
+                rows = [
+                    sentences.row_of(against, metric, fold=fold, against=other) for other in (BASELINE, CAST)
+                ]
+                known = [f"{sentences.change(row)} over {row['against']}" for row in rows if row is not None]
+                if known:
+                    told.append(
+                        f"{WHERE[fold].lower()} ATV gains {' and '.join(known)} in {sentences.NAMES[metric]}"
+                    )
+                    break
+        headline = "; ".join(told)
+        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """One forest per fold, the learning curve, the variants."""
+        for fold in FOLDS:
+            rows = frames["methods"][frames["methods"]["fold"] == fold]
+            if len(rows):
+                yield ReportFigure(
+                    f"methods_{fold.replace(' ', '_')}",
+                    f"{WHERE[fold].removeprefix('On ').capitalize()}",
+                    "Mean gain over zero-shot over the targets, with 95 % intervals over queries. Grey: placebos.",
+                    f"Forest plot of the mean gain of each method: {fold}.",
+                    plots.plot_methods(rows),
+                    rows,
+                )
+        curve = frames["curve"]
+        if len(curve) and curve["examples"].gt(0).any():
+            yield curve_figure(curve)
+        if len(frames["variants"]):
+            yield ReportFigure(
+                "variants",
+                "The same vectors, at other strengths and without the query",
+                "Gain over zero-shot of one trained ATV whose vectors are scaled, averaged or exchanged; seen tasks.",
+                "Forest plot of the gain of each variant of the adaptive task vector.",
+                plots.plot_methods(frames["variants"], sort=False),
+                frames["variants"],
+            )
 
 
-def prompted(bench: Bench, target: str) -> list[Condition]:
+EXPERIMENT = AdaptiveTaskVectors
+
+
+def prompted(workspace: Workspace, target: str) -> list[Condition]:
     """Zero-shot, demonstrations of the target, and those most like the query, where they fit the context."""
-    config, task = bench.config, bench.tasks[target]
+    config, task = workspace.config, workspace.tasks[target]
     examples = test_examples(config, task)
-    made = few_shot(task, examples, shots=config.shots, seed=config.seed)
-    similar = retrieved_few_shot(
-        task, task, examples, shots=config.shots, embed=bench.embed, candidates=CANDIDATES, seed=config.seed
+    made = few_shot_condition(task, examples, shots=config.shots, seed=config.seed)
+    similar = retrieved_condition(
+        task,
+        task,
+        examples,
+        shots=config.shots,
+        embed=workspace.embed,
+        candidates=CANDIDATES,
+        seed=config.seed,
     )
     named = [
-        Condition(few(config), made.prompts, seed=config.seed),
+        Condition(f"few-shot, k={config.shots}", made.prompts, seed=config.seed),
         Condition(RETRIEVED, similar.prompts, seed=config.seed),
     ]
-    return [bench.base(target), *(one for one in named if fits(bench, one.prompts))]
+    return [workspace.base(target), *(one for one in named if fits(workspace, one.prompts))]
 
 
-def steered_by_cast(bench: Bench, target: str) -> list[Condition]:
+def steered_by_cast(workspace: Workspace, target: str) -> list[Condition]:
     """The mean difference vector of every task on the target, and a random direction of each one's norm."""
-    base, found = bench.base(target), []
-    for source in bench.tasks:
-        vector, setting = bench.vector(source), bench.setting(source)
-        noise = random_direction(vector, seed=placebo_seed(source, bench.config.seed, 0))
+    base, found = workspace.base(target), []
+    for source in workspace.tasks:
+        vector, setting = workspace.vector(source), workspace.setting(source)
+        noise = workspace.random_direction(source)
         found += [
             steered(one, base.prompts, setting, source=source, method=method)
             for method, one in ((CAST, vector), (CAST_PLACEBO, noise))
@@ -109,99 +305,40 @@ def steered_by_cast(bench: Bench, target: str) -> list[Condition]:
     return found
 
 
-def trained_rows(bench: Bench, cell: Cell) -> pd.DataFrame:
-    """Train one method once; its outcomes on the targets that the cell is about."""
-    config = bench.config
-    assert isinstance(config, ExperimentConfig)
-    largest = not cell.source and cell.number == config.atv_examples[-1]
-    folder = bench.directory.path / "experiments" / "atv" / "training" / cell.key
-    made = fit(bench, cell, folder, variants=largest and cell.variant == ATV_FULL)
-    found = made.outcomes(asked(config, cell.source, bench.tasks))
-    frame = found.drop(columns=["text"], errors="ignore").assign(
-        part="outcome", examples=cell.number, held_out=cell.source
-    )
-    if not largest:
-        return frame
-    prompts = bench.base(config.targets[0]).prompts[: config.queries]
-    return _with(frame, [cost_row(bench, cell.variant, prompts, made.answer, made.about)])
-
-
-def _costs(bench: Bench, one: Condition) -> dict[str, Any]:
+def condition_cost(workspace: Workspace, one: Condition, queries: int) -> dict[str, Any]:
     """The plain route of steering: a query at a time, through hooks."""
-    config = bench.config
-    assert isinstance(config, ExperimentConfig)
-    prompts, edits = one.prompts[: config.queries], [one.intervention] if one.intervention else []
+    prompts, edits = one.prompts[:queries], [one.intervention] if one.intervention else []
     about = {"parameters": 0, "setting": ""}
-    return cost_row(bench, one.method, prompts, lambda prompt: answer_plainly(bench, prompt, edits), about)
+    return cost_row(
+        workspace, one.method, prompts, lambda prompt: answer_plainly(workspace, prompt, edits), about
+    )
 
 
-def _with(frame: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)
-
-
-def summarise(rows: pd.DataFrame, config: ExperimentConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-    """``result``: a row a fold, target, method and metric. ``methods``: over targets. ``against``: ATV and each other.
-
-    ``curve``: by examples a task. ``variants``: other strengths, averaged vectors, placebos. ``costs``: of a query.
-    """
-    import pandas as pd
-
-    options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-    outcomes = rows[rows["part"] == "outcome"].copy()
-    outcomes = outcomes.astype({"seed": int, "examples": int})
-    result, methods, against = [], [], []
-    for fold in FOLDS:
-        part = folded(outcomes, fold, config, tasks)
-        if part.empty:
-            continue
-        main = part[~part["method"].map(is_variant)]
-        result.append(contrast_table(main, tested=is_finding, **options).assign(fold=fold))
-        methods.append(pooled_table(main, **options).assign(fold=fold))
-        others = [name for name in dict.fromkeys(main["method"]) if name != ATV_FULL]
-        pairs = [(ATV_FULL, other) for other in others]
-        against.append(side_by_side(main, pairs, **options).assign(fold=fold))
-    every = outcomes[(outcomes["held_out"] == "") & (outcomes["method"].isin([*TRAINED, BASELINE]))]
-    seen = folded(outcomes, SEEN, config, tasks)
-    beside = [ATV_FULL, ANOTHER, RANDOM, BASELINE]
-    changed = seen[seen["method"].map(is_variant) | seen["method"].isin(beside)]
-    return {
-        "result": pd.concat(result, ignore_index=True),
-        "methods": pd.concat(methods, ignore_index=True),
-        "against": pd.concat(against, ignore_index=True),
-        "curve": pooled_table(every, by=("method", "examples"), **options),
-        "variants": pooled_table(changed, **options),
-        "costs": _cost_table(rows),
-    }
-
-
-def folded(outcomes: pd.DataFrame, fold: str, config: ExperimentConfig, tasks: Tasks) -> pd.DataFrame:
+def folded(outcomes: pd.DataFrame, fold: str, most: int, tasks: Tasks) -> pd.DataFrame:
     """The rows that belong to a fold: prompting on its targets, CAST as far as its tasks may be used, trainings."""
-    import pandas as pd
-
     own = outcomes["method"].isin([CAST, CAST_PLACEBO])
     trained = outcomes["examples"] > 0
     if fold == SEEN:
-        fitted = (outcomes["held_out"] == "") & (outcomes["examples"] == config.atv_examples[-1])
+        fitted = (outcomes["held_out"] == "") & (outcomes["examples"] == most)
     else:
-        fitted = outcomes["held_out"].str.startswith({TASK: "task:", FAMILY: "family:"}[fold])
+        fitted = outcomes["held_out"].astype(str).str.startswith({TASK: "task:", FAMILY: "family:"}[fold])
     targets = set(outcomes.loc[fitted, "target"])
-    away = {name: held_out(_holdout(fold, name, tasks), tasks) for name in targets}
+    away = {name: held_out(holdout_of(fold, name, tasks), tasks) for name in targets}
     usable = [
         source == target if fold == SEEN else source not in away.get(target, ())
         for target, source in zip(outcomes["target"], outcomes["source"], strict=True)
     ]
-    kept = fitted | (own & pd.Series(usable, index=outcomes.index)) | ~(own | trained)
+    kept = fitted | (own & pd.Series(usable, index=outcomes.index, dtype=bool)) | ~(own | trained)
     return outcomes[kept & outcomes["target"].isin(targets)].reset_index(drop=True)
 
 
-def _holdout(fold: str, target: str, tasks: Tasks) -> str:
+def holdout_of(fold: str, target: str, tasks: Tasks) -> str:
+    """What a fold holds out for a target."""
     return {SEEN: "", TASK: f"task:{target}", FAMILY: f"family:{tasks[target].family}"}[fold]
 
 
 def is_variant(method: str) -> bool:
-    """Other strengths and averages of one ATV, which are no methods of their own."""
+    """Other strengths and averages of one ATV, which are not methods of their own."""
     return method.startswith((f"{ATV_FULL} ×", f"{ATV_FULL} averaged", "placebo: another task"))
 
 
@@ -210,10 +347,9 @@ def is_finding(method: str) -> bool:
     return method in TRAINED or method == CAST
 
 
-def _cost_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: parameters, steps, seconds of training and of a query, tokens of a query."""
+def cost_table(part: pd.DataFrame) -> pd.DataFrame:
+    """One row per method: parameters, steps, seconds of training and of a query, tokens of a query."""
     columns = ["method", "parameters", "setting", "steps", "validation", "train_seconds", "queries", "tokens"]
-    part = rows[rows["part"] == "cost"]
     found = part.reindex(columns=[*columns, "seconds"]).reset_index(drop=True)
     return found.assign(
         query_ms=1000 * found["seconds"].astype(float),
@@ -222,14 +358,19 @@ def _cost_table(rows: pd.DataFrame) -> pd.DataFrame:
     ).drop(columns="seconds")
 
 
-EXPERIMENT = Experiment(
-    "atv",
-    "Does a vector written for each query beat a constant one, demonstrations and adapters?",
-    plan,
-    compute,
-    summarise,
-    read,
-    draw,
-    tables=("methods", "against", "costs"),
-    heading="Adaptive task vectors",
-)
+def curve_figure(curve: pd.DataFrame) -> ReportFigure:
+    """Gain by training examples per task."""
+    metric = "choice_correct" if (curve["metric"] == "choice_correct").any() else "exact_match"
+    rows = curve[(curve["metric"] == metric) & (curve["examples"] > 0)]
+    frame = gain_lines(rows, rows["examples"], rows["method"])
+    name = sentences.NAMES[metric]
+    return ReportFigure(
+        "curve",
+        "Learning curve",
+        f"Gain in {name} over zero-shot on seen tasks by training examples per task, with 95 % intervals over queries.",
+        f"Lines of the gain in {name} by training examples per task, one per method.",
+        plots.plot_scaling(
+            frame, x_title="training examples per task", y_title="gain, percentage points", share=False
+        ),
+        frame,
+    )

@@ -8,12 +8,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cast_lens.experiments import ExperimentConfig, run_experiment
+from cast_lens.experiments import run_experiment
 from cast_lens.experiments import trained_methods as trained_module
 from cast_lens.experiments.atv_vectors import ANOTHER
-from cast_lens.experiments.bench import load_tasks
-from cast_lens.experiments.catalogue.atv import EXPERIMENT, folded, is_variant
-from cast_lens.experiments.catalogue.atv_reading import CAST, FAMILY, SEEN, TASK, comparison
+from cast_lens.experiments.catalogue.atv import (
+    CAST,
+    FAMILY,
+    SEEN,
+    TASK,
+    AdaptiveTaskVectors,
+    folded,
+    is_variant,
+)
 from cast_lens.experiments.trained_methods import (
     ATV_FULL,
     ATV_LOW,
@@ -25,27 +31,27 @@ from cast_lens.experiments.trained_methods import (
     holdouts,
     trained_methods,
 )
-from tests.experiments.old_small import SMALL, small_config
+from cast_lens.experiments.workspace import load_tasks
+from tests.experiments.small import SMALL, small_config, words
 
 CONFIG = replace(
     SMALL,
     sources=("review-sentiment", "science"),
     targets=("finance-sentiment", "yes-no-facts"),
+)
+RUN = AdaptiveTaskVectors(
     atv_examples=(2, 4),
     atv_holdout_examples=3,
     atv_epochs=2,
     atv_rank=2,
     atv_methods=(ATV_FULL, ATV_LOW, STATIC),
+    queries=2,
 )
-
-
-def tasks_of(config: ExperimentConfig) -> dict[str, object]:
-    return dict(load_tasks(config))  # type: ignore[arg-type]
 
 
 def test_holdouts_are_targets_and_families_of_several() -> None:
     tasks = load_tasks(CONFIG)
-    assert holdouts(CONFIG, tasks) == [
+    assert holdouts(RUN, CONFIG, tasks) == [
         "task:finance-sentiment",
         "task:yes-no-facts",
         "family:classification",
@@ -74,26 +80,27 @@ def test_holdouts_are_targets_and_families_of_several() -> None:
     ],
 )
 def test_mistakes_are_told_before_work_starts(changes: dict[str, object], message: str) -> None:
-    config = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    own = {name: value for name, value in changes.items() if name.startswith("atv")}
+    config = replace(CONFIG, **{name: value for name, value in changes.items() if name not in own})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
-        EXPERIMENT.plan(config, load_tasks(config))
+        replace(RUN, **own).plan(config, load_tasks(config))  # type: ignore[arg-type]
 
 
 def test_without_peft_adapters_are_left_out_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_module.importlib.util, "find_spec", lambda name: None)
-    assert LORA not in trained_methods(replace(CONFIG, atv_methods=()))
+    assert LORA not in trained_methods(replace(RUN, atv_methods=()))
     with pytest.raises(ValueError, match=r"cast-lens\[peft\]"):
-        trained_methods(replace(CONFIG, atv_methods=(LORA,)))
+        trained_methods(replace(RUN, atv_methods=(LORA,)))
 
 
 def test_static_and_low_rank_designs() -> None:
-    assert design(CONFIG, 4, STATIC).generator == "constant"
-    assert (design(CONFIG, 4, ATV_LOW).rank, design(CONFIG, 4, ATV_FULL).rank) == (2, None)
-    assert design(CONFIG, 4, ATV_FULL).layer == 2
+    assert design(2, 4, STATIC).generator == "constant"
+    assert (design(2, 4, ATV_LOW).rank, design(2, 4, ATV_FULL).rank) == (2, None)
+    assert design(2, 4, ATV_FULL).layer == 2
 
 
-def planted() -> pd.DataFrame:
-    """Eight queries a target: ATV is right on all, CAST on half, zero-shot on none; held out, ATV is right on none."""
+def planted() -> dict[str, pd.DataFrame]:
+    """Eight queries per target: ATV right on all, CAST on half, zero-shot on none; held out, ATV right on none."""
     rows = []
 
     def add(
@@ -124,12 +131,12 @@ def planted() -> pd.DataFrame:
         add(ATV_FULL, target, 0, examples=3, away=f"task:{target}")
     add(ATV_FULL, "finance-sentiment", 1, examples=3, away="family:classification")
     cost = {"part": "cost", "method": ATV_FULL, "parameters": 10, "queries": 2, "tokens": 5.0, "seconds": 0.5}
-    return pd.concat([pd.DataFrame(rows), pd.DataFrame([cost])], ignore_index=True)
+    return {"trained": pd.concat([pd.DataFrame(rows), pd.DataFrame([cost])], ignore_index=True)}
 
 
 def test_planted_outcomes_come_back() -> None:
     tasks = load_tasks(CONFIG)
-    frames = EXPERIMENT.summarise(planted(), CONFIG, tasks)
+    frames = RUN.tables(planted(), CONFIG, tasks)
     gain = frames["methods"].set_index(["fold", "method", "metric"])["gain"]
     assert gain[SEEN, ATV_FULL, "exact_match"] == 1.0
     assert gain[SEEN, CAST, "exact_match"] == 0.5
@@ -145,51 +152,19 @@ def test_planted_outcomes_come_back() -> None:
     assert variants[ANOTHER, "exact_match"] == 0.625
     assert f"{ATV_FULL} × 0.5" not in set(frames["methods"]["method"])
     assert frames["costs"].loc[0, "query_ms"] == 500.0
-    text = " ".join(EXPERIMENT.read(frames, CONFIG).answer)
-    assert (
-        "On tasks seen in training, label-restricted accuracy of ATV is 100.0 %, above zero-shot's 0.0 %"
-        in text
-    )
-    assert (
-        "On tasks held out of training, label-restricted accuracy of ATV is 0.0 %, not told from cast's 25.0 %"
-        in text
-    )
-
-
-@pytest.mark.parametrize(
-    ("difference", "p_adjusted", "verdict"),
-    [
-        (0.2, 0.01, "above"),
-        (-0.2, 0.01, "below"),
-        (0.2, 0.2, "not told from"),
-        (-0.2, 0.2, "not told from"),
-        (0.2, float("nan"), "not told from"),
-    ],
-)
-def test_verdicts_are_those_of_the_corrected_test(difference: float, p_adjusted: float, verdict: str) -> None:
-    row = {
-        "fold": SEEN,
-        "against": CAST,
-        "metric": "exact_match",
-        "n": 48,
-        "value": 0.5,
-        "against_value": 0.4,
-    }
-    # The interval alone would exclude zero each time.
-    row |= {
-        "difference": difference,
-        "low": difference - 0.1,
-        "high": difference + 0.1,
-        "p_adjusted": p_adjusted,
-    }
-    assert f", {verdict} cast's 40.0 %" in comparison(pd.DataFrame([row]), SEEN, CAST, "exact_match")
+    verdicts = against["verdict"]
+    assert verdicts[SEEN, "zero-shot", "choice_correct"] == "gain"
+    assert verdicts[TASK, CAST, "choice_correct"] == "not shown"
+    text = words(RUN.findings(frames, CONFIG))
+    assert "On tasks seen in training ATV gains +100.0 points" in text
+    assert "on tasks held out of training ATV gains 0.0 points" in text
 
 
 def test_a_family_that_is_held_out_gives_no_vectors_either() -> None:
-    rows = folded(planted().iloc[:-1], FAMILY, CONFIG, load_tasks(CONFIG))
+    rows = folded(planted()["trained"].iloc[:-1], FAMILY, 4, load_tasks(CONFIG))
     assert set(rows.loc[rows["method"] == CAST, "source"]) == {"science", "yes-no-facts"}
     assert set(rows["target"]) == {"finance-sentiment"}
-    own = folded(planted().iloc[:-1], SEEN, CONFIG, load_tasks(CONFIG))
+    own = folded(planted()["trained"].iloc[:-1], SEEN, 4, load_tasks(CONFIG))
     cast = own[own["method"] == CAST]
     assert (cast["source"] == cast["target"]).all()
 
@@ -197,13 +172,8 @@ def test_a_family_that_is_held_out_gives_no_vectors_either() -> None:
 def test_a_tiny_run_from_training_to_drawings(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    config = replace(
-        small_config(folder), **{name: getattr(CONFIG, name) for name in CONFIG.__slots__ if "atv" in name}
-    )
-    config = replace(
-        config, sources=CONFIG.sources, targets=CONFIG.targets, atv_holdouts=("task:yes-no-facts",)
-    )
-    run_experiment("atv", config, tmp_path / "out")
+    config = replace(small_config(folder), sources=CONFIG.sources, targets=CONFIG.targets)
+    run_experiment(replace(RUN, atv_holdouts=("task:yes-no-facts",)), config, tmp_path / "out")
     place = tmp_path / "out" / "experiments" / "atv"
     frames = {path.stem: pd.read_parquet(path) for path in place.glob("*.parquet")}
     assert not list((place / "failed").glob("*"))
@@ -215,7 +185,19 @@ def test_a_tiny_run_from_training_to_drawings(tmp_path: Path) -> None:
     full = frames["costs"].set_index("method").loc[ATV_FULL]
     assert full["parameters"] > static["parameters"] > 0
     assert full["query_ms"] > 0
-    assert (frames["rows"].query("method == @STATIC and held_out == ''")["examples"].unique() == [4, 2]).all()
-    assert len(EXPERIMENT.read(frames, config).answer) >= 6
-    for one in EXPERIMENT.draw(frames, config):
+    assert (
+        pd.read_parquet(place / "rows" / "trained.parquet")
+        .query("method == @STATIC and held_out == ''")["examples"]
+        .unique()
+        == [4, 2]
+    ).all()
+    assert "ATV gains" in words(RUN.findings(frames, config))
+    for one in RUN.figures(frames, config):
         assert one.figure.data
+
+
+def test_without_rows_tables_have_columns() -> None:
+    frames = RUN.tables({}, CONFIG, load_tasks(CONFIG))
+    assert {"fold", "verdict"} <= set(frames["result"])
+    assert list(RUN.figures(frames, CONFIG)) == []
+    assert "No condition has an outcome" in words(RUN.findings(frames, CONFIG))
