@@ -182,7 +182,7 @@ class Ablation(Experiment):
         rows = versus[(versus["metric"] == "exact_match") & (versus["against"] == CAST)]
         told = [
             sentences.gain(frames["methods"], CAST),
-            sentences.tally(rows, "variants against cast, in exact match,"),
+            sentences.tally(rows, "variants, against cast in exact match,"),
         ]
         headline = "; ".join(part for part in told if part)
         return Findings(f"{headline}." if headline else sentences.NOTHING)

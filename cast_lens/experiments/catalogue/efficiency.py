@@ -392,12 +392,11 @@ def earned(result: pd.DataFrame) -> pd.DataFrame:
         ``method`` (few-shot), ``queries`` (every prompt run in full), ``queries_cached`` (the common beginning kept);
         NaN where a few-shot query is not dearer than a steered one.
     """
-    known = result.set_index("method")
-    cast = next((known.loc[name] for name in (CAST_HOOKS, CAST_ENGINE) if name in known.index), None)
-    rows = []
-    for name in known.index if cast is not None else ():
+    known, rows = result.set_index("method"), []
+    steered = [name for name in (CAST_HOOKS, CAST_ENGINE) if name in known.index][:1]
+    for name in known.index if steered else ():
         if str(name).startswith("few-shot"):
+            cast = known.loc[steered[0]]
             saved = [known.loc[name, column] - cast[column] for column in ("gflops", "cached_gflops")]
-            after = [cast["once_gflops"] / one if one > 0 else np.nan for one in saved]
-            rows.append((name, *after))
+            rows.append((name, *(cast["once_gflops"] / one if one > 0 else np.nan for one in saved)))
     return pd.DataFrame(rows, columns=["method", "queries", "queries_cached"])

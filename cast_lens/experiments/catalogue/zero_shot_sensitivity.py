@@ -164,7 +164,7 @@ class ZeroShotSensitivity(Experiment):
             )
         rows = versus[(versus["prompt"] == DEFAULT) & (versus["metric"] == "exact_match")]
         own = rows[rows["against"] == named(DEFAULT)]
-        told.append(sentences.tally(own, "reworded vectors against the default one, in exact match,"))
+        told.append(sentences.tally(own, "reworded vectors, against the default one in exact match,"))
         headline = "; ".join(part for part in told if part)
         return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
 

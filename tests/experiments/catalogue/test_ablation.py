@@ -64,7 +64,7 @@ def test_a_variant_that_loses_is_found_with_its_size() -> None:
     assert versus["few-shot mean", "placebo: few-shot mean", "exact_match"] == pytest.approx(-5 / 40)
     verdicts = frames["versus"].set_index(["method", "against", "metric"])["verdict"]
     assert verdicts["few-shot mean", "cast", "exact_match"] == "loss"
-    assert "of 1 variants against cast, in exact match, 0 gain, 1 loses" in words(RUN.findings(frames, SMALL))
+    assert "0 of 1 variants, against cast in exact match, gain, 1 lose" in words(RUN.findings(frames, SMALL))
 
 
 @pytest.mark.parametrize(("few", "verdict"), [(38, "gain"), (20, "not shown")])
@@ -72,7 +72,7 @@ def test_a_variant_that_wins_is_said_to_win_and_no_difference_to_show_nothing(fe
     frames = RUN.tables(made_up(few), SMALL, {})
     row = frames["versus"].query("against == 'cast' and metric == 'exact_match'").iloc[0]
     assert (row["method"], row["verdict"]) == ("few-shot mean", verdict)
-    assert f"{int(verdict == 'not shown')} show" in words(RUN.findings(frames, SMALL))
+    assert f"and {int(verdict == 'not shown')} show neither" in words(RUN.findings(frames, SMALL))
 
 
 def test_without_rows_tables_have_columns() -> None:
