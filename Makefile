@@ -1,16 +1,28 @@
 # Set-up and checks. `make run` and `make test` need nothing but Python 3.10 to 3.13 and a network for the first time.
 PYTHON ?= python3
 VENV ?= .venv
-OUT ?= runs/latest
+OUT ?=
 ARGS ?=
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := cast_lens tests benchmarks studies
 
-.PHONY: run quick test check format notebooks figures bench bench-peers clean
+.DEFAULT_GOAL := run
+.PHONY: help run quick test check format notebooks figures bench bench-peers clean
+
+help:
+	@echo "make run        the main job and its report (OUT=directory, ARGS='--quick ...')"
+	@echo "make quick      a small version of it, in less than a minute"
+	@echo "make test       install the development tools and run the tests"
+	@echo "make check      format, lint and types, as they are checked before a change is taken"
+	@echo "make format     format and mend what can be mended"
+	@echo "make notebooks  execute the notebooks"
+	@echo "make figures    make the gallery of figures"
+	@echo "make bench      time the engine"
+	@echo "make clean      remove the environment and what was built"
 
 run: $(VENV)/.installed
-	$(BIN)/cast-lens run --out $(OUT) $(ARGS)
+	$(BIN)/cast-lens run $(if $(OUT),--out $(OUT)) $(ARGS)
 
 quick: $(VENV)/.installed
 	$(BIN)/cast-lens run --quick --out runs/quick $(ARGS)

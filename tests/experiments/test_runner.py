@@ -301,6 +301,7 @@ def test_every_experiment_is_a_command_with_the_options_of_the_configuration() -
     shown = CliRunner().invoke(app, ["experiment", "cross-domain", "--help"], terminal_width=200).output
     for field in (*dataclasses.fields(RunConfig), *dataclasses.fields(CrossDomain)):
         assert f"--{field.name.replace('_', '-')}" in shown
+    assert "--umap" not in shown
 
 
 def test_the_command_writes_a_report_with_the_chapter(config: RunConfig, tmp_path: Path) -> None:
