@@ -125,9 +125,9 @@ class AtvEvalCommand:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from . import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"cast-lens {__version__}")
+        typer.echo(f"cast-lens {version('cast-lens')}")
         raise typer.Exit
 
 
@@ -383,11 +383,13 @@ def _tell(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
     from .report import publish
     from .report.record import read_run
 
-    page = publish(out)
-    for chapter in read_run(out).chapters:
-        if chapter.name in names and chapter.headline:
-            typer.echo(chapter.headline if len(names) == 1 else f"{chapter.title}: {chapter.headline}")
-    typer.echo(f"Report: {page}")
+    # Without a configuration nothing was begun.
+    if not broken or (out / "config.json").is_file():
+        page = publish(out)
+        for chapter in read_run(out).chapters:
+            if chapter.name in names and chapter.headline:
+                typer.echo(chapter.headline if len(names) == 1 else f"{chapter.title}: {chapter.headline}")
+        typer.echo(f"Report: {page}")
     if broken:
         told = "; ".join(
             f"{name}: {why}" if why.endswith("failed") else name for name, why in sorted(broken.items())

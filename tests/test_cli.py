@@ -128,7 +128,8 @@ def test_mistakes_end_in_one_line_and_code_2(
     code, text = invoke("run", "--out", str(tmp_path / "out"), *arguments)
     assert code == 2
     assert message in text.replace("\n", "")
-    assert text.count("\n") == 1
+    # Before the model is looked for it is said which.
+    assert text.count("\n") == 1 + text.startswith("Loading")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,7 +155,7 @@ def test_options_are_the_fields_of_the_classes_with_their_defaults() -> None:
             field.name for field in dataclasses.fields(owner)
         )
         for one in options:
-            assert one.default in (UNKNOWN, getattr(made, one.name)), (owner, one.name)
+            assert one.default is UNKNOWN or one.default == getattr(made, one.name), (owner, one.name)
             assert one.text != one.name, f"{owner.__name__}.{one.name} has no help"
             value = getattr(made, one.name)
             item = value[0] if isinstance(value, tuple) and value else value
