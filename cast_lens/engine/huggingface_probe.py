@@ -213,7 +213,7 @@ def _check_outside(model: HookedDecoder) -> nn.Linear:
     if len(devices) > 1:
         raise UnfitError(f"the model is spread over {len(devices)} devices")
     if not model.takes_positions:
-        raise UnfitError(f"{type(hf_model).__name__} takes no position_ids")
+        raise UnfitError(f"{type(hf_model).__name__} takes no position_ids that count from 0")
     head = hf_model.get_output_embeddings()
     if type(head) is not nn.Linear:
         raise UnfitError(f"unembedding of class {type(head).__name__}")

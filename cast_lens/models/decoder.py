@@ -48,7 +48,6 @@ class HookedDecoder(HookedTransformer):
         self.cfg = _config(hf_model, config, len(self.layers), name)
         self.tokenizer = None
         self.blocks = nn.ModuleList(_HookedBlock() for _ in self.layers)  # type: ignore[assignment]
-        self.takes_positions = "position_ids" in inspect.signature(hf_model.forward).parameters
         self.setup()
         self.eval()
 
@@ -115,6 +114,22 @@ class HookedDecoder(HookedTransformer):
         return found
 
     @cached_property
+    def takes_positions(self) -> bool:
+        """Whether the model can be told positions that count from 0: some take none, some begin at another number."""
+        if "position_ids" not in inspect.signature(self.hf_model.forward).parameters:
+            return False
+        tokens = torch.linspace(1, self.cfg.d_vocab - 1, 6, device=self.hf_model.device).long()[None]
+        positions = torch.arange(6, device=self.hf_model.device)[None]
+        with attention_as(self.hf_model, "eager"), torch.no_grad():
+            told = self.hf_model(input_ids=tokens, position_ids=positions, use_cache=False).logits
+            alone = self.hf_model(input_ids=tokens, use_cache=False).logits
+        return self._equal(told, alone)
+
+    def _equal(self, one: Tensor, other: Tensor) -> bool:
+        error = float((one - other).abs().max() / other.abs().max())
+        return error < (1e-3 if self.cfg.dtype == torch.float32 else 0.05)
+
+    @cached_property
     def takes_left_padding(self) -> bool:
         """Whether a text that is padded on the left gives the logits that it gives alone, found out by running one."""
         if self.takes_positions:
@@ -125,8 +140,7 @@ class HookedDecoder(HookedTransformer):
         with attention_as(self.hf_model, "eager"), torch.no_grad():
             padded = self.hf_model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
             alone = self.hf_model(input_ids=tokens[:, 3:], use_cache=False).logits
-        error = float((padded[:, -1] - alone[:, -1]).abs().max() / alone[:, -1].abs().max())
-        return error < (1e-3 if self.cfg.dtype == torch.float32 else 0.05)
+        return self._equal(padded[:, -1], alone[:, -1])
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
@@ -158,9 +172,10 @@ class _HookedBlock(nn.Module):
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         residual = output[0] if isinstance(output, tuple) else output
-        if residual.ndim != 3:
+        if not isinstance(residual, Tensor) or residual.ndim != 3:
+            shape = tuple(residual.shape) if isinstance(residual, Tensor) else type(residual).__name__
             raise ValueError(
-                f"{type(layer).__name__} hands on residuals of shape {tuple(residual.shape)}, not [batch, position, "
+                f"{type(layer).__name__} hands on residuals of shape {shape}, not [batch, position, "
                 "d_model]: there is no one residual stream to steer"
             )
         steered = self.hook_resid_post(residual)

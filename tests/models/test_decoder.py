@@ -128,3 +128,5 @@ def test_left_padding_is_refused_where_the_model_cannot_be_told_positions() -> N
         right = model(tokens.flip(-1), attention_mask=(tokens != 2).long().flip(-1))
         assert_close(right[:1, :2], model(tokens.flip(-1)[:1, :2]))
     assert HookedDecoder(small_model("bloom")).takes_left_padding
+    # Counts its positions from the number of its padding token on.
+    assert not HookedDecoder(small_model("camembert")).takes_positions
