@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 from .engine import score, tokenise
 from .engine.layout import TokenPrompt
 from .engine.tokens import Prompts
-from .interventions import Intervention, Steering
+from .interventions import Interventions, Steering, as_interventions
 from .stats import mean_interval
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ NEUTRAL_TEXTS = (
 
 def text_effects(
     model: HookedTransformer,
-    interventions: Sequence[Intervention],
+    interventions: Interventions,
     texts: str | Sequence[str] = NEUTRAL_TEXTS,
     *,
     kept_mb: float = KEPT_MB,
@@ -71,7 +71,7 @@ def text_effects(
 
     Args:
         model: any ``HookedTransformer`` with a tokenizer.
-        interventions: variants beside the unsteered model.
+        interventions: variants beside the unsteered model: one, several, or several by name (the column ``name``).
         texts: of 4 tokens or more; the first half of each is the prompt, the rest is scored.
         kept_mb: memory for full-vocabulary logits, in MB.
 
@@ -85,6 +85,7 @@ def text_effects(
     """
     import pandas as pd
 
+    interventions = as_interventions(interventions)
     texts = [texts] if isinstance(texts, str) else list(texts)
     halves = [_halved(prompt, text) for prompt, text in zip(tokenise(model, texts), texts, strict=True)]
     held = 4e-6 * (len(interventions) + 1) * int(model.cfg.d_vocab_out)
@@ -134,7 +135,7 @@ def token_effects(
     prompts: Prompts,
     intervention: Steering,
     *,
-    placebos: Sequence[Steering] = (),
+    placebos: Interventions = (),
 ) -> pd.DataFrame:
     """What the next-token distribution gains and loses, averaged over prompts.
 
@@ -156,7 +157,7 @@ def token_effects(
 
     if model.tokenizer is None:
         raise ValueError("token_effects names tokens and needs a tokenizer; load the model with load_model")
-    logits = score(model, prompts, [intervention, *placebos], keep_logits=True).logits
+    logits = score(model, prompts, [intervention, *as_interventions(placebos)], keep_logits=True).logits
     assert logits is not None
     before, after, *controls = (one.softmax(dim=-1).double().mean(dim=0).cpu().numpy() for one in logits)
     order = np.argsort(-np.abs(after - before), kind="stable")

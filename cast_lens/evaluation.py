@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 
 from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
-from .interventions import Steering
+from .interventions import Interventions
 from .tasks import Prompt, is_match, is_valid
 
 # Tokens that a model may write beyond the longest admissible answer: enough to see that it ended, or did not.
@@ -37,7 +37,7 @@ OUTCOMES = (
 def evaluate(
     model: HookedTransformer,
     prompts: Prompt | Sequence[Prompt],
-    interventions: Sequence[Steering] = (),
+    interventions: Interventions = (),
     *,
     max_new_tokens: int | None = None,
     chat: bool = False,
@@ -49,7 +49,7 @@ def evaluate(
     Args:
         model: any ``HookedTransformer``.
         prompts: queries with gold answers.
-        interventions: variants beside the unsteered model.
+        interventions: variants beside the unsteered model: one, several, or several by name (the column ``name``).
         max_new_tokens: longest answer; by default three tokens more than the longest admissible or gold answer.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB.

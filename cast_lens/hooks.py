@@ -15,8 +15,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.utilities import USE_DEFAULT_VALUE, get_attention_mask
 
-from .interventions import Steering
-from .positions import ForwardPass
+from .interventions import ForwardPass, Steering
 
 _ABSENT = object()
 

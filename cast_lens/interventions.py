@@ -3,17 +3,21 @@
 An ``Intervention`` says *where* (layer, position) and *what* (operator, direction, strength). It never
 changes its argument in place and returns the argument's dtype and device. Layer ``l`` means
 ``blocks.{l}.hook_resid_post``. ``PromptVectors`` add to each prompt a vector of its own, at several layers.
+
+Which token is edited is decided here alone (``edited_tokens``), for forward passes, decoding, gradients and hooks.
+``ForwardPass`` counts tokens row by row among the real ones, so that padding on either side and keys that are already
+cached change nothing: the last prompt token is the same token in a batch, alone, decoded step by step or all at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Position = Literal["last", "prompt_last", "all"]
@@ -313,3 +317,133 @@ class PromptVectors:
         exact = torch.promote_types(residual.dtype, torch.float32)
         own = self.directions[:, self.layers.index(layer)].to(device=residual.device, dtype=exact)
         return residual + (self.strength * own[owners]).to(residual.dtype)
+
+
+Interventions = Steering | Sequence[Steering] | Mapping[str, Steering]
+"""One intervention, several, or several by name: the name is what frames call them."""
+
+
+def as_interventions(given: Interventions) -> list[Steering]:
+    """A list of interventions in their order, each with the name that it was given by.
+
+    Raises:
+        ValueError: something that is no intervention, by its name or index.
+    """
+    named: list[tuple[object, Steering]]
+    if isinstance(given, Mapping):
+        named = list(given.items())
+    else:
+        named = list(enumerate(given if isinstance(given, Sequence) else [given]))
+    found: list[Steering] = []
+    for name, item in named:
+        if not isinstance(item, Intervention | PromptVectors):
+            raise ValueError(
+                f"intervention {name} is a {type(item).__name__}; steering takes interventions: "
+                "vector.intervention(layer, strength=...) makes one from a steering vector"
+            )
+        found.append(replace(item, name=name) if isinstance(name, str) else item)
+    return found
+
+
+def edited_tokens(
+    position: Position, place: Int[Tensor, "*tokens"], last: int | Int[Tensor, "*#tokens"]
+) -> Bool[Tensor, "*tokens"]:
+    """True at the tokens that an intervention at ``position`` edits: the one rule.
+
+    Args:
+        position: see ``Intervention``.
+        place: index of each token in its text, prompt and answer together, counted among real tokens.
+        last: index of the last prompt token.
+    """
+    if position == "all":
+        return torch.ones_like(place, dtype=torch.bool)
+    return place == last if position == "prompt_last" else place >= last
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardPass:
+    """What one forward pass runs over.
+
+    Attributes:
+        batch: rows.
+        width: columns of this pass, padding included.
+        cached: columns before them whose keys and values are in a cache.
+        mask: [batch, cached + width], True where a token is real; None when all are.
+        prompt_width: columns of the prompt, padding included, where a decoding loop told; None otherwise.
+        layers: blocks that the pass runs.
+    """
+
+    batch: int
+    width: int
+    cached: int
+    mask: Bool[Tensor, "batch column"] | None
+    prompt_width: int | None
+    layers: range
+
+    def __post_init__(self) -> None:
+        expected = (self.batch, self.cached + self.width)
+        if self.mask is not None and tuple(self.mask.shape) != expected:
+            raise ValueError(
+                f"attention_mask has shape {tuple(self.mask.shape)}, but this pass has {self.batch} rows of "
+                f"{self.cached} cached and {self.width} new tokens: steering needs one of shape {expected}"
+            )
+
+    def chosen(
+        self, position: Position, prompt_length: Int[Tensor, " length"] | None = None
+    ) -> Bool[Tensor, "batch width"]:
+        """True at the tokens of this pass that an intervention at ``position`` edits.
+
+        A pass that starts at the first token is taken for a prompt, unless ``prompt_length`` or the decoding
+        loop says where the prompt ends; a single token behind a cache is taken for a decoded one.
+
+        Args:
+            position: ``all`` is every token, padding included, which no real token attends to.
+            prompt_length: real tokens of each row's prompt, one number per row or one for all.
+
+        Raises:
+            ValueError: when several tokens follow a cache and nothing says which of them belong to the
+                prompt, or when ``prompt_length`` has another number of rows.
+        """
+        if position == "all":
+            return torch.ones(self.batch, self.width, dtype=torch.bool)
+        mask = self.mask
+        if mask is None:
+            mask = torch.ones(self.batch, self.cached + self.width, dtype=torch.bool)
+        rank = (mask.cumsum(dim=1) - 1)[:, self.cached :]
+        last = self._last_prompt_rank(mask, prompt_length)[:, None]
+        return edited_tokens(position, rank, last) & mask[:, self.cached :]
+
+    def _last_prompt_rank(
+        self, mask: Bool[Tensor, "batch column"], prompt_length: Int[Tensor, " length"] | None
+    ) -> Int[Tensor, " row"]:
+        if prompt_length is not None:
+            if len(prompt_length) not in (1, self.batch):
+                raise ValueError(
+                    f"prompt_length has {len(prompt_length)} entries, but the model was run on {self.batch} "
+                    "rows; give one number, or one per row"
+                )
+            return prompt_length.to(mask.device) - 1
+        if self.prompt_width is not None:
+            return mask[:, : self.prompt_width].sum(dim=1) - 1
+        if self.cached == 0:
+            return mask.sum(dim=1) - 1
+        if self.width == 1:
+            return torch.full((1,), -1, device=mask.device)
+        raise ValueError(
+            f"{self.width} tokens follow {self.cached} cached ones: they may be the rest of a prompt or "
+            "decoded tokens; say how long the prompt is with steer(..., prompt_length=...)"
+        )
+
+
+def prompt_lengths(length: int | Sequence[int] | Int[Tensor, " batch"]) -> Int[Tensor, " row"]:
+    """``prompt_length`` as steering takes it, checked: real tokens of the prompt, for all rows or for each.
+
+    Raises:
+        ValueError: when a prompt would have no token.
+    """
+    lengths = torch.as_tensor(length).reshape(-1)
+    if not len(lengths) or lengths.is_floating_point() or int(lengths.min()) < 1:
+        raise ValueError(
+            f"prompt_length={length!r} must be the number of real tokens in the prompt, 1 or more"
+        )
+    return lengths.long()

@@ -3,7 +3,7 @@
 Inside the context every way to run the model is steered alike: a call, ``run_with_hooks``,
 ``run_with_cache``, ``generate`` and ``generate_stream``, with or without a KV cache, padded on either side or
 not, on text or on tokens. Layer ``l`` is the output of block ``l``, ``blocks.{l}.hook_resid_post``; which
-tokens are edited is said by ``Intervention.position`` and decided in ``cast_lens.positions``.
+tokens are edited is said by ``Intervention.position`` and decided in ``cast_lens.interventions``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from .engine.greedy import StopRule, check_length, texts_of, write_greedily
+from .engine.scores import greedy_tokens
 from .engine.tokens import Prompts, tokenise
-from .engine.vocabulary import greedy_tokens
 from .hooks import Edit, Watch
-from .interventions import Steering
+from .interventions import Interventions, Steering, as_interventions, prompt_lengths
 from .models import HookedDecoder
 from .models.identity import check_interventions, plain_model
-from .positions import prompt_lengths
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,7 +32,7 @@ Model = TypeVar("Model", bound=nn.Module)
 @contextmanager
 def steer(
     model: Model,
-    *interventions: Steering,
+    *interventions: Interventions,
     prompt_length: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
 ) -> Iterator[Model]:
     """Steer a model for as long as the context lasts; its hooks are gone afterwards, also after an exception.
@@ -52,8 +51,9 @@ def steer(
     Args:
         model: a ``HookedTransformer`` in ``eval()`` mode. What ``torch.compile`` made of one runs uncompiled inside the
             context: compiled code passes over hooks that were added later.
-        interventions: what to do, and where; see ``SteeringVector.intervention``. ``PromptVectors`` steer each
-            row of a batch with the vectors of its prompt.
+        interventions: what to do, and where, all together; see ``SteeringVector.intervention``. ``PromptVectors``
+            steer each row of a batch with the vectors of its prompt. A list of them, or a mapping of names to them,
+            may stand for several.
         prompt_length: real tokens of the prompt, BOS included: one number, or one a row.
 
     Yields:
@@ -67,10 +67,11 @@ def steer(
             the context).
     """
     whole = plain_model(model)
-    _check(whole, interventions)
+    items = [item for given in interventions for item in as_interventions(given)]
+    _check(whole, items)
     lengths = None if prompt_length is None else prompt_lengths(prompt_length)
     watch = Watch.of(whole)
-    edits = [Edit(item, layer, watch, lengths) for item in interventions for layer in item.layers]
+    edits = [Edit(item, layer, watch, lengths) for item in items for layer in item.layers]
     compiled = vars(model).get("forward") if whole is not model else None
     try:
         watch.hold(edits)
@@ -90,7 +91,7 @@ def generate(
     model: HookedTransformer,
     prompts: Prompts,
     *,
-    interventions: Sequence[Steering] = (),
+    interventions: Interventions = (),
     max_new_tokens: int = 16,
     stop: str | None = "\n",
     use_cache: bool = True,
@@ -102,7 +103,7 @@ def generate(
     Args:
         model: in ``eval()`` mode, with a tokenizer.
         prompts: see ``engine.tokenise``; they run as one batch, padded on the left.
-        interventions: applied in order.
+        interventions: one, several, or several by name: all together, in order.
         max_new_tokens: tokens to write at most, 1 or more.
         stop: text at which an answer ends, not part of it, where it stands behind something that is not blank; None
             to end at end-of-text and end-of-turn tokens only.
@@ -141,7 +142,7 @@ def generate(
         tokens, mask = torch.cat((tokens, column), dim=1), torch.cat((mask, torch.ones_like(column)), dim=1)
         return following(seen)
 
-    with steer(model, *interventions, prompt_length=[len(row) for row in rows]):
+    with steer(model, interventions, prompt_length=[len(row) for row in rows]):
         written = write_greedily(following(0), step, max_new_tokens=max_new_tokens, stop=rule)
     return [text or "" for text in texts_of(rule, [written])[0]]
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cast_lens.interventions import POSITIONS, Position
-from cast_lens.positions import ForwardPass, prompt_lengths
+from cast_lens.interventions import POSITIONS, ForwardPass, Position, prompt_lengths
 
 # Two prompts, of 2 and 4 tokens.
 LEFT = [[0, 0, 1, 1], [1, 1, 1, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,7 +235,7 @@ class TestGenerate:
         end = next(token for token in rows[0] if all(token not in row for row in rows[1:]))
         before = rows[0].index(end)
         assert before < NEW - 1
-        tokenizer.eos_token_id = end
+        vars(model)["generation_config"] = SimpleNamespace(eos_token_id=end)
         expected = [tokenizer.decode(rows[0][:before]), *map(tokenizer.decode, rows[1:])]
         assert generate(model, PROMPTS, max_new_tokens=NEW, stop=None) == expected
 

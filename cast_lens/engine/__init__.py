@@ -13,11 +13,9 @@
 """
 
 from .capture import capture
-from .decoding import answer
-from .gradients import answer_losses, frozen
-from .joint import score_and_answer
+from .decoding import answer, score_and_answer
+from .gradients import Prefix, Prefixes, answer_losses, frozen
 from .layout import TokenPrompt
-from .prefixes import Prefix, Prefixes
 from .progress import Progress, bars, quiet
 from .scores import Scores
 from .scoring import score

@@ -1,7 +1,8 @@
 """Greedy answers under many interventions at once, from the same shared keys and values.
 
-After one pass over the prompts every (variant, prompt) row goes on alone, with its own few keys and the
-prompt's shared ones. Rows that have written a stop token leave.
+After one pass over the prompts every (variant, prompt) row goes on alone, with its own few keys and the prompt's
+shared ones; rows that have ended leave. ``score_and_answer`` reads scores off the same pass: its tails hold the last
+prompt token and the chains of the answers, and each row writes on from the last prompt token alone.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..interventions import Steering
+from ..interventions import Interventions, Steering, as_interventions, edited_tokens
 from ..models.identity import check_interventions, plain_model
 from . import reference
 from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, own_precision, row_bytes
 from .forward import Pass, run_pass
-from .greedy import Stop, check_length, stop_rule, texts_of, write_greedily
+from .greedy import Stop, StopRule, check_length, stop_rule, texts_of, write_greedily
 from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
-from .scoring import plan_jobs
+from .scores import Scores, read_out
+from .scoring import Collected, plan_jobs, read_tails, score
 from .support import row_model, unsupported
 from .tokens import Prompts, tokenise
-from .vocabulary import read_out
 
 
 def answer(
     model: HookedTransformer,
     prompts: Prompts,
-    interventions: Sequence[Steering] = (),
+    interventions: Interventions = (),
     *,
     max_new_tokens: int = 8,
     stop_at_newline: bool = True,
@@ -46,7 +47,8 @@ def answer(
     Args:
         model: any ``HookedTransformer``.
         prompts: see ``tokenise``.
-        interventions: variants beside the unsteered model. Under ``last`` each decoded token is steered too.
+        interventions: variants beside the unsteered model: one, several, or several by name. Under ``last`` each
+            decoded token is steered too.
         max_new_tokens: longest answer, in tokens.
         stop_at_newline: end an answer at the first line end behind something that is not blank. ``end_tokens``
             always end it. See ``StopRule``.
@@ -82,7 +84,7 @@ def answer(
 def decode(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
-    interventions: Sequence[Steering] = (),
+    interventions: Interventions = (),
     *,
     max_new_tokens: int,
     stop: Stop,
@@ -95,7 +97,7 @@ def decode(
         ValueError: ``max_new_tokens`` below 1; see ``check_interventions``.
     """
     check_length(max_new_tokens)
-    model = plain_model(model)
+    model, interventions = plain_model(model), as_interventions(interventions)
     check_interventions(model, interventions, len(prompts))
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
     if unsupported(model) is not None:
@@ -198,7 +200,7 @@ def write(
         rows.keep(kept)
         at = positions[kept]
         positions = at + 1
-        return _step(kernel, batch, trunk, rows, tokens, interventions, at)
+        return _step(kernel, batch, trunk, rows, tokens, interventions, at, lengths[rows.prompt] - 1)
 
     found = write_greedily(rows.tokens, step, max_new_tokens=max_new_tokens, stop=stop)
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
@@ -246,20 +248,23 @@ def _step(
     tokens: Int[Tensor, " row"],
     interventions: list[Steering],
     positions: Int[Tensor, " row"],
+    lasts: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
     """Feed each row's last token and return the next ones."""
     x, place = model.begin(tokens, positions, longest=int(positions.max()) + 1)
     paths = rows.paths(batch)
     steered = [
-        (item, (rows.variant == variant).nonzero().flatten())
+        (
+            item,
+            (edited_tokens(item.position, positions, lasts) & (rows.variant == variant)).nonzero().flatten(),
+        )
         for variant, item in enumerate(interventions, start=1)
-        if item.position != "prompt_last"
     ]
     for layer, spec in enumerate(model.attention):
         attend = _attention(spec, rows, layer, trunk[layer], paths)
         x = model.run_block(layer, x, place, attend)
         for item, mine in steered:
-            if layer in item.layers:
+            if layer in item.layers and len(mine):
                 x[mine] = item.edit(layer, x[mine], rows.prompt[mine])
     return read_out(model, model.norm_final(x))[1]
 
@@ -279,3 +284,90 @@ def _attention(
         return attend_rows(spec, q, rows.own[layer], trunk, paths)
 
     return attend
+
+
+def score_and_answer(
+    model: HookedTransformer,
+    prompts: Prompts,
+    interventions: Interventions = (),
+    *,
+    max_new_tokens: int,
+    stop_at_newline: bool = True,
+    chat: bool = False,
+    memory_mb: float = 4 * DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> tuple[Scores, list[list[str | None]]]:
+    """``score`` and ``answer`` of the same prompts and interventions.
+
+    Interventions at ``all`` positions, and architectures that the fast path does not know, are scored and decoded
+    apart.
+
+    Args:
+        model, prompts, interventions, chat, progress: see ``score``.
+        max_new_tokens, stop_at_newline: see ``answer``.
+        memory_mb: working memory above the model, in MB.
+
+    Raises:
+        ValueError: see ``score`` and ``answer``.
+    """
+    check_length(max_new_tokens)
+    model, interventions = plain_model(model), as_interventions(interventions)
+    stop = stop_rule(model, stop_at_newline=stop_at_newline)
+    ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
+    check_interventions(model, interventions, len(ready))
+    if stop_at_newline:
+        _check_lines(ready, stop)
+    if unsupported(model) is not None or any(item.position == "all" for item in interventions):
+        scores = score(model, ready, interventions, memory_mb=memory_mb, progress=progress)
+        apart = decode(
+            model,
+            ready,
+            interventions,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            memory_mb=memory_mb,
+            progress=progress,
+        )
+        return scores, texts_of(stop, apart)
+    collected = Collected(len(ready), len(interventions) + 1, False, int(model.cfg.d_vocab_out))
+    written: list[list[tuple[int, ...]]] = [[()] * len(ready) for _ in range(len(interventions) + 1)]
+    extra = 3 * cache_bytes(model) + row_bytes(model)
+    with own_precision(model):
+        jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb, extra_row_bytes=extra))
+        for members, chosen in progress(jobs, "score and answer", len(jobs)):
+            variants = [0, *(index + 1 for index in chosen)]
+            items = [interventions[index].of(members) for index in chosen]
+            own = [ready[index] for index in members]
+            batch, done = _pass(model, own, items)
+            read_tails(
+                row_model(model), batch, done.tails, own, members, variants, collected, labels_only=False
+            )
+            first = collected.first[variants][:, members]
+            rows = write(model, batch, done, items, own, max_new_tokens, stop, first=first)
+            for row, variant in zip(rows, variants, strict=True):
+                for tokens, index in zip(row, members, strict=True):
+                    written[variant][index] = tokens
+    return collected.scores(interventions, ready), texts_of(stop, written)
+
+
+def _check_lines(prompts: Sequence[TokenPrompt], stop: StopRule) -> None:
+    """Refuse answers that decoding would cut: one with a line end inside can never be written whole.
+
+    Raises:
+        ValueError: with prompt and answer.
+    """
+    owners = {answer: prompt for prompt in prompts for answer in prompt.answers}
+    for answer, prompt in owners.items():
+        if any(stop(answer[:length]) for length in range(1, len(answer))):
+            raise ValueError(
+                f"{prompt.name or 'a prompt'}: the answer {stop.tokenizer.decode(list(answer))!r} holds a line end, "
+                "where decoding stops, so that it could never match; give answers of one line, or decode with "
+                "answer(..., stop_at_newline=False)"
+            )
+
+
+def _pass(
+    model: HookedTransformer, prompts: list[TokenPrompt], interventions: list[Steering]
+) -> tuple[Batch, Pass]:
+    batch = build_batch(prompts, device=model.cfg.device or "cpu")
+    return batch, run_pass(row_model(model), batch, interventions, keep_cache=True)

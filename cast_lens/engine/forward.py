@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions import Position, Steering
+from ..interventions import Position, Steering, edited_tokens
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
 from .layout import Batch
 from .model import Attend, AttentionSpec, RowModel
@@ -44,16 +44,12 @@ class Pass:
     order: tuple[int, ...]
 
 
-def steered_columns(batch: Batch, position: str) -> slice | Int[Tensor, " steered"]:
+def steered_columns(batch: Batch, position: Position) -> slice | Int[Tensor, " steered"]:
     """Which columns of the tails an intervention at this position edits."""
     mask = torch.zeros(batch.n_tail, dtype=torch.bool)
     for tail, offset in zip(batch.tails, batch.offsets, strict=False):
-        if position == "all":
-            mask[offset : offset + len(tail.tokens)] = True
-        elif position == "last":
-            mask[offset + tail.last : offset + len(tail.tokens)] = True
-        else:
-            mask[offset + tail.last] = True
+        places = torch.tensor(tail.positions)
+        mask[offset : offset + len(places)] = edited_tokens(position, places, tail.positions[tail.last])
     return slice(None) if bool(mask.all()) else mask.nonzero().flatten().to(batch.tokens.device)
 
 

@@ -14,12 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..interventions import Steering
+from ..interventions import Steering, edited_tokens
 from .batching import own_precision
 from .greedy import Stop, write_greedily
 from .layout import TokenPrompt
-from .scores import written
-from .vocabulary import greedy_tokens
+from .scores import greedy_tokens, written
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
@@ -35,11 +34,9 @@ def edit_hooks(intervention: Steering, prompt_length: int) -> list[Hook]:
 
 
 def _edit(intervention: Steering, layer: int, prompt_length: int) -> Callable[..., Tensor]:
-    first = prompt_length - 1
-    chosen = {"last": slice(first, None), "prompt_last": slice(first, first + 1), "all": slice(None)}
-    where = chosen[intervention.position]
-
     def edit(residual: Tensor, hook: Any) -> Tensor:
+        places = torch.arange(residual.shape[1], device=residual.device)
+        where = edited_tokens(intervention.position, places, prompt_length - 1)
         edited = residual.clone()
         rows = residual[0, where]
         edited[0, where] = intervention.edit(layer, rows, torch.zeros(len(rows), dtype=torch.long))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ..interventions import Steering
+from ..interventions import Interventions, Steering, as_interventions
 from ..models.identity import check_interventions, plain_model
 from . import reference
 from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, warn_beyond
@@ -19,16 +19,24 @@ from .forward import run_pass
 from .layout import END, Batch, TokenPrompt, build_batch
 from .model import RowModel
 from .progress import Progress, quiet
-from .scores import UNREAD, Scores, telling_lengths, warn_of_answers_alike, warn_of_overflow
+from .scores import (
+    UNREAD,
+    Keep,
+    Scores,
+    greedy_tokens,
+    read_out,
+    telling_lengths,
+    warn_of_answers_alike,
+    warn_of_overflow,
+)
 from .support import row_model, unsupported
 from .tokens import Prompts, tokenise
-from .vocabulary import Keep, greedy_tokens, read_out
 
 
 def score(
     model: HookedTransformer,
     prompts: Prompts,
-    interventions: Sequence[Steering] = (),
+    interventions: Interventions = (),
     *,
     chat: bool = False,
     keep_logits: bool = False,
@@ -45,7 +53,8 @@ def score(
     Args:
         model: any ``HookedTransformer``.
         prompts: see ``tokenise``.
-        interventions: variants to run beside the unsteered model: ``Intervention`` or ``PromptVectors``.
+        interventions: variants to run beside the unsteered model, ``Intervention`` or ``PromptVectors``: one,
+            several, or several by name (the column ``name`` of frames).
         chat: use the model's chat template.
         keep_logits: keep the full-vocabulary logits of the first answer token.
         labels_only: unembed nothing but the answers' first tokens. ``answer_logprobs`` are then unnormalised
@@ -60,7 +69,7 @@ def score(
     Warns:
         RuntimeWarning: logits were NaN or infinite, under which interventions.
     """
-    model = plain_model(model)
+    model, interventions = plain_model(model), as_interventions(interventions)
     ready = tokenise(model, prompts, chat=chat)
     check_interventions(model, interventions, len(ready))
     if labels_only and any(len(answer) > 1 for prompt in ready for answer in prompt.answers):

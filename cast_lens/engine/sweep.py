@@ -89,10 +89,24 @@ def _wilson(mean: float, n: int) -> tuple[float, float]:
     return found.low, found.high
 
 
+def _named(
+    directions: SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector],
+) -> dict[str, SteeringVector]:
+    if isinstance(directions, Mapping):
+        return dict(directions)
+    several = [directions] if isinstance(directions, SteeringVector) else list(directions)
+    names = [vector.provenance.task for vector in several]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"directions are of the tasks {names}; give a mapping of names to vectors to tell them apart"
+        )
+    return dict(zip(names, several, strict=True))
+
+
 def sweep(
     model: HookedTransformer,
     prompts: Prompts,
-    directions: SteeringVector | Mapping[str, SteeringVector],
+    directions: SteeringVector | Sequence[SteeringVector] | Mapping[str, SteeringVector],
     *,
     layers: Sequence[int] | None = None,
     strengths: Sequence[float] = DEFAULT_STRENGTHS,
@@ -109,7 +123,8 @@ def sweep(
     Args:
         model: the model that the vectors were taken from.
         prompts: with gold and admissible answers (``Prompt``), for anything but logits.
-        directions: a vector, or several by name (sources, placebos): a control is one more entry.
+        directions: a vector, several (each named by its task), or several by name (sources, placebos): a control is
+            one more entry.
         layers: block indices; all layers that every vector holds when None.
         strengths: finite factors.
         operator: see ``Intervention``.
@@ -123,11 +138,7 @@ def sweep(
     Raises:
         ValueError: no layers or strengths in common; a vector of another model; see ``score``.
     """
-    named = (
-        {directions.provenance.task: directions}
-        if isinstance(directions, SteeringVector)
-        else dict(directions)
-    )
+    named = _named(directions)
     if not named or not strengths:
         raise ValueError("give at least one direction and one strength to sweep over")
     for vector in named.values():

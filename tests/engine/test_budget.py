@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cast_lens.engine import attention, capture, hooked, score, vocabulary
+from cast_lens.engine import attention, capture, hooked, score, scores
 from cast_lens.engine.capture import rows_within
 from cast_lens.engine.decoding import decode
 from cast_lens.engine.layout import TokenPrompt
@@ -42,9 +42,9 @@ def test_a_small_budget_gives_the_same_numbers_in_more_pieces(
     written = decode(model, prompts, items, max_new_tokens=4, stop=stop)
     monkeypatch.setattr(attention, "GROUP_BYTES", 2e4)
     monkeypatch.setattr(hooked, "MLP_ROWS", 7)
-    monkeypatch.setattr(vocabulary, "UNEMBED_ROWS", 11)
-    monkeypatch.setattr(vocabulary, "BLOCK_TOKENS", {"cpu": 100, "cuda": 100})
-    monkeypatch.setattr(vocabulary, "SUM_ROWS", {"cpu": 3})
+    monkeypatch.setattr(scores, "UNEMBED_ROWS", 11)
+    monkeypatch.setattr(scores, "BLOCK_TOKENS", {"cpu": 100, "cuda": 100})
+    monkeypatch.setattr(scores, "SUM_ROWS", {"cpu": 3})
     count = Counting()
     parts = score(model, prompts, items, keep_logits=True, memory_mb=SMALL_MB, progress=count)
     assert count.pieces > 10

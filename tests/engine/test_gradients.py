@@ -8,9 +8,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from cast_lens.engine import reference
-from cast_lens.engine.gradients import answer_losses, frozen
+from cast_lens.engine.gradients import Prefixes, answer_losses, frozen
 from cast_lens.engine.layout import TokenPrompt
-from cast_lens.engine.prefixes import Prefixes
 from cast_lens.interventions import Position, PromptVectors
 from tests.closeness import assert_close
 from tests.engine.cases import D_MODEL, few_shot_prompts

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cast_lens.engine import answer, score
-from cast_lens.engine.joint import score_and_answer
+from cast_lens.engine.decoding import score_and_answer
 from cast_lens.interventions import Intervention
 from tests.closeness import assert_close
 from tests.engine.cases import all_kinds, direction, few_shot_prompts

@@ -17,8 +17,8 @@ from torch import Tensor
 from ...engine import Progress, Scores, TokenPrompt
 from ...engine.greedy import Stop, write_greedily
 from ...engine.layout import END
+from ...engine.scores import greedy_tokens
 from ...engine.scores import written as written_answers
-from ...engine.vocabulary import greedy_tokens
 from .peft_model import Wrapped, padded, selected
 
 # Tokens that a pass reads: enough to keep a processor busy.
