@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy.stats import permutation_test, rankdata, spearmanr
-from sklearn.metrics import roc_auc_score, silhouette_score
+from sklearn.metrics import silhouette_score
 
 from .arrays import as_pair
 from .permutation import BATCH, HypothesisTest
@@ -32,7 +32,9 @@ def auroc(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -
     """
     if lost.all() or not lost.any():
         return float("nan")
-    return float(roc_auc_score(~lost, scores))
+    # Mann and Whitney's U: scikit-learn's function takes 4 ms to check its input, too long for every bootstrap replicate.
+    gained, ranks = int((~lost).sum()), rankdata(scores)
+    return float((ranks[~lost].sum() - gained * (gained + 1) / 2) / (gained * int(lost.sum())))
 
 
 def silhouette(distances: Float[np.ndarray, "row row"], labels: Int[np.ndarray, " row"]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from cast_lens.stats import auroc, silhouette, spearman
 
@@ -23,6 +24,7 @@ def test_auroc_counts_pairs(seed: int) -> None:
     scores, lost = generator.integers(0, 5, size=30).astype(float), generator.random(30) < 0.4
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[~lost] for b in scores[lost]]
     assert auroc(scores, lost) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert auroc(scores, lost) == pytest.approx(roc_auc_score(~lost, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
