@@ -32,7 +32,7 @@ def auroc(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -
     """
     if lost.all() or not lost.any():
         return float("nan")
-    # Mann and Whitney's U: scikit-learn's function takes 4 ms to check its input, too long for every bootstrap replicate.
+    # Mann and Whitney's U; scikit-learn checks its input for 4 ms, too long for every bootstrap replicate.
     gained, ranks = int((~lost).sum()), rankdata(scores)
     return float((ranks[~lost].sum() - gained * (gained + 1) / 2) / (gained * int(lost.sum())))
 
