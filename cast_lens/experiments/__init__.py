@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from .main_job import run
     from .outcomes import contrast_table
     from .runner import run_experiment
-    from .settings import ExperimentConfig
 
 __all__ = [
     "EXPERIMENTS",
-    "ExperimentConfig",
     "RunConfig",
     "contrast_table",
     "make_config",
@@ -35,7 +33,6 @@ __all__ = [
     "run_experiment",
 ]
 _HOME = {
-    "ExperimentConfig": "settings",
     "RunConfig": "config",
     "contrast_table": "outcomes",
     "make_config": "config",

@@ -1,13 +1,11 @@
-"""A bench on a tiny model with tasks made in memory, for cells of experiments."""
+"""A workspace on a tiny model with tasks made in memory, for cells of experiments."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cast_lens.engine import quiet
-from cast_lens.experiments.bench import Bench
 from cast_lens.experiments.config import RunConfig
-from cast_lens.experiments.settings import ExperimentConfig
 from cast_lens.experiments.store import RunDirectory
 from cast_lens.experiments.workspace import Workspace
 from cast_lens.methods import residual_embedding
@@ -19,41 +17,10 @@ SOURCES = ("mood", "double")
 TARGETS = ("tone", "mood")
 
 
-def small_config(**changes: object) -> ExperimentConfig:
-    """Two sources, two targets, one of them a source; a grid of four cells."""
-    chosen: dict[str, object] = {
-        "model": "tiny",
-        "sources": SOURCES,
-        "targets": TARGETS,
-        "shots": 2,
-        "samples": 6,
-        "validation": 3,
-        "test": 4,
-        "layers": (1, 2),
-        "strengths": (1.0, 2.0),
-        "placebos": 1,
-        "finalists": 2,
-        "bootstrap": 50,
-        "texts": 3,
-        "queries": 4,
-        **changes,
-    }
-    return ExperimentConfig(**chosen)  # type: ignore[arg-type]
-
-
 def small_tasks() -> dict[str, Task]:
     """A label task and a free one as sources, and a label task that is a target only."""
     made = (label_task("mood"), word_task("double"), label_task("tone"))
     return {task.name: task for task in made}
-
-
-def small_bench(path: Path, **changes: object) -> Bench:
-    """A bench that keeps its vectors and settings under ``path``."""
-    model = tiny_model("llama")
-    config = small_config(**changes)
-    return Bench(
-        config, model, small_tasks(), RunDirectory(path), quiet, lambda text: None, residual_embedding(model)
-    )
 
 
 def grid_config(**changes: object) -> RunConfig:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cast_lens.experiments.outcomes import once, side_by_side
-from tests.experiments.old_small import joined, outcomes
+from tests.experiments.small import joined, outcomes
 
 
 def compare(rows: pd.DataFrame, pairs: list[tuple[str, str]], **options: object) -> pd.DataFrame:

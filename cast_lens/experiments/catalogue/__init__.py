@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,13 +40,5 @@ def find(name: str) -> type[Experiment]:
         near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(EXPERIMENTS)}"
         raise ValueError(f"experiment {name!r} is unknown; {hint}")
-    module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
-    return _class_of(module)
-
-
-@cache
-def _class_of(module: ModuleType) -> type[Experiment]:
-    from .. import legacy
-
-    found = module.EXPERIMENT
-    return legacy.wrapped(found) if isinstance(found, legacy.Experiment) else found
+    found: type[Experiment] = importlib.import_module(f".{name.replace('-', '_')}", __name__).EXPERIMENT
+    return found

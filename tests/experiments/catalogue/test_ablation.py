@@ -19,18 +19,10 @@ from tests.experiments.small import (
     planned,
     right,
     rows_of,
-    small_config,
     words,
-    workspace_of,
 )
 
 RUN = Ablation(repeats=2)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    config = small_config(tmp_path_factory.mktemp("tiny"))
-    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
 def made_up(few: int, *, cast: int = 20) -> dict[str, pd.DataFrame]:

@@ -20,19 +20,11 @@ from tests.experiments.small import (
     planned,
     right,
     rows_of,
-    small_config,
     words,
-    workspace_of,
 )
 
 RUN = CrossLingual(languages=("de",))
 OUT, BACK, OWN = "to other languages", "from other languages", "own language"
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    config = small_config(tmp_path_factory.mktemp("tiny"))
-    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
 def made_up(out: int) -> dict[str, pd.DataFrame]:

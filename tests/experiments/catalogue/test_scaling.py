@@ -16,19 +16,10 @@ from tests.experiments.small import (
     planned,
     right,
     rows_of,
-    small_config,
     words,
-    workspace_of,
 )
 
 RUN = Scaling(few_shots=(1, 2, 40), budgets=(3,), repeats=2)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    # 512 tokens of context: a few hundred demonstrations of some twenty tokens do not fit.
-    config = small_config(tmp_path_factory.mktemp("tiny"))
-    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
 def made_up(steered: tuple[int, int, int], shown: tuple[int, int]) -> dict[str, pd.DataFrame]:

@@ -18,18 +18,10 @@ from tests.experiments.small import (
     outcomes,
     planned,
     rows_of,
-    small_config,
     words,
-    workspace_of,
 )
 
 RUN = SelectionExperiment(budgets=(2, 3), selections=("cast", "random"), repeats=2)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    config = small_config(tmp_path_factory.mktemp("tiny"))
-    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
 def made_up(chosen: float, *, sources: int = 3, draws: int = 9) -> dict[str, pd.DataFrame]:

@@ -20,18 +20,10 @@ from tests.experiments.small import (
     planned,
     right,
     rows_of,
-    small_config,
     words,
-    workspace_of,
 )
 
 RUN = Shots(few_shots=(1, 2))
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    config = small_config(tmp_path_factory.mktemp("tiny"))
-    return workspace_of(RUN, config, tmp_path_factory.mktemp("out"))
 
 
 def made_up(short: int, long: int) -> dict[str, pd.DataFrame]:
