@@ -84,6 +84,11 @@ def sweep_source(
         for row in best.itertuples()
     ]
     answers = evaluate(model, prompts, edits, chat=chat, progress=progress)
+    return _chosen(frame, best, answers)
+
+
+def _chosen(frame: pd.DataFrame, best: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a sweep with the answers of the best ones, and the chosen one among them."""
     means = _means(answers, ["exact_match", "valid"])
     for name in ("exact_match", "valid"):
         frame.loc[best.index, name] = means[name].to_numpy()[1:]

@@ -5,7 +5,6 @@
 - ``publish``: both.
 """
 
-from .figures import write_figures
-from .page import publish, write_report
+from .page import publish, write_figures, write_report
 
 __all__ = ["publish", "write_figures", "write_report"]

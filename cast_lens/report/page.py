@@ -1,20 +1,20 @@
-"""One run directory to one page."""
+"""One run directory to one page, and to the figures beside it."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from .. import plots
 from ..experiments.outcomes import MID_P, THESE_TASKS
 from ..experiments.protocol import ReportFigure
 from ..files import atomic_write
 from ..plots.files import Png
-from .figures import write_drawn
 from .packing import figure_data, library
 from .record import RunRecord, read_run
 from .tables import Table
@@ -51,6 +51,29 @@ READING = (
     "Answers are decoded greedily, with one prompt template per task; sampling or another wording may behave "
     "differently.",
 )
+
+
+def write_figures(run_dir: Path, *, png: Png = "auto") -> list[Path]:
+    """Write every figure of a run to its ``figures/``: html, csv, and png where a browser is found.
+
+    Args:
+        run_dir: a run directory, finished or not.
+        png: see ``plots.write_figure``.
+
+    Returns:
+        the files written.
+
+    Raises:
+        ValueError: when the directory holds no run that can be read.
+    """
+    return write_drawn(read_run(run_dir).figures, run_dir, png=png)
+
+
+def write_drawn(shown: Sequence[ReportFigure], run_dir: Path, *, png: Png = "auto") -> list[Path]:
+    """Write figures that were made already; see ``write_figures``."""
+    return plots.write_figures(
+        {one.name: (one.figure, one.frame) for one in shown}, run_dir / "figures", png=png
+    )
 
 
 def write_report(run_dir: Path) -> Path:

@@ -58,10 +58,7 @@ def test_steps_are_told_as_they_are(short: int, long: int, told: str) -> None:
     assert verdicts["cast, k=2", "cast, k=1", "exact_match"] == told
     up, down = int(told == "gain"), int(told == "loss")
     sentence = words(RUN.findings(frames, SMALL))
-    assert (
-        f"Of 1 steps to a longer list, in exact match, {up} gain{'s' * up}, {down} lose{'s' * down}"
-        in sentence
-    )
+    assert f"{up} of 1 steps to a longer list gain in exact match, {down} lose" in sentence
     assert "after Holm's correction over 9 tests" in sentence
 
 
