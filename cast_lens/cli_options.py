@@ -182,11 +182,7 @@ def _is_experiment(node: ast.ClassDef) -> bool:
 
 def experiment_options(name: str) -> tuple[Option, ...]:
     """What an experiment takes besides what all of them share."""
-    file = f"experiments/catalogue/{name.replace('-', '_')}.py"
-    if "(Experiment)" not in (PACKAGE / file).read_text(encoding="utf-8"):
-        # Of the former form, whose options are those of one configuration for all.
-        return declared("experiments/settings.py", "ExperimentConfig", f"Only {name}")
-    return declared(file, "", f"Only {name}")
+    return declared(f"experiments/catalogue/{name.replace('-', '_')}.py", "", f"Only {name}")
 
 
 def core_options() -> tuple[Option, ...]:
