@@ -18,7 +18,17 @@ from .engine.batching import DEFAULT_BUDGET_MB
 from .models import fingerprint, model_name
 from .models.identity import check_layers
 from .models.tokens import chat_arguments, text_ids
-from .tasks import Example, Prompt, Split, Task, demonstrations, few_shot_prompts, zero_shot_prompts
+from .tasks import (
+    Example,
+    Prompt,
+    Split,
+    Task,
+    demonstrations,
+    few_shot_prompts,
+    input_key,
+    sample_examples,
+    zero_shot_prompts,
+)
 from .tasks.prompts import Demonstrations
 from .tasks.random_text import with_random_text
 from .vectors import DifferenceVectors, Provenance
@@ -175,19 +185,24 @@ def _placebo_note(extraction: Extraction) -> str:
 
 
 def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:
-    """The queries: a seeded draw from the split, balanced over the classes, none of them a demonstration.
+    """The queries: a seeded sample of the split, balanced over the classes, none of them a demonstration.
 
     Raises:
         ValueError: when the split holds fewer examples than asked for.
     """
     shown = demonstrations(task, shots=extraction.shots, seed=extraction.seed, pool=extraction.split)
-    free = len(task.split(extraction.split)) - len(shown)
+    free = len({input_key(example.input) for example in task.split(extraction.split)}) - len(shown)
     if not 1 <= extraction.samples <= free:
         raise ValueError(
             f"samples={extraction.samples} must be from 1 to {free}: the {extraction.split} split of {task.name!r} "
-            f"holds {free + len(shown)} examples, of which {len(shown)} are the demonstrations"
+            f"holds {free + len(shown)} examples that differ, of which {len(shown)} are the demonstrations"
         )
     # Another seed than the demonstrations', or the first samples would be the demonstrations' next of kin.
-    return demonstrations(
-        task, shots=extraction.samples, seed=extraction.seed + 1, exclude=shown, pool=extraction.split
+    return sample_examples(
+        task,
+        extraction.samples,
+        split=extraction.split,
+        seed=extraction.seed + 1,
+        exclude=shown,
+        distinct=True,
     )

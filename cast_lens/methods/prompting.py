@@ -34,7 +34,7 @@ from ..tasks import (
     word_count,
     zero_shot_prompts,
 )
-from ..tasks.drawing import Pool
+from ..tasks.sampling import Pool
 from ..tasks.random_text import Length
 from ..tasks.templates import body, definition
 from .conditions import AnyCondition, BatchedCondition, Condition
@@ -303,7 +303,7 @@ def most_similar(
 
 def _offered(source: Task, pool: Split, candidates: int | None, seed: int) -> list[Example]:
     """Examples to search, one per input, in the order of ids."""
-    everything = [example for members in Pool.of(source, pool).classes for example in members]
+    everything = list(Pool.of(source, pool).examples)
     if candidates is not None and candidates < len(everything):
         everything = list(demonstrations(source, shots=candidates, seed=seed, pool=pool))
     return sorted(everything, key=lambda example: example.id)

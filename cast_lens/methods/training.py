@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 from ..extraction import versions
 from ..models import fingerprint, model_name
 from ..tasks import Task
-from ..tasks.splits import stable_seed
+from ..tasks.sampling import stable_seed
 from ..vectors import Provenance
 
 # Weight of the latest step in the loss that is shown: single steps jump too much to read.

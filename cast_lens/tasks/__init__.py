@@ -20,7 +20,7 @@ from .prompts import (
     zero_shot_prompts,
 )
 from .random_text import with_random_text, word_count
-from .splits import input_key
+from .sampling import input_key, label_counts, sample_examples
 from .types import SPLITS, Example, Kind, Prompt, Split, Task, TaskInfo, Template
 
 __all__ = [
@@ -40,10 +40,12 @@ __all__ = [
     "input_key",
     "is_match",
     "is_valid",
+    "label_counts",
     "list_tasks",
     "load_task",
     "normalise_answer",
     "prompts_showing",
+    "sample_examples",
     "with_random_text",
     "word_count",
     "zero_shot",

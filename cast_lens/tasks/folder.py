@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from .jsonl import Line, check_ids, read_jsonl
+from .sampling import class_of
 from .settings import check_wording, family_of, infer_kind, read_settings, settle, wording
 from .splits import FILES, make_splits
 from .templates import KNOWN
@@ -91,7 +93,7 @@ def load_folder(task: TaskFiles, *, seed: int) -> Task:
     template, instruction = wording(task.name, kind, labels, settings, root=task.root)
     check_wording(template, [line.example for line in every], kind, where=settings.where or task.name)
     examples = {name: [_bare(line.example, kind) for line in part] for name, part in lines.items()}
-    splits = make_splits(examples, seed=seed, where=task.name)
+    splits = make_splits(examples, seed=seed, where=task.name, class_of=partial(class_of, kind))
     return Task(
         name=task.name,
         kind=kind,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from itertools import chain, zip_longest
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .hub_data import HUB, HubData
 from .settings import Settings, family_of, wording
-from .splits import make_splits, stable_seed
+from .sampling import class_of, in_turn, stable_seed
+from .splits import make_splits
 from .templates import KNOWN
 from .types import Example, Task
 
@@ -99,7 +100,7 @@ def task_from_tables(
     kind = KNOWN[name.partition(".")[0]].kind
     language = name.partition(".")[2] or "en"
     files = {ours: _sample(data, tables, ours, seed=seed, language=language) for ours in data.splits}
-    splits = make_splits(files, seed=seed, where=name)
+    splits = make_splits(files, seed=seed, where=name, class_of=partial(class_of, kind))
     template, instruction = wording(name, kind, data.labels, Settings())
     config = f" ({data.config})" if data.config else ""
     return Task(
@@ -130,8 +131,7 @@ def _sample(
     classes: dict[str, list[Example]] = {}
     for example in _examples(data, table.select(share), share, theirs, language):
         classes.setdefault(example.fields.get("label", "") or example.answer, []).append(example)
-    turns = chain.from_iterable(zip_longest(*classes.values()))
-    return [example for example in turns if example is not None][: MOST[ours]]
+    return in_turn(classes.values())[: MOST[ours]]
 
 
 def _examples(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .splits import stable_seed
+from .sampling import stable_seed
 
 # Data sets that the hub still describes by a script are read from the hub's own conversion.
 _CONVERTED = "refs/convert/parquet"

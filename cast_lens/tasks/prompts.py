@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .answers import is_match, is_valid, normalise_answer
-from .drawing import Pool, demonstrations, shuffled_answers
-from .splits import stable_seed
+from .sampling import Pool, demonstrations, shuffled_answers, stable_seed
 from .templates import admissible, body, definition, gold
 from .types import Example, Prompt, Split, Task
 
@@ -60,13 +59,13 @@ class _Drawing:
         if self.way not in ("fixed", "per-query"):
             raise ValueError(f'demonstrations={self.way!r} is unknown; choose "fixed" or "per-query"')
         pool = Pool.of(task, self.pool)
-        deck = pool.shuffled(self.seed, shots=self.shots)
+        deck = pool.ranked(self.seed, shots=self.shots)
         for query in queries:
             seed = self.seed
             if self.way == "per-query":
                 seed = stable_seed(self.seed, query.id)
-                deck = pool.shuffled(seed, shots=self.shots)
-            yield self._as_text(task, deck.deal((query,)), seed)
+                deck = pool.ranked(seed, shots=self.shots)
+            yield self._as_text(task, deck.sample((query,)), seed)
 
     def _as_text(self, task: Task, drawn: tuple[Example, ...], seed: int) -> tuple[tuple[str, str], ...]:
         if self.shuffle_labels:

@@ -12,7 +12,7 @@ import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from .splits import stable_seed
+from .sampling import stable_seed
 from .templates import definition
 from .types import Prompt, Task
 

@@ -91,11 +91,13 @@ def test_the_query_is_never_among_its_demonstrations(task: Task, way: Any) -> No
 
 def test_an_example_with_the_querys_input_is_not_shown_either() -> None:
     task = labelled_task(size=4)
-    twin = Example("another id", "  TRAIN text 2 ", "good")
+    twin = Example("another id", "  train text 2 ", "good")
     shown = {example.id for example in demonstrations(task, shots=3, seed=0, exclude=(twin,))}
     assert shown == {"train-000", "train-001", "train-003"}
     with pytest.raises(ValueError, match="shots=4 is more than the 3 distinct examples"):
         demonstrations(task, shots=4, seed=0, exclude=(twin,))
+    other_case = replace(twin, input="Train text 2")
+    assert len(demonstrations(task, shots=4, seed=0, exclude=(other_case,))) == 4
 
 
 def test_an_input_that_stands_twice_in_the_pool_is_shown_once() -> None:

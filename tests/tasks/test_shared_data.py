@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cast_lens.tasks import SPLITS, few_shot, list_tasks, load_task, zero_shot
-from cast_lens.tasks.splits import input_key
+from cast_lens.tasks.sampling import input_key
 from cast_lens.tasks.templates import KNOWN
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cast_lens.tasks.splits import Splits, carve, disjoint, input_key, make_splits, stable_seed
+from cast_lens.tasks.sampling import input_key, stable_seed
+from cast_lens.tasks.splits import Splits, carve, disjoint, make_splits
 from cast_lens.tasks.types import Example
 
 from .small import example
@@ -69,10 +70,11 @@ def test_where_train_and_validation_come_from(
 
 def test_an_input_in_two_splits_stays_in_the_later_one_and_is_counted() -> None:
     train, validation, test = many(6, "t"), many(4, "v"), many(3, "x")
-    train[0] = replace(train[0], input="  X  TEXT 1 ")
+    train[0] = replace(train[0], input="  x  text 1 ")
     train[1] = replace(train[1], input=validation[2].input)
     validation[3] = replace(validation[3], input=test[0].input)
-    splits = disjoint(Splits(tuple(train), tuple(validation), tuple(test)), where="task")
+    with pytest.warns(UserWarning, match=r"task: 2 of the train split and 1 of the validation split dropped"):
+        splits = disjoint(Splits(tuple(train), tuple(validation), tuple(test)), where="task")
     assert [e.id for e in splits.train] == ["t-002", "t-003", "t-004", "t-005"]
     assert [e.id for e in splits.validation] == ["v-000", "v-001", "v-002"]
     assert (splits.test, splits.dropped) == (tuple(test), 3)
@@ -81,7 +83,8 @@ def test_an_input_in_two_splits_stays_in_the_later_one_and_is_counted() -> None:
 def test_an_id_in_two_splits_is_dropped_as_well() -> None:
     test = many(3, "x")
     train = (*many(3, "t"), replace(test[0], input="something else"))
-    splits = disjoint(Splits(train, tuple(many(2, "v")), tuple(test)), where="task")
+    with pytest.warns(UserWarning, match="1 of the train split dropped"):
+        splits = disjoint(Splits(train, tuple(many(2, "v")), tuple(test)), where="task")
     assert (len(splits.train), splits.dropped) == (3, 1)
 
 
@@ -93,7 +96,7 @@ def test_inputs_repeated_within_a_split_are_kept() -> None:
 def test_missing_splits_are_errors() -> None:
     with pytest.raises(ValueError, match=r"task has no test split; it has train; add test\.jsonl"):
         make_splits({"train": many(3, "t")}, seed=0, where="task")
-    with pytest.raises(ValueError, match=r"task has nothing to draw demonstrations from; add train\.jsonl"):
+    with pytest.raises(ValueError, match=r"task has no examples to show as demonstrations; add train\.jsonl"):
         make_splits({"test": many(3, "x")}, seed=0, where="task")
     with pytest.raises(ValueError, match="task: the train split is empty"):
         make_splits({"train": many(1, "t"), "test": many(3, "x")}, seed=0, where="task")
@@ -109,6 +112,40 @@ def test_stable_seeds_are_stable() -> None:
     assert stable_seed(1, 23) != stable_seed(12, 3)
 
 
-def test_input_keys_ignore_case_white_space_and_encoding() -> None:
-    assert input_key(" Caf\u00e9\tau  lait\n") == input_key("cafe\u0301 AU LAIT")
+def test_input_keys_ignore_white_space_and_encoding_but_not_case() -> None:
+    assert input_key(" Caf\u00e9\tau  lait\n") == input_key("Cafe\u0301 au lait")
     assert input_key("a b") != input_key("ab")
+    assert input_key("N") != input_key("n")
+
+
+def labelled(counts: dict[str, int]) -> list[Example]:
+    """Sorted by label, as files often are."""
+    answers = [label for label, count in counts.items() for _ in range(count)]
+    return [example(i, answer, prefix="s") for i, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    "counts", [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 5, "b": 1, "c": 30}, {"a": 7, "b": 7, "c": 7}]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_carving_keeps_the_proportions_of_a_sorted_file(counts: dict[str, int], seed: int) -> None:
+    rows = labelled(counts)
+    kept, moved = carve(rows, seed=seed, class_of=lambda one: one.answer)
+    for label, count in counts.items():
+        here = sum(one.answer == label for one in moved)
+        assert abs(here - count * len(moved) / len(rows)) <= 1
+        assert here >= (count > 1)
+        assert any(one.answer == label for one in kept)
+
+
+def test_a_single_file_without_splits_is_cut_with_every_label_in_every_split() -> None:
+    rows = labelled({"a": 30, "b": 30, "c": 6})
+    twins = [replace(rows[40], id="twin", answer="a"), replace(rows[41], id="twin 2")]
+    splits = make_splits({"": [*rows, *twins]}, seed=0, where="task", class_of=lambda one: one.answer)
+    assert [len(splits.test), len(splits.validation)] == pytest.approx([20, 13], abs=2)
+    assert ids(splits.train) | ids(splits.validation) | ids(splits.test) == ids(tuple([*rows, *twins]))
+    assert splits.dropped == 0
+    for part in (splits.train, splits.validation, splits.test):
+        assert {one.answer for one in part} == {"a", "b", "c"}
+    texts = [{input_key(one.input) for one in part} for part in (splits.train, splits.validation, splits.test)]
+    assert sum(map(len, texts)) == len(set.union(*texts))

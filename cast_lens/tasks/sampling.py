@@ -1,0 +1,320 @@
+"""Seeded samples of a task's examples: what is shown, what is averaged, what is tested.
+
+One rule for all of them: classes take turns, in a random order, each giving its next example in a random order. Class
+counts therefore differ by one at most for as long as every class has examples left, and a class is never missing from
+a sample that has as many examples as there are classes. Accuracy over such a sample weights classes equally (as far as
+the split allows), whatever the order or the balance of the file. Classes are the labels of a classification and the
+letters of multiple choice; free answers are sampled as one class.
+
+A sample depends on ids and classes only, so that parallel tasks in several languages give parallel samples, and the
+first examples of a sample are the smaller sample of the same seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from .templates import admissible, gold, gold_letter
+from .types import Example, Kind, Prompt, Split, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Exchanges tried for each shuffled answer; a few suffice where the chance level can be reached at all.
+_EXCHANGES = 16
+
+
+def stable_seed(*parts: object) -> int:
+    """An integer from any printable parts, the same in every process and on every machine."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def input_key(text: str) -> str:
+    """What two inputs have in common when they ask the same: their text apart from white space. Case counts."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def in_turn(classes: Iterable[Sequence[Example]]) -> list[Example]:
+    """One example of each class in turn, until all are used up."""
+    return [example for turn in zip_longest(*classes) for example in turn if example is not None]
+
+
+def sample_examples(
+    task: Task,
+    n: int | None = None,
+    *,
+    split: Split = "test",
+    seed: int = 0,
+    exclude: Sequence[Example] = (),
+    distinct: bool = False,
+) -> tuple[Example, ...]:
+    """A seeded sample of a split, balanced over the task's classes.
+
+    Args:
+        task: whose examples these are.
+        n: how many; None for all of them (in sampling order).
+        split: where they come from.
+        seed: of the sample.
+        exclude: examples to leave out, by id and by input.
+        distinct: take one example per input only.
+
+    Returns:
+        examples in sampling order: the first ``k`` of them are the sample of size ``k``.
+
+    Raises:
+        ValueError: when ``n`` is below one or more than the split holds, or there is no such split.
+
+    >>> from collections import Counter
+    >>> from cast_lens.tasks import load_task, sample_examples
+    >>> sample = sample_examples(load_task("finance-sentiment"), 9, seed=0)
+    >>> sorted(Counter(example.answer for example in sample).items())
+    [('negative', 3), ('neutral', 3), ('positive', 3)]
+    """
+    ids, inputs = {example.id for example in exclude}, {input_key(example.input) for example in exclude}
+    offered = [
+        example
+        for example in (_distinct(task.split(split)) if distinct else task.split(split))
+        if example.id not in ids and input_key(example.input) not in inputs
+    ]
+    if n is not None and not 1 <= n <= len(offered):
+        left_out = f" beside the {len(ids)} that are excluded" if ids else ""
+        raise ValueError(
+            f"n={n} must be from 1 to {len(offered)}, the examples that the {split} split of {task.name!r} "
+            f"holds{left_out}"
+        )
+    classes = _shuffled(task, sorted(offered, key=lambda example: example.id), random.Random(seed))
+    return tuple(in_turn(classes)[:n])
+
+
+def label_counts(task: Task, examples: Iterable[Example], *, split: str = "test") -> pd.DataFrame:
+    """How often each class occurs in what was used.
+
+    Args:
+        task: whose examples these are.
+        examples: e.g. from `sample_examples`.
+        split: what to call them in the table (``train``, ``validation``, ``test``).
+
+    Returns:
+        one row per admissible class: ``task, split, label, n``; ``n`` is 0 for a class that is missing. Free answers
+        have a single row with an empty label.
+    """
+    import pandas as pd  # A listing of tasks must not wait for it.
+
+    used = list(examples)
+    counts = Counter(class_of(task.kind, example) for example in used)
+    labels = task.labels or sorted({answer for example in used for answer in admissible(task, example)} or {""})
+    rows = [(task.name, split, label, counts[label]) for label in labels]
+    return pd.DataFrame(rows, columns=["task", "split", "label", "n"])
+
+
+def class_of(kind: Kind, example: Example) -> str:
+    """What samples are balanced over: the label, the letter of the right option, or nothing for free answers."""
+    if kind == "free":
+        return ""
+    return gold_letter(example) if kind == "multiple-choice" else example.answer
+
+
+def warn_missing_classes(prompts: Iterable[Prompt]) -> None:
+    """Warn where no prompt has some admissible answer as its gold answer: accuracy then says nothing about it.
+
+    Only answers that are admissible for all prompts of a task count, and only where there are enough prompts (one per
+    admissible answer) for all of them to occur.
+    """
+    tasks: dict[str, dict[tuple[str, str], Prompt]] = {}
+    for prompt in prompts:
+        tasks.setdefault(prompt.task, {})[prompt.sample_id, prompt.query] = prompt
+    for name, found in tasks.items():
+        asked = list(found.values())
+        shared = [
+            answer for answer in asked[0].choices if all(answer in prompt.choices for prompt in asked[1:])
+        ]
+        counts = Counter(prompt.gold for prompt in asked)
+        missing = [answer for answer in shared if answer not in counts]
+        if missing and len(asked) >= len(shared):
+            present = ", ".join(f"{n} {answer!r}" for answer, n in counts.most_common())
+            warnings.warn(
+                f"task {name!r}: no evaluated example has the answer {' or '.join(map(repr, missing))} "
+                f"({len(asked)} examples: {present}); accuracy says nothing about it. "
+                "Sample examples by label, as sample_examples does",
+                stacklevel=3,
+            )
+
+
+def demonstrations(
+    task: Task, *, shots: int, seed: int, exclude: Sequence[Example] = (), pool: Split = "train"
+) -> tuple[Example, ...]:
+    """Examples to show, balanced over the task's classes, in a random order.
+
+    A letter that few items have comes after the others, so that it is not in every prompt.
+
+    Args:
+        task: where they come from.
+        shots: how many.
+        seed: of the sample and of the order.
+        exclude: examples that must not be shown, by id or by input. The others keep their places.
+        pool: the split that they come from.
+
+    Raises:
+        ValueError: for shots below one or above what the pool holds, or an unknown pool.
+
+    >>> from cast_lens.tasks import demonstrations, load_task
+    >>> [one.answer for one in demonstrations(load_task("review-sentiment"), shots=2, seed=0)]
+    ['negative', 'positive']
+    """
+    return Pool.of(task, pool).ranked(seed, shots=shots).sample(exclude)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The examples of one split that may be shown, one per input, sorted by id.
+
+    Attributes:
+        task, split: where they come from.
+        examples: the first example of each input.
+        keys: what each example's input is compared by, by id.
+    """
+
+    task: Task
+    split: Split
+    examples: tuple[Example, ...]
+    keys: Mapping[str, str]
+
+    @classmethod
+    def of(cls, task: Task, split: Split) -> Pool:
+        """The pool of a task's split.
+
+        Raises:
+            ValueError: when there is no such split.
+        """
+        examples = sorted(_distinct(task.split(split)), key=lambda example: example.id)
+        return cls(
+            task, split, tuple(examples), {example.id: input_key(example.input) for example in examples}
+        )
+
+    def ranked(self, seed: int, *, shots: int) -> RankedPool:
+        """The pool in sampling order.
+
+        Raises:
+            ValueError: for shots below one.
+        """
+        if shots < 1:
+            raise ValueError(
+                f"shots={shots} demonstrates nothing; give at least 1, or build a zero-shot prompt"
+            )
+        rng = random.Random(seed)
+        classes = _shuffled(self.task, self.examples, rng)
+        # A letter that a few items have (an E among A to D) would otherwise be in every five-shot prompt.
+        enough = len(self.examples) / (4 * len(classes)) if self.task.kind == "multiple-choice" else 0
+        common = [members for members in classes if len(members) >= enough]
+        rare = [members for members in classes if len(members) < enough]
+        ranked = (*in_turn(common), *in_turn(rare))
+        return RankedPool(self, ranked, tuple(rng.sample(range(shots), shots)))
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPool:
+    """A pool in sampling order, which gives every query the same demonstrations.
+
+    Attributes:
+        pool: whose examples these are.
+        examples: all of them; the first ones are shown.
+        order: the order in which they are shown.
+    """
+
+    pool: Pool
+    examples: tuple[Example, ...]
+    order: tuple[int, ...]
+
+    def sample(self, exclude: Sequence[Example] = ()) -> tuple[Example, ...]:
+        """The first examples, each excluded one replaced in its place by the next one of its class.
+
+        Raises:
+            ValueError: when fewer are left than were asked for.
+        """
+        shots, task = len(self.order), self.pool.task
+        ids = {example.id for example in exclude}
+        inputs = {input_key(example.input) for example in exclude}
+        hidden = {own for own, key in self.pool.keys.items() if own in ids or key in inputs}
+        if shots > len(self.examples) - len(hidden):
+            raise ValueError(
+                f"shots={shots} is more than the {len(self.examples) - len(hidden)} distinct examples that the "
+                f"{self.pool.split} split of {task.name!r} can show; ask for fewer"
+            )
+        spare = [example for example in self.examples[shots:] if example.id not in hidden]
+        first = self.examples[:shots]
+        shown = [_stand_in(task, example, spare) if example.id in hidden else example for example in first]
+        return tuple(shown[place] for place in self.order)
+
+
+def shuffled_answers(task: Task, shown: Sequence[Example], *, seed: int, pool: Split) -> list[str]:
+    """Answers for demonstrations that say nothing about their inputs: the placebo of few-shot prompting.
+
+    The right answers are permuted, and then exchanged in pairs until they are right as often as chance (half
+    of the time for two labels, never for free answers), because a permutation of few answers is often nearly
+    right or nearly all wrong, and both inform. A single demonstration gets an answer at random.
+
+    Args:
+        task: whose answers are admissible.
+        shown: the demonstrations.
+        seed: of the permutation.
+        pool: where answers come from when there is nothing to permute.
+    """
+    rng = random.Random(stable_seed(seed, "shuffled answers"))
+    right = [gold(task, example) for example in shown]
+    allowed = [admissible(task, example) for example in shown]
+    if len(set(right)) == 1:
+        others = sorted({gold(task, example) for example in task.split(pool)} - set(right)) or right
+        return [rng.choice(choices or others) for choices in allowed]
+    chance = sum(1 / len(choices) for choices in allowed if choices)
+
+    def distance(answers: Sequence[str]) -> float:
+        hits = sum(answer == own for answer, own in zip(answers, right, strict=True))
+        beyond = sum(
+            bool(choices) and answer not in choices for answer, choices in zip(answers, allowed, strict=True)
+        )
+        return float(abs(hits - chance) + len(right) * beyond)
+
+    answers = rng.sample(right, len(right))
+    for _ in range(_EXCHANGES * len(right)):
+        if distance(answers) <= 0.5:  # as near to chance as a whole number comes
+            break
+        first, second = rng.sample(range(len(right)), 2)
+        other = list(answers)
+        other[first], other[second] = answers[second], answers[first]
+        if distance(other) <= distance(answers):
+            answers = other
+    return answers
+
+
+def _distinct(examples: Sequence[Example]) -> list[Example]:
+    """The first example of each input."""
+    return list({input_key(example.input): example for example in reversed(examples)}.values())[::-1]
+
+
+def _shuffled(task: Task, examples: Sequence[Example], rng: random.Random) -> list[list[Example]]:
+    """The examples of each class in a random order, classes in a random order."""
+    grouped: dict[str, list[Example]] = {label: [] for label in task.labels}
+    for example in examples:
+        grouped.setdefault(class_of(task.kind, example), []).append(example)
+    # Label order, not alphabetical order, is what parallel tasks share.
+    order = task.labels or sorted(grouped)
+    classes = [rng.sample(members, len(members)) for label in order if (members := grouped[label])]
+    rng.shuffle(classes)
+    return classes
+
+
+def _stand_in(task: Task, example: Example, spare: list[Example]) -> Example:
+    """Take from ``spare`` the next example of the same class, or else the next one."""
+    same = [other for other in spare if class_of(task.kind, other) == class_of(task.kind, example)]
+    chosen = (same or spare)[0]
+    spare.remove(chosen)
+    return chosen
