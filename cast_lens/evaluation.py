@@ -18,6 +18,7 @@ from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, toke
 from .engine.batching import DEFAULT_BUDGET_MB
 from .interventions import Interventions
 from .tasks import Prompt, is_match, is_valid
+from .tasks.sampling import warn_missing_classes
 
 # Tokens that a model may write beyond the longest admissible answer: enough to see that it ended, or did not.
 SLACK = 3
@@ -94,7 +95,10 @@ def outcome_frame(
         prompts: queries with gold answers.
         scores: of these prompts, in their order.
         texts: greedy answers [variant][sample]; None where there is none.
+
+    Warns where some admissible answer is the gold answer of no prompt: accuracy then says nothing about it.
     """
+    warn_missing_classes(prompts)
     frame = scores.to_frame()
     n_variants = len(scores.interventions) + 1
     rows = [

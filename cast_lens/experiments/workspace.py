@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,16 @@ from ..models import fingerprint, load_model
 from ..models.identity import check_layers
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
-from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, zero_shot_prompts
+from ..tasks import (
+    Example,
+    Prompt,
+    Task,
+    few_shot_prompts,
+    load_task,
+    sample_examples,
+    zero_shot_prompts,
+)
+from ..tasks import label_counts as tasks_label_counts
 from ..vectors import DifferenceVectors, SteeringVector
 from .choose_setting import chosen_setting, sweep_source
 from .config import RunConfig
@@ -246,14 +254,19 @@ def fits(workspace: Workspace, prompts: Sequence[Prompt]) -> bool:
     return needed <= int(workspace.model.cfg.n_ctx)
 
 
-def test_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
-    """The test examples of a target that a run asks."""
-    return task.test[: config.test]
+def test_examples(config: RunConfig, task: Task, n: int | None = None) -> tuple[Example, ...]:
+    """The test examples of a target that a run asks: a sample balanced over the labels, of ``n`` or ``config.test``.
+
+    All draws of a run ask the same ones: their seeds differ by multiples of `SEEDS_A_DRAW`.
+    """
+    n = min(config.test if n is None else n, len(task.test))
+    return sample_examples(task, n, split="test", seed=config.seed % SEEDS_A_DRAW)
 
 
 def validation_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
-    """The validation examples of a source on which layer and strength are chosen."""
-    return task.validation[: config.validation]
+    """The validation examples of a source on which layer and strength are chosen: a sample balanced over the labels."""
+    n = min(config.validation, len(task.validation))
+    return sample_examples(task, n, split="validation", seed=config.seed % SEEDS_A_DRAW)
 
 
 def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
@@ -263,17 +276,14 @@ def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
         ``task, use`` (samples, validation or test), ``label`` (of lettered options: the letter of the right one),
         ``n``; tasks with free answers have no rows.
     """
-    rows = []
+    frames = [pd.DataFrame(columns=["task", "split", "label", "n"])]
     for name, task in tasks.items():
-        how = Extraction(config.samples, config.shots, seed=config.seed)
-        used = {"samples": draw_samples(task, how)}
+        used = {"samples": draw_samples(task, Extraction(config.samples, config.shots, seed=config.seed))}
         used |= {"validation": validation_examples(config, task)} if name in config.sources else {}
         used |= {"test": test_examples(config, task)} if name in config.targets else {}
-        for use, examples in used.items():
-            gold = Counter(prompt.gold for prompt in zero_shot_prompts(task, examples))
-            letters = sorted(gold) if task.kind == "multiple-choice" else []
-            rows += [(name, use, label, gold[label]) for label in task.labels or letters]
-    return pd.DataFrame(rows, columns=["task", "use", "label", "n"])
+        if task.kind != "free":
+            frames += [tasks_label_counts(task, examples, split=use) for use, examples in used.items()]
+    return pd.concat(frames[1:] or frames, ignore_index=True).rename(columns={"split": "use"})
 
 
 def template_arguments(pairs: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,9 @@ OPENING = (9, 40, 77, 120, 33, 8, 21, 64, 90, 17)
 
 def prompts() -> list[Prompt]:
     """Lengths that differ and lengths that agree, shared beginnings, answers of one and of several tokens."""
-    mixed = replace(label_task(test=8), labels=("good", "quite bad", "bad"))
+    mixed = label_task(test=8)
+    worst = replace(mixed.test[0], answer="quite bad")
+    mixed = replace(mixed, labels=("good", "quite bad", "bad"), test=(worst, *mixed.test[1:]))
     return [*zero_shot_prompts(mixed, mixed.test), *zero_shot_prompts(word_task(), word_task().test)]
 
 
