@@ -254,13 +254,12 @@ def fits(workspace: Workspace, prompts: Sequence[Prompt]) -> bool:
     return needed <= int(workspace.model.cfg.n_ctx)
 
 
-def test_examples(config: RunConfig, task: Task, n: int | None = None) -> tuple[Example, ...]:
-    """The test examples of a target that a run asks: a sample balanced over the labels, of ``n`` or ``config.test``.
+def test_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
+    """The test examples of a target that a run asks: a sample balanced over the labels.
 
     All draws of a run ask the same ones: their seeds differ by multiples of `SEEDS_A_DRAW`.
     """
-    n = min(config.test if n is None else n, len(task.test))
-    return sample_examples(task, n, split="test", seed=config.seed % SEEDS_A_DRAW)
+    return sample_examples(task, min(config.test, len(task.test)), seed=config.seed % SEEDS_A_DRAW)
 
 
 def validation_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:

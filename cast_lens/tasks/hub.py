@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .hub_data import HUB, HubData
-from .settings import Settings, family_of, wording
 from .sampling import class_of, in_turn, stable_seed
+from .settings import Settings, family_of, wording
 from .splits import make_splits
 from .templates import KNOWN
 from .types import Example, Task

@@ -111,7 +111,9 @@ def label_counts(task: Task, examples: Iterable[Example], *, split: str = "test"
 
     used = list(examples)
     counts = Counter(class_of(task.kind, example) for example in used)
-    labels = task.labels or sorted({answer for example in used for answer in admissible(task, example)} or {""})
+    labels = task.labels or sorted(
+        {answer for example in used for answer in admissible(task, example)} or {""}
+    )
     rows = [(task.name, split, label, counts[label]) for label in labels]
     return pd.DataFrame(rows, columns=["task", "split", "label", "n"])
 

@@ -143,7 +143,11 @@ def _cut(examples: Sequence[Example], *, seed: int, where: str, class_of: ClassO
     # A fifth of the whole, which is more than a fifth of the rest.
     share = VALIDATION_SHARE * len(first) / max(1, len(rest))
     train, validation = carve(rest, seed=seed, share=share, class_of=class_of)
-    place = {input_key(example.input): number for number, part in enumerate((train, validation, test)) for example in part}
+    place = {
+        input_key(example.input): number
+        for number, part in enumerate((train, validation, test))
+        for example in part
+    }
     parts = [tuple(e for e in examples if place[input_key(e.input)] == number) for number in range(3)]
     return disjoint(Splits(*parts), where=where)
 

@@ -125,7 +125,8 @@ def labelled(counts: dict[str, int]) -> list[Example]:
 
 
 @pytest.mark.parametrize(
-    "counts", [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 5, "b": 1, "c": 30}, {"a": 7, "b": 7, "c": 7}]
+    "counts",
+    [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 5, "b": 1, "c": 30}, {"a": 7, "b": 7, "c": 7}],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_carving_keeps_the_proportions_of_a_sorted_file(counts: dict[str, int], seed: int) -> None:
@@ -147,5 +148,7 @@ def test_a_single_file_without_splits_is_cut_with_every_label_in_every_split() -
     assert splits.dropped == 0
     for part in (splits.train, splits.validation, splits.test):
         assert {one.answer for one in part} == {"a", "b", "c"}
-    texts = [{input_key(one.input) for one in part} for part in (splits.train, splits.validation, splits.test)]
+    texts = [
+        {input_key(one.input) for one in part} for part in (splits.train, splits.validation, splits.test)
+    ]
     assert sum(map(len, texts)) == len(set.union(*texts))
