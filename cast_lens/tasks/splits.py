@@ -148,8 +148,11 @@ def _cut(examples: Sequence[Example], *, seed: int, where: str, class_of: ClassO
         for number, part in enumerate((train, validation, test))
         for example in part
     }
-    parts = [tuple(e for e in examples if place[input_key(e.input)] == number) for number in range(3)]
-    return disjoint(Splits(*parts), where=where)
+    train, validation, test = (
+        tuple(example for example in examples if place[input_key(example.input)] == number)
+        for number in range(3)
+    )
+    return disjoint(Splits(train, validation, test), where=where)
 
 
 def _those(examples: Iterable[Example], ids: frozenset[str]) -> tuple[Example, ...]:
