@@ -250,4 +250,5 @@ def _prompt(
         choices=admissible(task, example),
         task=task.name,
         sample_id=example.id,
+        reading=task.reading,
     )

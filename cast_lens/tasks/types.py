@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Literal
 
+from .answers import AnswerReading, AnswerRule
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Kind = Literal["classification", "multiple-choice", "free"]
@@ -57,6 +59,7 @@ class Prompt:
         choices: the admissible answers; empty for free answers.
         task: name of the task that the query comes from.
         sample_id: id of the query's example.
+        reading: how answers are read; None to decide it from ``choices`` and ``gold`` alone.
     """
 
     demonstrations: tuple[tuple[str, str], ...]
@@ -65,6 +68,7 @@ class Prompt:
     choices: tuple[str, ...]
     task: str
     sample_id: str
+    reading: AnswerReading | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -108,6 +112,9 @@ class Task:
         language: ISO 639-1 code.
         origin: where the examples come from (``shipped``, a folder, a hub data set with its revision).
         dropped: examples left out on loading because a later split asks the same input.
+        answer_rule: how exact match is decided: ``task``, from the task's own answers, or ``2405.10548``, as that paper
+            does; see `cast_lens.tasks.answers`.
+        reading: the reading that follows.
     """
 
     name: str
@@ -122,6 +129,11 @@ class Task:
     language: str = "en"
     origin: str = "shipped"
     dropped: int = 0
+    answer_rule: AnswerRule = "task"
+    reading: AnswerReading = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reading", _reading(self))
 
     def split(self, name: Split) -> tuple[Example, ...]:
         """The examples of one split.
@@ -143,6 +155,17 @@ class Task:
         rows = "".join(f"<tr><td>{text}</td><td>{answer}</td></tr>" for text, answer in cells)
         head = "<tr><th>input</th><th>answer</th></tr>"
         return f"<p>{escape(repr(self))}</p><table>{head}{rows}</table>"
+
+
+def _reading(task: Task) -> AnswerReading:
+    """How a task's answers are read; see `AnswerReading.of`."""
+    if task.kind == "multiple-choice":
+        return AnswerReading(task.answer_rule)
+    if task.labels:
+        return AnswerReading.of(task.labels, rule=task.answer_rule, labels=True)
+    examples = [example for name in SPLITS for example in task.split(name)]
+    pairs = [(example.input, example.answer) for example in examples]
+    return AnswerReading.of((answer for _, answer in pairs), copies=pairs, rule=task.answer_rule)
 
 
 @dataclass(frozen=True, slots=True)
