@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..tasks import Task
-from ..tasks.folder import discover
+from ..tasks.folders import discover
 from ..tasks.loading import canonical
-from ..tasks.suite import starter_names
+from ..tasks.starter import starter_names
 from ..tasks.types import is_language
 from .config import RunConfig
 

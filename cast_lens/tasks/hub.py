@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .hub_data import HUB, HubData
 from .sampling import class_of, in_turn, stable_seed
-from .settings import Settings, family_of, wording
+from .settings import Settings, wording
 from .splits import make_splits
 from .templates import KNOWN
 from .types import Example, Task
@@ -101,12 +101,13 @@ def task_from_tables(
     language = name.partition(".")[2] or "en"
     files = {ours: _sample(data, tables, ours, seed=seed, language=language) for ours in data.splits}
     splits = make_splits(files, seed=seed, where=name, class_of=partial(class_of, kind))
-    template, instruction = wording(name, kind, data.labels, Settings())
+    examples = [example for part in files.values() for example in part]
+    template, instruction, family = wording(name, kind, data.labels, Settings(), examples)
     config = f" ({data.config})" if data.config else ""
     return Task(
         name=name,
         kind=kind,
-        family=family_of(name, kind, Settings()),
+        family=family,
         template=template,
         instruction=instruction,
         labels=data.labels,

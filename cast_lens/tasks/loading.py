@@ -2,66 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
-from .suite import load_starter, starter_names
+from .folders import TaskFiles, discover
+from .formats import Line, check_ids, read_lines
+from .sampling import class_of, input_key
+from .settings import Settings, check_wording, infer_kind, read_settings, settle, wording
+from .splits import make_splits
+from .starter import load_starter, starter_names
 from .templates import KNOWN
-from .types import Task, TaskInfo, is_language
+from .types import SPLITS, Example, Kind, Task, TaskInfo, is_language
 
 
-def load_task(name: str, *, tasks: str | Path | None = None, hub: bool = False, seed: int = 0) -> Task:
-    """A task by name: from a folder of JSONL files, from the hub, or from the suite that ships.
+def load_task(
+    name: str,
+    *,
+    tasks: str | Path | None = None,
+    hub: bool = False,
+    seed: int = 0,
+    fields: Mapping[str, str] | None = None,
+) -> Task:
+    """A task by name: from a folder of files, from the hub, or from the suite that ships.
 
     Args:
         name: ``review-sentiment``, or ``review-sentiment.de`` for another language; English may be written
             out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``.
-        tasks: a folder (or one JSONL file) that is searched before the suite that ships; see
-            `cast_lens.tasks.folder`.
+        tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.folders`.
         hub: take the data set of this name from the Hugging Face hub; needs a network or its cache.
         seed: chooses the validation items where a folder has none, and the items of large hub data sets.
+        fields: what the files of ``tasks`` call the fields of a record, e.g. ``{"input": "text", "answer": "label"}``;
+            not needed for the usual names. See `cast_lens.tasks.formats`.
 
     Raises:
         ValueError: for an unknown name (with the nearest known ones) or a file that breaks the format.
         ConnectionError: when the hub cannot be reached.
+
+    >>> from cast_lens.tasks import load_task
+    >>> load_task("review-sentiment.de").labels
+    ('positiv', 'negativ')
     """
     if hub and tasks is not None:
         raise ValueError("hub=True and tasks=... exclude each other; give one of them")
     name = canonical(name)
     if hub:
-        from .hub import load_hub
+        from .hub import load_hub  # It is only needed here, and needs the network.
 
         return load_hub(name, seed=seed)
     if tasks is not None:
-        from .folder import discover, load_folder
-
         found = discover(Path(tasks))
         if name in found:
-            return load_folder(found[name], seed=seed)
+            return load_folder(found[name], seed=seed, fields=fields)
         return _shipped(name, known=found)
     return _shipped(name)
 
 
-def list_tasks(tasks: str | Path | None = None) -> list[TaskInfo]:
+def list_tasks(tasks: str | Path | None = None, *, fields: Mapping[str, str] | None = None) -> list[TaskInfo]:
     """What `load_task` can load: the tasks of a folder, or without one those that ship.
 
     Raises:
         ValueError: for a file that breaks the format.
+
+    >>> from cast_lens.tasks import list_tasks
+    >>> list_tasks()[0].name
+    'review-sentiment'
     """
     if tasks is None:
         return [TaskInfo.of(load_starter(name)) for name in starter_names()]
-    from .folder import discover, load_folder
-
-    return [TaskInfo.of(load_folder(files, seed=0)) for files in discover(Path(tasks)).values()]
+    found = discover(Path(tasks)).values()
+    return [TaskInfo.of(load_folder(files, seed=0, fields=fields)) for files in found]
 
 
 def canonical(name: str) -> str:
     """The one name of a task: ``xnli.de`` for ``xnli/de``, ``antonym`` for ``words/antonym``, no ``.en``."""
-    group, _, last = name.rpartition("/")
+    group, _, last = name.strip("/").rpartition("/")
     if group and is_language(last):
         last = f"{group.rpartition('/')[2]}.{last}"
     return last.removesuffix(".en")
+
+
+def load_folder(task: TaskFiles, *, seed: int, fields: Mapping[str, str] | None = None) -> Task:
+    """Load one task that `discover` found.
+
+    Args:
+        task: its files.
+        seed: chooses the validation items where there is no validation file.
+        fields: see `load_task`; what ``task.json`` says about fields comes second.
+
+    Raises:
+        ValueError: naming file, line and field for a bad record; or what is wrong with ``task.json``.
+    """
+    settings = read_settings(task.settings)
+    named = {**(settings.fields or {}), **(fields or {})}
+    lines = {
+        split: read_lines(path, language=task.language, fields=named) for split, path in task.files.items()
+    }
+    return task_of(
+        lines, name=task.name, language=task.language, origin=task.root, settings=settings, seed=seed
+    )
+
+
+def task_of(
+    lines: Mapping[str, Sequence[Line]],
+    *,
+    name: str,
+    language: str = "en",
+    origin: str | Path,
+    settings: Settings,
+    seed: int = 0,
+) -> Task:
+    """A task of records.
+
+    Args:
+        lines: by split; under ``""`` those of one file, which may name their splits.
+        name, language: of the task.
+        origin: the folder, where there is one, which may hold the paper's instructions.
+        settings: what ``task.json`` says.
+        seed: chooses validation and test items where records name no split.
+
+    Raises:
+        ValueError: see `load_folder`.
+    """
+    if "" in lines:
+        lines = _by_split(lines[""])
+    lines = _own_ids(lines)
+    every = [line for part in lines.values() for line in part]
+    check_ids(every)
+    examples = [line.example for line in every]
+    kind = infer_kind(every, settings)
+    labels = settle(every, kind, settings)
+    root = origin if isinstance(origin, Path) else None
+    template, instruction, family = wording(name, kind, labels, settings, examples, root=root)
+    check_wording(template, examples, kind, where=settings.where or name)
+    files = {split: [_bare(line.example, kind) for line in part] for split, part in lines.items()}
+    splits = make_splits(files, seed=seed, where=name, class_of=partial(class_of, kind))
+    return Task(
+        name=name,
+        kind=kind,
+        family=family,
+        template=template,
+        instruction=instruction,
+        labels=labels,
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        language=language,
+        origin=str(origin),
+        dropped=splits.dropped,
+        answer_rule=settings.answer_rule or "task",
+    )
+
+
+def _by_split(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The lines of one file by the split that they name; under ``""`` where none of them names one."""
+    found: dict[str, list[Line]] = {}
+    if all(line.split is None for line in lines):
+        return {"": list(lines)}
+    for line in lines:
+        if line.split not in SPLITS:
+            raise ValueError(
+                f'{line.where}: field "split": expected one of {", ".join(SPLITS)}, got {line.split!r}'
+                + ("; give every record a split, or none" if line.split is None else "")
+            )
+        found.setdefault(line.split, []).append(line)
+    return found
+
+
+def _own_ids(lines: Mapping[str, Sequence[Line]]) -> Mapping[str, Sequence[Line]]:
+    """The same lines with ids of their own, where files count from the same number: ``train-0`` and ``test-0``."""
+    inputs: dict[str, set[str]] = {}
+    for part in lines.values():
+        for line in part:
+            inputs.setdefault(line.example.id, set()).add(input_key(line.example.input))
+    repeated = len(inputs) < sum(map(len, lines.values()))
+    # The same id with the same input is the same record twice, which is an error.
+    once = sum(len(found) for found in inputs.values()) == sum(map(len, lines.values()))
+    if not (repeated and once):
+        return lines
+    return {
+        split: [
+            replace(line, example=replace(line.example, id=f"{split}-{line.example.id}")) for line in part
+        ]
+        for split, part in lines.items()
+    }
+
+
+def _bare(example: Example, kind: Kind) -> Example:
+    """Label names are kept by the task; options by the example."""
+    return example if kind == "multiple-choice" else replace(example, choices=())
 
 
 def _shipped(name: str, known: Iterable[str] = ()) -> Task:

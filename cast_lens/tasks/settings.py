@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, get_args
 
-from .jsonl import Line
-from .templates import FAMILIES, KNOWN, PLAIN, check_template, plain_instruction
+from .answers import AnswerRule
+from .formats import Line, load_json
+from .templates import FAMILIES, KNOWN, PAPER, PLAIN, check_template, plain_instruction
 from .types import Example, Kind, Template
 
 _PAPER_INSTRUCTIONS = Path("cross_task_icl") / "instructions.json"
-_TEXTS = ("kind", "family", "instruction", "template", "definition", "option")
+_TEXTS = ("kind", "family", "instruction", "template", "definition", "option", "answer_rule")
+# Answers called labels are labels up to this number of different ones.
+_MOST_LABELS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Settings:
         kind, family, instruction, labels: as in `Task`.
         template: the body of the template.
         definition, option: as in `Template`.
+        answer_rule: as in `Task`.
+        fields: the files' own names; see `cast_lens.tasks.formats.read_lines`.
         where: the file, for errors and as the template's name.
     """
 
@@ -34,6 +41,8 @@ class Settings:
     template: str | None = None
     definition: str | None = None
     option: str | None = None
+    answer_rule: AnswerRule | None = None
+    fields: Mapping[str, str] | None = None
     where: str = ""
 
 
@@ -45,38 +54,46 @@ def read_settings(paths: Iterable[Path]) -> Settings:
     """
     settings = Settings()
     for path in paths:
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: broken JSON: {error}") from None
-        settings = replace(settings, **_checked(raw, path), where=str(path))
+        settings = replace(
+            settings, **_checked(load_json(path.read_bytes(), str(path)), path), where=str(path)
+        )
     return settings
 
 
 def infer_kind(lines: Sequence[Line], settings: Settings) -> Kind:
     """What kind of task the records are of: by ``task.json``, or else by their choices.
 
-    No choices anywhere make free answers, the same choices on every record a classification, other choices
-    multiple choice.
+    No choices anywhere make free answers, unless the answer is called a label and labels repeat; the same choices on
+    every record make a classification, other choices multiple choice.
 
     Raises:
-        ValueError: naming the first record without choices where others have some.
+        ValueError: naming the first record without choices where others have some, or the first one whose choices are
+            not those of most others.
     """
     if settings.kind is not None:
         return settings.kind
     if settings.labels is not None:
         return "classification"
-    with_choices = [line for line in lines if line.example.choices]
-    if not with_choices:
-        return "free"
-    if len(with_choices) < len(lines):
+    sets = Counter(frozenset(line.example.choices) for line in lines)
+    if set(sets) == {frozenset()}:
+        labels = {line.example.answer for line in lines}
+        repeated = 2 <= len(labels) <= min(_MOST_LABELS, len(lines) // 2)
+        return "classification" if repeated and all(line.labelled for line in lines) else "free"
+    if frozenset() in sets:
         bare = next(line for line in lines if not line.example.choices)
         raise ValueError(
             f'{bare.where}: field "choices" is missing or null, but other records of the task have choices; '
             "give every record choices, or none"
         )
-    same = len({frozenset(line.example.choices) for line in lines}) == 1
-    return "classification" if same else "multiple-choice"
+    (usual, count), *others = sets.most_common()
+    if others and count > 1 and 2 * count >= len(lines):
+        odd = next(line for line in lines if frozenset(line.example.choices) != usual)
+        raise ValueError(
+            f'{odd.where}: field "choices": got {list(odd.example.choices)}, but {count} of {len(lines)} records have '
+            f'{sorted(usual)}; correct the record, or write {{"kind": "multiple-choice"}} into task.json if each '
+            "record has options of its own"
+        )
+    return "multiple-choice" if others else "classification"
 
 
 def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, ...]:
@@ -88,13 +105,36 @@ def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, 
     Raises:
         ValueError: naming the record: options missing or superfluous, a label that is none.
     """
+    if kind != "multiple-choice":
+        _refuse(
+            lines,
+            lambda example: len(example.answer.splitlines()) > 1,
+            'field "answer": has a line end, but a model\'s answer is read up to the first one; write it in one line',
+        )
     if kind == "free":
         _refuse(lines, lambda example: bool(example.choices), 'field "choices": free answers have none')
         return ()
     if kind == "multiple-choice":
         _refuse(lines, lambda example: not example.choices, 'field "choices": multiple choice needs options')
+        _refuse(
+            lines,
+            lambda example: len(example.choices) > len(ascii_uppercase),
+            f'field "choices": there are letters for {len(ascii_uppercase)} options only; leave some out, or, if they '
+            "are the labels of the task, give every record the same ones",
+        )
+        _refuse(
+            lines,
+            lambda example: example.choices.count(example.answer) > 1 and "label" not in example.fields,
+            'field "choices": the answer occurs twice; say which one it is by its letter, as "fields": {"label": "B"}',
+        )
         return ()
     labels = settings.labels or lines[0].example.choices
+    if not labels and all(line.labelled for line in lines):
+        labels = tuple(dict.fromkeys(line.example.answer for line in lines))
+    if len(set(labels)) < len(labels):
+        raise ValueError(
+            f'{lines[0].where}: field "choices": a label occurs twice in {list(labels)}; name each label once'
+        )
     if not labels:
         raise ValueError(
             f"{settings.where or lines[0].where}: a classification needs its label words; "
@@ -114,25 +154,39 @@ def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, 
 
 
 def wording(
-    name: str, kind: Kind, labels: tuple[str, ...], settings: Settings, *, root: Path | None = None
-) -> tuple[Template, str]:
-    """Template and instruction of a task.
+    name: str,
+    kind: Kind,
+    labels: tuple[str, ...],
+    settings: Settings,
+    examples: Sequence[Example],
+    *,
+    root: Path | None = None,
+) -> tuple[Template, str, str]:
+    """Template, instruction and family of a task.
 
-    ``task.json`` comes first, then what arXiv 2405.10548 uses for a data set that we know (its instruction
-    where the folder holds ``cross_task_icl/instructions.json``, ours otherwise), then a plain one.
+    ``task.json`` comes first; then what arXiv 2405.10548 uses for a data set of that name (its instruction
+    where the folder holds ``cross_task_icl/instructions.json``, ours otherwise), where kind, labels and fields are
+    those of the data set, with a warning where they are not; then a plain one.
 
     Raises:
         ValueError: for a template, definition or option that could not be filled in.
     """
     base = name.partition(".")[0]
     known = KNOWN.get(base)
-    if known is not None and known.kind == kind:
+    misfit = known.misfit(kind, labels, examples) if known is not None else ""
+    if known is not None and not misfit:
         paper = _paper_instruction(root, base)
         source = "own instruction" if paper is None else "paper's instruction"
         template = replace(known.template, name=f"{known.template.name}, {source}")
-        instruction = known.instruction if paper is None else paper
+        instruction, family = known.instruction if paper is None else paper, known.family
     else:
-        template, instruction = PLAIN[kind], plain_instruction(kind, labels)
+        template, instruction, family = PLAIN[kind], plain_instruction(kind, labels), FAMILIES[kind]
+    if misfit and settings.template is None:
+        warnings.warn(
+            f"{name}: this is not the public data set {base!r} ({misfit}), so the wording of arXiv {PAPER} is not "
+            f"used but {template.name!r}; rename the folder, or word the task in task.json",
+            stacklevel=2,
+        )
     changes = {
         "body": settings.template,
         "definition": settings.definition,
@@ -144,13 +198,7 @@ def wording(
         instruction = settings.instruction
         if settings.definition is None and not template.definition:
             template = replace(template, definition=Template("", "").definition)
-    return template, instruction
-
-
-def family_of(name: str, kind: Kind, settings: Settings) -> str:
-    """The family that figures group the task under."""
-    known = KNOWN.get(name.partition(".")[0])
-    return settings.family or (known.family if known is not None and known.kind == kind else FAMILIES[kind])
+    return template, instruction, settings.family or family
 
 
 def check_wording(template: Template, examples: Iterable[Example], kind: Kind, *, where: str) -> None:
@@ -176,9 +224,9 @@ def _paper_instruction(root: Path | None, name: str) -> str | None:
     if path is None or not path.is_file():
         return None
     try:
-        entry = json.loads(path.read_text(encoding="utf-8")).get(name)
+        entry = load_json(path.read_bytes(), str(path)).get(name)
         return entry["instruction"] if entry is not None else None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path}: expected {{"<data set>": {{"instruction": "…"}}}}, got something else ({error}); '
             "correct or remove the file"
@@ -197,10 +245,22 @@ def _checked(raw: Any, path: Path) -> dict[str, Any]:
                 raise ValueError(
                     f'{path}: "labels": expected a list of two or more different texts, got {value!r}'
                 )
+            if lined := [label for label in value if "\n" in label.strip()]:
+                raise ValueError(f'{path}: "labels": {lined[0]!r} has a line end; labels are one line')
+        elif key == "fields":
+            if not isinstance(value, dict) or not all(isinstance(own, str) for own in value.values()):
+                raise ValueError(
+                    f'{path}: "fields": expected names by field, as {{"input": "text"}}, got {value!r}'
+                )
         elif key not in _TEXTS:
-            raise ValueError(f'{path}: "{key}" is unknown; known are {", ".join((*_TEXTS, "labels"))}')
+            known = ", ".join((*_TEXTS, "labels", "fields"))
+            raise ValueError(f'{path}: "{key}" is unknown; known are {known}')
         elif not isinstance(value, str):
             raise ValueError(f'{path}: "{key}": expected text, got {value!r}')
-    if raw.get("kind") not in (None, *get_args(Kind)):
-        raise ValueError(f'{path}: "kind": expected one of {", ".join(get_args(Kind))}, got {raw["kind"]!r}')
-    return {key: tuple(value) if key == "labels" else value for key, value in raw.items()}
+    for key, kinds in (("kind", get_args(Kind)), ("answer_rule", get_args(AnswerRule))):
+        if raw.get(key) not in (None, *kinds):
+            raise ValueError(f'{path}: "{key}": expected one of {", ".join(kinds)}, got {raw[key]!r}')
+    return {
+        key: tuple(label.strip() for label in value) if key == "labels" else value
+        for key, value in raw.items()
+    }

@@ -8,7 +8,8 @@ MedMCQA has one).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter, ascii_uppercase
 
@@ -44,22 +45,40 @@ class KnownTask:
         template: the body of arXiv 2405.10548 for it.
         kind, family: as in `Task`.
         instruction: our own wording; the paper's replaces it where a folder has them.
+        labels: the label words, or the letters, that the wording lists.
     """
 
     template: Template
     kind: Kind
     family: str
     instruction: str
+    labels: tuple[str, ...]
+
+    def misfit(self, kind: Kind, labels: Sequence[str], examples: Sequence[Example]) -> str:
+        """Why this wording is wrong for a task of that name; empty where it fits."""
+        if kind != self.kind:
+            return f"it is {kind}, not {self.kind}"
+        if kind == "multiple-choice":
+            options = Counter(len(example.choices) for example in examples).most_common(1)[0][0]
+            if options != len(self.labels):
+                return f"most records have {options} options, not {len(self.labels)}"
+        elif set(labels) != set(self.labels):
+            return f"its labels are {', '.join(labels)}, not {', '.join(self.labels)}"
+        shared = set.intersection(*(set(example.fields) for example in examples)) | {"input", "options"}
+        absent = sorted({name for _, name, _, _ in Formatter().parse(self.template.body) if name} - shared)
+        return f"records have no field {absent[0]!r}" if absent else ""
 
 
-def _classification(template: Template, instruction: str) -> KnownTask:
-    return KnownTask(template, "classification", "classification", instruction)
+def _classification(template: Template, instruction: str, *labels: str) -> KnownTask:
+    return KnownTask(template, "classification", "classification", instruction, labels)
 
 
-def _multiple_choice(template: Template, instruction: str) -> KnownTask:
-    return KnownTask(template, "multiple-choice", "multiple-choice", instruction)
+def _multiple_choice(template: Template, instruction: str, options: int = 4) -> KnownTask:
+    letters = tuple(ascii_uppercase[:options])
+    return KnownTask(template, "multiple-choice", "multiple-choice", instruction, letters)
 
 
+_NLI_LABELS = ("entailment", "neutral", "contradiction")
 _NLI = (
     'Decide whether the hypothesis follows from the premise. Label the pair "entailment" if it follows, '
     '"contradiction" if it cannot be true, and "neutral" if neither holds.'
@@ -69,32 +88,52 @@ KNOWN: Mapping[str, KnownTask] = {
     "ag_news": _classification(
         SENTENCE,
         'Name the topic of the news text. The label is "world", "sports", "business" or "technology".',
+        "world",
+        "sports",
+        "business",
+        "technology",
     ),
     "sst2": _classification(
-        SENTENCE, 'Judge the sentence from a film review. The label is "positive" or "negative".'
+        SENTENCE,
+        'Judge the sentence from a film review. The label is "positive" or "negative".',
+        "negative",
+        "positive",
     ),
     "financial_phrasebank": _classification(
         SENTENCE,
         "Judge the sentence from financial news as an investor would. "
         'The label is "positive", "negative" or "neutral".',
+        "negative",
+        "neutral",
+        "positive",
     ),
     "sib200": _classification(
         SENTENCE,
         'Name the topic of the sentence. The label is "entertainment", "geography", "health", "politics", '
         '"science/technology", "sports" or "travel".',
+        "entertainment",
+        "geography",
+        "health",
+        "politics",
+        "science/technology",
+        "sports",
+        "travel",
     ),
-    "mnli": _classification(PREMISE_HYPOTHESIS, _NLI),
-    "xnli": _classification(PREMISE_HYPOTHESIS, _NLI),
+    "mnli": _classification(PREMISE_HYPOTHESIS, _NLI, *_NLI_LABELS),
+    "xnli": _classification(PREMISE_HYPOTHESIS, _NLI, *_NLI_LABELS),
     "qqp": _classification(
         TWO_QUESTIONS,
         "Decide whether the two questions ask the same thing. "
         'Label the pair "duplicate" if they do and "not duplicate" if they do not.',
+        "not duplicate",
+        "duplicate",
     ),
     "boolq": KnownTask(
         PASSAGE,
         "classification",
         "yes-no",
         'Read the passage and answer the question about it with "True" or "False".',
+        ("True", "False"),
     ),
     "race": _multiple_choice(
         PASSAGE_OPTIONS,
@@ -103,6 +142,7 @@ KNOWN: Mapping[str, KnownTask] = {
     "social_i_qa": _multiple_choice(
         PASSAGE_OPTIONS,
         "Answer the question about the people in this situation with the letter of the best option, A to C.",
+        3,
     ),
     "arc_easy": _multiple_choice(
         QUESTION_OPTIONS,
@@ -115,6 +155,7 @@ KNOWN: Mapping[str, KnownTask] = {
     "commonsense_qa": _multiple_choice(
         QUESTION_OPTIONS,
         "Answer the everyday question with the letter of the most sensible option: A, B, C, D or E.",
+        5,
     ),
     "sciq": _multiple_choice(
         QUESTION_OPTIONS, "Answer the science question with the letter of the right option: A, B, C or D."

@@ -16,13 +16,26 @@ from .answers import AnswerReading, AnswerRule
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Kind = Literal["classification", "multiple-choice", "free"]
+# ISO 639-1, and the codes of languages that have none there but occur in public data sets.
+_LANGUAGES = (
+    " aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el"
+    " en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it"
+    " iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt"
+    " my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl"
+    " sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo"
+    " za zh zu arz ary ast ceb ckb fil haw hmn kmr nso pes swh wuu yue"
+    " "
+)
 # Examples that a notebook shows of a task.
 SHOWN = 3
 
 
 def is_language(text: str) -> bool:
-    """Whether a text looks like a language code: two or three letters, perhaps with a script or region."""
-    return re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", text) is not None
+    """Whether a text is a language code: ISO 639-1, or one of some longer ones, perhaps with a script or region."""
+    base, _, rest = text.replace("_", "-").partition("-")
+    return f" {base} " in _LANGUAGES and (
+        not rest or re.fullmatch(r"[A-Z][a-z]{3}|[A-Z]{2}", rest) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)

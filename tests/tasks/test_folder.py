@@ -98,13 +98,75 @@ def test_a_single_file_names_its_splits_itself(tmp_path: Path) -> None:
     (tmp_path / "mood.task.json").write_text('{"family": "yes-no"}')
     assert load_task("mood", tasks=path).family == "yes-no"
 
-    write_jsonl(path, [*rows, {**rows[0], "id": "new", "split": "dev"}])
+    write_jsonl(path, [*rows, {**rows[0], "id": "new", "split": "held out"}])
     with pytest.raises(
         ValueError, match=re.escape(f'{path}:18: field "split": expected one of train, validation')
     ):
         load_task("mood", tasks=tmp_path)
-    write_jsonl(path, records(3, prefix="a", **YES_NO))
-    with pytest.raises(ValueError, match=r":1: field \"split\": .* got None"):
+    write_jsonl(
+        path, [*rows, {key: value for key, value in rows[0].items() if key != "split"} | {"id": "new"}]
+    )
+    with pytest.raises(
+        ValueError, match=r":18: field \"split\": .* got None; give every record a split, or none"
+    ):
+        load_task("mood", tasks=tmp_path)
+    write_jsonl(
+        path, [{**row, "split": {"validation": "dev"}.get(row["split"], row["split"])} for row in rows]
+    )
+    assert load_task("mood", tasks=tmp_path).validation == task.validation
+
+
+def test_a_single_file_without_splits_is_split_by_seed(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "mood.jsonl", sorted(records(40, prefix="a", **YES_NO), key=lambda r: r["answer"])
+    )
+    task, other = load_task("mood", tasks=path), load_task("mood", tasks=path, seed=1)
+    assert (len(task.train), len(task.validation), len(task.test)) == (20, 8, 12)
+    for part in (task.train, task.validation, task.test):
+        counts = [sum(e.answer == label for e in part) for label in ("yes", "no")]
+        assert abs(counts[0] - counts[1]) <= 1
+    assert {e.id for e in task.test} != {e.id for e in other.test}
+
+
+def test_a_folder_of_json_files_is_a_folder_of_tasks(tmp_path: Path) -> None:
+    words = [{"input": f"word {i}", "output": f"drow {i}"} for i in range(20)]
+    (tmp_path / "abstractive").mkdir()
+    for name in ("reverse.json", "abstractive/antonym.json"):
+        (tmp_path / name).write_text(json.dumps(words))
+    (tmp_path / "sheet.csv").write_text(
+        "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(12))
+    )
+    (tmp_path / "config.json").write_text('{"model": "x", "layers": [1, 2]}')
+    assert [(info.name, info.kind) for info in list_tasks(tmp_path)] == [
+        ("antonym", "free"),
+        ("reverse", "free"),
+        ("sheet", "classification"),
+    ]
+    sheet = load_task("sheet", tasks=tmp_path)
+    assert sheet.labels == ("a", "b")
+    assert {e.answer for e in sheet.test} == {"a", "b"}
+
+
+def test_names_of_fields_are_given_by_the_caller_or_by_task_json(tmp_path: Path) -> None:
+    rows = [{"body": f"text {i}", "verdict": ("good", "bad")[i % 2]} for i in range(20)]
+    write_jsonl(tmp_path / "mood.jsonl", rows)
+    named = {"input": "body", "answer": "verdict"}
+    with pytest.raises(ValueError, match=r"--fields input=body,answer=verdict"):
+        load_task("mood", tasks=tmp_path)
+    task = load_task("mood", tasks=tmp_path, fields=named)
+    assert task.kind == "free"
+    assert list_tasks(tmp_path, fields=named)[0].sizes == (10, 4, 6)
+    (tmp_path / "mood.task.json").write_text(json.dumps({"fields": named, "labels": ["good", "bad"]}))
+    assert load_task("mood", tasks=tmp_path).labels == ("good", "bad")
+    (tmp_path / "mood.task.json").write_text('{"fields": ["body"]}')
+    with pytest.raises(ValueError, match='"fields": expected names by field'):
+        load_task("mood", tasks=tmp_path)
+
+
+def test_a_split_in_two_files_is_an_error(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "mood", **YES_NO)
+    (folder / "train.csv").write_text("text,label\na,yes\n")
+    with pytest.raises(ValueError, match=r"train\.csv and .*train\.jsonl are both the train split"):
         load_task("mood", tasks=tmp_path)
 
 
@@ -230,7 +292,7 @@ def test_a_multiple_choice_template_has_to_show_the_options(tmp_path: Path) -> N
 def test_task_json_that_is_no_json_is_named(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "mood", **YES_NO)
     (folder / "task.json").write_text("{")
-    with pytest.raises(ValueError, match=r"task\.json: broken JSON"):
+    with pytest.raises(ValueError, match=r"task\.json:1: broken JSON at column 2"):
         load_task("mood", tasks=tmp_path)
     (folder / "task.json").write_text("[]")
     with pytest.raises(ValueError, match=r"task\.json: expected a JSON object, got list"):
@@ -271,26 +333,29 @@ def test_a_known_data_set_is_worded_as_the_paper_words_it(tmp_path: Path) -> Non
         load_task("sst2", tasks=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "choices", "text"),
-    [
-        ("mnli", ("premise", "hypothesis"), ("a", "b"), "Premise: p \nHypothesis: h \nLabel:"),
-        ("xnli", ("premise", "hypothesis"), ("a", "b"), "Premise: p \nHypothesis: h \nLabel:"),
-        ("qqp", ("question1", "question2"), ("a", "b"), "Question 1: p \nQuestion 2: h \nLabel:"),
-        ("boolq", ("passage", "question"), ("True", "False"), "Context: p \nQuestion: h \nAnswer:"),
-        ("race", ("context", "question"), ("a", "b"), "Context: p \nQuestion: h\nA. a\nB. b \nAnswer:"),
-        (
-            "social_i_qa",
-            ("context", "question"),
-            ("a", "b"),
-            "Context: p \nQuestion: h\nA. a\nB. b \nAnswer:",
-        ),
-        ("arc_easy", ("x", "y"), ("a", "b"), "Question: test text 0\nA. a\nB. b \nAnswer:"),
-        ("ag_news", ("x", "y"), ("a", "b"), "Sentence: test text 0 \nLabel:"),
-    ],
-)
+NLI = ("entailment", "neutral", "contradiction")
+BODIES = [
+    ("mnli", ("premise", "hypothesis"), NLI, "Premise: p \nHypothesis: h \nLabel:"),
+    ("xnli", ("premise", "hypothesis"), NLI, "Premise: p \nHypothesis: h \nLabel:"),
+    (
+        "qqp",
+        ("question1", "question2"),
+        ("not duplicate", "duplicate"),
+        "Question 1: p \nQuestion 2: h \nLabel:",
+    ),
+    ("boolq", ("passage", "question"), ("True", "False"), "Context: p \nQuestion: h \nAnswer:"),
+    ("ag_news", ("x", "y"), ("world", "sports", "business", "technology"), "Sentence: test text 0 \nLabel:"),
+]
+LETTERED_BODIES = [
+    ("race", 4, "Context: p \nQuestion: h\nA. 0 a\nB. 1 a\nC. 2 a\nD. 3 a \nAnswer:"),
+    ("social_i_qa", 3, "Context: p \nQuestion: h\nA. 0 a\nB. 1 a\nC. 2 a \nAnswer:"),
+    ("arc_easy", 4, "Question: a text 0\nA. 0 a\nB. 1 a\nC. 2 a\nD. 3 a \nAnswer:"),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "choices", "text"), BODIES)
 def test_the_bodies_of_the_paper(
-    tmp_path: Path, name: str, fields: tuple[str, str], choices: tuple[str, str], text: str
+    tmp_path: Path, name: str, fields: tuple[str, str], choices: tuple[str, ...], text: str
 ) -> None:
     named = dict(zip(fields, ("p", "h"), strict=True))
     write_task(tmp_path / name, answers=choices, choices=choices, fields=named)
@@ -300,10 +365,125 @@ def test_the_bodies_of_the_paper(
     assert all(cue.endswith(text[-8:].strip()) for cue, _ in shown)
 
 
-def test_a_known_name_without_the_fields_it_needs_is_an_error(tmp_path: Path) -> None:
-    write_task(tmp_path / "mnli", **YES_NO)
-    with pytest.raises(ValueError, match=r"mnli: \"template\" names \{hypothesis\}; known are input"):
-        load_task("mnli", tasks=tmp_path)
+def quiz(folder: Path, options: int, **more: Any) -> None:
+    """A multiple-choice task whose options differ from record to record."""
+    for split, marks in (("train", "ghijklmnop"), ("test", "abcdef")):
+        rows = [
+            {"id": f"{split}-{i}", "input": f"{mark} text {i}", "answer": f"{i % options} {mark}", **more}
+            | {"choices": [f"{place} {mark}" for place in range(options)]}
+            for i, mark in enumerate(marks)
+        ]
+        write_jsonl(folder / f"{split}.jsonl", rows)
+
+
+@pytest.mark.parametrize(("name", "options", "text"), LETTERED_BODIES)
+def test_the_lettered_bodies_of_the_paper(tmp_path: Path, name: str, options: int, text: str) -> None:
+    quiz(tmp_path / name, options, fields={"context": "p", "question": "h"})
+    task = load_task(name, tasks=tmp_path)
+    assert zero_shot(task, task.test[0], instruction=False).text == text
+
+
+def test_a_folder_with_the_name_of_a_public_data_set_and_labels_of_its_own_is_worded_plainly(
+    tmp_path: Path,
+) -> None:
+    for name in ("ag_news", "sst2", "boolq", "commonsense_qa", "race", "mnli"):
+        write_task(tmp_path / name, **YES_NO)
+        with pytest.warns(
+            UserWarning, match=f"{name}: this is not the public data set '{name}'.*'plain-classification'"
+        ):
+            task = load_task(name, tasks=tmp_path)
+        assert (task.kind, task.family, task.template.name) == (
+            "classification",
+            "classification",
+            "plain-classification",
+        )
+        assert task.instruction == 'Label the sentence. The label is "yes" or "no".'
+        assert zero_shot(task, task.test[0]).text.endswith("Sentence: test text 0\nLabel:")
+    quiz(tmp_path / "arc_easy", 3)
+    with pytest.warns(UserWarning, match=r"arc_easy: .*most records have 3 options, not 4"):
+        assert load_task("arc_easy", tasks=tmp_path).template.name == "plain-multiple-choice"
+
+
+def test_a_public_data_set_without_the_fields_of_its_wording_is_worded_plainly(tmp_path: Path) -> None:
+    write_task(tmp_path / "mnli", answers=NLI, choices=NLI)
+    with pytest.warns(UserWarning, match=r"mnli: .*\(records have no field 'hypothesis'\)"):
+        task = load_task("mnli", tasks=tmp_path)
+    assert task.template.name == "plain-classification"
+
+
+def test_one_record_with_other_choices_is_refused_with_its_line(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "mood", **YES_NO)
+    rows = records(10, prefix="train", **YES_NO)
+    rows[6]["choices"] = ["yes", "no", "maybe"]
+    write_jsonl(folder / "train.jsonl", rows)
+    with pytest.raises(
+        ValueError,
+        match=r"train\.jsonl:7: field \"choices\": got \['yes', 'no', 'maybe'\], but 15 of 16 records have",
+    ):
+        load_task("mood", tasks=tmp_path)
+    write_settings(folder, kind="multiple-choice")
+    assert load_task("mood", tasks=tmp_path).kind == "multiple-choice"
+
+
+def test_27_labels_are_labels_and_27_options_are_too_many(tmp_path: Path) -> None:
+    labels = tuple(f"label {i}" for i in range(27))
+    write_task(tmp_path / "topics", answers=labels, choices=labels)
+    assert load_task("topics", tasks=tmp_path).labels == labels
+    quiz(tmp_path / "exam", 27)
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: .* letters for 26 options only"):
+        load_task("exam", tasks=tmp_path)
+
+
+def test_answers_that_are_read_are_one_line(tmp_path: Path) -> None:
+    write_task(tmp_path / "poem", answers=("one", "two\nlines"))
+    with pytest.raises(ValueError, match=r'train\.jsonl:2: field "answer": has a line end'):
+        load_task("poem", tasks=tmp_path)
+
+
+def test_repeated_labels_and_answers_that_occur_twice_are_refused(tmp_path: Path) -> None:
+    write_task(tmp_path / "mood", answers=("yes", "no"), choices=("yes", "no", "yes"))
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: .*a label occurs twice in \['yes', 'no', 'yes'\]"):
+        load_task("mood", tasks=tmp_path)
+    write_task(tmp_path / "case", answers=("e\u0301", "\u00e9"), choices=("e\u0301", "\u00e9"))
+    with pytest.raises(ValueError, match=r"the labels '.*' and '.*' read the same"):
+        load_task("case", tasks=tmp_path)
+
+
+def test_task_json_may_have_a_byte_order_mark_but_not_another_encoding(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "mood", **YES_NO)
+    (folder / "task.json").write_bytes(b'\xef\xbb\xbf{"family": "yes-no"}')
+    assert load_task("mood", tasks=tmp_path).family == "yes-no"
+    (folder / "task.json").write_bytes('{\n"family": "Größe"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"task\.json:2: not UTF-8 \(byte 14 of the line\)"):
+        load_task("mood", tasks=tmp_path)
+
+
+def test_ids_that_begin_anew_in_each_file_are_told_apart(tmp_path: Path) -> None:
+    for split, count in (("train", 10), ("test", 6)):
+        rows = records(count, prefix=split, **YES_NO)
+        write_jsonl(tmp_path / "mood" / f"{split}.jsonl", [{**row, "id": i} for i, row in enumerate(rows)])
+    task = load_task("mood", tasks=tmp_path)
+    assert task.test[0].id == "test-0"
+    assert "train-0" in {e.id for e in (*task.train, *task.validation)}
+
+
+def test_the_rule_that_reads_answers_can_be_named(tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "mood", **YES_NO)
+    assert load_task("mood", tasks=tmp_path).answer_rule == "task"
+    write_settings(folder, answer_rule="2405.10548")
+    assert load_task("mood", tasks=tmp_path).reading.rule == "2405.10548"
+    write_settings(folder, answer_rule="loose")
+    with pytest.raises(ValueError, match=r'"answer_rule": expected one of task, 2405\.10548'):
+        load_task("mood", tasks=tmp_path)
+
+
+def test_a_name_is_a_language_only_where_it_is_one(tmp_path: Path) -> None:
+    write_task(tmp_path / "math" / "add", **FREE)
+    write_task(tmp_path / "math" / "pt-BR", **FREE)
+    assert [info.name for info in list_tasks(tmp_path)] == ["add", "math.pt-BR"]
+    assert load_task("math/add", tasks=tmp_path).name == "add"
+    assert load_task("math/pt-BR", tasks=tmp_path).language == "pt-BR"
+    assert load_task("review-sentiment.en").name == "review-sentiment"
 
 
 def test_two_tasks_of_one_name_are_an_error(tmp_path: Path) -> None:

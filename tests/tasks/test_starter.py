@@ -9,7 +9,7 @@ import pytest
 
 from cast_lens.tasks import SPLITS, list_tasks, load_task
 from cast_lens.tasks.sampling import input_key
-from cast_lens.tasks.suite import FOLDER, STARTER, starter_file
+from cast_lens.tasks.starter import FOLDER, STARTER, starter_file
 from cast_lens.tasks.templates import body, definition, gold_letter
 from cast_lens.tasks.types import Example, Split, Task
 

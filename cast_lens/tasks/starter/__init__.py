@@ -1,6 +1,6 @@
 """The suite that ships: what each task asks, in which words, in which languages.
 
-The examples lie in ``starter/<task>.<language>.jsonl`` and were written for this project. In another language
+The examples are in ``<task>.<language>.jsonl`` and were written for this project. In another language
 the instruction, the cues and the label words are all in that language; an item keeps its id and its split.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .jsonl import Line, read_jsonl
-from .splits import Splits, disjoint
-from .templates import WORD
-from .types import SPLITS, Example, Kind, Task, Template
+from ..formats import Line, read_lines
+from ..splits import Splits, disjoint
+from ..templates import WORD
+from ..types import SPLITS, Example, Kind, Task, Template
 
-FOLDER = Path(__file__).parent / "starter"
+FOLDER = Path(__file__).parent
 
 _OPEN: Mapping[str, str] = {
     "en": "Definition: {instruction}\n",
@@ -150,7 +150,7 @@ def load_starter(name: str) -> Task:
     """
     task, path = STARTER[name], starter_file(name)
     language = name.partition(".")[2] or "en"
-    lines = read_jsonl(path, language=language)
+    lines = read_lines(path, language=language)
     splits = disjoint(by_split_field(lines, task.kind), where=name)
     return Task(
         name=name,
