@@ -170,17 +170,22 @@ def models() -> None:
 @app.command()
 def tasks(
     tasks: Annotated[
-        str | None, typer.Option(help="Folder of JSONL tasks (default: the suite that ships).")
+        str | None, typer.Option(help="Folder of task files (default: the suite that ships).")
     ] = None,
+    fields: Annotated[
+        str, typer.Option(help="What the files call their fields: input=text,answer=label.")
+    ] = "",
 ) -> None:
     """List the tasks that there are."""
 
     def job() -> None:
         from .tasks import list_tasks
+        from .tasks.loading import field_names
 
+        named = field_names(pair for pair in fields.split(",") if pair.strip())
         rows = [
             (info.name, info.kind, "/".join(map(str, info.sizes)), ", ".join(info.labels))
-            for info in list_tasks(tasks)
+            for info in list_tasks(tasks, fields=named)
         ]
         _table(("task", "kind", "examples", "labels"), rows)
         typer.echo("Examples: in the train, validation and test split.")

@@ -77,6 +77,8 @@ class RunConfig:
         targets: tasks that are steered.
         tasks: folder of JSONL tasks; empty for the suite that ships.
         hub: take tasks from the Hugging Face hub.
+        fields: ``name=column`` pairs that say what the records of ``tasks`` call their fields, such as ``input=text``,
+            ``answer=label``; not needed for the usual names.
         shots: demonstrations in few-shot prompts.
         samples: source samples averaged into a vector (also the samples of the geometry).
         select: how the samples to average are chosen, a method of ``selection.select``; ``all`` averages every one.
@@ -106,6 +108,7 @@ class RunConfig:
     targets: tuple[str, ...] = DEFAULT_TARGETS
     tasks: str = ""
     hub: bool = False
+    fields: tuple[str, ...] = ()
     shots: int = 5
     samples: int = 40
     select: str = "all"
@@ -128,6 +131,13 @@ class RunConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        # Here, because the command line shows its options without them.
+        from ..tasks.loading import canonical, field_names
+
+        # One name per task: ``review-sentiment.en`` is ``review-sentiment``.
+        for name in ("sources", "targets"):
+            object.__setattr__(self, name, tuple(canonical(task) for task in getattr(self, name)))
+        field_names(self.fields)
         for name, (least, most) in RANGES.items():
             _in_range(name, getattr(self, name), least, most)
         for name, known in CHOICES.items():

@@ -29,6 +29,7 @@ from ..tasks import (
     zero_shot_prompts,
 )
 from ..tasks import label_counts as tasks_label_counts
+from ..tasks.loading import field_names
 from ..vectors import DifferenceVectors, SteeringVector
 from .choose_setting import chosen_setting, sweep_source
 from .config import RunConfig
@@ -224,8 +225,10 @@ def load_tasks(config: RunConfig, names: Sequence[str] = ()) -> dict[str, Task]:
             f"select={config.select!r} is not a selection that a run can make; choose from {usable}"
         )
     wanted = dict.fromkeys((*config.sources, *config.targets, *names))
+    fields = field_names(config.fields)
     tasks = {
-        name: load_task(name, tasks=config.tasks or None, hub=config.hub, seed=config.seed) for name in wanted
+        name: load_task(name, tasks=config.tasks or None, hub=config.hub, seed=config.seed, fields=fields)
+        for name in wanted
     }
     for name, task in tasks.items():
         draw_samples(task, Extraction(config.samples, config.shots, seed=config.seed))

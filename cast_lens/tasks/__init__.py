@@ -12,7 +12,6 @@ from .loading import list_tasks, load_task
 from .prompts import (
     cross_task,
     cross_task_prompts,
-    demonstrations,
     few_shot,
     few_shot_prompts,
     prompts_showing,
@@ -20,7 +19,7 @@ from .prompts import (
     zero_shot_prompts,
 )
 from .random_text import with_random_text, word_count
-from .sampling import input_key, label_counts, sample_examples
+from .sampling import demonstrations, input_key, label_counts, sample_examples
 from .types import SPLITS, Example, Kind, Prompt, Split, Task, TaskInfo, Template
 
 __all__ = [

@@ -7,15 +7,19 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .folders import TaskFiles, discover
-from .formats import Line, check_ids, read_lines
+from .formats import Line, check_ids, lines_of, read_lines
 from .sampling import class_of, input_key
 from .settings import Settings, check_wording, infer_kind, read_settings, settle, wording
 from .splits import make_splits
 from .starter import load_starter, starter_names
 from .templates import KNOWN
 from .types import SPLITS, Example, Kind, Task, TaskInfo, is_language
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def load_task(
@@ -82,6 +86,26 @@ def canonical(name: str) -> str:
     if group and is_language(last):
         last = f"{group.rpartition('/')[2]}.{last}"
     return last.removesuffix(".en")
+
+
+def field_names(pairs: Iterable[str]) -> dict[str, str]:
+    """What `load_task` takes as ``fields``, from ``name=column`` pairs.
+
+    Raises:
+        ValueError: a pair without ``=``, a name or a column; a name given twice.
+
+    >>> field_names(["input=text", "answer=label"])
+    {'input': 'text', 'answer': 'label'}
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, _, column = (part.strip() for part in pair.partition("="))
+        if not name or not column or name in found:
+            raise ValueError(
+                f"fields: {pair!r} is not of the form name=column, with each name once; e.g. input=text,answer=label"
+            )
+        found[name] = column
+    return found
 
 
 def load_folder(task: TaskFiles, *, seed: int, fields: Mapping[str, str] | None = None) -> Task:
@@ -154,6 +178,44 @@ def task_of(
         dropped=splits.dropped,
         answer_rule=settings.answer_rule or "task",
     )
+
+
+def task_from_records(
+    records: Iterable[Mapping[str, Any] | tuple[str, str]] | pd.DataFrame,
+    *,
+    name: str,
+    instruction: str | None,
+    template: str | None,
+    labels: Sequence[str] | None,
+    fields: Mapping[str, str] | None,
+    language: str,
+    seed: int,
+) -> Task:
+    """See `Task.from_records`."""
+    rows = records.to_dict("records") if hasattr(records, "to_dict") else records
+    placed = [(_as_record(row), f"record {number}") for number, row in enumerate(rows, start=1)]
+    if len(placed) < len(SPLITS):
+        raise ValueError(
+            f"records holds {len(placed)}; give at least {len(SPLITS)}, one each for train, validation and test"
+        )
+    settings = Settings(
+        instruction=instruction,
+        template=template,
+        labels=None if labels is None else tuple(labels),
+        where=name,
+    )
+    lines = lines_of(placed, stem=name, language=language, fields=fields)
+    return task_of({"": lines}, name=name, language=language, origin="records", settings=settings, seed=seed)
+
+
+def _as_record(row: Any) -> Any:
+    """A pair as a record; the numbers of a frame as Python's own, its empty cells left out."""
+    if isinstance(row, tuple | list) and len(row) == 2:
+        row = dict(zip(("input", "answer"), row, strict=True))
+    if not isinstance(row, Mapping):
+        return row
+    plain = {str(key): value.item() if hasattr(value, "item") else value for key, value in row.items()}
+    return {key: value for key, value in plain.items() if value is not None and value == value}
 
 
 def _by_split(lines: Sequence[Line]) -> dict[str, list[Line]]:

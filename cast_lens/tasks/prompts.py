@@ -18,34 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Literal
 
-from .answers import is_match, is_valid, normalise_answer
-from .sampling import Pool, demonstrations, shuffled_answers, stable_seed
+from .sampling import Pool, shuffled_answers, stable_seed
 from .templates import admissible, body, definition, gold
 from .types import Example, Prompt, Split, Task
 
 Demonstrations = Literal["fixed", "per-query"]
 
-__all__ = [
-    "Demonstrations",
-    "cross_task",
-    "cross_task_prompts",
-    "demonstrations",
-    "few_shot",
-    "few_shot_prompts",
-    "is_match",
-    "is_valid",
-    "normalise_answer",
-    "prompts_showing",
-    "zero_shot",
-    "zero_shot_prompts",
-]
-
 
 @dataclass(frozen=True, slots=True)
-class _Drawing:
-    """How the demonstrations of few-shot prompts are drawn; see `few_shot`."""
+class _Sampling:
+    """How the demonstrations of few-shot prompts are sampled; see `few_shot`."""
 
     shots: int
     seed: int
@@ -59,13 +44,13 @@ class _Drawing:
         if self.way not in ("fixed", "per-query"):
             raise ValueError(f'demonstrations={self.way!r} is unknown; choose "fixed" or "per-query"')
         pool = Pool.of(task, self.pool)
-        deck = pool.ranked(self.seed, shots=self.shots)
+        ranked = pool.ranked(self.seed, shots=self.shots)
         for query in queries:
             seed = self.seed
             if self.way == "per-query":
                 seed = stable_seed(self.seed, query.id)
-                deck = pool.ranked(seed, shots=self.shots)
-            yield self._as_text(task, deck.sample((query,)), seed)
+                ranked = pool.ranked(seed, shots=self.shots)
+            yield self._as_text(task, ranked.sample((query,)), seed)
 
     def _as_text(self, task: Task, drawn: tuple[Example, ...], seed: int) -> tuple[tuple[str, str], ...]:
         if self.shuffle_labels:
@@ -75,23 +60,32 @@ class _Drawing:
         return _pairs(task, drawn, answers, instruction=self.instruction)
 
 
-def zero_shot(task: Task, example: Example, *, instruction: bool = True) -> Prompt:
+def zero_shot(task: Task, example: Example | str, *, instruction: bool = True) -> Prompt:
     """The query alone.
 
     Args:
         task: gives the template and the admissible answers.
-        example: the query.
+        example: the query; or any text to ask about, for which no answer is the right one.
         instruction: whether the task's definition opens the prompt.
+
+    Raises:
+        ValueError: a bare text for a task that needs more than a text, such as options.
+
+    >>> from cast_lens.tasks import load_task, zero_shot
+    >>> print(zero_shot(load_task("antonym"), "hot").text)
+    Q: hot
+    A:
     """
+    (example,) = _queries(task, [example])
     return _prompt(task, example, opening=definition(task) if instruction else "")
 
 
 def few_shot(
     task: Task,
-    example: Example,
+    example: Example | str,
     *,
     shots: int,
-    seed: int,
+    seed: int = 0,
     demonstrations: Demonstrations = "fixed",
     pool: Split = "train",
     instruction: bool = True,
@@ -112,19 +106,19 @@ def few_shot(
         shuffle_labels: placebo: the demonstrations' answers are permuted, and right as often as chance.
 
     Raises:
-        ValueError: for shots below one or above what the pool holds, an unknown pool or way of drawing.
+        ValueError: for shots below one or above what the pool holds, an unknown pool or way of sampling.
     """
-    drawing = _Drawing(shots, seed, demonstrations, pool, instruction, shuffle_labels)
-    return _in_task(task, (example,), drawing)[0]
+    sampling = _Sampling(shots, seed, demonstrations, pool, instruction, shuffle_labels)
+    return _in_task(task, _queries(task, [example]), sampling)[0]
 
 
 def cross_task(
     source: Task,
     target: Task,
-    example: Example,
+    example: Example | str,
     *,
     shots: int,
-    seed: int,
+    seed: int = 0,
     demonstrations: Demonstrations = "fixed",
     pool: Split = "train",
     instruction: bool = True,
@@ -135,46 +129,48 @@ def cross_task(
     Arguments and errors are those of `few_shot`, with the demonstrations drawn from ``source``. Each task's
     definition opens its own part.
     """
-    drawing = _Drawing(shots, seed, demonstrations, pool, instruction, shuffle_labels)
-    return _across(source, target, (example,), drawing)[0]
+    sampling = _Sampling(shots, seed, demonstrations, pool, instruction, shuffle_labels)
+    return _across(source, target, _queries(target, [example]), sampling)[0]
 
 
-def zero_shot_prompts(task: Task, examples: Iterable[Example], *, instruction: bool = True) -> list[Prompt]:
-    """`zero_shot` of every example, in order."""
-    return [zero_shot(task, example, instruction=instruction) for example in examples]
+def zero_shot_prompts(
+    task: Task, examples: Iterable[Example | str] | str, *, instruction: bool = True
+) -> list[Prompt]:
+    """`zero_shot` of every example or text, in order; a single text is one query."""
+    return [zero_shot(task, example, instruction=instruction) for example in _queries(task, examples)]
 
 
 def few_shot_prompts(
     task: Task,
-    examples: Iterable[Example],
+    examples: Iterable[Example | str] | str,
     *,
     shots: int,
-    seed: int,
+    seed: int = 0,
     demonstrations: Demonstrations = "fixed",
     pool: Split = "train",
     instruction: bool = True,
     shuffle_labels: bool = False,
 ) -> list[Prompt]:
     """`few_shot` of every example, in order."""
-    drawing = _Drawing(shots, seed, demonstrations, pool, instruction, shuffle_labels)
-    return _in_task(task, tuple(examples), drawing)
+    sampling = _Sampling(shots, seed, demonstrations, pool, instruction, shuffle_labels)
+    return _in_task(task, _queries(task, examples), sampling)
 
 
 def cross_task_prompts(
     source: Task,
     target: Task,
-    examples: Iterable[Example],
+    examples: Iterable[Example | str] | str,
     *,
     shots: int,
-    seed: int,
+    seed: int = 0,
     demonstrations: Demonstrations = "fixed",
     pool: Split = "train",
     instruction: bool = True,
     shuffle_labels: bool = False,
 ) -> list[Prompt]:
     """`cross_task` of every example, in order."""
-    drawing = _Drawing(shots, seed, demonstrations, pool, instruction, shuffle_labels)
-    return _across(source, target, tuple(examples), drawing)
+    sampling = _Sampling(shots, seed, demonstrations, pool, instruction, shuffle_labels)
+    return _across(source, target, _queries(target, examples), sampling)
 
 
 def prompts_showing(
@@ -216,6 +212,22 @@ def prompts_showing(
     ]
 
 
+def _queries(task: Task, given: Iterable[Example | str] | str) -> tuple[Example, ...]:
+    """Examples as they are, texts as examples without an answer."""
+    named = {name for _, name, _, _ in Formatter().parse(task.template.body) if name}
+    found = []
+    for number, one in enumerate([given] if isinstance(given, str) else given):
+        if isinstance(one, str):
+            if named - {"input"}:
+                raise ValueError(
+                    f"the text {one!r} is no query of {task.name!r}, whose template shows {', '.join(sorted(named))}; "
+                    "give an Example"
+                )
+            one = Example(f"text-{number}", one, "", language=task.language)
+        found.append(one)
+    return tuple(found)
+
+
 def _pairs(
     task: Task, drawn: Sequence[Example], answers: Sequence[str], *, instruction: bool
 ) -> tuple[tuple[str, str], ...]:
@@ -226,14 +238,14 @@ def _pairs(
     return tuple(zip(bodies, answers, strict=True))
 
 
-def _in_task(task: Task, examples: Sequence[Example], drawing: _Drawing) -> list[Prompt]:
-    shown = drawing.shown(task, examples)
+def _in_task(task: Task, examples: Sequence[Example], sampling: _Sampling) -> list[Prompt]:
+    shown = sampling.shown(task, examples)
     return [_prompt(task, example, shown=own) for example, own in zip(examples, shown, strict=True)]
 
 
-def _across(source: Task, target: Task, examples: Sequence[Example], drawing: _Drawing) -> list[Prompt]:
-    opening = definition(target) if drawing.instruction else ""
-    shown = drawing.shown(source, examples)
+def _across(source: Task, target: Task, examples: Sequence[Example], sampling: _Sampling) -> list[Prompt]:
+    opening = definition(target) if sampling.instruction else ""
+    shown = sampling.shown(source, examples)
     return [
         _prompt(target, example, shown=own, opening=opening)
         for example, own in zip(examples, shown, strict=True)
@@ -246,7 +258,7 @@ def _prompt(
     return Prompt(
         demonstrations=shown,
         query=opening + body(task, example),
-        gold=gold(task, example),
+        gold=gold(task, example) if example.answer else "",
         choices=admissible(task, example),
         task=task.name,
         sample_id=example.id,

@@ -132,7 +132,7 @@ def warn_missing_classes(prompts: Iterable[Prompt]) -> None:
     admissible answer) for all of them to occur.
     """
     tasks: dict[str, dict[tuple[str, str], Prompt]] = {}
-    for prompt in prompts:
+    for prompt in (prompt for prompt in prompts if prompt.gold):
         tasks.setdefault(prompt.task, {})[prompt.sample_id, prompt.query] = prompt
     for name, found in tasks.items():
         asked = list(found.values())
@@ -152,7 +152,7 @@ def warn_missing_classes(prompts: Iterable[Prompt]) -> None:
 
 
 def demonstrations(
-    task: Task, *, shots: int, seed: int, exclude: Sequence[Example] = (), pool: Split = "train"
+    task: Task, *, shots: int, seed: int = 0, exclude: Sequence[Example] = (), pool: Split = "train"
 ) -> tuple[Example, ...]:
     """Examples to show, balanced over the task's classes, in a random order.
 
@@ -170,7 +170,7 @@ def demonstrations(
 
     >>> from cast_lens.tasks import demonstrations, load_task
     >>> [one.answer for one in demonstrations(load_task("review-sentiment"), shots=2, seed=0)]
-    ['negative', 'positive']
+    ['positive', 'negative']
     """
     return Pool.of(task, pool).ranked(seed, shots=shots).sample(exclude)
 

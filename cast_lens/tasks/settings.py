@@ -187,11 +187,12 @@ def wording(
             f"used but {template.name!r}; rename the folder, or word the task in task.json",
             stacklevel=2,
         )
+    own = any((settings.template, settings.definition, settings.option))
     changes = {
         "body": settings.template,
         "definition": settings.definition,
         "option": settings.option,
-        "name": f"{name}/task.json" if settings.where else None,
+        "name": f"{name}/task.json" if settings.where else f"{name}/own" if own else None,
     }
     template = replace(template, **{key: value for key, value in changes.items() if value is not None})
     if settings.instruction is not None:

@@ -6,12 +6,15 @@ Everything here is plain text and immutable; no model is needed to build or insp
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .answers import AnswerReading, AnswerRule
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -147,6 +150,52 @@ class Task:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reading", _reading(self))
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Iterable[Mapping[str, Any] | tuple[str, str]] | pd.DataFrame,
+        *,
+        name: str = "task",
+        instruction: str | None = None,
+        template: str | None = None,
+        labels: Sequence[str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        language: str = "en",
+        seed: int = 0,
+    ) -> Task:
+        """A task of your own from a list or a frame, split by seed unless the records name their splits.
+
+        Args:
+            records: dictionaries with ``input`` and ``answer`` (and what else a file's records may hold, see
+                `cast_lens.tasks.formats`), pairs of the two, or the rows of a frame. At least three.
+            name: of the task.
+            instruction: what opens a prompt.
+            template: the body of the prompt, e.g. ``"Review: {input}\\nLabel:"``.
+            labels: the admissible answers; without them, and without ``choices``, answers are free.
+            fields: what the records call their fields, as ``{"input": "text", "answer": "verdict"}``.
+            language: ISO 639-1 code.
+            seed: chooses test and validation.
+
+        Raises:
+            ValueError: naming the record that is wrong, as `load_task` does.
+
+        >>> from cast_lens.tasks import Task
+        >>> Task.from_records([("hot", "cold"), ("big", "small"), ("up", "down")], name="opposites")
+        Task('opposites', free, train/validation/test 1/1/1, records)
+        """
+        from .loading import task_from_records  # Types know nothing of files.
+
+        return task_from_records(
+            records,
+            name=name,
+            instruction=instruction,
+            template=template,
+            labels=labels,
+            fields=fields,
+            language=language,
+            seed=seed,
+        )
 
     def split(self, name: Split) -> tuple[Example, ...]:
         """The examples of one split.

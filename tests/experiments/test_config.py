@@ -43,11 +43,18 @@ def test_values_are_taken_over_and_typed() -> None:
         ({"dtype": "float23"}, r"dtype='float23' is unknown; did you mean 'float32'"),
         ({"device": "cuda:x"}, r"device='cuda:x' is unknown; did you mean 'cuda'"),
         ({"budget": 50}, r"budget=50 must be from 0 to samples=40"),
+        ({"sources": ["science", "science.en"]}, r"none twice"),
+        ({"fields": ["input"]}, r"fields: 'input' is not of the form name=column"),
     ],
 )
 def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_config(values, origin="run.toml")
+
+
+def test_a_task_has_one_name() -> None:
+    config = make_config({"sources": ["review-sentiment.en", "math/add"], "targets": ["xnli/de"]})
+    assert (config.sources, config.targets) == (("review-sentiment", "add"), ("xnli.de",))
 
 
 def test_toml(tmp_path: Path) -> None:

@@ -356,3 +356,18 @@ def test_chosen_demonstrations_are_shown_as_drawn_ones_are() -> None:
         ) == cross_task_prompts(source, target, target.test, shots=2, seed=4, instruction=instruction)
     with pytest.raises(ValueError, match="shown holds 12 lists of demonstrations for 12 queries"):
         prompts_showing(target, target.test, [own] * 11 + [()])
+
+
+def test_any_text_can_be_a_query() -> None:
+    task = labelled_task()
+    assert zero_shot_prompts(task, "a new text") == zero_shot_prompts(task, ["a new text"])
+    (prompt,) = zero_shot_prompts(task, ["a new text"])
+    assert prompt.text == "Definition: Judge it.\nSentence: a new text\nLabel:"
+    assert (prompt.gold, prompt.choices) == ("", ("good", "bad"))
+    shown = few_shot(task, "a new text", shots=2, seed=0)
+    assert shown.demonstrations == few_shot(task, task.test[0], shots=2, seed=0).demonstrations
+    assert shown.query == prompt.query.removeprefix("Definition: Judge it.\n")
+    with pytest.raises(
+        ValueError, match="the text 'why' is no query of 'lettered', whose template shows input, options"
+    ):
+        zero_shot(lettered_task(), "why")
