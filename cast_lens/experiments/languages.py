@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..tasks import Task
-from ..tasks.folders import discover
+from ..tasks.formats import discover
 from ..tasks.loading import canonical
 from ..tasks.starter import starter_names
 from ..tasks.types import is_language

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folders import TaskFiles, discover
-from .formats import Line, check_ids, lines_of, read_lines
+from .formats import TaskFiles, discover
+from .records import Line, check_ids, lines_of, read_lines
 from .sampling import class_of, input_key
 from .settings import Settings, check_wording, infer_kind, read_settings, settle, wording
 from .splits import make_splits
@@ -35,11 +35,11 @@ def load_task(
     Args:
         name: ``review-sentiment``, or ``review-sentiment.de`` for another language; English may be written
             out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``.
-        tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.folders`.
+        tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.formats`.
         hub: take the data set of this name from the Hugging Face hub; needs a network or its cache.
         seed: chooses the validation items where a folder has none, and the items of large hub data sets.
         fields: what the files of ``tasks`` call the fields of a record, e.g. ``{"input": "text", "answer": "label"}``;
-            not needed for the usual names. See `cast_lens.tasks.formats`.
+            not needed for the usual names. See `cast_lens.tasks.records`.
 
     Raises:
         ValueError: for an unknown name (with the nearest known ones) or a file that breaks the format.

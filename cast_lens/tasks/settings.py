@@ -11,7 +11,8 @@ from string import ascii_uppercase
 from typing import Any, get_args
 
 from .answers import AnswerRule
-from .formats import Line, load_json
+from .formats import load_json
+from .records import Line
 from .templates import FAMILIES, KNOWN, PAPER, PLAIN, check_template, plain_instruction
 from .types import Example, Kind, Template
 
@@ -30,7 +31,7 @@ class Settings:
         template: the body of the template.
         definition, option: as in `Template`.
         answer_rule: as in `Task`.
-        fields: the files' own names; see `cast_lens.tasks.formats.read_lines`.
+        fields: the files' own names; see `cast_lens.tasks.records.read_lines`.
         where: the file, for errors and as the template's name.
     """
 

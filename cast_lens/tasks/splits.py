@@ -24,6 +24,8 @@ from .sampling import input_key, stable_seed
 from .types import Example
 
 FILES = ("train", "validation", "validation_pool", "test", "demos")
+# What else a split is called.
+SPLIT_NAMES = {"training": "train", "dev": "validation", "val": "validation", "valid": "validation"}
 VALIDATION_SHARE, VALIDATION_MOST = 0.2, 100
 TEST_SHARE, TEST_MOST = 0.3, 500
 ClassOf = Callable[[Example], str]

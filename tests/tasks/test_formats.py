@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cast_lens.tasks.formats import read_lines
+from cast_lens.tasks.records import read_lines
 
 from .small import Record, records, write_jsonl
 

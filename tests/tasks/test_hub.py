@@ -12,8 +12,7 @@ import datasets
 import pytest
 
 from cast_lens.tasks import Task, load_task, zero_shot
-from cast_lens.tasks.hub import MOST, fetch, task_from_tables
-from cast_lens.tasks.hub_data import HUB
+from cast_lens.tasks.hub import HUB, MOST, fetch, task_from_tables
 from cast_lens.tasks.templates import KNOWN
 
 Rows = list[dict[str, Any]]

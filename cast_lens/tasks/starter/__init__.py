@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..formats import Line, read_lines
+from ..records import Line, read_lines
 from ..splits import Splits, disjoint
 from ..templates import WORD
 from ..types import SPLITS, Example, Kind, Task, Template
