@@ -263,7 +263,7 @@ def _longest(reading: AnswerReading, line: str, answers: Sequence[str], gold: st
 
 
 def _abbreviates(line: str, gold: str) -> bool:
-    """Whether a free answer in capitals stands where a word in small letters is right: ``US`` is not ``us``."""
+    """Whether a text in capitals is another word than a gold answer in small letters: ``US`` is not ``us``."""
     piece = _piece(line)
     return len(piece) > 1 and piece.isupper() and gold == gold.lower() and gold != gold.upper()
 
@@ -320,7 +320,7 @@ def _edges(answer: str) -> Iterable[str]:
 
 
 def _without_dress(text: str, kept: frozenset[str]) -> str:
-    """A text without the punctuation around it; a sign or point before a digit is no punctuation."""
+    """A text without the punctuation around it; a sign or point before a digit is part of a number."""
     start, stop = 0, len(text)
     while start < stop and _dresses(text[start]) and text[start] not in kept:
         if _SIGNED.match(text, start):

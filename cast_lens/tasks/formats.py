@@ -92,7 +92,7 @@ def discover(root: Path) -> dict[str, TaskFiles]:
 def _walk(root: Path) -> Iterator[TaskFiles]:
     if root.is_file():
         if root.suffix not in SUFFIXES:
-            raise ValueError(f"tasks={str(root)!r} is no {' or '.join(SUFFIXES)} file")
+            raise ValueError(f"tasks={str(root)!r} is not a {' or '.join(SUFFIXES)} file")
         yield _single(root, root.parent)
         return
     if own := _files(root):

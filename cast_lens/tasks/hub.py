@@ -45,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class HubData:
-    """Where a data set lies on the hub and how its rows read.
+    """Where a data set is on the hub, and how its rows are read.
 
     Attributes:
         path, config: as ``datasets.load_dataset`` takes them.
@@ -213,7 +213,7 @@ def load_hub(name: str, *, seed: int = 0) -> Task:
 
 
 def resolve_revision(data: HubData) -> str:
-    """The commit that the data set's revision stands for now; without a network the revision itself."""
+    """The commit that the data set's revision points to now; without a network the revision itself."""
     if Path(data.path).is_dir():
         return data.revision
     from huggingface_hub import HfApi

@@ -220,7 +220,7 @@ def _queries(task: Task, given: Iterable[Example | str] | str) -> tuple[Example,
         if isinstance(one, str):
             if named - {"input"}:
                 raise ValueError(
-                    f"the text {one!r} is no query of {task.name!r}, whose template shows {', '.join(sorted(named))}; "
+                    f"the text {one!r} cannot be a query of {task.name!r}, whose template shows {', '.join(sorted(named))}; "
                     "give an Example"
                 )
             one = Example(f"text-{number}", one, "", language=task.language)

@@ -1,4 +1,4 @@
-"""The placebo of a demonstration: random words of the task's own texts, as long as what they stand for.
+"""The placebo of a demonstration: random words of the task's own texts, as long as what they replace.
 
 What a few-shot prompt does as well with random text in place of its demonstrations, the demonstrations' format,
 inputs and answers did not do: any text in front of the query does it.
@@ -52,7 +52,7 @@ def with_random_text(
         instruction: whether the task's definition opens the first demonstration.
 
     Raises:
-        ValueError: prompts without demonstrations; no train input holds a word that is no answer.
+        ValueError: prompts without demonstrations; every word of the train inputs is an answer.
     """
     words, opening = neutral_words(task), definition(task) if instruction else ""
     known: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
@@ -100,7 +100,7 @@ def _words(text: str) -> Iterator[str]:
 def _replaced(
     pair: tuple[str, str], opening: str, words: Sequence[str], rng: random.Random, length: Length
 ) -> tuple[str, str]:
-    """Random text for one demonstration; its last word stands where the answer stood."""
+    """Random text for one demonstration; its last word takes the place of the answer."""
     body, answer = pair
     kept = opening if opening and body.startswith(opening) else ""
     text = _random_text(words, length(f"{body.removeprefix(kept)} {answer}"), rng, length)

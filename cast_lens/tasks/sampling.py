@@ -71,7 +71,7 @@ def sample_examples(
         examples in sampling order: the first ``k`` of them are the sample of size ``k``.
 
     Raises:
-        ValueError: when ``n`` is below one or more than the split holds, or there is no such split.
+        ValueError: when ``n`` is below one or more than the split holds, or the split is unknown.
 
     >>> from collections import Counter
     >>> from cast_lens.tasks import load_task, sample_examples
@@ -195,7 +195,7 @@ class Pool:
         """The pool of a task's split.
 
         Raises:
-            ValueError: when there is no such split.
+            ValueError: when the split is unknown.
         """
         examples = sorted(_distinct(task.split(split)), key=lambda example: example.id)
         return cls(

@@ -144,7 +144,7 @@ def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, 
     for line in lines:
         if line.example.answer not in labels:
             raise ValueError(
-                f'{line.where}: field "answer": {line.example.answer!r} is no label; known are {list(labels)}'
+                f'{line.where}: field "answer": {line.example.answer!r} is not a label; known are {list(labels)}'
             )
         if line.example.choices and set(line.example.choices) != set(labels):
             raise ValueError(

@@ -207,7 +207,7 @@ def _names(text: str, offered: frozenset[str], where: str) -> set[str]:
     try:
         names = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
     except ValueError as error:
-        raise ValueError(f"{where} {text!r} is no format string: {error}") from None
+        raise ValueError(f"{where} {text!r} is not a format string: {error}") from None
     if unknown := sorted(names - offered):
         raise ValueError(f"{where} names {{{unknown[0]}}}; known are {', '.join(sorted(offered))}")
     return names

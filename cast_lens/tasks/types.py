@@ -201,7 +201,7 @@ class Task:
         """The examples of one split.
 
         Raises:
-            ValueError: when ``name`` is no split.
+            ValueError: when ``name`` is not a split.
         """
         if name not in SPLITS:
             raise ValueError(f"split={name!r} is unknown; choose one of {', '.join(SPLITS)}")

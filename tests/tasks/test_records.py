@@ -56,5 +56,5 @@ def test_mistakes_are_named() -> None:
         Task.from_records([ROWS[0], "text", ROWS[1]])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r'record 1: field "answer" is missing.*--fields'):
         Task.from_records([{"text": "a", "verdict": "b"}] * 3)
-    with pytest.raises(ValueError, match="record 2: field \"answer\": 'bad' is no label"):
+    with pytest.raises(ValueError, match="record 2: field \"answer\": 'bad' is not a label"):
         Task.from_records(ROWS, labels=["good", "poor"])
