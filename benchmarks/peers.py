@@ -32,7 +32,7 @@ from cast_lens.engine import capture, score
 from cast_lens.interventions import Intervention
 from cast_lens.models import load_model
 from cast_lens.models.cache import cache_folder
-from cast_lens.tasks import few_shot_prompts, load_task, zero_shot_prompts
+from cast_lens.tasks import few_shot_prompts, load_task, sample_examples, zero_shot_prompts
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 BATCH = 8
@@ -182,7 +182,7 @@ def measured(job: Callable[[], Any]) -> tuple[Any, Cost]:
 def ours(*, pairs: int, sampled: int, threads: int) -> tuple[list[Row], Work]:
     """Rows of cast_lens, and the work for the others."""
     model, task = load_model(), load_task("review-sentiment")
-    queries = task.test[:pairs]
+    queries = sample_examples(task, pairs)
     positive = [prompt.text for prompt in few_shot_prompts(task, queries, shots=2, seed=0)]
     negative = [prompt.text for prompt in zero_shot_prompts(task, queries)]
 

@@ -66,6 +66,7 @@ _HOME = {
     "parallelism": "geometry",
     "project": "geometry",
     "random_direction": "placebos",
+    "sample_examples": "tasks",
     "score": "engine",
     "select": "selection",
     "space_from_residuals": "selection",
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
         few_shot_prompts,
         list_tasks,
         load_task,
+        sample_examples,
         zero_shot,
         zero_shot_prompts,
     )
