@@ -220,8 +220,8 @@ def _queries(task: Task, given: Iterable[Example | str] | str) -> tuple[Example,
         if isinstance(one, str):
             if named - {"input"}:
                 raise ValueError(
-                    f"the text {one!r} cannot be a query of {task.name!r}, whose template shows {', '.join(sorted(named))}; "
-                    "give an Example"
+                    f"the text {one!r} cannot be a query of {task.name!r}, whose template shows "
+                    f"{', '.join(sorted(named))}; give an Example"
                 )
             one = Example(f"text-{number}", one, "", language=task.language)
         found.append(one)
