@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parent
 CORE = "experiments/config.py"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model": ("model", "device", "dtype", "threads", "chat", "chat_arguments", "encoder"),
-    "Tasks": ("sources", "targets", "tasks", "hub", "folder", "hold_out"),
+    "Tasks": ("sources", "targets", "tasks", "hub", "fields", "folder", "hold_out"),
     "Vectors": ("shots", "samples", "select", "budget"),
     "Steering": ("layers", "strengths", "operator", "position", "validation", "finalists"),
     "Evaluation": ("test", "placebos", "bootstrap", "seed"),

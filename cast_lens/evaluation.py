@@ -114,8 +114,7 @@ def outcome_frame(
     frame["answer"] = [text for *_, text in rows]
     frame["overflowed"] |= frame["answer"].isna()
     frame["exact_match"] = [
-        nan if text is None or not prompt.gold else float(is_match(text, prompt))
-        for prompt, _, text in rows
+        nan if text is None or not prompt.gold else float(is_match(text, prompt)) for prompt, _, text in rows
     ]
     frame["valid"] = [
         nan if text is None or not prompt.choices else float(is_valid(text, prompt))

@@ -11,7 +11,7 @@ route (``steering.generate``) pays for one and is the plain way to steer a model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ from ..protocol import (
     at_least_one,
     settings_first,
 )
-from ..workspace import Workspace
+from ..workspace import Workspace, test_examples
 
 # Tokens of a numbered line beside its answer, as ``methods.batched`` allows.
 NUMBERING = 4
@@ -129,7 +129,9 @@ class Efficiency(Experiment):
     def contender(self, workspace: Workspace, cell: Cell) -> Contender:
         """The method of a cell on some test queries of the target."""
         config, task = workspace.config, workspace.tasks[cell.target]
-        queries = task.test[: self.queries]
+        # The first of the test examples, or more of the same sample.
+        asked = replace(config, test=max(config.test, self.queries))
+        queries = test_examples(asked, task)[: self.queries]
         room = answer_limit(tokenise(workspace.model, zero_shot_prompts(task, queries), chat=config.chat))
         if cell.variant == BATCHED:
             joint = batched(task, queries)
