@@ -79,3 +79,15 @@ def test_an_interrupted_variant_list_keeps_its_order() -> None:
     together = score(model, prompts, items)
     alone = [score(model, prompts, [item]).answer_logprobs[0][1] for item in items]
     assert_close(together.answer_logprobs[0][1:], torch.stack(alone))
+
+
+def test_a_prompt_beyond_the_budget_is_named_before_anything_runs() -> None:
+    model = tiny_model("llama")
+    long = TokenPrompt((5, 6, 7, 8) * 100, ((9,),), 0, "long")
+    ran = Counting()
+    with pytest.warns(UserWarning, match=r"memory_mb=1 cannot be kept: long has 400 tokens"):
+        capture(model, [few_shot_prompts()[0], long], memory_mb=1.0, progress=ran)
+    whole = [item for item in all_kinds() if item.position == "all"]
+    with pytest.warns(UserWarning, match="memory_mb=9 cannot be kept: long has 400 tokens"):
+        score(model, [long], whole, memory_mb=9.0)
+    assert capture(model, [long], memory_mb=64.0).shape[0] == 1
