@@ -26,11 +26,6 @@ from .prompting import (
 )
 from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod
 
-# The names of before, for callers that are still to change.
-Source = SourceTask
-zero_shot, few_shot, cross_task_few_shot = zero_shot_condition, few_shot_condition, cross_task_condition
-retrieved_few_shot, random_text_few_shot = retrieved_condition, random_text_condition
-
 __all__ = [
     "DIFFERENCE_KINDS",
     "OUTCOMES",
