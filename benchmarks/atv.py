@@ -33,7 +33,7 @@ from cast_lens.interventions import Position
 from cast_lens.methods.atv import Design, Step, Training, TrainingItem, build_generator, gather, train
 from cast_lens.methods.atv.training import TrainingJob
 from cast_lens.models import load_model
-from cast_lens.models.cache import cache_folder
+from cast_lens.models.embedded import cache_folder
 from cast_lens.tasks import list_tasks, load_task
 
 TASKS = ("review-sentiment", "headline-topic", "science", "present-past")

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from cast_lens.engine import TokenPrompt, capture
 from cast_lens.models import load_model
-from cast_lens.models.cache import cache_folder
+from cast_lens.models.embedded import cache_folder
 
 BATCH = 16
 

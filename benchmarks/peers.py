@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cast_lens.engine import capture, score
 from cast_lens.interventions import Intervention
 from cast_lens.models import load_model
-from cast_lens.models.cache import cache_folder
+from cast_lens.models.embedded import cache_folder
 from cast_lens.tasks import few_shot_prompts, load_task, sample_examples, zero_shot_prompts
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)

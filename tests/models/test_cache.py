@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cast_lens.models import cache
-from cast_lens.models.cache import cache_folder, cached
+from cast_lens.models import embedded as cache
+from cast_lens.models.embedded import cache_folder, cached
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 
 from cast_lens.models import load_model
-from cast_lens.models.architectures import ARCHITECTURES as LOADABLE
-from cast_lens.models.architectures import architecture_of
+from cast_lens.models.list import ARCHITECTURES as LOADABLE
+from cast_lens.models.list import architecture_of
 from tests.closeness import assert_close
 from tests.tiny import ARCHITECTURES, VOCAB, randomise, tiny_config, tiny_hf_model, tiny_model
 

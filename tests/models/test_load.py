@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cast_lens.models import list_models, load_model
-from cast_lens.models.architectures import ARCHITECTURES as LOADABLE
+from cast_lens.models.list import ARCHITECTURES as LOADABLE
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
 
 

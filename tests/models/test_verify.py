@@ -11,8 +11,9 @@ from torch import Tensor
 from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformers import PreTrainedModel
 
-from cast_lens.models import architectures, load_model
-from cast_lens.models.weights import State
+from cast_lens.models import list as architectures
+from cast_lens.models import load_model
+from cast_lens.models.list import State
 from tests.tiny import ARCHITECTURES, tiny_hf_model, tiny_tokenizer
 
 Damage = Callable[[State], State]

@@ -14,7 +14,7 @@ from ...engine import Progress, TokenPrompt, quiet, tokenise
 from ...engine.greedy import check_length, stop_rule, texts_of
 from ...evaluation import answer_limit, outcome_frame
 from ...files import load_tensors, save_tensors
-from ...models.huggingface import load_huggingface
+from ...models.load import load_huggingface
 from ...tasks import Prompt
 from ...vectors import Provenance, model_label
 from ..training import Training, check_model, provenance_of, training_of

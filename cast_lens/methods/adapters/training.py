@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ...engine import TokenPrompt
-from ...models.huggingface import load_huggingface
+from ...models.load import load_huggingface
 from ...tasks import Task
 from ..training import History, Training, Watch, batches, run_epochs, silent, trained_on
 from ..training_data import TrainingData, TrainingItem, gather

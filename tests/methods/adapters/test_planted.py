@@ -8,7 +8,7 @@ import torch
 from cast_lens.methods.adapters import AdapterDesign, AdapterKind, train_adapter
 from cast_lens.methods.adapters.peft_model import KINDS
 from cast_lens.methods.atv import Step, Training
-from cast_lens.models.huggingface import load_huggingface
+from cast_lens.models.load import load_huggingface
 from cast_lens.tasks import zero_shot_prompts
 from tests.methods.adapters.small import untrained, weather
 from tests.methods.conftest import Pair

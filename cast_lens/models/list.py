@@ -1,17 +1,52 @@
-"""The decoder architectures that load, in or out of TransformerLens' table of names."""
+"""The decoder architectures that load, in or out of TransformerLens' table of names, and the list that users see."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions as tl
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from . import facts
 from .rope import Facts
-from .weights import Converter, bloom_weights, with_attention_biases
+
+EMBEDDED = "smollm2-135m-instruct"
+State = dict[str, Tensor]
+Converter = Callable[[PreTrainedModel, HookedTransformerConfig], State]
+
+
+def with_attention_biases(converter: Converter) -> Converter:
+    """``converter``, then the biases of q, k, v and o where the model has them (``attention_bias=True``)."""
+
+    def convert(model: PreTrainedModel, cfg: HookedTransformerConfig) -> State:
+        state = converter(model, cfg)
+        for index, layer in enumerate(model.get_decoder().layers):
+            state |= _attention_biases(layer.self_attn, f"blocks.{index}.attn", cfg)
+        return state
+
+    return convert
+
+
+def bloom_weights(model: PreTrainedModel, cfg: HookedTransformerConfig) -> State:
+    """BLOOM's weights; TransformerLens makes a position table that ALiBi never reads, so it is zero."""
+    state: State = tl.convert_bloom_weights(model, cfg)
+    return {**state, "pos_embed.W_pos": torch.zeros(cfg.n_ctx, cfg.d_model)}
+
+
+def _attention_biases(attention: object, prefix: str, cfg: HookedTransformerConfig) -> State:
+    mark = "" if cfg.n_key_value_heads is None else "_"
+    names = {"q_proj": "b_Q", "k_proj": f"{mark}b_K", "v_proj": f"{mark}b_V", "o_proj": "b_O"}
+    biases: State = {}
+    for source, target in names.items():
+        bias = getattr(attention, source).bias
+        if bias is not None:
+            biases[f"{prefix}.{target}"] = bias if target == "b_O" else bias.view(-1, cfg.d_head)
+    return biases
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +126,27 @@ def architecture_of(hf_config: PretrainedConfig) -> Architecture:
 
 def _supported() -> str:
     return f"decoders that load are {', '.join(ARCHITECTURES)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadableModel:
+    """One line of ``cast-lens models``.
+
+    Attributes:
+        name: what to give ``load_model``, or which models of an architecture are meant.
+        architecture: the Hugging Face class.
+        note: where it comes from.
+    """
+
+    name: str
+    architecture: str
+    note: str
+
+
+def list_models() -> list[LoadableModel]:
+    """The embedded model, then every architecture that loads from the hub, a folder or a GGUF file."""
+    embedded = LoadableModel(
+        EMBEDDED, "LlamaForCausalLM", "embedded: fetched from PyPI once (93 MB), 135 M parameters, Apache-2.0"
+    )
+    note = "hub name, local folder, GGUF file or loaded model"
+    return [embedded, *(LoadableModel(entry.known_for, entry.name, note) for entry in ARCHITECTURES.values())]
