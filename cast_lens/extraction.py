@@ -80,29 +80,38 @@ def versions() -> dict[str, str]:
 
 def difference_vectors(
     model: HookedTransformer,
-    task: Task,
+    task: Task | None = None,
     extraction: Extraction | None = None,
     *,
+    pairs: Sequence[tuple[str, str]] | None = None,
     examples: Sequence[Example] | None = None,
     layers: Sequence[int] | None = None,
     memory_mb: float = DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> DifferenceVectors:
-    """Few-shot minus zero-shot residual of each sample, every layer, both sides kept.
+    """Few-shot minus zero-shot residual of each sample, every layer, both sides kept; or that of pairs of texts.
 
     Args:
         model: any ``HookedTransformer``.
         task: gives prompts and, unless ``examples`` are given, the samples.
         extraction: how; see ``Extraction``.
+        pairs: in place of a task, texts of your own as (positive, negative): the difference is the residual at the
+            last token of the one minus that of the other. With ``extraction.chat`` each is a user's turn.
         examples: the queries, when you choose them yourself.
         layers: block indices (all when None).
         memory_mb: working memory above the model, in MB.
         progress: wraps the batches.
 
     Raises:
-        ValueError: more samples than the split holds; see ``capture`` and ``few_shot``.
+        ValueError: more samples than the split holds; neither or both of ``task`` and ``pairs``; see ``capture`` and
+            ``few_shot``.
     """
     how = extraction or Extraction()
+    if (task is None) == (pairs is None) or (pairs is not None and examples is not None):
+        raise ValueError("give a task (and examples of it, if you like), or pairs of texts, not both")
+    if pairs is not None:
+        return _pair_differences(model, pairs, how, layers=layers, memory_mb=memory_mb, progress=progress)
+    assert task is not None
     queries = tuple(examples) if examples is not None else draw_samples(task, how)
     few = shown_prompts(model, task, queries, how)
     zero = zero_shot_prompts(task, queries, instruction=how.instruction)
@@ -110,6 +119,43 @@ def difference_vectors(
     about = provenance(model, task, how, queries, note=_placebo_note(how))
     n = len(queries)
     return DifferenceVectors(both[:n], both[n:], check_layers(model, layers), about.sample_ids, about)
+
+
+def _pair_differences(
+    model: HookedTransformer,
+    pairs: Sequence[tuple[str, str]],
+    how: Extraction,
+    *,
+    layers: Sequence[int] | None,
+    memory_mb: float,
+    progress: Progress,
+) -> DifferenceVectors:
+    """Positive minus negative residual of each pair of texts."""
+    whole = all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs)
+    if (
+        isinstance(pairs, str)
+        or not pairs
+        or not whole
+        or not all(isinstance(t, str) for pair in pairs for t in pair)
+    ):
+        raise ValueError(
+            "pairs must be one or more pairs of texts, [(positive, negative), ...]; got "
+            f"{type(pairs).__name__} beginning with {list(pairs)[:1]!r}"
+        )
+    texts = [*(positive for positive, _ in pairs), *(negative for _, negative in pairs)]
+    both = capture(model, texts, layers=layers, chat=how.chat, memory_mb=memory_mb, progress=progress)
+    ids = tuple(f"pair-{index}" for index in range(len(pairs)))
+    about = Provenance(
+        model=model_name(model),
+        fingerprint=fingerprint(model),
+        task="pairs",
+        sample_ids=ids,
+        chat=how.chat,
+        versions=versions(),
+        note="positive minus negative texts",
+        chat_arguments=chat_arguments(model) if how.chat else {},
+    )
+    return DifferenceVectors(both[: len(pairs)], both[len(pairs) :], check_layers(model, layers), ids, about)
 
 
 def shown_prompts(

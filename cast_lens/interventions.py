@@ -231,7 +231,7 @@ class PromptVectors:
     same order. Strength 0 is the identity, bit for bit.
 
     Attributes:
-        directions: [sample, layer, d_model], finite; a view expanded over samples costs no memory.
+        directions: [sample, layer, d_model], finite; a single sample serves every prompt.
         layers: block index of each entry of the layer axis, increasing.
         strength: finite factor.
         position: see ``Intervention``.
@@ -300,12 +300,14 @@ class PromptVectors:
         return float(self.directions.abs().max())
 
     @property
-    def samples(self) -> int:
-        """Prompts that there are vectors for."""
-        return len(self.directions)
+    def samples(self) -> int | None:
+        """Prompts that there are vectors for; None when one set of vectors serves every prompt."""
+        return len(self.directions) if len(self.directions) > 1 else None
 
     def of(self, samples: Sequence[int]) -> PromptVectors:
         """The vectors of some of the prompts, in this order."""
+        if self.samples is None:
+            return self
         return replace(self, directions=self.directions[list(samples)])
 
     def edit(
@@ -316,7 +318,7 @@ class PromptVectors:
             return residual.clone()
         exact = torch.promote_types(residual.dtype, torch.float32)
         own = self.directions[:, self.layers.index(layer)].to(device=residual.device, dtype=exact)
-        return residual + (self.strength * own[owners]).to(residual.dtype)
+        return residual + (self.strength * (own if len(own) == 1 else own[owners])).to(residual.dtype)
 
 
 Interventions = Steering | Sequence[Steering] | Mapping[str, Steering]

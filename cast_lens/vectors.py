@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .files import atomic_write, load_tensors, save_tensors
-from .interventions import Intervention, Operator, Position
+from .interventions import Intervention, Operator, Position, PromptVectors
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 __all__ = ["Choice", "DifferenceVectors", "Provenance", "SteeringVector", "atomic_write", "chosen_rows"]
 
@@ -96,7 +99,7 @@ def model_label(provenance: Provenance) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SteeringVector:
-    """One direction a layer, ready to be added to the residual stream.
+    """One direction per layer, ready to be added to the residual stream.
 
     Attributes:
         directions: [layer, d_model], float32 on the CPU.
@@ -129,20 +132,150 @@ class SteeringVector:
         """
         return self.directions[_row(self.layers, layer, "steering vector")]
 
+    @classmethod
+    def from_tensor(
+        cls,
+        tensor: Float[Tensor, " d_model"],
+        *,
+        model: HookedTransformer | None = None,
+        layer: int,
+        task: str = "tensor",
+        note: str = "",
+    ) -> SteeringVector:
+        """A direction that you have from elsewhere, at one layer.
+
+        Args:
+            tensor: the direction, of any floating-point dtype, on any device.
+            model: the model that it belongs to, so that another one is refused; without it, the vector is used with a
+                warning.
+            layer: block index.
+            task: how frames and figures name it.
+            note: stored in the provenance.
+
+        Raises:
+            ValueError: when the tensor is no finite vector of the model's width, or the layer does not exist.
+
+        >>> SteeringVector.from_tensor(torch.tensor([3.0, 4.0]), layer=7, task="mine").norm()
+        {7: 5.0}
+        """
+        from .models.identity import check_vector, fingerprint, model_name
+
+        if tensor.ndim != 1 or not tensor.is_floating_point():
+            raise ValueError(
+                f"tensor must be one floating-point vector [d_model], got {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+        about = Provenance(model="", fingerprint="", task=task, note=note)
+        if model is not None:
+            about = replace(about, model=model_name(model), fingerprint=fingerprint(model))
+        vector = cls(tensor.detach().float().cpu()[None], (layer,), about)
+        if model is not None:
+            check_vector(model, vector)
+        return vector
+
+    @overload
     def intervention(
-        self, layer: int, *, strength: float = 1.0, operator: Operator = "add", position: Position = "last"
-    ) -> Intervention:
-        """This vector at one layer as an edit of the residual stream."""
+        self, layer: int, *, strength: float = ..., operator: Operator = ..., position: Position = ...
+    ) -> Intervention: ...
+
+    @overload
+    def intervention(
+        self, *, layers: Sequence[int], strength: float = ..., position: Position = ...
+    ) -> PromptVectors: ...
+
+    def intervention(
+        self,
+        layer: int | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        strength: float = 1.0,
+        operator: Operator = "add",
+        position: Position = "last",
+    ) -> Intervention | PromptVectors:
+        """This vector as an edit of the residual stream.
+
+        Args:
+            layer: block whose output is edited.
+            layers: several blocks, each with its own direction, added in one pass; in place of ``layer``.
+            strength: factor, at each layer.
+            operator: see ``Intervention``; several layers are added to.
+            position: see ``Intervention``.
+
+        Raises:
+            ValueError: when the vector does not hold a layer, or neither or both of ``layer`` and ``layers`` are given.
+        """
         about = self.provenance
-        return Intervention(
-            self.at(layer),
-            layer,
-            strength,
-            operator,
-            position,
-            name=about.task,
-            fingerprint=about.fingerprint or UNKNOWN_MODEL,
+        mark = about.fingerprint or UNKNOWN_MODEL
+        if (layer is None) == (layers is None) or (layers is not None and operator != "add"):
+            raise ValueError(
+                f"give layer or layers, and operator='add' with layers; got layer={layer}, layers={layers}, "
+                f"operator={operator!r}"
+            )
+        if layer is not None:
+            return Intervention(
+                self.at(layer), layer, strength, operator, position, name=about.task, fingerprint=mark
+            )
+        chosen = tuple(layers or ())
+        if not chosen:
+            raise ValueError("layers is empty; give one block index or more")
+        directions = torch.stack([self.at(each) for each in chosen])[None]
+        return PromptVectors(directions, chosen, strength, position, about.task, mark)
+
+    def norm(self) -> dict[int, float]:
+        """Length of the direction at each layer."""
+        return {
+            layer: float(row.norm()) for layer, row in zip(self.layers, self.directions.double(), strict=True)
+        }
+
+    def cosine(self, other: SteeringVector) -> dict[int, float]:
+        """Cosine with another vector at each layer that both hold; NaN where one of them is zero.
+
+        Raises:
+            ValueError: when they have no layer in common, other widths, or come from different models.
+        """
+        common = [layer for layer in self.layers if layer in other.layers]
+        ours, theirs = self.provenance, other.provenance
+        if not common or self.directions.shape[1] != other.directions.shape[1]:
+            raise ValueError(
+                f"vectors of {ours.task!r} and {theirs.task!r} have no layer in common or other widths: "
+                f"{self.directions.shape[1]} at {self.layers} and {other.directions.shape[1]} at {other.layers}"
+            )
+        if ours.fingerprint and theirs.fingerprint and ours.fingerprint != theirs.fingerprint:
+            raise ValueError(
+                f"vectors come from different models ({ours.model}, {theirs.model}), whose directions have nothing in "
+                "common; extract both from one model"
+            )
+        left, right = (
+            torch.stack([vector.at(layer) for layer in common]).double() for vector in (self, other)
         )
+        cosines = (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1))
+        return dict(zip(common, cosines.tolist(), strict=True))
+
+    def top_tokens(self, model: HookedTransformer, layer: int, *, k: int = 10) -> list[str]:
+        """Tokens whose logits the direction raises most where it reaches the unembedding: the logit lens of a vector.
+
+        The direction is scaled by the final norm's weights and read by the unembedding; what later blocks make of it
+        is left out, so that early layers tell little.
+
+        Args:
+            model: the model that the vector belongs to, with a tokenizer.
+            layer: block index.
+            k: tokens, the strongest first.
+
+        Raises:
+            ValueError: for a vector of another model, a layer that it does not hold, or ``k`` below 1.
+        """
+        from .models.identity import check_vector
+
+        check_vector(model, self)
+        if k < 1 or model.tokenizer is None:
+            raise ValueError(f"k={k} must be 1 or more, and the model must have a tokenizer")
+        unembedding = model.W_U.detach()
+        weights = getattr(model.ln_final, "w", torch.ones(()))
+        direction = self.at(layer).to(unembedding.device)
+        if "LayerNorm" in type(model.ln_final).__name__:
+            direction = direction - direction.mean()
+        logits = (direction * weights.detach().float()) @ unembedding.float()
+        return [str(model.tokenizer.decode([int(token)])) for token in logits.topk(k).indices]
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
         return _combine(self, other, 1.0, "+")

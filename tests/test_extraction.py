@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from cast_lens.engine import reference, tokenise
+from cast_lens.engine import capture, reference, score, tokenise
 from cast_lens.extraction import (
     Extraction,
     difference_vectors,
@@ -18,7 +19,7 @@ from cast_lens.extraction import (
 from cast_lens.models import fingerprint
 from cast_lens.tasks import demonstrations, few_shot, zero_shot
 from tests.closeness import assert_close
-from tests.small_tasks import label_task
+from tests.small_tasks import label_task, word_task
 from tests.tiny import tiny_model
 
 
@@ -89,3 +90,28 @@ def test_random_text_is_as_long_as_the_demonstrations_in_tokens() -> None:
 def test_two_placebos_at_once_are_refused() -> None:
     with pytest.raises(ValueError, match="shuffle_labels and random_text are two placebos"):
         Extraction(shuffle_labels=True, random_text=True)
+
+
+def test_pairs_of_texts_in_place_of_a_task() -> None:
+    model = tiny_model("llama")
+    pairs = [("I love this film", "I hate this film"), ("so good", "so bad")]
+    found = difference_vectors(model, pairs=pairs, layers=[1, 3])
+    expected = capture(model, ["I love this film", "so good", "I hate this film", "so bad"], layers=[1, 3])
+    assert torch.equal(found.few_shot, expected[:2])
+    assert torch.equal(found.values, expected[:2] - expected[2:])
+    assert (found.sample_ids, found.layers) == (("pair-0", "pair-1"), (1, 3))
+    assert found.provenance.fingerprint == fingerprint(model)
+    score(model, ["The"], [found.mean().intervention(3)])
+
+
+@pytest.mark.parametrize("pairs", [[], "ab", [("one",)], [("one", 2)], ["ab"]])
+def test_pairs_that_are_none_are_refused(pairs: Any) -> None:
+    with pytest.raises(ValueError, match="pairs must be one or more pairs of texts"):
+        difference_vectors(tiny_model("llama"), pairs=pairs)
+
+
+def test_a_task_or_pairs() -> None:
+    with pytest.raises(ValueError, match=r"give a task .* or pairs of texts, not both"):
+        difference_vectors(tiny_model("llama"))
+    with pytest.raises(ValueError, match="not both"):
+        difference_vectors(tiny_model("llama"), word_task(), pairs=[("a", "b")])

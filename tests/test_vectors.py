@@ -15,8 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cast_lens.engine import score
 from cast_lens.files import load_tensors, save_tensors
+from cast_lens.models import fingerprint
+from cast_lens.steering import steer
 from cast_lens.vectors import DifferenceVectors, Provenance, SteeringVector, atomic_write
+from tests.tiny import tiny_model
 
 ORIGIN = Provenance(
     model="tiny",
@@ -379,3 +383,70 @@ def test_a_file_with_damaged_metadata_is_refused(tmp_path: Path, about: dict[str
     save_tensors(path, {}, kind="SteeringVector", about=stored)
     with pytest.raises(ValueError, match="lacks the tensor 'directions'"):
         SteeringVector.load(path)
+
+
+class TestAsOneTypesIt:
+    def test_a_tensor_becomes_a_vector_of_a_model(self) -> None:
+        model = tiny_model("llama")
+        given = torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        vector = SteeringVector.from_tensor(given, model=model, layer=2, task="mine")
+        assert torch.equal(vector.at(2), given.float())
+        assert (vector.provenance.fingerprint, vector.provenance.task) == (fingerprint(model), "mine")
+        score(model, ["The"], [vector.intervention(2)])
+        with pytest.raises(ValueError, match="holds layer 4"):
+            SteeringVector.from_tensor(given, model=model, layer=4)
+        with pytest.raises(ValueError, match="has width 3"):
+            SteeringVector.from_tensor(torch.ones(3), model=model, layer=0)
+        with pytest.raises(ValueError, match="one floating-point vector"):
+            SteeringVector.from_tensor(torch.ones(2, 64), model=model, layer=0)
+        unknown = SteeringVector.from_tensor(given, layer=2)
+        with pytest.warns(UserWarning, match="does not say which weights"):
+            score(model, ["The"], [unknown.intervention(2)])
+
+    def test_norm_and_cosine_by_layer(self) -> None:
+        vector = SteeringVector(torch.tensor([[3.0, 4.0], [1.0, 0.0]]), (1, 4), ORIGIN)
+        other = SteeringVector(torch.tensor([[0.0, 2.0], [0.0, 0.0]]), (4, 6), ORIGIN)
+        assert vector.norm() == {1: 5.0, 4: 1.0}
+        assert vector.cosine(other) == {4: 0.0}
+        assert vector.cosine(-1 * vector) == {1: pytest.approx(-1), 4: pytest.approx(-1)}
+        with pytest.raises(ValueError, match="no layer in common"):
+            other.cosine(SteeringVector(torch.ones(1, 2), (1,), ORIGIN))
+        with pytest.raises(ValueError, match="different models"):
+            vector.cosine(SteeringVector(torch.ones(1, 2), (1,), replace(ORIGIN, fingerprint="f" * 16)))
+
+    @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+    def test_top_tokens_are_those_that_the_direction_raises(self, architecture: str) -> None:
+        """At the last layer a long direction is all that the final norm sees: the model writes the first of them."""
+        model = tiny_model(architecture)
+        noise = torch.randn(64, generator=torch.Generator().manual_seed(1))
+        vector = SteeringVector.from_tensor(noise, model=model, layer=3)
+        found = vector.top_tokens(model, 3, k=3)
+        assert len(found) == 3
+        if architecture == "llama":  # no bias behind the norm
+            logits = score(model, ["The"], [vector.intervention(3, strength=1e6)], keep_logits=True).logits
+            assert logits is not None
+            assert [model.tokenizer.decode([int(t)]) for t in logits[1, 0].topk(3).indices] == found  # type: ignore[union-attr]
+        with pytest.raises(ValueError, match="layer=2 is not in"):
+            vector.top_tokens(model, 2)
+
+    def test_several_layers_in_one_intervention(self) -> None:
+        model = tiny_model("llama")
+        vector = SteeringVector(_noise(4, 64), (0, 1, 2, 3), replace(ORIGIN, fingerprint=fingerprint(model)))
+        prompts = ["The capital of France is", "one two"]
+        together = vector.intervention(layers=[1, 3], strength=0.5)
+        got = score(model, prompts, [together], keep_logits=True).logits
+        assert got is not None
+        for row, prompt in enumerate(prompts):
+            single = [vector.intervention(layer, strength=0.5) for layer in (1, 3)]
+            with steer(model, *single):
+                expected = model(prompt)[0, -1]
+            with steer(model, together):
+                torch.testing.assert_close(model(prompt)[0, -1], expected)
+            torch.testing.assert_close(got[1, row], expected, rtol=1e-4, atol=1e-4)
+        for wrong in ({"layers": []}, {"layers": [9]}, {"layer": 1, "layers": [1]}, {}):
+            with pytest.raises(ValueError, match="layer"):
+                vector.intervention(**wrong)  # type: ignore[call-overload]
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))

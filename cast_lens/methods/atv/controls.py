@@ -126,7 +126,7 @@ def _groups(tasks: Sequence[str]) -> list[list[int]]:
 
 
 def _check(vectors: PromptVectors, tasks: Sequence[str]) -> None:
-    if len(tasks) != vectors.samples:
+    if len(tasks) != len(vectors.directions):
         raise ValueError(
-            f"{len(tasks)} tasks were given for vectors of {vectors.samples} prompts; give one per prompt"
+            f"{len(tasks)} tasks were given for vectors of {len(vectors.directions)} prompts; give one per prompt"
         )
