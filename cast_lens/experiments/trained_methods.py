@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -47,17 +47,29 @@ LEARNING_RATES = {ATV_FULL: 2e-3, ATV_LOW: 6e-3, STATIC: 0.5, LORA: 4e-3, PREFIX
 ADAPTERS = {LORA: "lora", PREFIX: "prefix"}
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedOptions:
-    """What is trained, on how much; see ``catalogue.atv.AdaptiveTaskVectors`` for each option."""
+class TrainedOptions(Protocol):
+    """What is trained, on how much: the options of ``catalogue.atv.AdaptiveTaskVectors``, which explains each."""
 
-    atv_examples: tuple[int, ...] = (8, 24, 90)
-    atv_holdout_examples: int = 24
-    atv_epochs: int = 15
-    atv_batch: int = 8
-    atv_rank: int = 16
-    atv_methods: tuple[str, ...] = ()
-    atv_holdouts: tuple[str, ...] = ()
+    @property
+    def atv_examples(self) -> tuple[int, ...]: ...
+
+    @property
+    def atv_holdout_examples(self) -> int: ...
+
+    @property
+    def atv_epochs(self) -> int: ...
+
+    @property
+    def atv_batch(self) -> int: ...
+
+    @property
+    def atv_rank(self) -> int: ...
+
+    @property
+    def atv_methods(self) -> tuple[str, ...]: ...
+
+    @property
+    def atv_holdouts(self) -> tuple[str, ...]: ...
 
 
 def trained_methods(options: TrainedOptions) -> list[str]:

@@ -45,7 +45,6 @@ from ..trained_methods import (
     ADAPTERS,
     ATV_FULL,
     TRAINED,
-    TrainedOptions,
     answer_plainly,
     asked,
     cost_row,
@@ -69,7 +68,7 @@ RETRIEVED = "retrieved few-shot, own task"
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptiveTaskVectors(TrainedOptions, Experiment):
+class AdaptiveTaskVectors(Experiment):
     """Does a vector written for each query beat a constant one, demonstrations and adapters?
 
     Attributes:
@@ -103,6 +102,13 @@ class AdaptiveTaskVectors(TrainedOptions, Experiment):
     )
     shown = ("against", "methods", "variants", "costs")
 
+    atv_examples: tuple[int, ...] = (8, 24, 90)
+    atv_holdout_examples: int = 24
+    atv_epochs: int = 15
+    atv_batch: int = 8
+    atv_rank: int = 16
+    atv_methods: tuple[str, ...] = ()
+    atv_holdouts: tuple[str, ...] = ()
     queries: int = 16
 
     def __post_init__(self) -> None:
