@@ -51,25 +51,32 @@ class TrainedOptions(Protocol):
     """What is trained, on how much: the options of ``catalogue.atv.AdaptiveTaskVectors``, which explains each."""
 
     @property
-    def atv_examples(self) -> tuple[int, ...]: ...
+    def atv_examples(self) -> tuple[int, ...]:
+        """Training examples per task."""
 
     @property
-    def atv_holdout_examples(self) -> int: ...
+    def atv_holdout_examples(self) -> int:
+        """Training examples per task where something is held out."""
 
     @property
-    def atv_epochs(self) -> int: ...
+    def atv_epochs(self) -> int:
+        """Epochs at most."""
 
     @property
-    def atv_batch(self) -> int: ...
+    def atv_batch(self) -> int:
+        """Prompts per step."""
 
     @property
-    def atv_rank(self) -> int: ...
+    def atv_rank(self) -> int:
+        """Rank of the low-rank vector."""
 
     @property
-    def atv_methods(self) -> tuple[str, ...]: ...
+    def atv_methods(self) -> tuple[str, ...]:
+        """What is trained."""
 
     @property
-    def atv_holdouts(self) -> tuple[str, ...]: ...
+    def atv_holdouts(self) -> tuple[str, ...]:
+        """What is held out."""
 
 
 def trained_methods(options: TrainedOptions) -> list[str]:
