@@ -197,6 +197,7 @@ def _frame(queries: Sequence[Prompt], texts: Sequence[str]) -> pd.DataFrame:
             "operator": "none",
             "position": "none",
             **dict.fromkeys(UNKNOWN, missing),
+            "overflowed": False,
             "text": prompt.query,
             "gold": prompt.gold,
             "answer": text,
