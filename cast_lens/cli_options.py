@@ -138,7 +138,12 @@ def declared(file: str, owner: str, group: str = "") -> tuple[Option, ...]:
     )
     constants, texts = dict(_constants(module)), _attributes(ast.get_docstring(found) or "")
     core, checked = file == CORE, set(_checked(found))
-    options = []
+    # Inherited ones may be described and checked where they are inherited.
+    options = [
+        replace(one, text=texts.get(one.name, one.text), least=1 if one.name in checked else one.least)
+        for place, base in _bases(module, found, file)
+        for one in declared(place, base, group)
+    ]
     for node in found.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
@@ -174,6 +179,18 @@ def called(folder: str, name: str) -> list[tuple[str, str]]:
                 first, second = (ast.literal_eval(one) for one in node.args[:2])
                 found.append((str(second), str(first)))
     return found
+
+
+def _bases(module: ast.Module, owner: ast.ClassDef, file: str) -> Iterator[tuple[str, str]]:
+    """File and name of the classes whose fields a class inherits."""
+    homes = {node.name: file for node in module.body if isinstance(node, ast.ClassDef)}
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
+            home = (PACKAGE / file).parents[node.level - 1] / f"{node.module.replace('.', '/')}.py"
+            homes |= {alias.name: str(home.relative_to(PACKAGE)) for alias in node.names}
+    for base in owner.bases:
+        if isinstance(base, ast.Name) and base.id in homes and base.id != "Experiment":
+            yield homes[base.id], base.id
 
 
 def _is_experiment(node: ast.ClassDef) -> bool:

@@ -297,7 +297,7 @@ class PromptVectors:
     @property
     def largest(self) -> float:
         """Largest absolute entry of all vectors."""
-        return float(self.directions.abs().max())
+        return float(self.directions.detach().abs().max())
 
     @property
     def samples(self) -> int | None:
