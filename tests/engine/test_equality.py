@@ -77,8 +77,8 @@ def test_each_decoded_token_is_the_greedy_one_of_plain_hooks(architecture: str) 
     written = decode(model, prompts, interventions, max_new_tokens=5, stop=stop)
     for variant, item in enumerate([None, *interventions]):
         answers = written[variant]
-        assert all(len(ids) == 5 or stop(ids[-1]) for ids in answers)
-        assert not any(stop(token) for ids in answers for token in ids[:-1])
+        assert all(len(ids) == 5 or stop(ids) for ids in answers)
+        assert not any(stop(ids[:count]) for ids in answers for count in range(1, len(ids)))
         sequences = [prompt.tokens + ids for prompt, ids in zip(prompts, answers, strict=True)]
         rows = padded_logits(model, sequences, [len(prompt.tokens) for prompt in prompts], item)
         for row, prompt, ids in zip(rows, prompts, answers, strict=True):
