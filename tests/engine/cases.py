@@ -40,7 +40,8 @@ def few_shot_prompts(answers: tuple[tuple[int, ...], ...] = ANSWERS) -> list[Tok
         tokens(1, 11),  # nothing before the last token
         tokens(20, 12),  # shares nothing
     ]
-    return [TokenPrompt(sequence, answers, 2, f"prompt {i}") for i, sequence in enumerate(sequences)]
+    gold = min(2, len(answers) - 1)
+    return [TokenPrompt(sequence, answers, gold, f"prompt {i}") for i, sequence in enumerate(sequences)]
 
 
 def direction(seed: int, *, size: float = 6.0) -> Tensor:

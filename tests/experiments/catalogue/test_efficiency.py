@@ -177,7 +177,7 @@ def test_bars_are_drawn_for_what_is_there() -> None:
     figure = plot_costs(frame)
     assert len(figure.data) == 1
     assert list(figure.data[0].y) == ["b", "a"]
-    assert figure.layout.xaxis.title.text == "GFLOP a query"
+    assert figure.layout.xaxis.title.text == "GFLOP per query"
     assert len(plot_costs(frame.assign(cached_gflops=1.0)).data) == 2
     with pytest.raises(ValueError, match="plot_costs needs the columns"):
         plot_costs(frame.drop(columns="gflops"))
