@@ -123,8 +123,13 @@ def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0)
     rows = []
     for key, part in frame.groupby(keys, sort=False):
         change = part["nll"].to_numpy() - before.loc[part["text"]].to_numpy()
-        ratio, kl = (mean_interval(v, n_bootstrap=n_bootstrap, seed=seed) for v in (change, part["kl"]))
+        ratio, kl = (
+            mean_interval(v, shares=False, n_bootstrap=n_bootstrap, seed=seed) for v in (change, part["kl"])
+        )
         ends = np.exp([ratio.value, ratio.low, ratio.high])
+        if part["variant"].iloc[0] == 0:
+            # The unsteered model against itself is not an estimate.
+            ends = np.ones(3)
         rows.append((*key, len(part), np.exp(part["nll"].mean()), *ends, kl.value, kl.low, kl.high))
     found = ["n", "perplexity", "ratio", "ratio_low", "ratio_high", "kl", "kl_low", "kl_high"]
     return pd.DataFrame(rows, columns=[*keys, *found])

@@ -178,7 +178,7 @@ class Intervention:
     @property
     def largest(self) -> float:
         """Largest absolute entry of the direction."""
-        return float(self.direction.abs().max())
+        return float(self.direction.detach().abs().max())
 
     @property
     def samples(self) -> None:

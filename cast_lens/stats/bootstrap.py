@@ -31,6 +31,7 @@ BATCH = 4_000_000
 def mean_interval(
     values: ArrayLike,
     *,
+    shares: bool = True,
     clusters: ArrayLike | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
@@ -40,6 +41,7 @@ def mean_interval(
 
     Args:
         values: one per example. NaN means unknown: left out and counted in ``excluded``.
+        shares: whether values that are all 0 or 1 are outcomes; False for measurements, which may all be 0 by chance.
         clusters: label of the resampling unit of each example; every example is its own when None.
         n_bootstrap: replicates.
         seed: of the replicates.
@@ -59,7 +61,7 @@ def mean_interval(
     check_share("confidence", confidence)
     if n_bootstrap < 2:
         raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 2000 is enough for a 95 % interval")
-    if np.isin(known, (0.0, 1.0)).all():
+    if shares and np.isin(known, (0.0, 1.0)).all():
         found = clustered_share(known, labels, confidence=confidence)
     else:
         options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "confidence": confidence}

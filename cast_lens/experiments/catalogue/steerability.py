@@ -268,7 +268,9 @@ def mean_curves(doses: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
         before = zero.loc[list(part[key].itertuples(index=False, name=None))].to_numpy()
         units = part["target"] + "\n" + part["sample"]
         change = part["score"].to_numpy() - before
-        one = mean_interval(change, clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
+        one = mean_interval(
+            change, shares=False, clusters=units, n_bootstrap=config.bootstrap, seed=config.seed
+        )
         found.append((strength, one.value, kind, one.low, one.high, one.n))
     return pd.DataFrame(found, columns=["x", "y", "method", "low", "high", "n"])
 
