@@ -7,8 +7,6 @@ import os
 # Before any import of transformers or tokenizers, which read them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Before any import of numba: tests check what UMAP and the neighbour search give, and compiling is most of their time.
-os.environ.setdefault("NUMBA_OPT", "0")
 
 from typing import TYPE_CHECKING
 

@@ -121,14 +121,10 @@ def test_weights_that_lack_a_layer_are_not_made_up(tmp_path: Path) -> None:
             {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
             "is an encoder-decoder",
         ),
-        (
-            {"architectures": ["MambaForCausalLM"]},
-            "MambaForCausalLM is not supported; decoders that load are",
-        ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "the weights are quantised"),
         ({"auto_map": {"AutoConfig": "code.Config"}, "model_type": "own"}, "trust_remote_code"),
     ],
-    ids=["encoder-decoder", "unsupported", "quantised", "own code"],
+    ids=["encoder-decoder", "quantised", "own code"],
 )
 def test_a_config_is_refused_before_weights_are_read(
     tmp_path: Path, change: dict[str, Any], message: str

@@ -17,7 +17,7 @@ pytest.importorskip("choreographer", reason="drives the browser; comes with kale
 DRAWN = "document.querySelectorAll('[data-figure] .main-svg').length"
 WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 GROUND = "getComputedStyle(document.body).backgroundColor"
-PAPER = "document.querySelector('[data-figure=gain]').layout.template.layout.paper_bgcolor"
+PAPER = "document.querySelector('[data-figure=transfer_gain]').layout.template.layout.paper_bgcolor"
 SLIDERS = "[...document.querySelectorAll('.control input')]"
 
 
@@ -51,7 +51,7 @@ async def visit(page: Page, report: Path) -> dict[str, Any]:
 
 async def slide(page: Page, found: dict[str, Any]) -> None:
     """Move the first layer slider with the keyboard; the others follow where they have that layer."""
-    shown = "document.querySelector('[data-figure=cosines]').data[0].z[0][2]"
+    shown = "document.querySelector('[data-figure=transfer_cosines]').data[0].z[0][2]"
     found["sliders before"] = await page.value(f"{SLIDERS}.map(s => s.getAttribute('aria-valuetext'))")
     found["cosine before"] = await page.value(shown)
     await page.value(f"{SLIDERS}[0].focus()")
@@ -63,9 +63,9 @@ async def slide(page: Page, found: dict[str, Any]) -> None:
     found["sliders after"] = await page.value(f"{SLIDERS}.map(s => s.getAttribute('aria-valuetext'))")
     found["cosine after"] = await page.value(shown)
     found["mark"] = await page.value(
-        "document.querySelector('[data-figure=parallelism]').layout.shapes[0].x0"
+        "document.querySelector('[data-figure=transfer_parallelism]').layout.shapes[0].x0"
     )
-    arrow = "document.querySelector('[data-figure=projection_pca]').data[0].x[0]"
+    arrow = "document.querySelector('[data-figure=transfer_projection_pca]').data[0].x[0]"
     before = await page.value(arrow)
     await page.value(f"{SLIDERS}[2].value = 2; {SLIDERS}[2].dispatchEvent(new Event('input'))")
     found["arrow moved"] = before != await page.value(arrow)
@@ -73,13 +73,13 @@ async def slide(page: Page, found: dict[str, Any]) -> None:
         "(s => { s.value = 3; s.dispatchEvent(new Event('change')); })(document.querySelector('.control select'))"
     )
     found["metric"] = await page.value(
-        "document.querySelector('[data-figure^=sweep]').layout.coloraxis.colorbar.title.text"
+        "document.querySelector('[data-figure^=transfer_sweep]').layout.coloraxis.colorbar.title.text"
     )
 
 
 async def hover(page: Page, found: dict[str, Any]) -> None:
     """Point at the middle of the first sweep cell."""
-    box = "document.querySelector('[data-figure^=sweep] .draglayer .nsewdrag')"
+    box = "document.querySelector('[data-figure^=transfer_sweep] .draglayer .nsewdrag')"
     await page.value(f"{box}.scrollIntoView({{block: 'center'}})")
     x, y = await page.value(
         f"(r => [r.left + r.width / 2, r.top + r.height / 2])({box}.getBoundingClientRect())"
