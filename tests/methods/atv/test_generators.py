@@ -85,7 +85,7 @@ def test_hugging_face_models(tmp_path: Path, kind: str, pooling: Any) -> None:
 
 
 def test_models_that_cannot_be_a_generator_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no model that transformers can load"):
+    with pytest.raises(ValueError, match="not a model that transformers can load"):
         HuggingFaceGenerator(str(tmp_path / "nothing"), pooling="last", trained=False)
     transformers.T5Model(
         transformers.T5Config(vocab_size=VOCAB, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
