@@ -93,6 +93,9 @@ def test_an_answer_that_the_tokenizer_does_not_know_is_refused_although_an_endin
         def encode(self, text: str, **options: Any) -> Any:
             return self.inner.encode(text.replace(" silence", ""), **options)
 
+        def __call__(self, text: str, **options: Any) -> Any:
+            return self.inner(text.replace(" silence", ""), **options)
+
         def __getattr__(self, name: str) -> Any:
             return getattr(self.inner, name)
 

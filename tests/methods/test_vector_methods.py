@@ -14,6 +14,7 @@ from cast_lens.engine import TokenPrompt, reference, score, tokenise
 from cast_lens.extraction import Extraction, difference_vectors
 from cast_lens.methods import VECTOR_METHODS, Setting, SourceTask, VectorMethod, zero_shot_condition
 from cast_lens.methods.vectors import principal_component, task_vector
+from cast_lens.models import fingerprint
 from cast_lens.tasks import demonstrations, few_shot
 from cast_lens.vectors import SteeringVector
 from tests.closeness import assert_close
@@ -173,7 +174,8 @@ def test_a_task_vector_is_the_residual_of_dummy_queries_behind_the_same_demonstr
 def test_a_task_vector_overwrites_the_last_prompt_token_alone() -> None:
     method, model = VECTOR_METHODS["task vector"], toy_model()
     assert method.strengths == (1.0,)
-    vector = SteeringVector(noise(3, 8, seed=2).round(), LAYERS, vectors(noise(2, 3, 8, seed=1)).provenance)
+    about = replace(vectors(noise(2, 3, 8, seed=1)).provenance, fingerprint=fingerprint(model))
+    vector = SteeringVector(noise(3, 8, seed=2).round(), LAYERS, about)
     task = label_task("tone")
     condition = method.condition(
         vector,
