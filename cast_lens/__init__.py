@@ -10,7 +10,7 @@ A map, in the order in which things flow:
 - ``space_from_residuals`` and ``select`` choose which samples to average;
 - ``sweep`` scores prompts over layers × strengths × directions in one pass; ``score`` and ``answer`` run any set of
   ``Intervention`` objects; ``steer`` puts them on a model as hooks;
-- ``evaluate`` gives one row an example; ``VECTOR_METHODS`` and ``PROMPT_METHODS`` hold what is compared, and
+- ``evaluate`` gives one row per example; ``VECTOR_METHODS`` and ``PROMPT_METHODS`` hold what is compared, and
   ``evaluate_conditions`` runs any number of them on the same examples; ``cast_lens.stats`` the intervals and tests;
 - ``cast_lens.plots`` draws frames, ``explore`` shows vectors to pick and turn by hand; ``cast_lens.experiments.run``
   does all of it and writes a report.

@@ -106,7 +106,7 @@ def text_effects(
 
 
 def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """``text_effects`` over texts, one row a variant, each text counting the same.
+    """``text_effects`` over texts, one row per variant, each text counting the same.
 
     Columns: the variant's, ``n`` texts, ``perplexity``, ``ratio, ratio_low, ratio_high`` (perplexity over the
     unsteered one's, paired by text, BCa bootstrap), ``kl, kl_low, kl_high``.

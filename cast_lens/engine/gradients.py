@@ -170,7 +170,7 @@ def answer_losses(
         prompts: each with a gold answer.
         steering: vectors of these prompts, in their order.
         prefix: from ``Prefixes.gather`` for these prompts; computed when None. Not used under ``all``.
-        recompute: gradient checkpointing: hold one residual a block, run blocks again on the way back.
+        recompute: gradient checkpointing: hold one residual per block, run blocks again on the way back.
 
     Raises:
         ValueError: vectors that do not fit the model or the prompts; a prompt without a gold answer.

@@ -185,7 +185,7 @@ def hubs(
     """Mean effect of each task as a source and as a target.
 
     Args:
-        changes: ``target, source, sample, change``, one row an example.
+        changes: ``target, source, sample, change``, one row per example.
         n_bootstrap, seed: of the intervals; an example is redrawn with all that was done to it.
         keys: the two roles.
 
