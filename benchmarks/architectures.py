@@ -76,9 +76,7 @@ def look(name: str) -> Found:
     try:
         model = HookedDecoder(hf_model)
         reason = unsupported(model)
-        worst = max(
-            float((a.double() - b.double()).abs().max() / b.abs().max()) for _, a, b in compared(model)
-        )
+        worst = max(float((a.double() - b.double()).abs().max() / b.abs().max()) for _, a, b in compared(model))
     except ValueError as error:
         return Found(name, kind, "refused", reason=str(error).split(":")[0])
     return Found(name, kind, "plain" if reason else "fast", worst, reason or "")
@@ -92,11 +90,7 @@ def document(found: list[Found]) -> str:
     counts = f"Of {len(seen)} architectures {', '.join(numbers[:-1])} and {numbers[-1]}."
     missing = ", ".join(f"`{one.name}`" for one in found if not one.route)
     rows = [one.row() for one in sorted(seen, key=lambda one: (routes.index(one.route), one.name))]
-    return (
-        HEAD.format(version=version("transformers"), counts=counts)
-        + "\n".join(rows)
-        + TAIL.format(missing=missing)
-    )
+    return HEAD.format(version=version("transformers"), counts=counts) + "\n".join(rows) + TAIL.format(missing=missing)
 
 
 def main(names: list[str]) -> int:

@@ -115,9 +115,7 @@ def main() -> None:
     if given.steps and given.here:
         print(json.dumps(measured_training(given.steps)))
     elif given.steps:
-        show(
-            [in_fresh_process(given.steps, given.threads)], as_json=given.json, title="A default training run"
-        )
+        show([in_fresh_process(given.steps, given.threads)], as_json=given.json, title="A default training run")
     else:
         steps_against_passes(given)
 
@@ -125,9 +123,7 @@ def main() -> None:
 def steps_against_passes(given: argparse.Namespace) -> None:
     """Cost of a step in each form, beside a forward-backward."""
     model = load_model()
-    hf = AutoModelForCausalLM.from_pretrained(
-        cache_folder() / "smollm2-135m-instruct", dtype=torch.float32
-    ).eval()
+    hf = AutoModelForCausalLM.from_pretrained(cache_folder() / "smollm2-135m-instruct", dtype=torch.float32).eval()
     training = Training(examples=given.batch, validation=1, templates=("own",), batch=given.batch)
     material = gather(model, [load_task(name) for name in TASKS], training)
     batch = list(range(0, len(material.train), len(TASKS)))[: given.batch]
@@ -140,9 +136,7 @@ def steps_against_passes(given: argparse.Namespace) -> None:
     for position, recompute in ways:
         design = Design(generator="residual", position=position)
         own = Training(batch=given.batch, recompute=recompute)
-        job = TrainingJob.of(
-            model, material, design, own, build_generator(design, model), tuple(range(30)), quiet
-        )
+        job = TrainingJob.of(model, material, design, own, build_generator(design, model), tuple(range(30)), quiet)
         name = f"step, {position}" + (", recompute" if recompute else "")
         jobs[name] = partial(job._step, job.start(), batch, None)
     prompts = [item.prompt for item in items]

@@ -54,9 +54,7 @@ def main() -> None:
     given = options.parse_args()
     begin(given)
     fast, plain = load_model(), as_transformer_lens(load_model())
-    hf = AutoModelForCausalLM.from_pretrained(
-        cache_folder() / "smollm2-135m-instruct", dtype=torch.float32
-    ).eval()
+    hf = AutoModelForCausalLM.from_pretrained(cache_folder() / "smollm2-135m-instruct", dtype=torch.float32).eval()
     length = given.shared + given.query
     shared = text_prompts(fast.tokenizer, given.prompts, length, shared=given.shared)
     apart = text_prompts(fast.tokenizer, given.prompts, length, skip=1)

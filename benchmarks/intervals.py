@@ -77,9 +77,7 @@ def clustered() -> Iterator[dict[str, object]]:
                 hits = 0
                 for _ in range(TRIALS):
                     fate, fresh = generator.random(queries) < rate, generator.random(codes.size) < rate
-                    after = np.where(generator.random(codes.size) < dependence, fate[codes], fresh).astype(
-                        float
-                    )
+                    after = np.where(generator.random(codes.size) < dependence, fate[codes], fresh).astype(float)
                     found = paired_difference(np.zeros(codes.size), after, clusters=codes)
                     means = paired_proportions(np.zeros(queries), after.reshape(3, queries).mean(axis=0))
                     level = mean_interval(after, clusters=codes)

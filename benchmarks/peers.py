@@ -74,16 +74,12 @@ class SteeringVectorsPeer:
         from steering_vectors import SteeringVector
 
         self.model, self.tokenizer = hugging_face()
-        self.steering = [
-            SteeringVector({layer: row}, "decoder_block") for layer, row in enumerate(directions)
-        ]
+        self.steering = [SteeringVector({layer: row}, "decoder_block") for layer, row in enumerate(directions)]
 
     def vectors(self, pairs: list[tuple[str, str]]) -> Float[Tensor, "layer d_model"]:
         from steering_vectors import train_steering_vector
 
-        found = train_steering_vector(
-            self.model, self.tokenizer, pairs, read_token_index=-1, batch_size=BATCH
-        )
+        found = train_steering_vector(self.model, self.tokenizer, pairs, read_token_index=-1, batch_size=BATCH)
         return torch.stack([found.layer_activations[layer] for layer in sorted(found.layer_activations)])
 
     def logits(self, tokens: Tensor, cell: Cell) -> Float[Tensor, "prompt vocab"]:

@@ -101,9 +101,7 @@ def threads(samples: int) -> Row:
     }
 
 
-def simulated_spread(
-    successors: list[list[tuple[int, float]]], seeds: list[int], runs: int, rng: Any
-) -> float:
+def simulated_spread(successors: list[list[tuple[int, float]]], seeds: list[int], runs: int, rng: Any) -> float:
     """The literal objective: mean size of an independent cascade, run as its definition says."""
     total = 0
     for _ in range(runs):
@@ -125,9 +123,7 @@ def compiled_literal() -> Callable[..., np.ndarray]:
     import numba
 
     @numba.njit
-    def run(
-        offsets: Any, indices: Any, probability: Any, first: int, budget: int, runs: int, seed: int
-    ) -> Any:
+    def run(offsets: Any, indices: Any, probability: Any, first: int, budget: int, runs: int, seed: int) -> Any:
         np.random.seed(seed)  # noqa: NPY002
         samples = len(offsets) - 1
         chosen = np.empty(budget, dtype=np.int64)
@@ -230,9 +226,7 @@ def rivals(samples: int, budget: int) -> Row:
     space = pool(samples)
     select(space, budget, method="ideal")  # compile first
     inputs: Row = {"differences": space, "confidence": space[:, 0]}
-    seconds = {
-        method: timed(partial(select, space, budget, method=method, **inputs))[1] for method in METHODS
-    }
+    seconds = {method: timed(partial(select, space, budget, method=method, **inputs))[1] for method in METHODS}
     return {"samples": samples, "budget": budget, **{name: round(took, 3) for name, took in seconds.items()}}
 
 
@@ -249,9 +243,7 @@ def cases(small: bool) -> dict[str, Callable[[], Row]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="small pools, about a minute")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--only", choices=cases(True), help="run one case in this process and print its JSON")

@@ -61,9 +61,7 @@ def measure(
     chosen = list(range(0, len(cells), max(1, len(cells) // sampled)))
     known = score(fast, prompts, cells, keep_logits=True, memory_mb=MEMORY_MB)
     assert known.logits is not None
-    worst = max(
-        float((hooked(plain, tokens, cells[index]) - known.logits[index + 1]).abs().max()) for index in chosen
-    )
+    worst = max(float((hooked(plain, tokens, cells[index]) - known.logits[index + 1]).abs().max()) for index in chosen)
     with torch.inference_mode():
         jobs = {
             "one pass": partial(score, fast, prompts, cells, memory_mb=MEMORY_MB),

@@ -169,12 +169,8 @@ def models() -> None:
 
 @app.command()
 def tasks(
-    tasks: Annotated[
-        str | None, typer.Option(help="Folder of task files (default: the suite that ships).")
-    ] = None,
-    fields: Annotated[
-        str, typer.Option(help="What the files call their fields: input=text,answer=label.")
-    ] = "",
+    tasks: Annotated[str | None, typer.Option(help="Folder of task files (default: the suite that ships).")] = None,
+    fields: Annotated[str, typer.Option(help="What the files call their fields: input=text,answer=label.")] = "",
 ) -> None:
     """List the tasks that there are."""
 
@@ -357,18 +353,14 @@ def _row(
     # One process keeps the model from experiment to experiment; workers have their own.
     load = lru_cache(maxsize=1)(load_model) if how.workers == 1 else load_model
     shown = bars if how.verbose else quiet
-    run = partial(
-        run_experiment, workers=how.workers, retry_failed=how.retry_failed, load=load, progress=shown
-    )
+    run = partial(run_experiment, workers=how.workers, retry_failed=how.retry_failed, load=load, progress=shown)
     broken: dict[str, str] = {}
     overwrite = how.overwrite
     for one in experiments:
         try:
             run(one, config, out, say=say, begun=begun, overwrite=overwrite)
         except Exception as error:
-            mistaken = isinstance(error, ValueError) and (
-                len(experiments) == 1 or str(error) in broken.values()
-            )
+            mistaken = isinstance(error, ValueError) and (len(experiments) == 1 or str(error) in broken.values())
             if mistaken or isinstance(error, DamagedFile) or disk_failed(error):
                 raise
             if how.verbose:
@@ -396,12 +388,8 @@ def _tell(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
                 typer.echo(chapter.headline if len(names) == 1 else f"{chapter.title}: {chapter.headline}")
         typer.echo(f"Report: {page}")
     if broken:
-        told = "; ".join(
-            f"{name}: {why}" if why.endswith("failed") else name for name, why in sorted(broken.items())
-        )
-        typer.echo(
-            f"cast-lens: without a whole result: {told}. --retry-failed computes failed cells again", err=True
-        )
+        told = "; ".join(f"{name}: {why}" if why.endswith("failed") else name for name, why in sorted(broken.items()))
+        typer.echo(f"cast-lens: without a whole result: {told}. --retry-failed computes failed cells again", err=True)
         raise typer.Exit(1)
 
 
@@ -424,9 +412,7 @@ def _train(given: dict[str, Any]) -> None:
     loaded = load_model(*([where.model] if where.model else []), device=where.device, dtype=where.dtype)
     out = Path(how.out)
     with loss_bar() as watch:
-        made = train_atv(
-            loaded, chosen, design=design, training=training, folder=out, watch=watch, progress=bars
-        )
+        made = train_atv(loaded, chosen, design=design, training=training, folder=out, watch=watch, progress=bars)
     typer.echo(f"{made.n_parameters} parameters trained, {made.provenance.note}")
     typer.echo(f"ATV: {out / 'atv.safetensors'}, loss curve: {out / 'loss.html'}")
 
@@ -446,9 +432,7 @@ def _evaluate(given: dict[str, Any]) -> None:
     chosen = _chosen_tasks(where)
     loaded = load_model(*([where.model] if where.model else []), device=where.device, dtype=where.dtype)
     atv = ATV.load(file, loaded)
-    frame = evaluate_atv(
-        loaded, atv, chosen, split=how.split, examples=how.examples, seed=how.seed, progress=bars
-    )
+    frame = evaluate_atv(loaded, atv, chosen, split=how.split, examples=how.examples, seed=how.seed, progress=bars)
     found, place = gains(frame, seed=how.seed), file.parent / f"eval_{how.split}"
     frame.to_csv(place.with_name(f"{place.name}_examples.csv"), index=False)
     found.to_csv(place.with_suffix(".csv"), index=False)
@@ -481,15 +465,15 @@ def _add_commands() -> None:
         *declared("methods/atv/config.py", "Design", "Design"),
         *declared("methods/training.py", "Training", "Training"),
     )
-    atv.command(
-        "train", help="Train an adaptive task vector against the frozen model; a killed run goes on."
-    )(command(_train, [*shared, *training, *own(owner="AtvTrainCommand")], explained=explained))
+    atv.command("train", help="Train an adaptive task vector against the frozen model; a killed run goes on.")(
+        command(_train, [*shared, *training, *own(owner="AtvTrainCommand")], explained=explained)
+    )
     atv.command("eval", help="Compare an adaptive task vector with the unsteered model, task by task.")(
         command(_evaluate, [*shared, *own(owner="AtvEvalCommand")], explained=explained, argument=where)
     )
-    atv.command(
-        "show", help="Say what an adaptive task vector is made of, how it was trained, and for which model."
-    )(command(_show, [], explained=explained, argument=where))
+    atv.command("show", help="Say what an adaptive task vector is made of, how it was trained, and for which model.")(
+        command(_show, [], explained=explained, argument=where)
+    )
 
 
 def _taken(kind: Any, given: dict[str, Any]) -> Any:
@@ -506,9 +490,7 @@ def _recipe(given: Mapping[str, Any], *, paper: bool) -> tuple[Design, Training]
         return replace(
             start,
             **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in given.items()
-                if name in own
+                name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in own
             },
         )
 
@@ -569,9 +551,7 @@ def explained(job: Callable[[], None], *, quiet: bool = False, verbose: bool = F
         _say(f"cast-lens: {error}")
         raise typer.Exit(2) from None
     except OSError as error:
-        _say(
-            f"cast-lens: {_line(error)}. Finished work is kept: the same command goes on when that is mended"
-        )
+        _say(f"cast-lens: {_line(error)}. Finished work is kept: the same command goes on when that is mended")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _say("cast-lens: interrupted. Finished work is kept; the same command continues it.")

@@ -76,9 +76,7 @@ class Option:
         if self.kind == "bool" and self.default is not UNKNOWN:
             notes.append(f"default: {'yes' if self.default else 'no'}")
         if self.least is not None:
-            notes.append(
-                f"{self.least} or more" if self.most is None else f"from {self.least} to {self.most:,}"
-            )
+            notes.append(f"{self.least} or more" if self.most is None else f"from {self.least} to {self.most:,}")
         if self.choices:
             notes.append(f"one of {', '.join(self.choices)}")
         text = self.text if self.text.endswith(".") else f"{self.text}."

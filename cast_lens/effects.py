@@ -123,9 +123,7 @@ def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0)
     rows = []
     for key, part in frame.groupby(keys, sort=False):
         change = part["nll"].to_numpy() - before.loc[part["text"]].to_numpy()
-        ratio, kl = (
-            mean_interval(v, shares=False, n_bootstrap=n_bootstrap, seed=seed) for v in (change, part["kl"])
-        )
+        ratio, kl = (mean_interval(v, shares=False, n_bootstrap=n_bootstrap, seed=seed) for v in (change, part["kl"]))
         ends = np.exp([ratio.value, ratio.low, ratio.high])
         if part["variant"].iloc[0] == 0:
             # The unsteered model against itself is not an estimate.
@@ -182,8 +180,6 @@ def divergence(logits: Float[Tensor, "variant sample vocab"]) -> Float[Tensor, "
 def _halved(prompt: TokenPrompt, text: str) -> TokenPrompt:
     tokens = prompt.tokens
     if len(tokens) < 4:
-        raise ValueError(
-            f"text {text!r} has {len(tokens)} tokens; 4 or more are needed to predict its second half"
-        )
+        raise ValueError(f"text {text!r} has {len(tokens)} tokens; 4 or more are needed to predict its second half")
     middle = len(tokens) // 2
     return TokenPrompt(tokens[:middle], (tokens[middle:],), gold=0, name=text)

@@ -86,9 +86,7 @@ def answer_limit(prompts: Sequence[TokenPrompt]) -> int:
     return max((len(ids) for prompt in prompts for ids in prompt.answers), default=8) + SLACK
 
 
-def outcome_frame(
-    prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Sequence[str | None]]
-) -> pd.DataFrame:
+def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Sequence[str | None]]) -> pd.DataFrame:
     """Scores and greedy answers as ``evaluate`` gives them, whatever ran the model.
 
     Args:
@@ -101,11 +99,7 @@ def outcome_frame(
     warn_missing_classes(prompts)
     frame = scores.to_frame()
     n_variants = len(scores.interventions) + 1
-    rows = [
-        (prompt, variant, texts[variant][i])
-        for i, prompt in enumerate(prompts)
-        for variant in range(n_variants)
-    ]
+    rows = [(prompt, variant, texts[variant][i]) for i, prompt in enumerate(prompts) for variant in range(n_variants)]
     frame["sample"] = [prompt.sample_id for prompt, *_ in rows]
     frame.insert(0, "variant", [variant for _, variant, _ in rows])
     frame["task"] = [prompt.task for prompt, *_ in rows]
@@ -117,8 +111,7 @@ def outcome_frame(
         nan if text is None or not prompt.gold else float(is_match(text, prompt)) for prompt, _, text in rows
     ]
     frame["valid"] = [
-        nan if text is None or not prompt.choices else float(is_valid(text, prompt))
-        for prompt, _, text in rows
+        nan if text is None or not prompt.choices else float(is_valid(text, prompt)) for prompt, _, text in rows
     ]
     frame.loc[frame["overflowed"], list(OUTCOMES)] = nan
     return frame.drop(columns="choice")

@@ -73,9 +73,7 @@ class Extraction:
 
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
-    return {
-        name: version(name) for name in ("cast-lens", "torch", "transformers", "transformer-lens", "numpy")
-    }
+    return {name: version(name) for name in ("cast-lens", "torch", "transformers", "transformer-lens", "numpy")}
 
 
 def difference_vectors(
@@ -132,12 +130,7 @@ def _pair_differences(
 ) -> DifferenceVectors:
     """Positive minus negative residual of each pair of texts."""
     whole = all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs)
-    if (
-        isinstance(pairs, str)
-        or not pairs
-        or not whole
-        or not all(isinstance(t, str) for pair in pairs for t in pair)
-    ):
+    if isinstance(pairs, str) or not pairs or not whole or not all(isinstance(t, str) for pair in pairs for t in pair):
         raise ValueError(
             "pairs must be one or more pairs of texts, [(positive, negative), ...]; got "
             f"{type(pairs).__name__} beginning with {list(pairs)[:1]!r}"
@@ -179,9 +172,7 @@ def shown_prompts(
     )
     if not how.random_text:
         return prompts
-    return with_random_text(
-        prompts, task, seed=how.seed, length=token_length(model), instruction=how.instruction
-    )
+    return with_random_text(prompts, task, seed=how.seed, length=token_length(model), instruction=how.instruction)
 
 
 def token_length(model: HookedTransformer) -> Callable[[str], int]:

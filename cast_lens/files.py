@@ -220,9 +220,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], *, kind: str, about: di
     from safetensors.torch import save
 
     # Copies: safetensors refuses tensors that share memory, and the two sides of a difference often do.
-    whole = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    whole = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     described = json.dumps({"kind": kind, **about})
     metadata = {"format": FORMAT, "about": described, _CHECKSUM: _digest_tensors(whole, described)}
     return atomic_write(path, save(whole, metadata=metadata))

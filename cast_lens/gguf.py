@@ -98,14 +98,10 @@ def import_gguf(path: str | os.PathLike[str]) -> SteeringVector:
     file = read_gguf_file(path)
     architecture = file.text("general.architecture")
     if architecture != ARCHITECTURE:
-        raise ValueError(
-            f"{path} holds {architecture or 'something unnamed'}, not a {ARCHITECTURE}; is it a model?"
-        )
+        raise ValueError(f"{path} holds {architecture or 'something unnamed'}, not a {ARCHITECTURE}; is it a model?")
     directions = dict(_direction(tensor, file) for tensor in file.tensors)
     if not directions or len({len(row) for row in directions.values()}) > 1:
-        raise ValueError(
-            f"{path} must hold one or more tensors direction.N of one width, it holds {len(directions)}"
-        )
+        raise ValueError(f"{path} must hold one or more tensors direction.N of one width, it holds {len(directions)}")
     layers = tuple(sorted(directions))
     try:
         return SteeringVector(torch.stack([directions[layer] for layer in layers]), layers, _provenance(file))
@@ -129,9 +125,7 @@ def _provenance(file: GGUFFile) -> Provenance:
     if stored:
         return Provenance.from_json(json.loads(stored))
     model = file.text(f"{ARCHITECTURE}.model_hint")
-    return Provenance(
-        model=model, fingerprint="", task=file.path.stem, note="imported from a llama.cpp control vector"
-    )
+    return Provenance(model=model, fingerprint="", task=file.path.stem, note="imported from a llama.cpp control vector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +234,7 @@ class _Header:
 
     def _take(self, size: int) -> bytes:
         if size > len(self._whole) - self._at:
-            raise ValueError(
-                f"it ends {size - (len(self._whole) - self._at)} bytes before something it announces"
-            )
+            raise ValueError(f"it ends {size - (len(self._whole) - self._at)} bytes before something it announces")
         self._at += size
         return self._whole[self._at - size : self._at]
 
@@ -266,9 +258,7 @@ class _Header:
         if kind == _STRING:
             return self._text()
         if kind != _ARRAY or depth > _DEEPEST:
-            raise ValueError(
-                f"it has a value of unknown type {kind}, or an array deeper than {_DEEPEST} levels"
-            )
+            raise ValueError(f"it has a value of unknown type {kind}, or an array deeper than {_DEEPEST} levels")
         inner = self._number("I")
         each = struct.calcsize(f"={_NUMBERS[inner]}") if inner in _NUMBERS else 8
         count = self._count("entries of an array", each=each)
@@ -297,7 +287,5 @@ class _Header:
         entries_per_block, bytes_per_block = GGML_QUANT_SIZES[formats[kind]]
         blocks, rest = divmod(math.prod(shape), entries_per_block)
         if rest:
-            raise ValueError(
-                f"tensor {name!r} of shape {list(shape)} is not made of whole {formats[kind].name} blocks"
-            )
+            raise ValueError(f"tensor {name!r} of shape {list(shape)} is not made of whole {formats[kind].name} blocks")
         return GGUFTensor(name, formats[kind].name, shape, start, blocks * bytes_per_block)

@@ -59,9 +59,7 @@ class Edit:
         """The residual with the chosen tokens edited: a new tensor."""
         running = self._watch.running
         if running is None:
-            raise ValueError(
-                f"{self.name} ran outside a forward pass; inside a steer context run the whole model"
-            )
+            raise ValueError(f"{self.name} ran outside a forward pass; inside a steer context run the whole model")
         self._watch.fired.append(self)
         if self.intervention.samples not in (None, running.batch):
             raise ValueError(

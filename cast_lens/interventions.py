@@ -140,9 +140,7 @@ class Intervention:
         object.__setattr__(self, "layer", index(self.layer))
         object.__setattr__(self, "strength", float(self.strength))
         if self.layer < 0:
-            raise ValueError(
-                f"layer={self.layer} is negative; layers count from 0, the output of the first block"
-            )
+            raise ValueError(f"layer={self.layer} is negative; layers count from 0, the output of the first block")
         if not -float("inf") < self.strength < float("inf"):
             raise ValueError(f"strength={self.strength} must be a finite number")
         if self.operator not in OPERATORS:
@@ -156,13 +154,11 @@ class Intervention:
         shape = tuple(self.direction.shape)
         if self.direction.ndim != 1 or not self.direction.is_floating_point():
             raise ValueError(
-                "direction must be one floating-point vector [d_model], "
-                f"got {self.direction.dtype} of shape {shape}"
+                f"direction must be one floating-point vector [d_model], got {self.direction.dtype} of shape {shape}"
             )
         if not bool(torch.isfinite(self.direction).all()):
             raise ValueError(
-                f"direction of shape {shape} has NaN or infinite entries; "
-                "check the run that made it (half precision?)"
+                f"direction of shape {shape} has NaN or infinite entries; check the run that made it (half precision?)"
             )
 
     @property
@@ -271,9 +267,7 @@ class PromptVectors:
         if len(self.layers) != shape[1]:
             raise ValueError(f"directions of shape {shape} do not fit {len(self.layers)} layers")
         if not bool(torch.isfinite(self.directions).all()):
-            raise ValueError(
-                f"directions of shape {shape} have NaN or infinite entries; check the run that made them"
-            )
+            raise ValueError(f"directions of shape {shape} have NaN or infinite entries; check the run that made them")
         if not -float("inf") < self.strength < float("inf"):
             raise ValueError(f"strength={self.strength} must be a finite number")
         if self.position not in POSITIONS:
@@ -445,7 +439,5 @@ def prompt_lengths(length: int | Sequence[int] | Int[Tensor, " batch"]) -> Int[T
     """
     lengths = torch.as_tensor(length).reshape(-1)
     if not len(lengths) or lengths.is_floating_point() or int(lengths.min()) < 1:
-        raise ValueError(
-            f"prompt_length={length!r} must be the number of real tokens in the prompt, 1 or more"
-        )
+        raise ValueError(f"prompt_length={length!r} must be the number of real tokens in the prompt, 1 or more")
     return lengths.long()

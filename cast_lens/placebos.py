@@ -41,9 +41,7 @@ def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int) -> Floa
         seed: of a local generator; the same seed gives the same directions.
     """
     rows = directions.double()
-    noise = torch.randn(rows.shape, generator=_generator(seed), dtype=torch.float64, device="cpu").to(
-        rows.device
-    )
+    noise = torch.randn(rows.shape, generator=_generator(seed), dtype=torch.float64, device="cpu").to(rows.device)
     scaled = noise / noise.norm(dim=-1, keepdim=True) * rows.norm(dim=-1, keepdim=True)
     return scaled.to(directions.dtype)
 
@@ -113,9 +111,7 @@ def matched(vector: SteeringVector, *, like: SteeringVector) -> SteeringVector:
     return SteeringVector(directions.float(), vector.layers, replace(ours, note=note))
 
 
-def random_subsets(
-    differences: DifferenceVectors, size: int, *, count: int, seed: int
-) -> dict[str, SteeringVector]:
+def random_subsets(differences: DifferenceVectors, size: int, *, count: int, seed: int) -> dict[str, SteeringVector]:
     """Mean vectors of random samples, each of the same number: what a selection of that many has to beat.
 
     Args:
@@ -131,15 +127,11 @@ def random_subsets(
         ValueError: when the pool does not hold that many samples.
     """
     if not 1 <= size <= len(differences):
-        raise ValueError(
-            f"size={size} must be from 1 to {len(differences)}, the samples of {differences.task!r}"
-        )
+        raise ValueError(f"size={size} must be from 1 to {len(differences)}, the samples of {differences.task!r}")
     generator = _generator(seed)
     drawn = [torch.randperm(len(differences), generator=generator)[:size].tolist() for _ in range(count)]
     return {
-        f"random {number}": differences.mean(
-            sorted(rows), note=f"random subset {number} of {size}, seed={seed}"
-        )
+        f"random {number}": differences.mean(sorted(rows), note=f"random subset {number} of {size}, seed={seed}")
         for number, rows in enumerate(drawn)
     }
 
@@ -150,6 +142,4 @@ def _generator(seed: int) -> torch.Generator:
 
 def _placebo(vector: SteeringVector, directions: Float[Tensor, "layer d_model"], task: str) -> SteeringVector:
     note = f"placebo for the vector of {vector.provenance.task}: made from its norms or entries alone"
-    return SteeringVector(
-        directions, vector.layers, replace(vector.provenance, task=task, sample_ids=(), note=note)
-    )
+    return SteeringVector(directions, vector.layers, replace(vector.provenance, task=task, sample_ids=(), note=note))

@@ -123,9 +123,7 @@ def generate(
     rows = [prompt.tokens for prompt in tokenise(model, prompts, room=max_new_tokens)]
     tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
     use_cache = use_cache and not isinstance(model, HookedDecoder)
-    cache = (
-        TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
-    )
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
     alive = list(range(len(rows)))
 
     def following(seen: int) -> Int[Tensor, " row"]:

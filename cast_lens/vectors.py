@@ -211,9 +211,7 @@ class SteeringVector:
                 f"operator={operator!r}"
             )
         if layer is not None:
-            return Intervention(
-                self.at(layer), layer, strength, operator, position, name=about.task, fingerprint=mark
-            )
+            return Intervention(self.at(layer), layer, strength, operator, position, name=about.task, fingerprint=mark)
         chosen = tuple(layers or ())
         if not chosen:
             raise ValueError("layers is empty; give one block index or more")
@@ -222,9 +220,7 @@ class SteeringVector:
 
     def norm(self) -> dict[int, float]:
         """Length of the direction at each layer."""
-        return {
-            layer: float(row.norm()) for layer, row in zip(self.layers, self.directions.double(), strict=True)
-        }
+        return {layer: float(row.norm()) for layer, row in zip(self.layers, self.directions.double(), strict=True)}
 
     def cosine(self, other: SteeringVector) -> dict[int, float]:
         """Cosine with another vector at each layer that both hold; NaN where one of them is zero.
@@ -244,9 +240,7 @@ class SteeringVector:
                 f"vectors come from different models ({ours.model}, {theirs.model}), whose directions have nothing in "
                 "common; extract both from one model"
             )
-        left, right = (
-            torch.stack([vector.at(layer) for layer in common]).double() for vector in (self, other)
-        )
+        left, right = (torch.stack([vector.at(layer) for layer in common]).double() for vector in (self, other))
         cosines = (left * right).sum(dim=1) / (left.norm(dim=1) * right.norm(dim=1))
         return dict(zip(common, cosines.tolist(), strict=True))
 
@@ -447,35 +441,25 @@ def chosen_rows(indices: Choice, count: int) -> list[int]:
 
 def _mixed(indices: Choice) -> bool:
     """Whether a list holds both booleans and numbers, which NumPy reads as numbers."""
-    kinds = (
-        {isinstance(item, bool | np.bool_) for item in indices} if isinstance(indices, list | tuple) else ()
-    )
+    kinds = {isinstance(item, bool | np.bool_) for item in indices} if isinstance(indices, list | tuple) else ()
     return len(kinds) > 1
 
 
 def _check_stack(name: str, stack: Tensor, layers: tuple[int, ...], axes: str) -> None:
     if stack.ndim != axes.count(",") + 1 or stack.shape[-2] != len(layers):
-        raise ValueError(
-            f"{name} {axes} has shape {tuple(stack.shape)}, which does not fit {len(layers)} layers"
-        )
+        raise ValueError(f"{name} {axes} has shape {tuple(stack.shape)}, which does not fit {len(layers)} layers")
     whole = all(isinstance(layer, int | np.integer) and not isinstance(layer, bool) for layer in layers)
     if not whole or not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
         raise ValueError(f"layers must be one or more increasing block indices from 0, got {layers}")
     if stack.dtype != torch.float32 or stack.device.type != "cpu":
-        raise ValueError(
-            f"{name} must be float32 on the CPU, got {stack.dtype} on {stack.device}; use .float().cpu()"
-        )
+        raise ValueError(f"{name} must be float32 on the CPU, got {stack.dtype} on {stack.device}; use .float().cpu()")
     if not bool(torch.isfinite(stack).all()):
-        raise ValueError(
-            f"{name} holds NaN or infinite entries; the run that made it went wrong (half precision?)"
-        )
+        raise ValueError(f"{name} holds NaN or infinite entries; the run that made it went wrong (half precision?)")
 
 
 def _row(layers: tuple[int, ...], layer: int, what: str) -> int:
     if isinstance(layer, bool | np.bool_) or layer not in layers:
-        raise ValueError(
-            f"layer={layer} is not in this {what}; it holds layers {', '.join(map(str, layers))}"
-        )
+        raise ValueError(f"layer={layer} is not in this {what}; it holds layers {', '.join(map(str, layers))}")
     return layers.index(layer)
 
 

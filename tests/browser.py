@@ -72,9 +72,7 @@ class Page:
 
     async def value(self, expression: str) -> Any:
         """The value of a JavaScript expression, promises awaited."""
-        found = await self.command(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        found = await self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

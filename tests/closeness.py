@@ -20,6 +20,4 @@ def assert_close(got: Tensor, expected: Tensor, *, precision: torch.dtype = torc
     """
     largest = float(expected.detach().abs().nan_to_num().max()) if expected.numel() else 0.0
     atol = ULPS[precision] * torch.finfo(precision).eps * largest
-    torch.testing.assert_close(
-        got.double(), expected.double(), rtol=0, atol=atol, equal_nan=True, check_device=False
-    )
+    torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=atol, equal_nan=True, check_device=False)

@@ -49,9 +49,7 @@ def close(got: Tensor, expected: Tensor) -> None:
 
 def residuals(model: HookedTransformer, *args: Any, **kwargs: Any) -> Tensor:
     """[layer, batch, position, d_model]."""
-    _, cache = model.run_with_cache(
-        *args, names_filter=lambda name: name.endswith("hook_resid_post"), **kwargs
-    )
+    _, cache = model.run_with_cache(*args, names_filter=lambda name: name.endswith("hook_resid_post"), **kwargs)
     return torch.stack([cache["resid_post", layer] for layer in range(model.cfg.n_layers)])
 
 
@@ -77,9 +75,7 @@ def oracle_hooks(interventions: Sequence[Intervention], prompt_length: int) -> l
 
 
 @torch.no_grad()
-def oracle(
-    model: HookedTransformer, prompt: str, interventions: Sequence[Intervention], new: int = NEW
-) -> list[int]:
+def oracle(model: HookedTransformer, prompt: str, interventions: Sequence[Intervention], new: int = NEW) -> list[int]:
     """Greedy decoding of one prompt: no cache, no batch, no padding."""
     tokens = model.to_tokens(prompt)
     length = tokens.shape[1]

@@ -44,9 +44,7 @@ def test_help_names_the_commands() -> None:
         assert command in text
 
 
-def test_the_package_runs_as_a_module(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["cast_lens", "experiment", "list"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("cast_lens", run_name="__main__")
@@ -122,9 +120,7 @@ def test_help_and_mistakes_answer_without_loading_pytorch() -> None:
         (("--out", __file__), "test_cli.py is a file; choose another --out"),
     ],
 )
-def test_mistakes_end_in_one_line_and_code_2(
-    tmp_path: Path, arguments: tuple[str, ...], message: str
-) -> None:
+def test_mistakes_end_in_one_line_and_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     code, text = invoke("run", "--out", str(tmp_path / "out"), *arguments)
     assert code == 2
     assert message in text.replace("\n", "")
@@ -151,9 +147,7 @@ def test_options_are_the_fields_of_the_classes_with_their_defaults() -> None:
     ]
     for options, owner in owners:
         made = owner()
-        assert sorted(one.name for one in options) == sorted(
-            field.name for field in dataclasses.fields(owner)
-        )
+        assert sorted(one.name for one in options) == sorted(field.name for field in dataclasses.fields(owner))
         for one in options:
             assert one.default is UNKNOWN or one.default == getattr(made, one.name), (owner, one.name)
             assert one.text != one.name, f"{owner.__name__}.{one.name} has no help"

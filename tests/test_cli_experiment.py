@@ -27,9 +27,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> N
     monkeypatch.setattr("cast_lens.report.record.read_run", lambda out: SimpleNamespace(chapters=()))
 
 
-def run_all(
-    monkeypatch: pytest.MonkeyPatch, out: Path, mistakes: dict[str, Exception]
-) -> tuple[int, str, list[str]]:
+def run_all(monkeypatch: pytest.MonkeyPatch, out: Path, mistakes: dict[str, Exception]) -> tuple[int, str, list[str]]:
     """``experiment all`` where experiments do nothing but fail as told."""
     ran: list[str] = []
 
@@ -39,9 +37,7 @@ def run_all(
             raise mistakes[experiment.name]
 
     without_work(monkeypatch, fake)
-    done = CliRunner().invoke(
-        app, ["experiment", "all", "--quick", "--sources", "country-capital", "--out", str(out)]
-    )
+    done = CliRunner().invoke(app, ["experiment", "all", "--quick", "--sources", "country-capital", "--out", str(out)])
     return done.exit_code, done.output.replace("\n", ""), ran
 
 
@@ -89,9 +85,7 @@ def test_without_a_failure_the_row_ends_well(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_one_process_loads_the_model_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int
-) -> None:
+def test_one_process_loads_the_model_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int) -> None:
     loaded: list[str] = []
 
     def fake(_: Experiment, config: RunConfig, *__: object, load: Load, **___: object) -> None:

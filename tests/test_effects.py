@@ -71,9 +71,7 @@ def test_divergence_by_hand() -> None:
     torch.testing.assert_close(divergence(logits)[:, 0], torch.tensor([0.0, expected], dtype=torch.float64))
 
 
-def test_token_effects_are_a_change_of_distribution(
-    model: HookedTransformer, edits: list[Intervention]
-) -> None:
+def test_token_effects_are_a_change_of_distribution(model: HookedTransformer, edits: list[Intervention]) -> None:
     frame = token_effects(model, TEXTS, edits[1])
     assert len(frame) == model.cfg.d_vocab_out
     assert frame["before"].sum() == pytest.approx(1, abs=1e-5)

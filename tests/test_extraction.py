@@ -47,9 +47,7 @@ def test_samples_are_balanced_and_never_demonstrations() -> None:
 
 
 def test_too_many_samples_are_refused_before_work() -> None:
-    with pytest.raises(
-        ValueError, match=r"samples=11 must be from 1 to 10: the train split of 'mood' holds 14"
-    ):
+    with pytest.raises(ValueError, match=r"samples=11 must be from 1 to 10: the train split of 'mood' holds 14"):
         draw_samples(label_task(), Extraction(samples=11, shots=4))
 
 

@@ -27,9 +27,7 @@ from cast_lens.files import (
     write_json,
 )
 
-FRAME = pd.DataFrame(
-    {"task": [f"t{index}" for index in range(40)], "gain": np.linspace(-1, 1, 40), "x": None}
-)
+FRAME = pd.DataFrame({"task": [f"t{index}" for index in range(40)], "gain": np.linspace(-1, 1, 40), "x": None})
 ABOUT = {"layers": [0, 1], "note": "öß", "ratio": 0.1, 3: "three"}
 TENSORS = {
     "a": torch.arange(6.0).reshape(2, 3),
@@ -137,9 +135,7 @@ def test_bytes_are_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytes
     assert events[:2] == ["sync", "rename"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = atomic_write(tmp_path / "file", b"old")
 
     def full(handle: int) -> None:

@@ -41,9 +41,7 @@ def _llama_cpp_buffer(path: Path) -> np.ndarray:
     return buffer
 
 
-def _write(
-    path: Path, tensors: dict[str, np.ndarray], *, architecture: str = "controlvector", **text: str
-) -> Path:
+def _write(path: Path, tensors: dict[str, np.ndarray], *, architecture: str = "controlvector", **text: str) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in text.items():
         writer.add_string(key, value)
@@ -140,9 +138,7 @@ def test_files_that_llama_cpp_would_refuse(tmp_path: Path, tensors: dict[str, An
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.gguf is no file"):
         import_gguf(tmp_path / "none.gguf")
-    model = _write(
-        tmp_path / "m.gguf", {"token_embd.weight": np.ones(4, dtype=np.float32)}, architecture="llama"
-    )
+    model = _write(tmp_path / "m.gguf", {"token_embd.weight": np.ones(4, dtype=np.float32)}, architecture="llama")
     with pytest.raises(ValueError, match="holds llama, not a controlvector; is it a model"):
         import_gguf(model)
     empty = _write(tmp_path / "e.gguf", {})
@@ -174,9 +170,7 @@ def _mutations(whole: bytes, count: int, *, within: int) -> Iterator[bytes]:
             case 0:
                 data[at] ^= 1 << generator.randrange(8)
             case 1:
-                data[at : at + 8] = generator.choice([b"\xff", b"\x00", b"\x7f"]) * generator.choice(
-                    [1, 4, 8]
-                )
+                data[at : at + 8] = generator.choice([b"\xff", b"\x00", b"\x7f"]) * generator.choice([1, 4, 8])
             case 2:
                 del data[at : at + generator.randrange(1, 40)]
             case _:
@@ -223,9 +217,7 @@ def _gguf_with(value: bytes, *, key: bytes = b"a") -> bytes:
         (b"GGUF", "before something it announces"),
     ],
 )
-def test_lengths_are_compared_with_the_file_before_they_are_used(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_lengths_are_compared_with_the_file_before_they_are_used(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "hostile.gguf"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"hostile.gguf is not a readable GGUF file.*{message}"):

@@ -103,9 +103,7 @@ def test_a_shuffled_vector_has_the_same_entries_at_every_layer_in_one_order() ->
     shuffled = shuffled_coordinates(vector, seed=3).directions
     assert torch.equal(shuffled.sort(dim=-1).values, vector.directions.sort(dim=-1).values)
     assert not torch.equal(shuffled, vector.directions)
-    torch.testing.assert_close(
-        shuffled @ shuffled.T, vector.directions @ vector.directions.T, rtol=1e-5, atol=1e-3
-    )
+    torch.testing.assert_close(shuffled @ shuffled.T, vector.directions @ vector.directions.T, rtol=1e-5, atol=1e-3)
 
 
 def test_zero_is_zero() -> None:
@@ -121,9 +119,7 @@ def test_matched_keeps_directions_and_takes_norms() -> None:
     vector = _vector()
     other = SteeringVector(7 * vector.directions.flip(0), vector.layers, replace(ORIGIN, task="capital"))
     found = matched(other, like=vector)
-    torch.testing.assert_close(
-        found.directions.norm(dim=-1), vector.directions.norm(dim=-1), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(found.directions.norm(dim=-1), vector.directions.norm(dim=-1), rtol=1e-6, atol=0)
     assert float(_cosines(found.directions, other.directions).min()) > 1 - 1e-6
     assert (found.provenance.task, found.provenance.note) == ("capital", "norms of antonym")
     empty = SteeringVector(torch.zeros(3, D_MODEL), vector.layers, ORIGIN)

@@ -49,9 +49,7 @@ def test_each_is_one_line(grid: Sweep) -> None:
         ),
         repr(grid): "Sweep(mood, placebo: 2 layers × 2 strengths, 3 prompts)",
         repr(grid.scores): "Scores(3 prompts × 9 variants: unsteered, mood, placebo)",
-        repr(
-            score(MODEL, PROMPTS, keep_logits=True)
-        ): "Scores(3 prompts × 1 variants: unsteered, logits kept)",
+        repr(score(MODEL, PROMPTS, keep_logits=True)): "Scores(3 prompts × 1 variants: unsteered, logits kept)",
         repr(label_task("mood")): "Task('mood', classification, train/validation/test 14/4/5, test)",
         repr(select(NOISE.numpy(), 2, method="random", seed=1)): "Selection('random', 2 samples: ",
     }

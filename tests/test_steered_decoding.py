@@ -142,10 +142,7 @@ class TestDecoding:
         model = model_of("gpt2")
         item = edit(position=position)
         lengths = [model.to_tokens(prompt).shape[1] for prompt in PROMPTS]
-        texts = [
-            prompt + answer
-            for prompt, answer in zip(PROMPTS, (" Paris", " (b)", " cold yes no"), strict=True)
-        ]
+        texts = [prompt + answer for prompt, answer in zip(PROMPTS, (" Paris", " (b)", " cold yes no"), strict=True)]
         with steer(model, item, prompt_length=lengths):
             together = model(texts, padding_side=side)
         for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
@@ -157,9 +154,7 @@ class TestDecoding:
     def test_prompts_behind_a_shared_prefix(self, position: Any) -> None:
         model = model_of()
         tokens = model.to_tokens(PROMPTS[1])
-        expected = model.run_with_hooks(
-            tokens, fwd_hooks=oracle_hooks([edit(position=position)], tokens.shape[1])
-        )
+        expected = model.run_with_hooks(tokens, fwd_hooks=oracle_hooks([edit(position=position)], tokens.shape[1]))
         cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, 1)
         with torch.no_grad(), steer(model, edit(position=position), prompt_length=tokens.shape[1]):
             model(tokens[:, :5], past_kv_cache=cache)

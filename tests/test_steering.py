@@ -103,9 +103,7 @@ class TestLaws:
     @pytest.mark.parametrize("position", ["last", "prompt_last"])
     @pytest.mark.parametrize("operator", OPERATORS)
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    def test_only_the_last_token_from_its_layer_on(
-        self, architecture: str, operator: Any, position: Any
-    ) -> None:
+    def test_only_the_last_token_from_its_layer_on(self, architecture: str, operator: Any, position: Any) -> None:
         model = model_of(architecture)
         plain = residuals(model, PROMPTS[1])
         with steer(model, edit(2, 0.5, operator=operator, position=position)):
@@ -224,9 +222,7 @@ class TestPadding:
             left = model(PROMPTS, padding_side="left")
             right = model(PROMPTS, padding_side="right")
             tokens = model.to_tokens(PROMPTS, padding_side="right")
-            mask = torch.tensor(
-                [[int(column < length) for column in range(tokens.shape[1])] for length in lengths]
-            )
+            mask = torch.tensor([[int(column < length) for column in range(tokens.shape[1])] for length in lengths])
             masked = model(tokens, attention_mask=mask)
         for row, length in enumerate(lengths):
             close(left[row, -1], alone[row])

@@ -193,9 +193,7 @@ class TestRefusals:
             ((2, 1, 6), (2, 6), 2, r"zero_shot \[sample, layer, d_model\] has shape \(2, 6\)"),
         ],
     )
-    def test_difference_vectors(
-        self, few: tuple[int, ...], zero: tuple[int, ...], ids: int, message: str
-    ) -> None:
+    def test_difference_vectors(self, few: tuple[int, ...], zero: tuple[int, ...], ids: int, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             DifferenceVectors(torch.zeros(few), torch.zeros(zero), (0,), ("s",) * ids, ORIGIN)
 

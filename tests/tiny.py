@@ -183,9 +183,7 @@ def tiny_hf_model(
     config = tiny_config(architecture, **config_overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="eager"
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
     randomise(model, seed=seed)
     return model.eval()
 

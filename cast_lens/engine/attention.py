@@ -157,9 +157,7 @@ def attend_tails(
     spec: AttentionSpec,
     group: TailGroup,
     queries: Float[Tensor, "variant column head d_head"],
-    own: tuple[
-        Float[Tensor, "variant column kv_head d_head"], Float[Tensor, "variant column kv_head d_value"]
-    ],
+    own: tuple[Float[Tensor, "variant column kv_head d_head"], Float[Tensor, "variant column kv_head d_value"]],
     trunk: tuple[Float[Tensor, "row kv_head d_head"], Float[Tensor, "row kv_head d_value"]],
     out: Float[Tensor, "variant column heads_d_value"],
 ) -> None:
@@ -174,8 +172,7 @@ def attend_tails(
     q = rearrange(queries[:, group.columns], together, **axes).contiguous().mul(spec.scale)
     keys, values = (rearrange(x[group.keys], "(tail key) kv d -> (tail kv) key d", tail=tails) for x in trunk)
     own_k, own_v = (
-        rearrange(x[:, group.columns], "variant (tail own) kv d -> (tail kv variant) own d", tail=tails)
-        for x in own
+        rearrange(x[:, group.columns], "variant (tail own) kv d -> (tail kv variant) own d", tail=tails) for x in own
     )
     prefix = keys.shape[1]
     seen = prefix + length
@@ -192,9 +189,7 @@ def attend_tails(
     out[:, group.columns] = rearrange(z, apart, **axes, variant=variants, own=length)
 
 
-def _hide(
-    spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]
-) -> None:
+def _hide(spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]) -> None:
     """Mask, in place, what a row must not see: other answers' chains, later rows, rows beyond the window.
 
     Puts the sinks in the last column, where the block has any.
@@ -208,9 +203,7 @@ def _hide(
         if bool(far.any()):
             scores[..., :prefix].masked_fill_(far[None, None, None, :, None, :], -torch.inf)
     if mask.shape[-1] > 1:
-        scores[..., prefix : prefix + mask.shape[-1]].masked_fill_(
-            ~mask[:, None, None, :, None, :], -torch.inf
-        )
+        scores[..., prefix : prefix + mask.shape[-1]].masked_fill_(~mask[:, None, None, :, None, :], -torch.inf)
 
 
 def attend_rows(

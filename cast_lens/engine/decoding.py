@@ -109,11 +109,7 @@ def decode(
         return written
     extra = 3 * cache_bytes(model) + row_bytes(model)
     with own_precision(model):
-        jobs = list(
-            plan_jobs(
-                model, prompts, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra
-            )
-        )
+        jobs = list(plan_jobs(model, prompts, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra))
         for members, chosen in progress(jobs, "answer", len(jobs)):
             items = [interventions[index].of(members) for index in chosen]
             rows = _decode(model, [prompts[index] for index in members], items, max_new_tokens, stop)
@@ -209,9 +205,7 @@ def write(
     return written
 
 
-def _first_rows(
-    kernel: RowModel, batch: Batch, done: Pass, first: Int[Tensor, "variant sample"] | None
-) -> _Rows:
+def _first_rows(kernel: RowModel, batch: Batch, done: Pass, first: Int[Tensor, "variant sample"] | None) -> _Rows:
     """The first token of each row, and the keys of its tail up to the last prompt token."""
     assert done.cache is not None
     n_variants, n_prompts = done.tails.shape[0], len(batch.tails)
@@ -339,9 +333,7 @@ def score_and_answer(
             items = [interventions[index].of(members) for index in chosen]
             own = [ready[index] for index in members]
             batch, done = _pass(model, own, items)
-            read_tails(
-                row_model(model), batch, done.tails, own, members, variants, collected, labels_only=False
-            )
+            read_tails(row_model(model), batch, done.tails, own, members, variants, collected, labels_only=False)
             first = collected.first[variants][:, members]
             rows = write(model, batch, done, items, own, max_new_tokens, stop, first=first)
             for row, variant in zip(rows, variants, strict=True):
@@ -366,8 +358,6 @@ def _check_lines(prompts: Sequence[TokenPrompt], stop: StopRule) -> None:
             )
 
 
-def _pass(
-    model: HookedTransformer, prompts: list[TokenPrompt], interventions: list[Steering]
-) -> tuple[Batch, Pass]:
+def _pass(model: HookedTransformer, prompts: list[TokenPrompt], interventions: list[Steering]) -> tuple[Batch, Pass]:
     batch = build_batch(prompts, device=model.cfg.device or "cpu")
     return batch, run_pass(row_model(model), batch, interventions, keep_cache=True)

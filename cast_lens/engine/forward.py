@@ -101,8 +101,7 @@ def run_pass(
         active = variants.edit(layer, tails, active)
     if cache is not None:
         cache.tails = [
-            (variants.branched(k, layer), variants.branched(v, layer))
-            for layer, (k, v) in enumerate(cache.tails)
+            (variants.branched(k, layer), variants.branched(v, layer)) for layer, (k, v) in enumerate(cache.tails)
         ]
     order = variants.order
     return Pass(tails[torch.tensor(order).argsort()] if count > 1 else tails, cache, order)

@@ -52,9 +52,7 @@ class Prefix:
 
     def at(
         self, layer: int
-    ) -> tuple[
-        Float[Tensor, "sample kv_head position d_head"], Float[Tensor, "sample kv_head position d_value"]
-    ]:
+    ) -> tuple[Float[Tensor, "sample kv_head position d_head"], Float[Tensor, "sample kv_head position d_value"]]:
         """Keys and values of one layer, views."""
         heads = [spec.n_kv_heads for spec in self.blocks]
         widths = [kv * (spec.d_head + spec.d_value) for kv, spec in zip(heads, self.blocks, strict=True)]
@@ -181,9 +179,7 @@ def answer_losses(
         raise ValueError(f"prompt {nameless[0]} has no gold answer; a loss needs one")
     if unsupported(model) is not None:
         with frozen(model):
-            return torch.stack(
-                [reference.answer_loss(model, p, steering.of([i])) for i, p in enumerate(prompts)]
-            )
+            return torch.stack([reference.answer_loss(model, p, steering.of([i])) for i, p in enumerate(prompts)])
     if steering.position != "all" and prefix is None:
         everything = list(range(len(prompts)))
         prefix = Prefixes(model, tuple(prompts)).gather(everything)
@@ -240,9 +236,7 @@ def _rows(prompts: Sequence[TokenPrompt], position: Position, device: str | torc
     tokens, positions, owners, slots, lasts, targets = table.T.contiguous()
     predicts = (targets >= 0).nonzero().flatten()
     steered_rows = edited_tokens(position, positions, lasts).nonzero().flatten()
-    return _Rows(
-        tokens, positions, owners, slots, steered_rows, predicts, targets[predicts], len(prompts), width
-    )
+    return _Rows(tokens, positions, owners, slots, steered_rows, predicts, targets[predicts], len(prompts), width)
 
 
 def _run(

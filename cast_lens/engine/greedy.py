@@ -57,9 +57,7 @@ class StopRule:
         if model.tokenizer is None:
             raise ValueError("decoding needs the model's tokenizer; load the model with load_model")
         if mark == "":
-            raise ValueError(
-                "stop is empty, which every text contains; give the text that ends an answer, or None"
-            )
+            raise ValueError("stop is empty, which every text contains; give the text that ends an answer, or None")
         return cls(model.tokenizer, end_tokens(model), mark)
 
     def __call__(self, written: Sequence[int]) -> bool:
@@ -95,9 +93,7 @@ class StopRule:
         return str(self.tokenizer.decode(list(written[:ended]), skip_special_tokens=True))
 
 
-def write_greedily(
-    first: Int[Tensor, " row"], step: Step, *, max_new_tokens: int, stop: Stop
-) -> list[tuple[int, ...]]:
+def write_greedily(first: Int[Tensor, " row"], step: Step, *, max_new_tokens: int, stop: Stop) -> list[tuple[int, ...]]:
     """Greedy decoding: each row goes on until it stops, is full, or has no most probable token (-1, its last).
 
     Args:
@@ -111,9 +107,7 @@ def write_greedily(
     for count in range(1, max_new_tokens + 1):
         for row, token in zip(rows, tokens.tolist(), strict=True):
             written[row].append(token)
-        kept = [
-            place for place, row in enumerate(rows) if written[row][-1] != UNREAD and not stop(written[row])
-        ]
+        kept = [place for place, row in enumerate(rows) if written[row][-1] != UNREAD and not stop(written[row])]
         if not kept or count == max_new_tokens:
             break
         rows = [rows[place] for place in kept]

@@ -50,9 +50,7 @@ def norm_rows(module: Any) -> RowMap | None:
     if type(module) is RMSNormPre:
         return lambda x: _rms(x, module.eps)
     if type(module) is LayerNorm:
-        return lambda x: F.layer_norm(
-            x, (module.w.shape[0],), module.w.detach(), module.b.detach(), module.eps
-        )
+        return lambda x: F.layer_norm(x, (module.w.shape[0],), module.w.detach(), module.b.detach(), module.eps)
     if type(module) is LayerNormPre:
         return lambda x: F.layer_norm(x, (x.shape[-1],), None, None, module.eps)
     return (lambda x: x) if type(module) is nn.Identity else None
@@ -63,9 +61,7 @@ def _rms(x: Float[Tensor, "*rows width"], eps: float) -> Float[Tensor, "*rows wi
     if x.requires_grad:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         return (x * exact.square().mean(dim=-1, keepdim=True).add(eps).rsqrt()).to(x.dtype)
-    length = torch.linalg.vector_norm(
-        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
-    )
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return (x * length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).to(x.dtype)
 
 
@@ -159,10 +155,7 @@ class Block:
         self, rows: Float[Tensor, "row d_model"], rotary: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [row, head, d_head] and keys, values [row, kv_head, d_head], normalised and rotated."""
-        split = [
-            heads * self.spec.d_head
-            for heads in (self.spec.n_heads, self.spec.n_kv_heads, self.spec.n_kv_heads)
-        ]
+        split = [heads * self.spec.d_head for heads in (self.spec.n_heads, self.spec.n_kv_heads, self.spec.n_kv_heads)]
         projected = F.linear(self.norm_attention(rows), self.w_qkv)
         if self.b_qkv is not None:
             projected += self.b_qkv
@@ -244,12 +237,8 @@ def rotate(
 def _pack(attention: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Lay W_Q, W_K, W_V side by side as [qkv, d_model], and make the parameters views of what is returned."""
     grouped = hasattr(attention, "_W_K")
-    weights = [
-        getattr(attention, name) for name in (("W_Q", "_W_K", "_W_V") if grouped else ("W_Q", "W_K", "W_V"))
-    ]
-    biases = [
-        getattr(attention, name) for name in (("b_Q", "_b_K", "_b_V") if grouped else ("b_Q", "b_K", "b_V"))
-    ]
+    weights = [getattr(attention, name) for name in (("W_Q", "_W_K", "_W_V") if grouped else ("W_Q", "W_K", "W_V"))]
+    biases = [getattr(attention, name) for name in (("b_Q", "_b_K", "_b_V") if grouped else ("b_Q", "b_K", "b_V"))]
     w_qkv = torch.cat([w.detach().transpose(1, 2).reshape(-1, w.shape[1]) for w in weights])
     b_qkv = torch.cat([b.detach().reshape(-1) for b in biases])
     start = 0
@@ -397,9 +386,7 @@ _known: weakref.WeakKeyDictionary[HookedTransformer, tuple[tuple[object, ...], H
 
 def _state(model: HookedTransformer) -> tuple[object, ...]:
     """Changes whenever a parameter is replaced or loaded anew, or a bias stops being zero."""
-    biases = [
-        p.any() for name, p in model.named_parameters() if name.rsplit(".")[-1].lstrip("_").startswith("b_")
-    ]
+    biases = [p.any() for name, p in model.named_parameters() if name.rsplit(".")[-1].lstrip("_").startswith("b_")]
     placed = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
     return (*placed, *torch.stack(biases).tolist()) if biases else placed
 

@@ -41,9 +41,7 @@ FAR = 2**18
 EXACT, ROUNDED = 2e-4, 0.15
 # What an attention may be told that changes nothing here: gradients, caches, dtypes of fused kernels, positions that
 # have gone into queries and keys already.
-IGNORED = frozenset(
-    {"position_ids", "position_embeddings", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k"}
-)
+IGNORED = frozenset({"position_ids", "position_embeddings", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k"})
 
 
 class UnfitError(Exception):
@@ -132,18 +130,14 @@ class _Probe:
         def attend(call: AttentionCall) -> Tensor:
             spec = _spec(call)
             self.specs[current[0]].append(spec)
-            self.key_bytes = max(
-                self.key_bytes, (call.k[0].numel() + call.v[0].numel()) * call.k.element_size()
-            )
+            self.key_bytes = max(self.key_bytes, (call.k[0].numel() + call.v[0].numel()) * call.k.element_size())
             return _causal(spec, call)
 
         token = make_mask.set(_marked_mask)
         try:
             with attention_as(self.model.hf_model, ATTENTION), attending(attend):
                 positions = torch.arange(LENGTH, device=self.device)
-                self.model.hf_model(
-                    input_ids=self._tokens(LENGTH)[None], position_ids=positions[None], use_cache=False
-                )
+                self.model.hf_model(input_ids=self._tokens(LENGTH)[None], position_ids=positions[None], use_cache=False)
         finally:
             make_mask.reset(token)
             for handle in handles:
@@ -155,9 +149,7 @@ class _Probe:
         """Without attention, no row of a layer's output may depend on another row, or on where it is."""
         tokens = self._tokens(LENGTH)
         calls, _ = rows.parts.outline(tokens, torch.arange(LENGTH, device=self.device))
-        tolerance = (
-            1e-4 if tokens.device.type == "cpu" and rows.parts.head.weight.dtype == torch.float32 else 0.02
-        )
+        tolerance = 1e-4 if tokens.device.type == "cpu" and rows.parts.head.weight.dtype == torch.float32 else 0.02
         for layer, residuals in enumerate(self.residuals):
             kind = type(self.model.layers[layer]).__name__
             first, counted = _alone(rows, layer, calls[layer], residuals)
@@ -237,9 +229,7 @@ def _apply(rule: Callable[..., Any], rows: Tensor, keys: Tensor) -> Tensor:
 def _spec(call: AttentionCall) -> AttentionSpec:
     """What an attention is told, where the engine knows all of it."""
     known = {"softcap", "s_aux", "sliding_window", *IGNORED}
-    strange = [
-        name for name, value in call.options.items() if isinstance(value, Tensor) and name not in known
-    ]
+    strange = [name for name, value in call.options.items() if isinstance(value, Tensor) and name not in known]
     if strange:
         raise UnfitError(f"{type(call.module).__name__} computes its attention with {', '.join(strange)}")
     scale = call.q.shape[-1] ** -0.5 if call.scale is None else float(call.scale)
@@ -269,9 +259,7 @@ def _window(call: AttentionCall) -> int | None:
     width = int(seen[-1].sum())
     distance = rows[:, None] - torch.arange(FAR, device=device)[None]
     if not torch.equal(seen, (distance >= 0) & (distance < width)):
-        raise UnfitError(
-            f"{type(call.module).__name__} has a mask that is neither causal nor a sliding window"
-        )
+        raise UnfitError(f"{type(call.module).__name__} has a mask that is neither causal nor a sliding window")
     return None if width == FAR else width
 
 
@@ -304,9 +292,7 @@ def _check_outline(
         axes = [_axis(x, y) for x, y in zip(a.leaves, b.leaves, strict=True)]
         for x, y, axis in zip(a.leaves, b.leaves, axes, strict=True):
             if axis is not None and not torch.allclose(x, y.index_select(axis, order), rtol=1e-4, atol=1e-5):
-                raise UnfitError(
-                    "what a layer is given for a token depends on other tokens or on their order"
-                )
+                raise UnfitError("what a layer is given for a token depends on other tokens or on their order")
         found.append(tuple(axes))
     return tuple(found)
 
@@ -335,9 +321,7 @@ def _logit_function(parts: HuggingFaceParts, device: torch.device) -> tuple[floa
     values, scale = logits[:, 0], float(logits[4, 0]) / 1e-3
     cap = float(values[-1]) if float(values[-1]) < 1e5 * scale else 0.0
     expected = scale * grid if cap <= 0 else cap * torch.tanh(scale * grid / cap)
-    if logits.shape[-1] != len(parts.head.weight) or not torch.equal(
-        logits, values[:, None].expand_as(logits)
-    ):
+    if logits.shape[-1] != len(parts.head.weight) or not torch.equal(logits, values[:, None].expand_as(logits)):
         raise UnfitError("logits of some tokens are changed after the unembedding")
     if not torch.allclose(values, expected, rtol=1e-4, atol=1e-7):
         raise UnfitError("logits are made from the unembedding in a way that is not a factor or a soft cap")
@@ -358,16 +342,10 @@ def _compare(model: HookedDecoder, rows: HuggingFaceRows) -> None:
     got = rows.unembed(normed, slice(None)).float().cpu().unflatten(0, tails.shape[:2])
     for variant, steering in enumerate((None, item)):
         for column, prompt in enumerate(prompts):
-            expected = reference.logits(
-                model, prompt.tokens, prompt_length=len(prompt.tokens), intervention=steering
-            )
-            error = _error(
-                expected[-1].cpu(), got[variant, column], exact=model.hf_model.dtype == torch.float32
-            )
+            expected = reference.logits(model, prompt.tokens, prompt_length=len(prompt.tokens), intervention=steering)
+            error = _error(expected[-1].cpu(), got[variant, column], exact=model.hf_model.dtype == torch.float32)
             if not error <= (EXACT if model.hf_model.dtype == torch.float32 else ROUNDED):
-                raise UnfitError(
-                    f"logits of a pass over rows differ from those of hooks by {error:.0e} of their size"
-                )
+                raise UnfitError(f"logits of a pass over rows differ from those of hooks by {error:.0e} of their size")
 
 
 def _error(expected: Float[Tensor, " vocab"], got: Float[Tensor, " vocab"], *, exact: bool) -> float:

@@ -55,9 +55,7 @@ def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, 
 
     names = [hook_name(layer) for layer in range(model.cfg.n_layers)]
     with own_precision(model):
-        model.run_with_hooks(
-            **_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None
-        )
+        model.run_with_hooks(**_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
     return torch.stack([found[name] for name in names])
 
 
@@ -164,9 +162,7 @@ def answer_loss(model: HookedTransformer, prompt: TokenPrompt, intervention: Ste
     refuse_steered(model)
     answer = prompt.answers[prompt.gold]
     ids = _input(model, prompt.tokens + answer)
-    out = model.run_with_hooks(
-        **ids, fwd_hooks=edit_hooks(intervention, len(prompt.tokens)), return_type="logits"
-    )
+    out = model.run_with_hooks(**ids, fwd_hooks=edit_hooks(intervention, len(prompt.tokens)), return_type="logits")
     rows = out[0, len(prompt.tokens) - 1 : -1]
     log_probs = rows.to(torch.promote_types(rows.dtype, torch.float32)).log_softmax(dim=-1)
     return -log_probs[range(len(answer)), list(answer)].mean()

@@ -103,10 +103,7 @@ class Scores:
     @property
     def overflowed(self) -> Bool[Tensor, "variant sample"]:
         """Where logits were NaN or infinite: such a row holds no outcome."""
-        rows = [
-            logprobs.isnan().any(dim=1) | (logprobs == torch.inf).any(dim=1)
-            for logprobs in self.answer_logprobs
-        ]
+        rows = [logprobs.isnan().any(dim=1) | (logprobs == torch.inf).any(dim=1) for logprobs in self.answer_logprobs]
         bad = torch.stack(rows, dim=1) if rows else torch.zeros_like(self.first_token, dtype=torch.bool)
         read = (self.first_token != UNREAD).any()
         return bad | (self.first_token == UNREAD) if bool(read) else bad
@@ -131,9 +128,7 @@ class Scores:
         columns: dict[str, list[object]] = {}
         overflowed = self.overflowed
         for index, prompt in enumerate(self.prompts):
-            outcomes = _outcomes(
-                prompt, self.answer_logprobs[index], self._written(index), overflowed[:, index]
-            )
+            outcomes = _outcomes(prompt, self.answer_logprobs[index], self._written(index), overflowed[:, index])
             for name, values in outcomes.items():
                 columns.setdefault(name, []).extend(values)
         what = [(-1, 0.0, "none", "none", "unsteered")]

@@ -33,15 +33,11 @@ def as_prompts(prompts: Prompts) -> list[PromptLike]:
         raise ValueError("prompts is empty; give at least one prompt")
     for index, prompt in enumerate(found):
         if not isinstance(prompt, PromptLike):
-            raise ValueError(
-                f"prompt {index} is a {type(prompt).__name__}; give text, Prompt or TokenPrompt objects"
-            )
+            raise ValueError(f"prompt {index} is a {type(prompt).__name__}; give text, Prompt or TokenPrompt objects")
     return found
 
 
-def tokenise(
-    model: HookedTransformer, prompts: Prompts, *, chat: bool = False, room: int = 0
-) -> list[TokenPrompt]:
+def tokenise(model: HookedTransformer, prompts: Prompts, *, chat: bool = False, room: int = 0) -> list[TokenPrompt]:
     """Tokenise prompts and their admissible answers.
 
     In front stands what the model's tokenizer puts there itself: BOS (``cfg.default_prepend_bos``), a language,
@@ -79,13 +75,9 @@ def _check(model: HookedTransformer, prompt: TokenPrompt, name: str, room: int) 
         raise ValueError(f"{name} is empty: it has no tokens to read an activation from")
     empty = [number for number, answer in enumerate(prompt.answers) if not answer]
     if empty:
-        raise ValueError(
-            f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows"
-        )
+        raise ValueError(f"{name}: answer {empty[0]} tokenises to nothing; give it text that the tokenizer knows")
     first = {answer: number for number, answer in reversed(list(enumerate(prompt.answers)))}
-    twins = [
-        (first[answer], number) for number, answer in enumerate(prompt.answers) if first[answer] < number
-    ]
+    twins = [(first[answer], number) for number, answer in enumerate(prompt.answers) if first[answer] < number]
     if twins:
         raise ValueError(
             f"{name}: answers {twins[0][0]} and {twins[0][1]} are the same tokens, so no score can tell them apart; "
@@ -142,9 +134,7 @@ def answer_ends(model: HookedTransformer) -> tuple[int, ...]:
     if tokenizer is None:
         return ()
     lines = _line_ends(tokenizer, min(len(tokenizer), int(model.cfg.d_vocab_out)))
-    return tuple(
-        sorted({*lines, *(token for token in end_tokens(model) if token < int(model.cfg.d_vocab_out))})
-    )
+    return tuple(sorted({*lines, *(token for token in end_tokens(model) if token < int(model.cfg.d_vocab_out))}))
 
 
 @lru_cache(maxsize=8)

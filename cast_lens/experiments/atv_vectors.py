@@ -67,9 +67,7 @@ def atv_variants(
     """
     name = prompts[0].task
     found = [
-        Condition(
-            f"{ATV_NAME} × {factor:g}", prompts, intervention=replace(edit, strength=factor * edit.strength)
-        )
+        Condition(f"{ATV_NAME} × {factor:g}", prompts, intervention=replace(edit, strength=factor * edit.strength))
         for factor in FACTORS
     ]
     means = {task.name: _mean(atv, task) for task in seen.values()}
@@ -77,9 +75,7 @@ def atv_variants(
     for method, one in ((AVERAGED, means.get(name)), (ONE_FOR_ALL, every)):
         if one is not None:
             found.append(
-                Condition(
-                    method, prompts, intervention=replace(edit, directions=one.expand_as(edit.directions))
-                )
+                Condition(method, prompts, intervention=replace(edit, directions=one.expand_as(edit.directions)))
             )
     if after != name:
         other = vectors_of_queries(workspace, atv, after).directions

@@ -78,9 +78,7 @@ def sweep_source(
     cells = cells.assign(gold_logprob=cells["gold_logprob"].where(cells["overflowed"] == 0))
     best = best_first(cells, ["first_match", "gold_logprob"]).head(finalists)
     edits = [
-        directions["vector"].intervention(
-            int(row.layer), strength=row.strength, operator=operator, position=position
-        )
+        directions["vector"].intervention(int(row.layer), strength=row.strength, operator=operator, position=position)
         for row in best.itertuples()
     ]
     answers = evaluate(model, prompts, edits, chat=chat, progress=progress)
@@ -95,9 +93,7 @@ def _chosen(frame: pd.DataFrame, best: pd.DataFrame, answers: pd.DataFrame) -> p
         frame.loc[frame["kind"] == "unsteered", name] = means[name].iloc[0]
     told = changed_answers(answers)
     frame["n_changed"] = pd.Series(told["n_changed"].to_numpy(float), index=best.index)
-    frame["changed"] = pd.Series(told["changed"].to_numpy(), index=best.index).reindex(
-        frame.index, fill_value=""
-    )
+    frame["changed"] = pd.Series(told["changed"].to_numpy(), index=best.index).reindex(frame.index, fill_value="")
     ranked = best_first(frame.loc[best.index], ["exact_match", "gold_logprob"])
     frame["chosen"] = frame.index == ranked.index[0]
     return frame
@@ -153,9 +149,7 @@ def chosen_setting(frame: pd.DataFrame, *, operator: Operator, position: Positio
     return Setting(int(row["layer"]), float(row["strength"]), operator, position)
 
 
-def best_strengths(
-    workspace: Workspace, source: str, edits: Mapping[str, Editing], *, name: str
-) -> dict[str, float]:
+def best_strengths(workspace: Workspace, source: str, edits: Mapping[str, Editing], *, name: str) -> dict[str, float]:
     """The strength at which each variant's greedy answers match most often on the source's validation split.
 
     Ties go to the higher gold log-probability. Tried are the run's strengths, and a half and a quarter of the lowest:

@@ -171,9 +171,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: lists in place of tuples."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 Config = TypeVar("Config")
@@ -200,9 +198,7 @@ def config_of(kind: type[Config], values: Mapping[str, Any], *, origin: str = "a
         if name not in known:
             raise unknown_key(name, known, origin)
     default = kind()
-    return kind(
-        **{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()}
-    )
+    return kind(**{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()})
 
 
 def unknown_key(name: str, known: Collection[str], origin: str) -> ValueError:
@@ -222,27 +218,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode("utf-8-sig")
         return tomllib.loads(text)
     except OSError as error:
-        raise ValueError(
-            f"--config {path}: {error.strerror or error}; give the path of a TOML file"
-        ) from error
+        raise ValueError(f"--config {path}: {error.strerror or error}; give the path of a TOML file") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"--config {path}, line {line}: not in UTF-8; save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"--config {path} is no valid TOML: {error}") from error
     except RecursionError:
-        raise ValueError(
-            f"--config {path} is no valid TOML for a run: brackets are nested too deeply"
-        ) from None
+        raise ValueError(f"--config {path} is no valid TOML for a run: brackets are nested too deeply") from None
 
 
 def _in_range(name: str, value: int, least: int, most: int, *, what: str = "") -> None:
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most:,}"
         why = ": no effect is shown without its placebo" if name == "placebos" else ""
-        raise ValueError(
-            f"{name}={value}: {what} must be {bound}" if what else f"{name}={value} must be {bound}{why}"
-        )
+        raise ValueError(f"{name}={value}: {what} must be {bound}" if what else f"{name}={value} must be {bound}{why}")
 
 
 # Types of the entries of fields that are empty by default.

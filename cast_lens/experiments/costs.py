@@ -15,9 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import HookedTransformer
 
 
-def forward_flops(
-    cfg: Any, *, new: int, past: int = 0, layers: int | None = None, read: int | None = None
-) -> int:
+def forward_flops(cfg: Any, *, new: int, past: int = 0, layers: int | None = None, read: int | None = None) -> int:
     """Floating-point operations of the matrix products of a forward pass over new tokens behind cached ones.
 
     With ``t`` new tokens, ``p`` cached ones, ``d`` the width, ``h`` heads, ``g`` key-value heads, ``e`` the width of a
@@ -72,9 +70,7 @@ def answer_flops(cfg: Any, *, prompt: int, written: int, shared: int = 0) -> int
     return first + sum(forward_flops(cfg, new=1, past=prompt + step) for step in range(max(0, written - 1)))
 
 
-def sweep_flops(
-    cfg: Any, *, prompts: Sequence[tuple[int, int]], layers: Sequence[int], strengths: int
-) -> int:
+def sweep_flops(cfg: Any, *, prompts: Sequence[tuple[int, int]], layers: Sequence[int], strengths: int) -> int:
     """Operations of choosing layer and strength by ``engine.sweep``: the blocks above each layer run once a cell.
 
     Args:
@@ -155,9 +151,7 @@ def counted(rows: pd.DataFrame, *, baseline: str) -> pd.DataFrame:
         n, targets = part["queries"].sum(), part["target"].unique()
         same = zero.reindex(targets)
         each = (
-            float(same["flops"].sum()) / float(same["queries"].sum())
-            if same.notna().all(axis=None)
-            else float("nan")
+            float(same["flops"].sum()) / float(same["queries"].sum()) if same.notna().all(axis=None) else float("nan")
         )
         flops, cached = float(part["flops"].sum()) / n, float(part["flops_cached"].sum()) / n
         found.append(

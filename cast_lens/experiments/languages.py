@@ -95,9 +95,7 @@ def _known(config: RunConfig, languages: tuple[str, ...]) -> dict[str, dict[str,
     """Names by task and language."""
     if config.hub:
         if not languages:
-            raise ValueError(
-                "languages of hub tasks cannot be listed; name them, languages=('de', 'fr') for example"
-            )
+            raise ValueError("languages of hub tasks cannot be listed; name them, languages=('de', 'fr') for example")
         names = [
             base if language == "en" else f"{base}.{language}"
             for base in dict.fromkeys(split_name(source)[0] for source in config.sources)

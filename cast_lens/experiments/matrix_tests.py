@@ -90,9 +90,7 @@ def _correlation(x: Float[np.ndarray, " cell"], y: Float[np.ndarray, " cell"]) -
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
 
-def _every(
-    rows: int, columns: int
-) -> Iterator[tuple[Int[np.ndarray, " target"], Int[np.ndarray, " source"]]]:
+def _every(rows: int, columns: int) -> Iterator[tuple[Int[np.ndarray, " target"], Int[np.ndarray, " source"]]]:
     for left in itertools.permutations(range(rows)):
         for right in itertools.permutations(range(columns)):
             yield np.array(left), np.array(right)
@@ -125,9 +123,7 @@ class Clustering:
     p: float
 
 
-def clusters(
-    matrix: Float[np.ndarray, "row column"], *, n_permutations: int = 199, seed: int = 0
-) -> Clustering | None:
+def clusters(matrix: Float[np.ndarray, "row column"], *, n_permutations: int = 199, seed: int = 0) -> Clustering | None:
     """Cluster rows by average linkage, cut where the silhouette is best, and ask whether chance does as well.
 
     Rows are compared over the columns that both have (root mean square difference). The null: within each column, the

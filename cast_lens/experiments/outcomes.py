@@ -96,16 +96,12 @@ def contrast_table(
     return _contrasts(rows, keys, tested)
 
 
-def _contrasts(
-    rows: list[dict[str, Any]], keys: Sequence[str], tested: Callable[[str], bool]
-) -> pd.DataFrame:
+def _contrasts(rows: list[dict[str, Any]], keys: Sequence[str], tested: Callable[[str], bool]) -> pd.DataFrame:
     found = ["n", "excluded", "value", "low", "high", "baseline", "gain", "gain_low", "gain_high", "p_value"]
     frame = _table(rows, [*keys, "metric", *found, "layer", "strength"])
     wanted = frame["p_value"].where(frame["method"].map(tested).astype(bool))
     adjusted = adjust_p_values(frame.assign(p=wanted), column="p")
-    return with_verdicts(
-        frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"]), of="gain"
-    )
+    return with_verdicts(frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"]), of="gain")
 
 
 def with_verdicts(frame: pd.DataFrame, *, of: str) -> pd.DataFrame:
@@ -127,9 +123,7 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame({name: pd.Series(dtype=float) for name in columns})
 
 
-def compared(
-    zero: pd.Series, cell: pd.DataFrame, metric: str, *, n_bootstrap: int, seed: int
-) -> dict[str, Any]:
+def compared(zero: pd.Series, cell: pd.DataFrame, metric: str, *, n_bootstrap: int, seed: int) -> dict[str, Any]:
     """One condition against its baseline, which is indexed by sample; rows with an unknown outcome are left out."""
     baseline, values = zero.reindex(cell["sample"]).to_numpy(float), cell[metric].to_numpy(float)
     known = ~np.isnan(baseline) & ~np.isnan(values)
@@ -380,16 +374,13 @@ def holm(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(p_adjusted=adjusted["p_adjusted"], n_tests=adjusted["tests"])
 
 
-def matched_queries(
-    against: pd.DataFrame, treated: pd.DataFrame, metrics: Sequence[str] = OUTCOMES
-) -> pd.DataFrame:
+def matched_queries(against: pd.DataFrame, treated: pd.DataFrame, metrics: Sequence[str] = OUTCOMES) -> pd.DataFrame:
     """Outcomes of both sides on the queries that both have, draws averaged; columns of one end in ``_against``."""
     # Demonstrations of the target itself have no source and are compared with every source of the other side.
     sourceless = (against["source"] == "").all() or (treated["source"] == "").all()
     keys = [key for key in UNIT if not (sourceless and key == "source")]
     before, after = (
-        side.groupby(list(UNIT), sort=False)[list(metrics)].mean().reset_index()
-        for side in (against, treated)
+        side.groupby(list(UNIT), sort=False)[list(metrics)].mean().reset_index() for side in (against, treated)
     )
     return after.merge(before, on=keys, suffixes=("", "_against"))
 
@@ -403,9 +394,7 @@ def change(both: pd.DataFrame, metric: str, *, seed: int) -> dict[str, Any]:
     left, right = both[f"{metric}_against"].to_numpy(float), both[metric].to_numpy(float)
     clusters = (both["target"] + "\n" + both["sample"]).to_numpy()
     found = paired_proportions(left, right, clusters=clusters)
-    test = paired_permutation_test(
-        left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS, mid_p=True
-    )
+    test = paired_permutation_test(left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS, mid_p=True)
     return {
         "n": len(both),
         "value": float(right.mean()),

@@ -99,9 +99,7 @@ class Experiment(ABC):
 
     def options(self) -> dict[str, Any]:
         """Its options for JSON: lists in place of tuples."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def task_names(self, config: RunConfig) -> Sequence[str]:
         """The tasks that it reads."""

@@ -60,9 +60,7 @@ def sampling_cosines(
     return 2 * half / (1 + half)
 
 
-def resampled_cosine(
-    differences: Float[np.ndarray, "sample d_model"], *, replicates: int, seed: int
-) -> float:
+def resampled_cosine(differences: Float[np.ndarray, "sample d_model"], *, replicates: int, seed: int) -> float:
     """Mean cosine between the mean of samples and the means of bootstrap resamples of them.
 
     Resampling only spreads a mean, so the value is below 1 for any samples that differ; compare it between sets of

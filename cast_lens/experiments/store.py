@@ -198,9 +198,7 @@ def _no_strangers(path: Path, config: Any) -> None:
     ours = isinstance(config, dict) and {"model", "sources", "targets"} <= set(config)
     known = {".lock", *(_BEGINNING if ours or config is None else ())}
     others = [
-        item.name
-        for item in path.iterdir()
-        if item.name not in known and not is_temporary(item) and not _empty(item)
+        item.name for item in path.iterdir() if item.name not in known and not is_temporary(item) and not _empty(item)
     ]
     if others and not ours:
         raise ValueError(
@@ -241,9 +239,7 @@ def begin_latest(link: Path, path: Path) -> None:
         os.replace(temporary, link)
 
 
-def default_directory(
-    parent: Path, config: RunConfig, usable: Callable[[Path], object] = lambda path: None
-) -> Path:
+def default_directory(parent: Path, config: RunConfig, usable: Callable[[Path], object] = lambda path: None) -> Path:
     """Where a run of this configuration goes when no directory was named: ``parent/DATE-HASH``.
 
     The latest directory of the same configuration is continued where it can be; otherwise a new one gets a number.

@@ -112,9 +112,7 @@ def holdouts(options: TrainedOptions, config: RunConfig, tasks: Tasks) -> list[s
         if name not in known:
             raise ValueError(f"atv_holdouts: {name!r} is none of {', '.join(known)}")
         if len(held_out(name, tasks)) == len(tasks):
-            raise ValueError(
-                f"atv_holdouts: {name!r} leaves no task to train on; add tasks of other families"
-            )
+            raise ValueError(f"atv_holdouts: {name!r} leaves no task to train on; add tasks of other families")
     return chosen
 
 
@@ -169,9 +167,7 @@ def fit(workspace: Workspace, options: TrainedOptions, cell: Cell, folder: Path,
         seed=config.seed,
     )
     if cell.variant in ADAPTERS:
-        return _adapter(
-            workspace, cell.variant, tasks, training, parameters=budget(workspace, options.atv_rank)
-        )
+        return _adapter(workspace, cell.variant, tasks, training, parameters=budget(workspace, options.atv_rank))
     training = replace(training, learning_rate=LEARNING_RATES[cell.variant])
     made = design(options.atv_rank, int(workspace.model.cfg.n_layers), cell.variant)
     return _vectors(workspace, cell.variant, made, tasks, training, folder, variants=variants)
@@ -192,9 +188,7 @@ def budget(workspace: Workspace, atv_rank: int) -> int:
     return Expansion(width, int(cfg.n_layers), width, rank=atv_rank).n_parameters
 
 
-def _adapter(
-    workspace: Workspace, method: str, tasks: list[Task], training: Training, *, parameters: int
-) -> Fitted:
+def _adapter(workspace: Workspace, method: str, tasks: list[Task], training: Training, *, parameters: int) -> Fitted:
     started = time.perf_counter()
     kind: Any = ADAPTERS[method]
     made = train_adapter(
@@ -261,9 +255,7 @@ def _vectors(
         "validation": made.validation,
         "train_seconds": taken,
     }
-    return Fitted(
-        outcomes, lambda prompt: answer_plainly(workspace, prompt, [made.intervention([prompt])]), about
-    )
+    return Fitted(outcomes, lambda prompt: answer_plainly(workspace, prompt, [made.intervention([prompt])]), about)
 
 
 def answer_plainly(workspace: Workspace, prompt: Prompt, edits: Sequence[Steering]) -> object:

@@ -221,9 +221,7 @@ def load_tasks(config: RunConfig, names: Sequence[str] = ()) -> dict[str, Task]:
     """
     if config.select not in METHODS or config.select in NEED_CONFIDENCE:
         usable = ", ".join(name for name in METHODS if name not in NEED_CONFIDENCE)
-        raise ValueError(
-            f"select={config.select!r} is not a selection that a run can make; choose from {usable}"
-        )
+        raise ValueError(f"select={config.select!r} is not a selection that a run can make; choose from {usable}")
     wanted = dict.fromkeys((*config.sources, *config.targets, *names))
     fields = field_names(config.fields)
     tasks = {
@@ -246,9 +244,7 @@ def check_prompts(workspace: Workspace) -> None:
     for task in workspace.tasks.values():
         queries = [*draw_samples(task, workspace.extraction()), *test_examples(config, task)]
         few = few_shot_prompts(task, queries, shots=config.shots, seed=config.seed)
-        tokenise(
-            workspace.model, [*few, *zero_shot_prompts(task, queries)], chat=config.chat, room=ANSWER_ROOM
-        )
+        tokenise(workspace.model, [*few, *zero_shot_prompts(task, queries)], chat=config.chat, room=ANSWER_ROOM)
 
 
 def fits(workspace: Workspace, prompts: Sequence[Prompt]) -> bool:

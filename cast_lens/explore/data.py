@@ -110,9 +110,7 @@ def _planes(frame: pd.DataFrame, differences: Sequence[DifferenceVectors]) -> di
         rows = frame[frame["layer"] == layer]
         wide = rows.pivot(index=["task", "sample_id"], columns="condition", values=["x", "y"])
         order = [(axis, side) for side in SIDES for axis in ("x", "y")]
-        points = [
-            wide.loc[one.task].loc[list(one.sample_ids), order].to_numpy().ravel() for one in differences
-        ]
+        points = [wide.loc[one.task].loc[list(one.sample_ids), order].to_numpy().ravel() for one in differences]
         shares = rows[["explained_x", "explained_y"]].iloc[0].to_numpy(dtype=np.float64)
         planes.append({"points": points, "explained": shares if np.isfinite(shares).all() else None})
     return {"layers": layers, "planes": planes}

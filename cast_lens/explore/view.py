@@ -56,9 +56,7 @@ class Exploration:
 
     def html(self) -> str:
         """The view as one page, plotly.js inside: no network, no kernel."""
-        folder = Environment(
-            loader=PackageLoader("cast_lens", "templates"), autoescape=True, undefined=StrictUndefined
-        )
+        folder = Environment(loader=PackageLoader("cast_lens", "templates"), autoescape=True, undefined=StrictUndefined)
         page = folder.get_template("explore.html.j2")
         return page.render(title=self.data["title"], state=as_script(self.state()), library=library())
 
@@ -104,8 +102,7 @@ def make_widget(state: Mapping[str, Any]) -> Any:
     script, style = ((folder / name).read_text(encoding="utf-8") for name in ("explore.js", "explore.css"))
     kinds = {"layer": traitlets.Int, "projection": traitlets.Unicode, "colour": traitlets.Unicode}
     traits = {
-        name: kinds.get(name, traitlets.Dict if name == "data" else traitlets.List)().tag(sync=True)
-        for name in state
+        name: kinds.get(name, traitlets.Dict if name == "data" else traitlets.List)().tag(sync=True) for name in state
     }
     members = {
         "__doc__": "Layer, tasks shown, projection, colour and selected samples, shared with the browser.",

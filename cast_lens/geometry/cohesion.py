@@ -75,9 +75,7 @@ def cohesion(
         counts = resample_counts(one, n_bootstrap, seed)
         halves = _halvings(one, n_splits, seed)
         for layer in one.layers:
-            rows.append(
-                {"task": one.task, "layer": layer, **_measures(one, layer, counts, halves, confidence)}
-            )
+            rows.append({"task": one.task, "layer": layer, **_measures(one, layer, counts, halves, confidence)})
     return pd.DataFrame(rows)
 
 

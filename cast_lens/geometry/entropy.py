@@ -43,16 +43,12 @@ def matrix_entropy(activations: Float[Tensor, "sample d_model"], order: float = 
     if not order >= 0:
         raise ValueError(f"order={order} must be 0 or more; 1 is the usual (von Neumann) entropy")
     if activations.ndim != 2 or activations.numel() == 0 or not bool(torch.isfinite(activations).all()):
-        raise ValueError(
-            f"activations must be a finite matrix [sample, d_model], got {tuple(activations.shape)}"
-        )
+        raise ValueError(f"activations must be a finite matrix [sample, d_model], got {tuple(activations.shape)}")
     values = activations.double().numpy()
     # Both sides have the same non-zero eigenvalues.
     gram = values @ values.T if values.shape[0] <= values.shape[1] else values.T @ values
     if gram.trace() == 0:
-        raise ValueError(
-            "activations are all zero, so their spectrum cannot be normalised; check the capture"
-        )
+        raise ValueError("activations are all zero, so their spectrum cannot be normalised; check the capture")
     shares = np.linalg.eigvalsh(gram) / gram.trace()
     shares = shares[shares > NEGLIGIBLE]
     # Dropping rounding leaves a sum within 1e-9 of 1; a negative zero is not worth showing.

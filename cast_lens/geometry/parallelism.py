@@ -103,9 +103,7 @@ def random_cosine_band(d_model: int, *, confidence: float = 0.95) -> tuple[float
     return -high, high
 
 
-def cosine_matrix(
-    differences: Sequence[DifferenceVectors], layer: int, *, clustered: bool = False
-) -> pd.DataFrame:
+def cosine_matrix(differences: Sequence[DifferenceVectors], layer: int, *, clustered: bool = False) -> pd.DataFrame:
     """The square of cosines between mean differences at one layer, for a heat map.
 
     Args:

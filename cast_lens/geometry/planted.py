@@ -52,9 +52,7 @@ def planted_differences(
         ValueError: on a cosine outside 0 ... 1, or fewer than ``2 * tasks + 1`` dimensions.
     """
     if not 0 <= cosine <= 1:
-        raise ValueError(
-            f"cosine={cosine} must be from 0 to 1; more than two differences cannot all point apart"
-        )
+        raise ValueError(f"cosine={cosine} must be from 0 to 1; more than two differences cannot all point apart")
     if d_model < 2 * len(tasks) + 1:
         raise ValueError(f"d_model={d_model} must be at least {2 * len(tasks) + 1} for {len(tasks)} tasks")
     generator = np.random.default_rng(seed)

@@ -54,9 +54,7 @@ def project(
     ).assign(layer=layer)
     activations = _activations(differences, layer)
     if not centred(activations).any():
-        raise ValueError(
-            f"the activations at layer {layer} are all the same, so they span no plane; check the capture"
-        )
+        raise ValueError(f"the activations at layer {layer} are all the same, so they span no plane; check the capture")
     if method == "umap":
         points, explained = umap_plane(activations, seed), np.full(2, np.nan)
     else:
@@ -167,7 +165,5 @@ def umap_plane(values: Float[np.ndarray, "total d_model"], seed: int) -> Float[n
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        fitted = UMAP(n_components=2, n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(
-            values
-        )
+        fitted = UMAP(n_components=2, n_neighbors=NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(values)
     return np.asarray(fitted, dtype=np.float64)

@@ -32,19 +32,13 @@ def check_comparable(differences: Sequence[DifferenceVectors], *, at_least: int 
             with fewer than two samples.
     """
     if isinstance(differences, DifferenceVectors):
-        raise ValueError(
-            "differences must be a sequence with one DifferenceVectors per task; wrap a single one: [x]"
-        )
+        raise ValueError("differences must be a sequence with one DifferenceVectors per task; wrap a single one: [x]")
     if len(differences) < at_least:
-        raise ValueError(
-            f"differences holds {len(differences)} tasks, but {at_least} or more are needed here"
-        )
+        raise ValueError(f"differences holds {len(differences)} tasks, but {at_least} or more are needed here")
     names = [one.task for one in differences]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(
-            f"differences holds task {twice} more than once; rename one in its provenance, or merge them"
-        )
+        raise ValueError(f"differences holds task {twice} more than once; rename one in its provenance, or merge them")
     first = differences[0]
     for one in differences:
         _check_against(first, one)
@@ -83,9 +77,7 @@ def local_generator(one: DifferenceVectors, seed: int, purpose: str) -> np.rando
     return np.random.default_rng([seed, zlib.crc32(f"{purpose}/{one.task}".encode())])
 
 
-def resample_counts(
-    one: DifferenceVectors, n_bootstrap: int, seed: int
-) -> Int[np.ndarray, "replicate sample"]:
+def resample_counts(one: DifferenceVectors, n_bootstrap: int, seed: int) -> Int[np.ndarray, "replicate sample"]:
     """How often each sample is drawn in each bootstrap replicate; every row sums to the number of samples."""
     n = len(one)
     return local_generator(one, seed, "bootstrap").multinomial(n, np.full(n, 1 / n), size=n_bootstrap)

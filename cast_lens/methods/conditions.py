@@ -138,9 +138,7 @@ class BatchedCondition:
     source: str = ""
     seed: int = 0
 
-    def outcomes(
-        self, model: HookedTransformer, *, chat: bool = False, progress: Progress = quiet
-    ) -> pd.DataFrame:
+    def outcomes(self, model: HookedTransformer, *, chat: bool = False, progress: Progress = quiet) -> pd.DataFrame:
         """One row per query, with the columns of ``evaluate``.
 
         A line that is missing or not numbered is an empty answer, which is neither a match nor valid.

@@ -282,9 +282,7 @@ def most_similar(
     known = _unit(embed, [body(source, example) for example in offered], f"examples of {source.name!r}")
     asked = _unit(embed, [body(target, example) for example in examples], f"queries of {target.name!r}")
     if known.shape[1] != asked.shape[1]:
-        raise ValueError(
-            f"embed gave rows of width {known.shape[1]} and {asked.shape[1]}; one width is needed"
-        )
+        raise ValueError(f"embed gave rows of width {known.shape[1]} and {asked.shape[1]}; one width is needed")
     similarity = (asked @ known.T).round(_DECIMALS)
     order: Int[np.ndarray, "sample candidate"] = np.argsort(-similarity, axis=1, kind="stable")
     keys = [input_key(example.input) for example in offered]
@@ -315,9 +313,7 @@ def _unit(embed: Embed, texts: list[str], what: str) -> Float[np.ndarray, "sampl
         raise ValueError(f"embed gave shape {rows.shape} for {len(texts)} {what}; expected one row per text")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (np.isfinite(rows).all() and (lengths > 0).all()):
-        raise ValueError(
-            f"embed gave a zero row or one that is not finite for the {what}; no cosine is defined"
-        )
+        raise ValueError(f"embed gave a zero row or one that is not finite for the {what}; no cosine is defined")
     return rows / lengths
 
 
@@ -412,9 +408,7 @@ def _random_text(ask: _Ask) -> Condition:
 
 
 _METHODS = (
-    PromptMethod(
-        "zero-shot", lambda ask: zero_shot_condition(ask.target, ask.examples), about="the query alone"
-    ),
+    PromptMethod("zero-shot", lambda ask: zero_shot_condition(ask.target, ask.examples), about="the query alone"),
     PromptMethod("few-shot", _few_shot, about="demonstrations of the target itself"),
     PromptMethod(
         "cross-task few-shot",

@@ -176,10 +176,7 @@ class History:
         rows: list[tuple[int, float, str, bool]] = [
             (step, loss, "train", False) for step, loss in enumerate(self.losses, start=1)
         ]
-        rows += [
-            (step, loss, "validation", index == self.best)
-            for index, (step, loss) in enumerate(self.validations)
-        ]
+        rows += [(step, loss, "validation", index == self.best) for index, (step, loss) in enumerate(self.validations)]
         return pd.DataFrame(rows, columns=["step", "loss", "split", "best"])
 
 
@@ -262,9 +259,7 @@ def loss_bar() -> Iterator[Watch]:
             text = f"loss {loss:.3f}"
             if step.validation is not None:
                 text += f", validation {step.validation:.3f} (best {step.best:.3f})"
-            bar.update(
-                line, completed=step.number, total=step.total, description=f"epoch {step.epoch}", loss=text
-            )
+            bar.update(line, completed=step.number, total=step.total, description=f"epoch {step.epoch}", loss=text)
             if step.note or (step.validated and not shown):
                 end = f": {step.note}" if step.note else ""
                 console.print(f"epoch {step.epoch}, step {step.number}, {text}{end}", highlight=False)

@@ -75,9 +75,7 @@ class SourceTask:
     def explain(self, what: str, found: DifferenceVectors) -> str:
         """The note of a vector made of the chosen samples."""
         count = len(found) if self.indices is None else len(chosen_rows(self.indices, len(found)))
-        return "; ".join(
-            part for part in (f"{what}: mean over {count} of {len(found)} samples", self.note) if part
-        )
+        return "; ".join(part for part in (f"{what}: mean over {count} of {len(found)} samples", self.note) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +222,7 @@ def zero_shot_difference(source: SourceTask) -> SteeringVector:
     """
     found = source.samples()
     if len(found) < 2:
-        raise ValueError(
-            f"the zero-shot difference of {source.task.name!r} needs at least 2 samples, got {len(found)}"
-        )
+        raise ValueError(f"the zero-shot difference of {source.task.name!r} needs at least 2 samples, got {len(found)}")
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(source.seed))
     half = len(found) // 2
     means = [_mean(found.zero_shot, part) for part in (order[:half], order[half:])]

@@ -53,9 +53,7 @@ def implementation_of(hf_config: PretrainedConfig, wanted: Implementation | None
     try:
         config_from_huggingface(hf_config)
     except ValueError:
-        decoder = (
-            hf_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hf_config.is_encoder_decoder
-        )
+        decoder = hf_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hf_config.is_encoder_decoder
         if wanted is not None or not decoder or getattr(hf_config, "quantization_config", None):
             raise
         return "transformers"

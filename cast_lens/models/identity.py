@@ -96,9 +96,7 @@ def _weights(block: nn.Module) -> Iterator[Tensor]:
 def _negatives(weights: Tensor) -> int:
     # The sign is the highest bit of a number of any size; NumPy counts five times as fast as torch on a CPU.
     negative = weights.view(_INTEGERS[weights.element_size()]) < 0
-    return int(
-        np.count_nonzero(negative.numpy()) if negative.device.type == "cpu" else negative.count_nonzero()
-    )
+    return int(np.count_nonzero(negative.numpy()) if negative.device.type == "cpu" else negative.count_nonzero())
 
 
 def model_name(model: HookedTransformer) -> str:
@@ -135,13 +133,9 @@ def check_vector(model: HookedTransformer, vector: SteeringVector | DifferenceVe
     origin = f"the vector of {vector.provenance.task!r}, taken from {vector.provenance.model!r},"
     target = f"the model {model_name(model)!r}"
     if stack.shape[-1] != model.cfg.d_model:
-        raise ValueError(
-            f"{origin} has width {stack.shape[-1]}, but {target} has d_model={model.cfg.d_model}"
-        )
+        raise ValueError(f"{origin} has width {stack.shape[-1]}, but {target} has d_model={model.cfg.d_model}")
     if vector.layers and vector.layers[-1] >= model.cfg.n_layers:
-        raise ValueError(
-            f"{origin} holds layer {vector.layers[-1]}, but {target} has {model.cfg.n_layers} layers"
-        )
+        raise ValueError(f"{origin} holds layer {vector.layers[-1]}, but {target} has {model.cfg.n_layers} layers")
     if not vector.provenance.fingerprint:
         _warn_of_unknown(origin, target)
         return

@@ -75,9 +75,7 @@ _ENTRIES = (
     Architecture("GPTNeoForCausalLM", "GPT-Neo, TinyStories", facts.gpt_neo, tl.convert_neo_weights),
     Architecture("GPTNeoXForCausalLM", "Pythia, GPT-NeoX", facts.neox, tl.convert_neox_weights),
     Architecture("Gemma2ForCausalLM", "Gemma 2", facts.gemma2, _biased(tl.convert_gemma_weights)),
-    Architecture(
-        "Gemma3ForCausalLM", "Gemma 3, 270M and 1B", facts.gemma3, _biased(tl.convert_gemma_weights)
-    ),
+    Architecture("Gemma3ForCausalLM", "Gemma 3, 270M and 1B", facts.gemma3, _biased(tl.convert_gemma_weights)),
     Architecture(
         "Gemma3ForConditionalGeneration",
         "Gemma 3, its text decoder",
@@ -88,17 +86,13 @@ _ENTRIES = (
     Architecture("GptOssForCausalLM", "gpt-oss, dequantised", facts.gpt_oss, tl.convert_gpt_oss_weights),
     Architecture("LlamaForCausalLM", "Llama, SmolLM, Yi", facts.llama, _biased(tl.convert_llama_weights)),
     Architecture("MistralForCausalLM", "Mistral", facts.grouped, tl.convert_mistral_weights),
-    Architecture(
-        "MixtralForCausalLM", "Mixtral", facts.mixture("num_local_experts"), tl.convert_mixtral_weights
-    ),
+    Architecture("MixtralForCausalLM", "Mixtral", facts.mixture("num_local_experts"), tl.convert_mixtral_weights),
     Architecture("OPTForCausalLM", "OPT", facts.opt, tl.convert_opt_weights),
     # TransformerLens' OLMo 2 converter knows no grouped keys; its OLMo 3 converter reads the same weights.
     Architecture("Olmo2ForCausalLM", "OLMo 2", facts.grouped, _biased(tl.convert_olmo3_weights)),
     Architecture("Olmo3ForCausalLM", "OLMo 3", facts.grouped, _biased(tl.convert_olmo3_weights)),
     Architecture("OlmoForCausalLM", "OLMo", facts.olmo, _biased(tl.convert_olmo_weights)),
-    Architecture(
-        "OlmoeForCausalLM", "OLMoE", facts.mixture("num_experts"), _biased(tl.convert_olmoe_weights)
-    ),
+    Architecture("OlmoeForCausalLM", "OLMoE", facts.mixture("num_experts"), _biased(tl.convert_olmoe_weights)),
     Architecture("Phi3ForCausalLM", "Phi-3, Phi-4", facts.phi3, tl.convert_phi3_weights),
     Architecture("PhiForCausalLM", "Phi-1, 1.5, 2", facts.phi, tl.convert_phi_weights),
     Architecture("Qwen2ForCausalLM", "Qwen 1.5, 2, 2.5", facts.grouped, tl.convert_qwen2_weights),
@@ -114,9 +108,7 @@ def architecture_of(hf_config: PretrainedConfig) -> Architecture:
         ValueError: when the architecture is not one of ``ARCHITECTURES``; the message lists them.
     """
     by_type = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf_config.model_type)
-    name = (
-        getattr(hf_config, "architectures", None) or [by_type or f"of model type {hf_config.model_type!r}"]
-    )[0]
+    name = (getattr(hf_config, "architectures", None) or [by_type or f"of model type {hf_config.model_type!r}"])[0]
     if getattr(hf_config, "is_encoder_decoder", False):
         raise ValueError(f"architecture {name} is an encoder-decoder; {_supported()}")
     if name not in ARCHITECTURES:

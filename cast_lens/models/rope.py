@@ -22,9 +22,7 @@ def window_facts(config: PretrainedConfig, n_layers: int) -> Facts:
     names = {"full_attention": "global", "sliding_attention": "local"}
     unknown = sorted(set(types) - set(names))
     if unknown:
-        raise ValueError(
-            f"layer_types has {', '.join(unknown)}; TransformerLens can represent {', '.join(names)} only"
-        )
+        raise ValueError(f"layer_types has {', '.join(unknown)}; TransformerLens can represent {', '.join(names)} only")
     attention = [names[kind] for kind in types]
     if "local" not in attention or window is None:
         return {}
@@ -126,9 +124,7 @@ def _local_facts(full: Facts, local: Facts, d_head: int) -> Facts:
     same = local == full
     plain = _kind(local) == "default"
     if _rotary_dim(local, d_head) != _rotary_dim(full, d_head):
-        raise ValueError(
-            "sliding and full layers rotate different numbers of dimensions; TransformerLens has one"
-        )
+        raise ValueError("sliding and full layers rotate different numbers of dimensions; TransformerLens has one")
     # TransformerLens scales linearly on full layers only, llama3 on all, yarn on either choice.
     fits = {"default": plain, "linear": plain, "llama3": same, "yarn": same or plain}[kind]
     if not fits:

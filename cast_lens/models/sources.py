@@ -62,9 +62,7 @@ def read_model(
             return _read(_folder(path), dtype, tokenizer, implementation)
     if path.suffix != ".gguf":
         found = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
-        raise ValueError(
-            f"{name!r} {found}; give a hub name, a folder with config.json and weights, or a .gguf file"
-        )
+        raise ValueError(f"{name!r} {found}; give a hub name, a folder with config.json and weights, or a .gguf file")
     with step(f"Reading {path.name}, dequantising it"), without_bars():
         model, own = read_gguf(path, dtype)
     return model, own if tokenizer is None else tokenizer
@@ -132,8 +130,6 @@ def _check_complete(source: Source, report: dict[str, Any]) -> None:
 
 def _explained(source: Source, part: str, error: Exception) -> ValueError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return ValueError(
-            f"no space left on the disk for {source.name}; free some, or set HF_HOME to another disk"
-        )
+        return ValueError(f"no space left on the disk for {source.name}; free some, or set HF_HOME to another disk")
     reason = " ".join(str(error).split())
     return ValueError(f"cannot read {part} of {source.name!r}: {reason}. What to do: {source.advice}")

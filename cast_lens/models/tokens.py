@@ -25,9 +25,7 @@ CHAT_DATE = datetime.date(2024, 7, 26)
 # Around control tokens that a message spells, while a template writes around the messages: private-use characters.
 _START, _END = "\U000f0000", "\U000f0001"
 _ARGUMENTS = "cast_lens_chat_arguments"
-_RESERVED = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "chat_template", "tokenize"}
-)
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "chat_template", "tokenize"})
 
 
 def prepends_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -101,9 +99,7 @@ def set_chat_arguments(model: HookedTransformer, arguments: Mapping[str, Any]) -
                 "spelling against tokenizer.chat_template"
             )
         if json.loads(json.dumps(value, default=repr)) != value:
-            raise ValueError(
-                f"chat_arguments[{name!r}]={value!r} must be a string, number, boolean, list or None"
-            )
+            raise ValueError(f"chat_arguments[{name!r}]={value!r} must be a string, number, boolean, list or None")
     setattr(tokenizer, _ARGUMENTS, dict(arguments))
 
 
@@ -209,9 +205,7 @@ class ChatTemplate:
                 )
             )
         except jinja2.TemplateError as error:
-            raise ValueError(
-                f"the model's chat template refuses these turns: {error}; leave chat off"
-            ) from error
+            raise ValueError(f"the model's chat template refuses these turns: {error}; leave chat off") from error
 
 
 _ROLES = ("user", "assistant")
@@ -232,16 +226,12 @@ def _observed(template: ChatTemplate) -> ChatTemplate:
     lead = before[len(opened) :] if before.startswith(opened) else ""
     opening = lead.rstrip()
     _, _, end = template._render(asked, open_turn=False).partition(reply)
-    return ChatTemplate(
-        template.tokenizer, template.template, template.arguments, opening, lead[len(opening) :], end
-    )
+    return ChatTemplate(template.tokenizer, template.template, template.arguments, opening, lead[len(opening) :], end)
 
 
 def _template_of(tokenizer: Any) -> str:
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "chat=True, but the model's tokenizer has no chat template; leave chat off for base models"
-        )
+        raise ValueError("chat=True, but the model's tokenizer has no chat template; leave chat off for base models")
     return str(tokenizer.get_chat_template())
 
 

@@ -27,9 +27,7 @@ EXACT = {torch.float32: 2e-4}
 ROUNDED = {torch.float16: 0.03, torch.bfloat16: 0.15}
 
 
-def probe_ids(
-    hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> Int[Tensor, "1 position"]:
+def probe_ids(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Int[Tensor, "1 position"]:
     """What both models read: the probe text, or ids spread over the vocabulary without a tokenizer.
 
     Raises:
@@ -48,9 +46,7 @@ def probe_ids(
 
 
 @torch.no_grad()
-def verify_logits(
-    model: HookedTransformer, hf_model: PreTrainedModel, ids: Int[Tensor, "1 position"]
-) -> None:
+def verify_logits(model: HookedTransformer, hf_model: PreTrainedModel, ids: Int[Tensor, "1 position"]) -> None:
     """Refuse a model whose logits are not those of the Hugging Face model.
 
     Raises:

@@ -35,9 +35,7 @@ def plot_atv_cosines(frame: pd.DataFrame, *, centred: bool = True) -> go.Figure:
         figure.add_trace(band(low.index, low, high, colour=NEUTRAL, legendgroup="between"))
         line = {"color": NEUTRAL, "width": 3}
         figure.add_trace(
-            go.Scatter(
-                x=middle.index, y=middle, mode="lines", name="between tasks", legendgroup="between", line=line
-            )
+            go.Scatter(x=middle.index, y=middle, mode="lines", name="between tasks", legendgroup="between", line=line)
         )
     for task in in_order(within["task_a"]):
         rows, style = within[within["task_a"] == task].sort_values("layer"), task_style(task)
@@ -63,9 +61,7 @@ def plot_atv_norms(frame: pd.DataFrame) -> go.Figure:
         low, middle, high = (norms.quantile(share) for share in ((1 - MOST) / 2, 0.5, (1 + MOST) / 2))
         line = {"color": style.colour, "dash": style.dash, "width": 2}
         figure.add_trace(band(low.index, low, high, colour=style.colour, legendgroup=task))
-        figure.add_trace(
-            go.Scatter(x=middle.index, y=middle, mode="lines", name=task, legendgroup=task, line=line)
-        )
+        figure.add_trace(go.Scatter(x=middle.index, y=middle, mode="lines", name=task, legendgroup=task, line=line))
     figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -89,9 +85,7 @@ def plot_atv_against(frame: pd.DataFrame) -> go.Figure:
         low, middle, high = by_layer.min(), by_layer.mean(), by_layer.max()
         figure.add_trace(band(low.index, low, high, colour=colour, legendgroup=name))
         line = {"color": colour, "width": 2}
-        figure.add_trace(
-            go.Scatter(x=middle.index, y=middle, mode="lines", name=name, legendgroup=name, line=line)
-        )
+        figure.add_trace(go.Scatter(x=middle.index, y=middle, mode="lines", name=name, legendgroup=name, line=line))
     figure.update_yaxes(range=[-1.02, 1.02])
     return figure
 

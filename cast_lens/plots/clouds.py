@@ -85,9 +85,7 @@ def projection_methods(frame: pd.DataFrame) -> pd.Series:
     """Method of each row: as given, else UMAP where no variance is explained."""
     if "method" in frame:
         return frame["method"]
-    unexplained = (
-        frame["explained_x"].isna() if "explained_x" in frame else pd.Series(False, index=frame.index)
-    )
+    unexplained = frame["explained_x"].isna() if "explained_x" in frame else pd.Series(False, index=frame.index)
     return unexplained.map({True: "umap", False: "pca"})
 
 
@@ -95,14 +93,9 @@ def _arrows(rows: pd.DataFrame, tasks: list[str], *, means: bool) -> Arrows:
     points: dict[str, list[list[float | None]]] = {"x": [], "y": []}
     for axis, traces in points.items():
         sides = [_sides(rows[rows["task"] == task], axis) for task in tasks]
-        traces.extend(
-            nested(np.pad(side, ((0, 0), (0, 1)), constant_values=np.nan).ravel().round(4)) for side in sides
-        )
+        traces.extend(nested(np.pad(side, ((0, 0), (0, 1)), constant_values=np.nan).ravel().round(4)) for side in sides)
         traces.extend(nested(side.mean(axis=0).round(4)) for side in sides if means)
-    titles = [
-        _axis_title(rows, axis, place) if means else f"UMAP {place}"
-        for place, axis in enumerate("xy", start=1)
-    ]
+    titles = [_axis_title(rows, axis, place) if means else f"UMAP {place}" for place, axis in enumerate("xy", start=1)]
     return Arrows(points["x"], points["y"], *titles)
 
 
@@ -115,11 +108,7 @@ def _sides(rows: pd.DataFrame, axis: str) -> np.ndarray:
 
 def _axis_title(rows: pd.DataFrame, axis: str, place: int) -> str:
     name = f"principal component {place}"
-    return (
-        f"{name} ({percent(rows[f'explained_{axis}'].iloc[0])} of variance)"
-        if f"explained_{axis}" in rows
-        else name
-    )
+    return f"{name} ({percent(rows[f'explained_{axis}'].iloc[0])} of variance)" if f"explained_{axis}" in rows else name
 
 
 def _sample_trace(task: str, rows: pd.DataFrame, *, arrows: bool) -> go.Scatter:
@@ -210,14 +199,10 @@ def plot_cohesion(frame: pd.DataFrame) -> go.Figure:
         ValueError: when a column is missing or the frame is empty.
     """
     require(frame, ["task", "layer", "pairwise_cosine", "low", "high"], figure="plot_cohesion")
-    figure = blank(
-        "Agreement of difference vectors within a task", height=460, x="layer", y="mean pairwise cosine"
-    )
+    figure = blank("Agreement of difference vectors within a task", height=460, x="layer", y="mean pairwise cosine")
     for task, unsorted in frame.groupby("task", sort=False):
         rows, style = unsorted.sort_values("layer"), task_style(str(task))
-        figure.add_trace(
-            band(rows["layer"], rows["low"], rows["high"], colour=style.colour, legendgroup=str(task))
-        )
+        figure.add_trace(band(rows["layer"], rows["low"], rows["high"], colour=style.colour, legendgroup=str(task)))
         figure.add_trace(
             go.Scatter(
                 x=rows["layer"],
@@ -252,9 +237,7 @@ def plot_alignment(frame: pd.DataFrame) -> go.Figure:
     for (task, other), unsorted in frame.groupby(["task", "other"], sort=False):
         rows, style, own = unsorted.sort_values("layer"), task_style(str(task)), task == other
         if own:
-            figure.add_trace(
-                band(rows["layer"], rows["low"], rows["high"], colour=style.colour, legendgroup=str(task))
-            )
+            figure.add_trace(band(rows["layer"], rows["low"], rows["high"], colour=style.colour, legendgroup=str(task)))
         figure.add_trace(
             go.Scatter(
                 x=rows["layer"],

@@ -31,9 +31,7 @@ HOW_TO = (
 )
 
 
-def write_figure(
-    figure: go.Figure, frame: pd.DataFrame, folder: Path, name: str, *, png: Png = "auto"
-) -> list[Path]:
+def write_figure(figure: go.Figure, frame: pd.DataFrame, folder: Path, name: str, *, png: Png = "auto") -> list[Path]:
     """Write one figure as ``name.html``, ``name.csv`` and, where possible, ``name.png``.
 
     Args:

@@ -47,9 +47,7 @@ def require_choice(name: str, value: object, allowed: Sequence[object], *, figur
         ValueError: when ``value`` is not among ``allowed``.
     """
     if value not in allowed:
-        raise ValueError(
-            f"{figure}: {name}={value!r} is not in the frame; it has {', '.join(map(str, allowed))}"
-        )
+        raise ValueError(f"{figure}: {name}={value!r} is not in the frame; it has {', '.join(map(str, allowed))}")
 
 
 def in_order(values: pd.Series) -> list[str]:

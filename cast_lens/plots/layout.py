@@ -108,9 +108,7 @@ def band(
     )
 
 
-def error_bars(
-    value: ArrayLike, low: ArrayLike, high: ArrayLike, *, thickness: float = 1.5
-) -> dict[str, Any]:
+def error_bars(value: ArrayLike, low: ArrayLike, high: ArrayLike, *, thickness: float = 1.5) -> dict[str, Any]:
     """Plotly's error bars from an interval."""
     middle, bottom, top = (np.asarray(values, dtype=np.float64) for values in (value, low, high))
     return {"array": top - middle, "arrayminus": middle - bottom, "thickness": thickness, "width": 0}

@@ -112,9 +112,7 @@ def _pairs(panel: pd.DataFrame, styles: dict[tuple[str, str], PairStyle]) -> Ite
     for (task_a, task_b), unsorted in panel.groupby(["task_a", "task_b"], sort=False):
         rows, style = unsorted.sort_values("layer"), styles[task_a, task_b]
         layer, low, high = rows["layer"], rows["low"], rows["high"]
-        yield band(
-            layer, low, high, colour=style.colour, alpha=0.05 if crowded else 0.14, legendgroup=style.entry
-        )
+        yield band(layer, low, high, colour=style.colour, alpha=0.05 if crowded else 0.14, legendgroup=style.entry)
         yield go.Scatter(
             x=layer,
             y=rows["cosine"],
@@ -144,9 +142,7 @@ def family_style(first: str, second: str) -> PairStyle:
     entry = f"within {first}" if first == second else f"{first} – {second}"
     known = [*zip(FAMILIES, FAMILIES, strict=True), *combinations(FAMILIES, 2)]
     place = (
-        known.index((first, second))
-        if (first, second) in known
-        else zlib.crc32(entry.encode()) % (2 * len(PALETTE))
+        known.index((first, second)) if (first, second) in known else zlib.crc32(entry.encode()) % (2 * len(PALETTE))
     )
     return PairStyle(entry, PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE)])
 

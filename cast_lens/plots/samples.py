@@ -87,9 +87,7 @@ def plot_token_effects(frame: pd.DataFrame, *, top: int = 12) -> go.Figure:
         raise ValueError(f"plot_token_effects: top={top} must be 1 or more")
     ordered = frame.sort_values("delta", ascending=False, kind="stable")
     gains, losses = ordered[ordered["delta"] > 0].head(top), ordered[ordered["delta"] < 0].tail(top)
-    figure = blank(
-        "Next-token probability: steered minus unsteered", height=170 + 24 * (len(gains) + len(losses))
-    )
+    figure = blank("Next-token probability: steered minus unsteered", height=170 + 24 * (len(gains) + len(losses)))
     sides = ["before", "after"] if {"before", "after"} <= set(frame.columns) else []
     detail = "<br>%{customdata[0]:.1%} to %{customdata[1]:.1%}" if sides else ""
     for rows, name, colour in ((gains, "gains", PALETTE[0]), (losses, "loses", PALETTE[1])):
@@ -134,6 +132,5 @@ def _placebo_marks(rows: pd.DataFrame, names: list[str]) -> go.Scatter:
 def visible(token: str) -> str:
     """A token with its white space and line breaks to be seen."""
     return (
-        token.replace("<", "‹").replace(">", "›").replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-        or "(empty)"
+        token.replace("<", "‹").replace(">", "›").replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "(empty)"
     )

@@ -104,9 +104,7 @@ def task_style(name: str) -> TaskStyle:
     of its own.
     """
     base, _, language = name.partition(".")
-    colour, mark = _SLOTS.get(
-        base, divmod(zlib.crc32(base.encode()) % (len(PALETTE) * len(SYMBOLS)), len(SYMBOLS))
-    )
+    colour, mark = _SLOTS.get(base, divmod(zlib.crc32(base.encode()) % (len(PALETTE) * len(SYMBOLS)), len(SYMBOLS)))
     mark = (mark + (1 + zlib.crc32(language.encode()) % 4 if language else 0)) % len(SYMBOLS)
     return TaskStyle(PALETTE[colour], SYMBOLS[mark], DASHES[mark])
 

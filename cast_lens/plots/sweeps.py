@@ -46,9 +46,7 @@ def plot_sweep(frame: pd.DataFrame, *, source: str | None = None, metric: str | 
     require_choice("metric", metric or "".join(metrics[:1]), metrics, figure="plot_sweep")
     shown = metrics.index(metric) if metric else 0
     panels = list(cells.groupby(["source", "kind"], sort=False))
-    title = (
-        f"Sweep on the validation split of {source}" if source else "Sweeps on the sources' validation splits"
-    )
+    title = f"Sweep on the validation split of {source}" if source else "Sweeps on the sources' validation splits"
     figure = make_subplots(
         rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=min(0.12, 0.4 / len(panels)),
         subplot_titles=[kind if source else f"{name}: {kind}" for (name, kind), _ in panels],
@@ -102,9 +100,7 @@ def _map(panel: pd.DataFrame, unsteered: pd.DataFrame, metrics: Sequence[str], s
     )
 
 
-def _hover_lines(
-    panel: pd.DataFrame, unsteered: pd.DataFrame, metrics: Sequence[str]
-) -> tuple[list[str], list[str]]:
+def _hover_lines(panel: pd.DataFrame, unsteered: pd.DataFrame, metrics: Sequence[str]) -> tuple[list[str], list[str]]:
     """Lines of the hover template, one per metric, and the columns that they refer to."""
     columns, lines = ["n"], ["n = %{customdata[0]}"]
     for metric in metrics:
@@ -137,9 +133,7 @@ def _changes(row: Mapping[Hashable, Any]) -> list[str]:
     lines = row.get("changed")
     if not isinstance(lines, str) or not lines:
         return []
-    count = (
-        f"{row['n_changed']:.0f} of {row['n']:.0f} answers change" if "n_changed" in row else "answers change"
-    )
+    count = f"{row['n_changed']:.0f} of {row['n']:.0f} answers change" if "n_changed" in row else "answers change"
     return [f"<b>{count}</b>", *(hover_text(line, width=64, limit=150) for line in lines.splitlines())]
 
 

@@ -43,9 +43,7 @@ def plot_transfer_matrix(
     for metric in metrics:
         require_choice("metrics", metric, in_order(frame["metric"]), figure="plot_transfer_matrix")
     methods = [name for name in in_order(frame["method"]) if name.startswith(method)]
-    require_choice(
-        "method", method, [method] if methods else in_order(frame["method"]), figure="plot_transfer_matrix"
-    )
+    require_choice("method", method, [method] if methods else in_order(frame["method"]), figure="plot_transfer_matrix")
     rows = frame[frame["method"].isin(methods) & frame["metric"].isin(list(metrics))]
     targets, sources = _by_family(rows, "target"), _by_family(rows, "source")
     # A heading as wide as its panel would run into the next one.
@@ -79,9 +77,7 @@ def _by_family(rows: pd.DataFrame, side: str) -> list[str]:
     return in_order(rows[side])
 
 
-def _gains(
-    rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *, size: int | None
-) -> go.Heatmap:
+def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *, size: int | None) -> go.Heatmap:
     """One metric's gains; a pair without the metric stays blank."""
     gain = np.full((len(targets), len(sources)), np.nan)
     text = [["" for _ in sources] for _ in targets]
@@ -130,9 +126,7 @@ def plot_gain(frame: pd.DataFrame, *, metric: str = "exact_match") -> go.Figure:
     figure.update_layout(legend=LEGEND_ABOVE, margin={"t": 100})
     figure.update_xaxes(title_text="percentage points", zeroline=True, zerolinewidth=2)
     heights, texts = zip(*labels, strict=True) if labels else ((), ())
-    figure.update_yaxes(
-        tickvals=heights, ticktext=texts, range=[end, -1], zeroline=False, showgrid=False, ticklen=0
-    )
+    figure.update_yaxes(tickvals=heights, ticktext=texts, range=[end, -1], zeroline=False, showgrid=False, ticklen=0)
     return figure
 
 

@@ -71,9 +71,7 @@ def write_figures(run_dir: Path, *, png: Png = "auto") -> list[Path]:
 
 def write_drawn(shown: Sequence[ReportFigure], run_dir: Path, *, png: Png = "auto") -> list[Path]:
     """Write figures that were made already; see ``write_figures``."""
-    return plots.write_figures(
-        {one.name: (one.figure, one.frame) for one in shown}, run_dir / "figures", png=png
-    )
+    return plots.write_figures({one.name: (one.figure, one.frame) for one in shown}, run_dir / "figures", png=png)
 
 
 def write_report(run_dir: Path) -> Path:

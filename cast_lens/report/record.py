@@ -88,9 +88,7 @@ def read_run(run_dir: Path) -> RunRecord:
     versions.pop(IDENTITY, None)
     names = [name for name in EXPERIMENTS if (run_dir / "experiments" / name / "plan.json").is_file()]
     earlier = [name for name in names if not (run_dir / "experiments" / name / "options.json").is_file()]
-    old_job = (run_dir / "frames" / "outcomes").is_dir() or (
-        run_dir / "frames" / "transfer.parquet"
-    ).is_file()
+    old_job = (run_dir / "frames" / "outcomes").is_dir() or (run_dir / "frames" / "transfer.parquet").is_file()
     if (earlier or old_job) and len(earlier) == len(names):
         raise ValueError(
             f"{run_dir} was written by an earlier version of cast_lens ({versions.get('cast_lens', 'unknown')}), whose "

@@ -34,9 +34,7 @@ class CoverageDiscount:
     vote-k (arXiv 2209.01975), in which a sample does not vote for itself and chosen samples do not vote.
     """
 
-    def __init__(
-        self, graph: SimilarityGraph, gamma: float, *, own: bool = True, retire: bool = False
-    ) -> None:
+    def __init__(self, graph: SimilarityGraph, gamma: float, *, own: bool = True, retire: bool = False) -> None:
         self._adjacency = Adjacency.of(graph)
         self._gamma, self._own, self._retire = gamma, own, retire
         self._covered = np.zeros(len(graph), dtype=np.int64)

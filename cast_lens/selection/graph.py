@@ -109,17 +109,13 @@ class SimilarityGraph:
             ValueError: when the graph was built with fewer.
         """
         if k > self.k_asked:
-            raise ValueError(
-                f"graph holds the {self.k_asked} nearest, {k} were asked for; build it with k={k}"
-            )
+            raise ValueError(f"graph holds the {self.k_asked} nearest, {k} were asked for; build it with k={k}")
         if k >= self.k:
             return replace(self, k_asked=k)
         position = np.arange(len(self.indices)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
         kept = position < k
         offsets = np.concatenate([[0], np.cumsum(np.minimum(np.diff(self.offsets), k))])
-        return replace(
-            self, offsets=offsets, indices=self.indices[kept], cosine=self.cosine[kept], k=k, k_asked=k
-        )
+        return replace(self, offsets=offsets, indices=self.indices[kept], cosine=self.cosine[kept], k=k, k_asked=k)
 
     def matrix(self, weights: Weights) -> csr_array:
         """The sparse matrix that influence spreads along; negative cosines count as 0.
@@ -138,9 +134,7 @@ class SimilarityGraph:
     def summary(self) -> GraphSummary:
         """The numbers to report with a selection."""
         shape = (len(self), len(self))
-        linked = csr_array(
-            (np.ones(len(self.indices), dtype=np.int8), self.indices, self.offsets), shape=shape
-        )
+        linked = csr_array((np.ones(len(self.indices), dtype=np.int8), self.indices, self.offsets), shape=shape)
         components, _ = connected_components(linked, directed=True, connection="weak")
         return GraphSummary(
             samples=len(self),
@@ -244,9 +238,7 @@ def graph_of_units(
         achieved = measured_recall(rows, cosine, generator=np.random.default_rng([seed, 2]))
         _warn_if_low(achieved, recall, search)
     offsets = np.concatenate([[0], np.cumsum(np.where(located, width, 0))])
-    return SimilarityGraph(
-        offsets, live[indices.ravel()], cosine.ravel(), width, k, search, achieved, duplicates
-    )
+    return SimilarityGraph(offsets, live[indices.ravel()], cosine.ravel(), width, k, search, achieved, duplicates)
 
 
 def _warn_if_low(achieved: float, wanted: float, search: Search) -> None:

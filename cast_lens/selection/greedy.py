@@ -51,9 +51,7 @@ class Steps:
     ) -> None:
         """Record the scores of a step."""
         scored = np.where(self.taken, np.nan, combined).astype(np.float32)
-        gains = (
-            np.full(self.samples, np.nan) if diversity is None else np.where(self.taken, np.nan, diversity)
-        )
+        gains = np.full(self.samples, np.nan) if diversity is None else np.where(self.taken, np.nan, diversity)
         if self.samples * self.budget <= KEPT_SCORES:
             self._rows.append((None, gains.astype(np.float32), scored))
             return
@@ -80,9 +78,7 @@ class Steps:
         )
 
 
-def first_best(
-    scores: Float[np.ndarray, " sample"], taken: Bool[np.ndarray, " sample"], *, unit: float = 0.0
-) -> int:
+def first_best(scores: Float[np.ndarray, " sample"], taken: Bool[np.ndarray, " sample"], *, unit: float = 0.0) -> int:
     """The lowest index among the highest scores of samples that are not taken.
 
     Args:

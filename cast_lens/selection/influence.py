@@ -81,9 +81,7 @@ class LiveEdges:
         sizes = np.concatenate([size for _, size, _, _ in parts])
         tails = np.concatenate([tail for _, _, tail, _ in parts])
         heads = np.concatenate([head for _, _, _, head in parts])
-        links = csr_array(
-            coo_array((np.ones(len(tails), dtype=np.int8), (tails, heads)), shape=(start, start))
-        )
+        links = csr_array(coo_array((np.ones(len(tails), dtype=np.int8), (tails, heads)), shape=(start, start)))
         offsets, successors = links.indptr.astype(np.int64), links.indices.astype(np.int64)
         return cls(component, offsets, successors, sizes, np.zeros(start, dtype=bool))
 
@@ -113,9 +111,7 @@ def _condense(
     )
 
 
-def expected_spread(
-    graph: SimilarityGraph, chosen: Sequence[int], *, cascades: int, seed: int
-) -> tuple[float, float]:
+def expected_spread(graph: SimilarityGraph, chosen: Sequence[int], *, cascades: int, seed: int) -> tuple[float, float]:
     """Mean number of samples that a chosen set activates, over fresh cascades, and its standard error.
 
     The objective of IDEAL (arXiv 2310.10873); use another seed than that of the choice, which fits its own

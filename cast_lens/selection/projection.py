@@ -35,9 +35,7 @@ def selection_plane(
     rows = as_rows("space", space).astype(np.float64)
     influence = np.zeros(len(rows)) if selection.influence is None else selection.influence
     if len(influence) != len(rows) or int(selection.indices.max()) >= len(rows):
-        raise ValueError(
-            f"space has {len(rows)} samples, but the selection was made from another number of them"
-        )
+        raise ValueError(f"space has {len(rows)} samples, but the selection was made from another number of them")
     if len(texts) not in (0, len(rows)):
         raise ValueError(f"texts holds {len(texts)} entries; give one for each of the {len(rows)} samples")
     left, lengths, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)

@@ -98,9 +98,7 @@ class SelectionParameters:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
         for name in ("k", "steps", "cascades", "vote_k", "threads"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | np.integer) or value < 1):
@@ -116,9 +114,7 @@ class SelectionParameters:
             if not inside:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
         if not 1 < self.vote_rho < float("inf"):
-            raise ValueError(
-                f"vote_rho={self.vote_rho!r} must be above 1: each chosen sample divides a vote by it"
-            )
+            raise ValueError(f"vote_rho={self.vote_rho!r} must be above 1: each chosen sample divides a vote by it")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -84,9 +84,7 @@ def select(
     rows = as_rows("space", space)
     wanted = len(rows) if method == "all" else _checked_budget(budget, len(rows))
     if graph is not None and len(graph) != len(rows):
-        raise ValueError(
-            f"graph has {len(graph)} samples, the space has {len(rows)}; build it from this space"
-        )
+        raise ValueError(f"graph has {len(graph)} samples, the space has {len(rows)}; build it from this space")
     settings = parameters or SelectionParameters()
     with single_threaded():
         problem = _problem(rows, wanted, method, _checked_seed(seed), settings)

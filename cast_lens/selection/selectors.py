@@ -30,9 +30,7 @@ VOTE_POOL_SHARE = 20
 LLOYD_ROUNDS = 100
 
 
-Confidence = (
-    Float[np.ndarray, " sample"] | Callable[[Int[np.ndarray, " chosen"]], Float[np.ndarray, " sample"]] | None
-)
+Confidence = Float[np.ndarray, " sample"] | Callable[[Int[np.ndarray, " chosen"]], Float[np.ndarray, " sample"]] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -126,9 +124,7 @@ def _influence(problem: Problem) -> Float[np.ndarray, " sample"]:
     assert problem.graph is not None
     if settings.influence == "cascade":
         return cascade_influence(problem.graph, cascades=settings.cascades, seed=problem.seed)
-    return diffusion_influence(
-        problem.graph, steps=settings.steps, decay=settings.decay, weights=settings.weights
-    )
+    return diffusion_influence(problem.graph, steps=settings.steps, decay=settings.decay, weights=settings.weights)
 
 
 def _diversity(problem: Problem) -> DiversityMeasure:
@@ -309,9 +305,7 @@ def k_means(problem: Problem) -> Steps:
     negated.
     """
     units = problem.units.astype(np.float64)
-    clusters = KMeans(
-        problem.budget, init=_first_centres(units, problem), n_init=1, max_iter=LLOYD_ROUNDS, tol=0
-    )
+    clusters = KMeans(problem.budget, init=_first_centres(units, problem), n_init=1, max_iter=LLOYD_ROUNDS, tol=0)
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: the centres that are left over coincide with rows that are taken.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -323,9 +317,7 @@ def k_means(problem: Problem) -> Steps:
     return steps
 
 
-def _first_centres(
-    units: Float[np.ndarray, "sample d_units"], problem: Problem
-) -> Float[np.ndarray, "centre d_units"]:
+def _first_centres(units: Float[np.ndarray, "sample d_units"], problem: Problem) -> Float[np.ndarray, "centre d_units"]:
     """k-means++ by the problem's own generator; copies of chosen rows are taken only where nothing else is left."""
     generator = problem.generator
     chosen, nearest = [int(generator.integers(len(units)))], np.full(len(units), np.inf)
@@ -348,15 +340,11 @@ def parallel(problem: Problem) -> Steps:
     if rows is None:
         raise ValueError("differences is needed by method='parallel': give DifferenceVectors.at(layer)")
     if len(rows) != len(problem):
-        raise ValueError(
-            f"differences has {len(rows)} rows, the space has {len(problem)}; give one per sample"
-        )
+        raise ValueError(f"differences has {len(rows)} rows, the space has {len(problem)}; give one per sample")
     rows = rows.astype(np.float64)
     mean, length = rows.mean(axis=0), np.linalg.norm(rows, axis=1)
     if not length.all():
-        raise ValueError(
-            f"differences: {name_rows(length == 0)} zero; a zero difference is parallel to nothing"
-        )
+        raise ValueError(f"differences: {name_rows(length == 0)} zero; a zero difference is parallel to nothing")
     if np.linalg.norm(mean) < 1e-12 * length.max():  # what float64 leaves of a mean that cancels
         raise ValueError("differences average to zero, which is parallel to nothing")
     cosine = np.einsum("nd,d->n", rows, mean / np.linalg.norm(mean)) / length

@@ -92,9 +92,7 @@ def space_from_texts(
     rows = model.encode(list(texts), batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False)
     space = np.asarray(rows, dtype=np.float32)
     if space.ndim != 2 or len(space) != len(texts):
-        raise ValueError(
-            f"encoder returned shape {space.shape} for {len(texts)} texts; expected one row per text"
-        )
+        raise ValueError(f"encoder returned shape {space.shape} for {len(texts)} texts; expected one row per text")
     return space
 
 
@@ -143,9 +141,7 @@ def as_rows(name: str, values: Any) -> np.ndarray:
         rows = rows.astype(np.float32 if rows.dtype == np.float16 else np.float64)
     finite = np.concatenate([np.isfinite(rows[block]).all(axis=1) for block in row_blocks(*rows.shape)])
     if not finite.all():
-        raise ValueError(
-            f"{name}: {name_rows(~finite)} NaN or infinite; drop them or check the run that made them"
-        )
+        raise ValueError(f"{name}: {name_rows(~finite)} NaN or infinite; drop them or check the run that made them")
     return rows
 
 
@@ -167,9 +163,7 @@ def unit_rows(
     scale = max(float(np.abs(space[block]).max()) for block in blocks) or 1.0
     raw = np.concatenate([np.linalg.norm(space[block] / scale, axis=1) for block in blocks])
     if not raw.all():
-        raise ValueError(
-            f"space: {name_rows(raw == 0)} zero; a zero vector has no direction, drop it from the pool"
-        )
+        raise ValueError(f"space: {name_rows(raw == 0)} zero; a zero vector has no direction, drop it from the pool")
     mean = space.mean(axis=0, dtype=np.float64) / scale
     units = np.empty(space.shape, dtype=dtype)
     located = np.empty(len(space), dtype=bool)

@@ -50,9 +50,7 @@ def as_known_pair(
         as_pair(**{name: np.nan_to_num(array) for name, array in zip(sides, arrays, strict=True)})
     known = ~np.isnan(arrays[0]) & ~np.isnan(arrays[1])
     if arrays[0].size and not known.any():
-        raise ValueError(
-            f"{' and '.join(sides)} share no example whose outcome is known: every pair holds NaN"
-        )
+        raise ValueError(f"{' and '.join(sides)} share no example whose outcome is known: every pair holds NaN")
     before, after = as_pair(**{name: array[known] for name, array in zip(sides, arrays, strict=True)})
     return before, after, known
 

@@ -96,9 +96,7 @@ def cosine_test(
     """
     along, rows = np.asarray(direction, dtype=np.float64), np.asarray(differences, dtype=np.float64)
     if along.ndim != 1 or rows.ndim != 2 or rows.shape[1] != along.size or not len(rows):
-        raise ValueError(
-            f"direction {along.shape} and differences {rows.shape} must be [d_model], [sample, d_model]"
-        )
+        raise ValueError(f"direction {along.shape} and differences {rows.shape} must be [d_model], [sample, d_model]")
     projections = rows @ along
     cosine = _cosine(along, rows.mean(axis=0))
     return HypothesisTest(cosine, _sign_flip_p(projections, n_permutations, seed), len(rows))
@@ -131,15 +129,11 @@ def common_direction_test(
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (left, right)]
     if any(side.ndim != 2 or not len(side) for side in sides) or sides[0].shape[1] != sides[1].shape[1]:
-        raise ValueError(
-            f"left {sides[0].shape} and right {sides[1].shape} must be [sample, d_model] of one width"
-        )
+        raise ValueError(f"left {sides[0].shape} and right {sides[1].shape} must be [sample, d_model] of one width")
     rows = np.concatenate(sides)
     lengths = np.linalg.norm(rows, axis=1)
     if not lengths.all():
-        raise ValueError(
-            f"difference {int(np.argmin(lengths))} of left and right is zero: it has no direction"
-        )
+        raise ValueError(f"difference {int(np.argmin(lengths))} of left and right is zero: it has no direction")
     units = rows / lengths[:, None]
     grouped = np.arange(len(rows)) < len(sides[0])
     observed = _group_cosines(units @ units.T, grouped[None])[0]
@@ -148,9 +142,7 @@ def common_direction_test(
     hits = 0
     for start in range(0, n_permutations, size):
         batch = np.tile(grouped, (min(size, n_permutations - start), 1))
-        hits += int(
-            (_group_cosines(units @ units.T, generator.permuted(batch, axis=1)) <= observed + 1e-12).sum()
-        )
+        hits += int((_group_cosines(units @ units.T, generator.permuted(batch, axis=1)) <= observed + 1e-12).sum())
     return HypothesisTest(float(observed), (1 + hits) / (1 + n_permutations), len(rows))
 
 
@@ -177,9 +169,7 @@ def placebo_test(observed: float, placebos: ArrayLike) -> HypothesisTest:
     return HypothesisTest(float(effect - effects.mean()), (1 + hits) / (1 + effects.size), effects.size)
 
 
-def _sign_flip_p(
-    values: Float[np.ndarray, " unit"], n_permutations: int, seed: int, mid_p: bool = False
-) -> float:
+def _sign_flip_p(values: Float[np.ndarray, " unit"], n_permutations: int, seed: int, mid_p: bool = False) -> float:
     """Two-sided p of the sum of values whose signs are coin flips."""
     if values.size < 2 or not values.any():
         return 1.0

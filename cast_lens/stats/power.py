@@ -9,9 +9,7 @@ from scipy.stats import binom
 from .arrays import check_share
 
 
-def mcnemar_power(
-    n: int, *, discordance: float, effect: float, alpha: float = 0.05, mid_p: bool = False
-) -> float:
+def mcnemar_power(n: int, *, discordance: float, effect: float, alpha: float = 0.05, mid_p: bool = False) -> float:
     """Chance that McNemar's test finds an effect: a sum over the number of changed examples, without approximation.
 
     Args:

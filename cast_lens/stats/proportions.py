@@ -126,9 +126,7 @@ def _effective(
     """
     units = int(codes.max()) + 1
     sizes = np.bincount(codes, minlength=units).astype(float)
-    of_mean = (
-        float(np.square(np.bincount(codes, weights=deviations, minlength=units)).sum()) / deviations.size**2
-    )
+    of_mean = float(np.square(np.bincount(codes, weights=deviations, minlength=units)).sum()) / deviations.size**2
     # Kish's number for units of different size, which is that of the units where sizes are equal.
     least = float(sizes.sum() ** 2 / np.square(sizes).sum())
     if of_mean <= 0 or variance <= 0:
@@ -241,9 +239,7 @@ def tang_interval(
     far = 2 * value + 1
     while beyond(far, -reach) > 0:
         far *= 2
-    low = (
-        0.0 if value == 0 or beyond(1e-12, reach) <= 0 else float(brentq(beyond, 1e-12, value, args=(reach,)))
-    )
+    low = 0.0 if value == 0 or beyond(1e-12, reach) <= 0 else float(brentq(beyond, 1e-12, value, args=(reach,)))
     return low, float(brentq(beyond, value, far, args=(-reach,)))
 
 

@@ -44,12 +44,9 @@ def stratified_placebo_test(
     """
     effects = as_values("observed", observed)
     if len(placebos) != effects.size:
-        raise ValueError(
-            f"observed has {effects.size} strata and placebos {len(placebos)}; give one for each"
-        )
+        raise ValueError(f"observed has {effects.size} strata and placebos {len(placebos)}; give one for each")
     pools = [
-        np.concatenate([[own], as_values("placebos", draws)])
-        for own, draws in zip(effects, placebos, strict=True)
+        np.concatenate([[own], as_values("placebos", draws)]) for own, draws in zip(effects, placebos, strict=True)
     ]
     # What each member of a stratum would score if it were the treatment: its distance from the others' mean.
     scores = [(pool - pool.mean()) * pool.size / (pool.size - 1) for pool in pools]

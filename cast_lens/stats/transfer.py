@@ -172,9 +172,7 @@ def negative_transfer_rate(baseline: ArrayLike, treated: ArrayLike, *, confidenc
     return proportion_interval(int((after < before).sum()), before.size, confidence=confidence)
 
 
-def _aligned(
-    baseline: pd.DataFrame, steered: pd.DataFrame, on: Sequence[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _aligned(baseline: pd.DataFrame, steered: pd.DataFrame, on: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name, frame in (("baseline", baseline), ("steered", steered)):
         missing = [column for column in (*on, *OUTCOMES) if column not in frame]
         if missing:
@@ -203,16 +201,12 @@ def _by_examples(
 ) -> tuple[Float[np.ndarray, "example part"], list[tuple[float, float]]]:
     """Parts of each example, and the level of each on both sides."""
     sides = [
-        np.column_stack([side[:, :2], np.where(side[:, 1] == 1, side[:, 0], side[:, 2])])
-        for side in (before, after)
+        np.column_stack([side[:, :2], np.where(side[:, 1] == 1, side[:, 0], side[:, 2])]) for side in (before, after)
     ]
     (exact_0, valid_0, choice_0), (exact_1, valid_1, choice_1) = (side.T for side in sides)
     form = (valid_1 - valid_0) * (choice_0 + choice_1) / 2
     choice = (choice_1 - choice_0) * (valid_0 + valid_1) / 2
-    levels = [
-        (float(first.mean()), float(second.mean()))
-        for first, second in zip(*(s.T for s in sides), strict=True)
-    ]
+    levels = [(float(first.mean()), float(second.mean())) for first, second in zip(*(s.T for s in sides), strict=True)]
     return np.stack([exact_1 - exact_0, form, choice], axis=1), levels
 
 

@@ -168,9 +168,7 @@ class AnswerReading:
 
     def _copied(self, pairs: Iterable[tuple[str, str]]) -> int:
         """How many answers are a copy of their input, but for what is ignored."""
-        return sum(
-            self.normal(one) == self.normal(other) for one, other in pairs if _plain(one) != _plain(other)
-        )
+        return sum(self.normal(one) == self.normal(other) for one, other in pairs if _plain(one) != _plain(other))
 
     def _equal(self, pairs: Iterable[tuple[str, str]]) -> int:
         """How many answers are the number that the input is, written in another way."""
@@ -257,8 +255,7 @@ def _longest(reading: AnswerReading, line: str, answers: Sequence[str], gold: st
     if len(reading.normal(line)) == own:
         return True
     return not any(
-        len(reading.normal(answer)) > own and reading.gives(line, answer, lettered=lettered)
-        for answer in answers
+        len(reading.normal(answer)) > own and reading.gives(line, answer, lettered=lettered) for answer in answers
     )
 
 

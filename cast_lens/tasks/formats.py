@@ -77,9 +77,7 @@ def discover(root: Path) -> dict[str, TaskFiles]:
     for task in sorted(_walk(root), key=lambda task: task.name):
         if task.name in found:
             places = [str(next(iter(files.values()))) for files in (found[task.name].files, task.files)]
-            raise ValueError(
-                f"two tasks are called {task.name!r}: {places[0]} and {places[1]}; rename one of them"
-            )
+            raise ValueError(f"two tasks are called {task.name!r}: {places[0]} and {places[1]}; rename one of them")
         found[task.name] = task
     if not found:
         raise ValueError(
@@ -166,9 +164,7 @@ def read_records(path: Path) -> Iterator[tuple[Any, str]]:
     try:
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read: {error.strerror}; give a {' or '.join(SUFFIXES)} file"
-        ) from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}; give a {' or '.join(SUFFIXES)} file") from error
     return _records(_decoded(raw, path), path)
 
 
@@ -193,9 +189,7 @@ def load_json(raw: bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}"
-        ) from None
+        raise ValueError(f"{where}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: broken JSON: {error}") from None
 
@@ -206,9 +200,7 @@ def _decoded(raw: bytes, where: Path | str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         byte = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
-        raise ValueError(
-            f"{where}:{line}: not UTF-8 (byte {byte} of the line); save the file as UTF-8"
-        ) from None
+        raise ValueError(f"{where}:{line}: not UTF-8 (byte {byte} of the line); save the file as UTF-8") from None
 
 
 def _records(text: str, path: Path) -> Iterator[tuple[Any, str]]:

@@ -145,9 +145,7 @@ _XNLI_LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "
 _GLUE = "nyu-mll/glue"
 _ARC = "allenai/ai2_arc"
 HUB: Mapping[str, HubData] = {
-    "ag_news": HubData(
-        "fancyzhx/ag_news", None, {"train": "train", "test": "test"}, _text("text", _NEWS), _NEWS
-    ),
+    "ag_news": HubData("fancyzhx/ag_news", None, {"train": "train", "test": "test"}, _text("text", _NEWS), _NEWS),
     "sst2": HubData(_GLUE, "sst2", _VALIDATION_IS_TEST, _text("sentence", _SENTIMENT), _SENTIMENT),
     "mnli": HubData(
         _GLUE,
@@ -243,9 +241,7 @@ def fetch(data: HubData, split: str, *, revision: str) -> Dataset:
         ) from error
 
 
-def task_from_tables(
-    name: str, data: HubData, tables: Mapping[str, Dataset], *, seed: int, revision: str
-) -> Task:
+def task_from_tables(name: str, data: HubData, tables: Mapping[str, Dataset], *, seed: int, revision: str) -> Task:
     """Build a task from the data set's splits; no network is needed.
 
     Args:
@@ -281,9 +277,7 @@ def task_from_tables(
     )
 
 
-def _sample(
-    data: HubData, tables: Mapping[str, Dataset], ours: str, *, seed: int, language: str
-) -> list[Example]:
+def _sample(data: HubData, tables: Mapping[str, Dataset], ours: str, *, seed: int, language: str) -> list[Example]:
     """A class-balanced sample of one of our splits: one example of each class in turn."""
     theirs = data.splits[ours]
     table, sharers = tables[theirs], [own for own, split in data.splits.items() if split == theirs]
@@ -296,9 +290,7 @@ def _sample(
     return in_turn(classes.values())[: MOST[ours]]
 
 
-def _examples(
-    data: HubData, table: Dataset, indices: list[int], split: str, language: str
-) -> Iterator[Example]:
+def _examples(data: HubData, table: Dataset, indices: list[int], split: str, language: str) -> Iterator[Example]:
     for index, row in zip(indices, table, strict=True):
         try:
             item, own = data.read(row), row[data.id] if data.id else f"{split}-{index}"

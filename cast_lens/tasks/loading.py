@@ -121,12 +121,8 @@ def load_folder(task: TaskFiles, *, seed: int, fields: Mapping[str, str] | None 
     """
     settings = read_settings(task.settings)
     named = {**(settings.fields or {}), **(fields or {})}
-    lines = {
-        split: read_lines(path, language=task.language, fields=named) for split, path in task.files.items()
-    }
-    return task_of(
-        lines, name=task.name, language=task.language, origin=task.root, settings=settings, seed=seed
-    )
+    lines = {split: read_lines(path, language=task.language, fields=named) for split, path in task.files.items()}
+    return task_of(lines, name=task.name, language=task.language, origin=task.root, settings=settings, seed=seed)
 
 
 def task_of(
@@ -245,9 +241,7 @@ def _own_ids(lines: Mapping[str, Sequence[Line]]) -> Mapping[str, Sequence[Line]
     if not (repeated and once):
         return lines
     return {
-        split: [
-            replace(line, example=replace(line.example, id=f"{split}-{line.example.id}")) for line in part
-        ]
+        split: [replace(line, example=replace(line.example, id=f"{split}-{line.example.id}")) for line in part]
         for split, part in lines.items()
     }
 

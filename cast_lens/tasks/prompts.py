@@ -133,9 +133,7 @@ def cross_task(
     return _across(source, target, _queries(target, [example]), sampling)[0]
 
 
-def zero_shot_prompts(
-    task: Task, examples: Iterable[Example | str] | str, *, instruction: bool = True
-) -> list[Prompt]:
+def zero_shot_prompts(task: Task, examples: Iterable[Example | str] | str, *, instruction: bool = True) -> list[Prompt]:
     """`zero_shot` of every example or text, in order; a single text is one query."""
     return [zero_shot(task, example, instruction=instruction) for example in _queries(task, examples)]
 
@@ -246,15 +244,10 @@ def _in_task(task: Task, examples: Sequence[Example], sampling: _Sampling) -> li
 def _across(source: Task, target: Task, examples: Sequence[Example], sampling: _Sampling) -> list[Prompt]:
     opening = definition(target) if sampling.instruction else ""
     shown = sampling.shown(source, examples)
-    return [
-        _prompt(target, example, shown=own, opening=opening)
-        for example, own in zip(examples, shown, strict=True)
-    ]
+    return [_prompt(target, example, shown=own, opening=opening) for example, own in zip(examples, shown, strict=True)]
 
 
-def _prompt(
-    task: Task, example: Example, *, shown: tuple[tuple[str, str], ...] = (), opening: str = ""
-) -> Prompt:
+def _prompt(task: Task, example: Example, *, shown: tuple[tuple[str, str], ...] = (), opening: str = "") -> Prompt:
     return Prompt(
         demonstrations=shown,
         query=opening + body(task, example),

@@ -81,9 +81,7 @@ def neutral_words(task: Task) -> tuple[str, ...]:
     taken = {word for answer in answers for word in _words(answer.casefold())}
     if task.kind == "multiple-choice":
         taken = set(string.ascii_lowercase)
-    found = tuple(
-        word for example in task.train for word in _words(example.input) if word.casefold() not in taken
-    )
+    found = tuple(word for example in task.train for word in _words(example.input) if word.casefold() not in taken)
     if not found:
         raise ValueError(
             f"the train inputs of {task.name!r} hold no word that is not an answer, so random text cannot be made "

@@ -243,9 +243,7 @@ def _line(record: Record, columns: Columns, spare_id: str, where: str, language:
         for part in columns["input"]
         if len(columns["input"]) > 1 and record.get(part)
     }
-    fields |= {
-        name: _text(record, parts, name, where) for name, parts in columns.items() if name not in SYNONYMS
-    }
+    fields |= {name: _text(record, parts, name, where) for name, parts in columns.items() if name not in SYNONYMS}
     if choices and answer not in choices and answer in marks:
         fields["label"] = ascii_uppercase[marks.index(answer)]
         answer = choices[marks.index(answer)]
@@ -299,9 +297,7 @@ def _choices(value: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(value, list):
         value = [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise ValueError(
-            f'{where}: field "choices": expected a list of non-empty texts or null, got {value!r}'
-        )
+        raise ValueError(f'{where}: field "choices": expected a list of non-empty texts or null, got {value!r}')
     if len(value) < 2:
         raise ValueError(f'{where}: field "choices": expected two or more, got {value!r}')
     return tuple(one.strip() for one in value), tuple(str(mark) for mark in marks[: len(value)])

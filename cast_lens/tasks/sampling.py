@@ -111,9 +111,7 @@ def label_counts(task: Task, examples: Iterable[Example], *, split: str = "test"
 
     used = list(examples)
     counts = Counter(class_of(task.kind, example) for example in used)
-    labels = task.labels or sorted(
-        {answer for example in used for answer in admissible(task, example)} or {""}
-    )
+    labels = task.labels or sorted({answer for example in used for answer in admissible(task, example)} or {""})
     rows = [(task.name, split, label, counts[label]) for label in labels]
     return pd.DataFrame(rows, columns=["task", "split", "label", "n"])
 
@@ -136,9 +134,7 @@ def warn_missing_classes(prompts: Iterable[Prompt]) -> None:
         tasks.setdefault(prompt.task, {})[prompt.sample_id, prompt.query] = prompt
     for name, found in tasks.items():
         asked = list(found.values())
-        shared = [
-            answer for answer in asked[0].choices if all(answer in prompt.choices for prompt in asked[1:])
-        ]
+        shared = [answer for answer in asked[0].choices if all(answer in prompt.choices for prompt in asked[1:])]
         counts = Counter(prompt.gold for prompt in asked)
         missing = [answer for answer in shared if answer not in counts]
         if missing and len(asked) >= len(shared):
@@ -198,9 +194,7 @@ class Pool:
             ValueError: when the split is unknown.
         """
         examples = sorted(_distinct(task.split(split)), key=lambda example: example.id)
-        return cls(
-            task, split, tuple(examples), {example.id: input_key(example.input) for example in examples}
-        )
+        return cls(task, split, tuple(examples), {example.id: input_key(example.input) for example in examples})
 
     def ranked(self, seed: int, *, shots: int) -> RankedPool:
         """The pool in sampling order.
@@ -209,9 +203,7 @@ class Pool:
             ValueError: for shots below one.
         """
         if shots < 1:
-            raise ValueError(
-                f"shots={shots} demonstrates nothing; give at least 1, or build a zero-shot prompt"
-            )
+            raise ValueError(f"shots={shots} demonstrates nothing; give at least 1, or build a zero-shot prompt")
         rng = random.Random(seed)
         classes = _shuffled(self.task, self.examples, rng)
         # A letter that a few items have (an E among A to D) would otherwise be in every five-shot prompt.
@@ -280,9 +272,7 @@ def shuffled_answers(task: Task, shown: Sequence[Example], *, seed: int, pool: S
 
     def distance(answers: Sequence[str]) -> float:
         hits = sum(answer == own for answer, own in zip(answers, right, strict=True))
-        beyond = sum(
-            bool(choices) and answer not in choices for answer, choices in zip(answers, allowed, strict=True)
-        )
+        beyond = sum(bool(choices) and answer not in choices for answer, choices in zip(answers, allowed, strict=True))
         return float(abs(hits - chance) + len(right) * beyond)
 
     answers = rng.sample(right, len(right))

@@ -55,9 +55,7 @@ def read_settings(paths: Iterable[Path]) -> Settings:
     """
     settings = Settings()
     for path in paths:
-        settings = replace(
-            settings, **_checked(load_json(path.read_bytes(), str(path)), path), where=str(path)
-        )
+        settings = replace(settings, **_checked(load_json(path.read_bytes(), str(path)), path), where=str(path))
     return settings
 
 
@@ -148,8 +146,7 @@ def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, 
             )
         if line.example.choices and set(line.example.choices) != set(labels):
             raise ValueError(
-                f'{line.where}: field "choices": expected the labels {list(labels)}, '
-                f"got {list(line.example.choices)}"
+                f'{line.where}: field "choices": expected the labels {list(labels)}, got {list(line.example.choices)}'
             )
     return labels
 
@@ -240,20 +237,14 @@ def _checked(raw: Any, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
     for key, value in raw.items():
         if key == "labels":
-            texts = isinstance(value, list) and all(
-                isinstance(label, str) and label.strip() for label in value
-            )
+            texts = isinstance(value, list) and all(isinstance(label, str) and label.strip() for label in value)
             if not texts or len(set(value)) < 2 or len(set(value)) < len(value):
-                raise ValueError(
-                    f'{path}: "labels": expected a list of two or more different texts, got {value!r}'
-                )
+                raise ValueError(f'{path}: "labels": expected a list of two or more different texts, got {value!r}')
             if lined := [label for label in value if "\n" in label.strip()]:
                 raise ValueError(f'{path}: "labels": {lined[0]!r} has a line end; labels are one line')
         elif key == "fields":
             if not isinstance(value, dict) or not all(isinstance(own, str) for own in value.values()):
-                raise ValueError(
-                    f'{path}: "fields": expected names by field, as {{"input": "text"}}, got {value!r}'
-                )
+                raise ValueError(f'{path}: "fields": expected names by field, as {{"input": "text"}}, got {value!r}')
         elif key not in _TEXTS:
             known = ", ".join((*_TEXTS, "labels", "fields"))
             raise ValueError(f'{path}: "{key}" is unknown; known are {known}')
@@ -262,7 +253,4 @@ def _checked(raw: Any, path: Path) -> dict[str, Any]:
     for key, kinds in (("kind", get_args(Kind)), ("answer_rule", get_args(AnswerRule))):
         if raw.get(key) not in (None, *kinds):
             raise ValueError(f'{path}: "{key}": expected one of {", ".join(kinds)}, got {raw[key]!r}')
-    return {
-        key: tuple(label.strip() for label in value) if key == "labels" else value
-        for key, value in raw.items()
-    }
+    return {key: tuple(label.strip() for label in value) if key == "labels" else value for key, value in raw.items()}

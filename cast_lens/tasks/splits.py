@@ -146,13 +146,10 @@ def _cut(examples: Sequence[Example], *, seed: int, where: str, class_of: ClassO
     share = VALIDATION_SHARE * len(first) / max(1, len(rest))
     train, validation = carve(rest, seed=seed, share=share, class_of=class_of)
     place = {
-        input_key(example.input): number
-        for number, part in enumerate((train, validation, test))
-        for example in part
+        input_key(example.input): number for number, part in enumerate((train, validation, test)) for example in part
     }
     train, validation, test = (
-        tuple(example for example in examples if place[input_key(example.input)] == number)
-        for number in range(3)
+        tuple(example for example in examples if place[input_key(example.input)] == number) for number in range(3)
     )
     return disjoint(Splits(train, validation, test), where=where)
 
@@ -164,6 +161,4 @@ def _those(examples: Iterable[Example], ids: frozenset[str]) -> tuple[Example, .
 def _without(examples: Iterable[Example], others: Iterable[Example]) -> tuple[Example, ...]:
     others = tuple(others)
     ids, inputs = {example.id for example in others}, {input_key(example.input) for example in others}
-    return tuple(
-        example for example in examples if example.id not in ids and input_key(example.input) not in inputs
-    )
+    return tuple(example for example in examples if example.id not in ids and input_key(example.input) not in inputs)

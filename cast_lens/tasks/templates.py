@@ -190,17 +190,11 @@ def check_template(template: Template, offered: frozenset[str], *, where: str) -
     _names(template.definition, frozenset({"instruction"}), f'{where}: "definition"')
     _names(template.option, frozenset({"letter", "text"}), f'{where}: "option"')
     if not names:
-        raise ValueError(
-            f'{where}: "template" {template.body!r} shows nothing of the example; put {{input}} in it'
-        )
+        raise ValueError(f'{where}: "template" {template.body!r} shows nothing of the example; put {{input}} in it')
     if template.body != template.body.rstrip() or template.body.endswith("}"):
-        raise ValueError(
-            f'{where}: "template" {template.body!r} must end in its answer cue, without a blank after it'
-        )
+        raise ValueError(f'{where}: "template" {template.body!r} must end in its answer cue, without a blank after it')
     if "options" in offered and "options" not in names:
-        raise ValueError(
-            f'{where}: "template" {template.body!r} does not show the options; put {{options}} in it'
-        )
+        raise ValueError(f'{where}: "template" {template.body!r} does not show the options; put {{options}} in it')
 
 
 def _names(text: str, offered: frozenset[str], where: str) -> set[str]:

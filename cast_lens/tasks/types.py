@@ -36,9 +36,7 @@ SHOWN = 3
 def is_language(text: str) -> bool:
     """Whether a text is a language code: ISO 639-1, or one of some longer ones, perhaps with a script or region."""
     base, _, rest = text.replace("_", "-").partition("-")
-    return f" {base} " in _LANGUAGES and (
-        not rest or re.fullmatch(r"[A-Z][a-z]{3}|[A-Z]{2}", rest) is not None
-    )
+    return f" {base} " in _LANGUAGES and (not rest or re.fullmatch(r"[A-Z][a-z]{3}|[A-Z]{2}", rest) is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,7 @@ LIMITS = (
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Directory; the same command continues it.")] = Path(
-        "runs/expressivity"
-    ),
+    out: Annotated[Path, typer.Option(help="Directory; the same command continues it.")] = Path("runs/expressivity"),
     ranks: Annotated[str, typer.Option(help="Ranks of the teachers, comma-separated.")] = "1,2,4,8,16",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds, each with a model and teachers of its own.")] = 3,
     steps: Annotated[int, typer.Option(min=20, help="Steps of every fit.")] = 300,

@@ -37,9 +37,7 @@ class Effort:
 
     def __post_init__(self) -> None:
         if self.steps < LEAST_STEPS:
-            raise ValueError(
-                f"steps={self.steps} must be at least {LEAST_STEPS}, so that two tenths can be compared"
-            )
+            raise ValueError(f"steps={self.steps} must be at least {LEAST_STEPS}, so that two tenths can be compared")
 
     @property
     def trial(self) -> int:
@@ -86,9 +84,7 @@ class Fit:
     rate: float
 
 
-def draw_sequences(
-    model: FrozenTransformer, count: int, *, length: int = 16, query: int = 8, seed: int
-) -> Sequences:
+def draw_sequences(model: FrozenTransformer, count: int, *, length: int = 16, query: int = 8, seed: int) -> Sequences:
     """Sequences of random tokens.
 
     Args:
@@ -105,9 +101,7 @@ def draw_sequences(
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(model.shape.vocab, (count, length), generator=generator)
     with torch.no_grad():
-        means = torch.cat(
-            [model.residual(part[:, :query], Unmodified()).mean(dim=1) for part in tokens.split(CHUNK)]
-        )
+        means = torch.cat([model.residual(part[:, :query], Unmodified()).mean(dim=1) for part in tokens.split(CHUNK)])
     return Sequences(tokens, means / means.square().mean().sqrt(), query)
 
 
@@ -117,9 +111,7 @@ def distributions(
 ) -> Float[Tensor, "sample position vocab"]:
     """Log-probabilities of the next token from the last token of the query on."""
     parts = [sequences.part(at, at + CHUNK) for at in range(0, len(sequences), CHUNK)]
-    return torch.cat(
-        [model.logprobs(part.tokens, adapter, part.summary, start=part.query - 1) for part in parts]
-    )
+    return torch.cat([model.logprobs(part.tokens, adapter, part.summary, start=part.query - 1) for part in parts])
 
 
 def divergence(

@@ -70,8 +70,7 @@ def all_kinds() -> list[Intervention]:
 def some_kinds(d_model: int, n_layers: int) -> list[Intervention]:
     """One of each position, and an operator that is not a sum, for a model of any shape."""
     first, second, third, fourth = (
-        6.0 * torch.randn(d_model, generator=torch.Generator().manual_seed(i)) / d_model**0.5
-        for i in range(4)
+        6.0 * torch.randn(d_model, generator=torch.Generator().manual_seed(i)) / d_model**0.5 for i in range(4)
     )
     return [
         Intervention(first, n_layers - 1, 1.0, "add", "last"),
@@ -105,9 +104,7 @@ def padded_logits(
         assert intervention is not None
         return torch.where(edited[..., None], intervention(residual), residual)
 
-    hooks: list[Any] = (
-        [] if intervention is None else [(f"blocks.{intervention.layer}.hook_resid_post", steer)]
-    )
+    hooks: list[Any] = [] if intervention is None else [(f"blocks.{intervention.layer}.hook_resid_post", steer)]
     with torch.no_grad():
         logits = model.run_with_hooks(ids, attention_mask=mask, fwd_hooks=hooks)
     return [row[width - len(sequence) :].float() for row, sequence in zip(logits, sequences, strict=True)]

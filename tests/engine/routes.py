@@ -51,6 +51,4 @@ def _residuals(model: HookedDecoder, prompts: list[TokenPrompt]) -> Tensor:
     mask = torch.tensor([[0] * (width - len(prompt.tokens)) + [1] * len(prompt.tokens) for prompt in prompts])
     with torch.no_grad():
         _, cache = model.run_with_cache(ids, attention_mask=mask)
-    return torch.stack(
-        [cache[f"blocks.{i}.hook_resid_post"][:, -1] for i in range(model.cfg.n_layers)], dim=1
-    )
+    return torch.stack([cache[f"blocks.{i}.hook_resid_post"][:, -1] for i in range(model.cfg.n_layers)], dim=1)

@@ -92,9 +92,7 @@ def test_gradients_of_prompt_vectors_equal_those_of_hooks(name: str) -> None:
     prompts = [TokenPrompt(p.tokens, ((11, 12, 13),), 0) for p in few_shot_prompts()[::3]]
     found = []
     for fast in (True, False):
-        vectors = torch.randn(
-            len(prompts), 2, 64, generator=torch.Generator().manual_seed(0)
-        ).requires_grad_()
+        vectors = torch.randn(len(prompts), 2, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         steering = PromptVectors(vectors, (0, 1), 0.7)
         with frozen(model):
             if fast:
@@ -144,9 +142,7 @@ class _Counting(nn.Module):
         return out
 
 
-@pytest.mark.parametrize(
-    ("wrapper", "reason"), [(_Leak, "tokens meet outside"), (_Counting, "counts its rows")]
-)
+@pytest.mark.parametrize(("wrapper", "reason"), [(_Leak, "tokens meet outside"), (_Counting, "counts its rows")])
 def test_what_a_layer_does_behind_the_attention_is_noticed(wrapper: type[Any], reason: str) -> None:
     hf_model = tiny_hf_model("llama")
     layers = decoder_layers(hf_model)

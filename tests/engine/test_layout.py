@@ -77,9 +77,7 @@ def test_a_whole_prompt_as_tail_needs_no_trunk() -> None:
 @pytest.mark.parametrize("variants", [1, 5])
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("max_rows", [1, 60, 100, 10_000])
-def test_every_prompt_runs_once_and_no_batch_is_larger_than_allowed(
-    max_rows: int, whole: bool, variants: int
-) -> None:
+def test_every_prompt_runs_once_and_no_batch_is_larger_than_allowed(max_rows: int, whole: bool, variants: int) -> None:
     prompts = few_shot_prompts()
     batches = list(plan_batches(prompts, max_rows=max_rows, variants=variants, whole=whole))
     assert sorted(index for batch in batches for index in batch) == list(range(len(prompts)))

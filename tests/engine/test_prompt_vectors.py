@@ -26,14 +26,10 @@ LAYERS = (0, 2, 3)
 
 def vectors(n: int, position: Position = "last", *, strength: float = 1.3, seed: int = 0) -> PromptVectors:
     generator = torch.Generator().manual_seed(seed)
-    return PromptVectors(
-        torch.randn(n, len(LAYERS), D_MODEL, generator=generator), LAYERS, strength, position
-    )
+    return PromptVectors(torch.randn(n, len(LAYERS), D_MODEL, generator=generator), LAYERS, strength, position)
 
 
-def by_hand(
-    model: HookedTransformer, prompt: TokenPrompt, answer: tuple[int, ...], own: PromptVectors
-) -> Tensor:
+def by_hand(model: HookedTransformer, prompt: TokenPrompt, answer: tuple[int, ...], own: PromptVectors) -> Tensor:
     """Logits of prompt + answer with the vectors of the one prompt added in plain hooks."""
     start = {"last": len(prompt.tokens) - 1, "all": 0}[own.position]
 
@@ -45,9 +41,7 @@ def by_hand(
 
         return add
 
-    hooks: list[Any] = [
-        (f"blocks.{layer}.hook_resid_post", adder(row)) for row, layer in enumerate(own.layers)
-    ]
+    hooks: list[Any] = [(f"blocks.{layer}.hook_resid_post", adder(row)) for row, layer in enumerate(own.layers)]
     ids = torch.tensor([prompt.tokens + answer])
     with torch.no_grad():
         out = model.run_with_hooks(ids, attention_mask=torch.ones_like(ids), fwd_hooks=hooks)

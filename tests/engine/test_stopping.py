@@ -161,7 +161,5 @@ def test_a_compiled_model_is_run_as_what_was_compiled(model: HookedTransformer) 
 def test_a_token_without_an_embedding_is_named(model: HookedTransformer) -> None:
     assert model.tokenizer is not None
     model.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(
-        ValueError, match=r"prompt 0 holds token \d+ \('zebra'\), but the model has embeddings for 320"
-    ):
+    with pytest.raises(ValueError, match=r"prompt 0 holds token \d+ \('zebra'\), but the model has embeddings for 320"):
         capture(model, ["a zebra"])

@@ -137,7 +137,5 @@ def test_prompts_beyond_the_first_rotary_table_are_right(n_ctx: int, length: int
     tokens = torch.randint(3, 300, (1, length), generator=torch.Generator().manual_seed(0))
     got = capture(model, as_prompts(tokens))[0]
     with torch.no_grad():
-        _, cache = tiny_model("llama", max_position_embeddings=n_ctx, num_hidden_layers=2).run_with_cache(
-            tokens
-        )
+        _, cache = tiny_model("llama", max_position_embeddings=n_ctx, num_hidden_layers=2).run_with_cache(tokens)
     assert_close(got, torch.stack([cache["resid_post", layer][0, -1] for layer in range(2)]))

@@ -97,8 +97,7 @@ def test_end_tokens_are_line_ends_and_ends_of_text(model: HookedTransformer) -> 
     texts = [tokenizer.decode([token]) for token in ends]
     assert "\n" in texts
     assert all(
-        "\n" in text or token == tokenizer.eos_token_id or token == 2
-        for token, text in zip(ends, texts, strict=True)
+        "\n" in text or token == tokenizer.eos_token_id or token == 2 for token, text in zip(ends, texts, strict=True)
     )
 
 

@@ -80,9 +80,7 @@ def test_a_prompt_beyond_the_context_is_named_with_its_excess() -> None:
     model = tiny_model("llama")
     limit = int(model.cfg.n_ctx)
     long = [TokenPrompt((5,) * 3), TokenPrompt((5,) * (limit + 2), name="mood 9")]
-    with pytest.raises(
-        ValueError, match=f"mood 9 needs {limit + 2} tokens .* 2 more than the model's context"
-    ):
+    with pytest.raises(ValueError, match=f"mood 9 needs {limit + 2} tokens .* 2 more than the model's context"):
         capture(model, long)
     fits = TokenPrompt((5,) * limit, name="mood 9")
     tokenise(model, [fits])
@@ -110,8 +108,6 @@ def test_interventions_that_do_not_fit_are_refused() -> None:
 def test_a_vector_of_another_model_is_refused_by_the_sweep() -> None:
     model = tiny_model("llama")
     layers = tuple(range(int(model.cfg.n_layers)))
-    stranger = SteeringVector(
-        torch.ones(len(layers), int(model.cfg.d_model)), layers, Provenance("x", "0" * 16, "t")
-    )
+    stranger = SteeringVector(torch.ones(len(layers), int(model.cfg.d_model)), layers, Provenance("x", "0" * 16, "t"))
     with pytest.raises(ValueError, match="'x'"):
         sweep(model, [prompt()], stranger)

@@ -94,9 +94,7 @@ def test_the_spread_over_draws_is_that_of_their_gains() -> None:
     assert table["method"].tolist() == ["cast"]
     one, expected = table.iloc[0], t_interval([0.1, 0.2, 0.3])
     assert (one["pairs"], one["n"]) == (1, 3)
-    assert one[["gain", "gain_low", "gain_high"]].tolist() == pytest.approx(
-        [0.2, expected.low, expected.high]
-    )
+    assert one[["gain", "gain_low", "gain_high"]].tolist() == pytest.approx([0.2, expected.low, expected.high])
     assert one[["least", "most"]].tolist() == pytest.approx([0.1, 0.3])
     # Draws that agree say nothing on their spread, and the doubt about queries is as it was.
     same = draws_table(made_up(18, 18, 18), metrics=("exact_match",)).iloc[0]

@@ -59,10 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(path: Path, rows: list[dict[str, str]]) -> None:
     path.mkdir()
     for split, part in (("train", rows[:16]), ("validation", rows[16:20]), ("test", rows[20:])):
-        lines = [
-            json.dumps({"id": f"{row['input'].split('.')[0]}-{split}-{at}", **row})
-            for at, row in enumerate(part)
-        ]
+        lines = [json.dumps({"id": f"{row['input'].split('.')[0]}-{split}-{at}", **row}) for at, row in enumerate(part)]
         (path / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

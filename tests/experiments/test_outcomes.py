@@ -12,9 +12,7 @@ from cast_lens.stats import mcnemar_mid_p, minimal_detectable_effect, t_interval
 OPTIONS = {"n_bootstrap": 200, "seed": 0}
 
 
-def rows(
-    target: str, method: str, source: str, exact: list[int], *, valid: int = 1, seed: int = 0
-) -> pd.DataFrame:
+def rows(target: str, method: str, source: str, exact: list[int], *, valid: int = 1, seed: int = 0) -> pd.DataFrame:
     n = len(exact)
     return pd.DataFrame(
         {
@@ -89,9 +87,7 @@ def test_pooled_intervals_resample_examples_with_all_that_was_done_to_them() -> 
     base = [0] * 20
     gained = [1] * 6 + [0] * 14
     once = pd.concat([rows("t", "zero-shot", "", base), rows("t", "cast", "a", gained)])
-    often = pd.concat(
-        [rows("t", "zero-shot", "", base), *(rows("t", "cast", f"s{i}", gained) for i in range(10))]
-    )
+    often = pd.concat([rows("t", "zero-shot", "", base), *(rows("t", "cast", f"s{i}", gained) for i in range(10))])
     narrow, wide = (
         pooled_table(one, n_bootstrap=2000, seed=0, metrics=("exact_match",)).iloc[0] for one in (often, once)
     )

@@ -94,9 +94,7 @@ def test_rows_hold_every_condition_on_the_same_examples(finished: Path) -> None:
 
 def test_demonstrations_that_do_not_fit_are_left_out_and_named(config: RunConfig, finished: Path) -> None:
     assert Grid.read(finished / "experiments" / NAME).failed() == []
-    frames = {
-        path.stem: pd.read_parquet(path) for path in (finished / "experiments" / NAME).glob("*.parquet")
-    }
+    frames = {path.stem: pd.read_parquet(path) for path in (finished / "experiments" / NAME).glob("*.parquet")}
     assert RUN.findings(frames, config).left_out == (
         "Not run: 5000 in-task demonstrations: more than the context or the train split holds.",
     )
@@ -117,9 +115,7 @@ def test_the_same_numbers_from_two_processes(config: RunConfig, finished: Path, 
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_killed_and_continued_it_ends_with_the_same_bytes(
-    config: RunConfig, finished: Path, tmp_path: Path
-) -> None:
+def test_killed_and_continued_it_ends_with_the_same_bytes(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = (
         "from pathlib import Path; from cast_lens.experiments import RunConfig, run_experiment\n"
@@ -268,9 +264,7 @@ def test_tables_that_cannot_be_made_without_failed_cells_say_so(
 
     monkeypatch.setattr(CrossDomain, "compute", broken)
     monkeypatch.setattr(CrossDomain, "tables", tables)
-    with pytest.raises(
-        RuntimeError, match=r"without the failed cells .*KeyError: 'zero-shot'.*--retry-failed"
-    ):
+    with pytest.raises(RuntimeError, match=r"without the failed cells .*KeyError: 'zero-shot'.*--retry-failed"):
         run_experiment(RUN, config, tmp_path / "out")
     assert "ZeroDivisionError" in write_report(tmp_path / "out").read_text()
     assert failed_cells(tmp_path / "out", NAME) == 4

@@ -47,13 +47,9 @@ def test_points_are_those_of_project(view: Exploration) -> None:
     plane = view.data["projections"]["pca"]["planes"][1]
     third = views.differences()[2].sample_ids[4]
     points = np.reshape(plane["points"][2], (views.SAMPLES, 4))[4]
-    expected = [
-        frame.loc[("present-past", third, side), axis] for side in ("zero-shot", "few-shot") for axis in "xy"
-    ]
+    expected = [frame.loc[("present-past", third, side), axis] for side in ("zero-shot", "few-shot") for axis in "xy"]
     np.testing.assert_allclose(points, expected, rtol=FOUR_DIGITS)
-    assert plane["explained"] == pytest.approx(
-        frame[["explained_x", "explained_y"]].iloc[0].tolist(), rel=FOUR_DIGITS
-    )
+    assert plane["explained"] == pytest.approx(frame[["explained_x", "explained_y"]].iloc[0].tolist(), rel=FOUR_DIGITS)
 
 
 def test_cosines_are_those_of_the_geometry(view: Exploration) -> None:
@@ -69,13 +65,9 @@ def test_cosines_are_those_of_the_geometry(view: Exploration) -> None:
 
 
 def test_samples_of_unknown_tasks_show_their_ids() -> None:
-    strangers = [
-        views.vectors(name, place, ids=("a", "b", "c")) for place, name in enumerate(("my-task", "science"))
-    ]
+    strangers = [views.vectors(name, place, ids=("a", "b", "c")) for place, name in enumerate(("my-task", "science"))]
     shown = cast_lens.explore(strangers, n_bootstrap=10).data["tasks"]
-    assert [sample["text"] for task in shown for sample in task["samples"]] == [""] * 6, (
-        "ids that science lacks"
-    )
+    assert [sample["text"] for task in shown for sample in task["samples"]] == [""] * 6, "ids that science lacks"
     assert shown[0]["family"] == "family not known"
 
 
@@ -130,9 +122,7 @@ def test_the_widget_shares_its_picks(view: Exploration) -> None:
     assert str(widget._esm).rstrip().endswith("export default { render };")
 
 
-def test_without_anywidget_the_error_says_what_to_do(
-    view: Exploration, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_anywidget_the_error_says_what_to_do(view: Exploration, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'cast-lens\[notebooks\]'"):
         view.widget()

@@ -35,9 +35,7 @@ async def visit(page: Page, path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     await page.screen(1280, 900)
     await page.go(path)
-    found["panels"] = await page.value(
-        "[...document.querySelectorAll('[data-panel]')].map(p => p.data.length > 0)"
-    )
+    found["panels"] = await page.value("[...document.querySelectorAll('[data-panel]')].map(p => p.data.length > 0)")
     found["light"] = await page.value(GROUND)
     await hover(page, found)
     await slide(page, found)
@@ -110,9 +108,7 @@ async def circle(page: Page, found: dict[str, Any]) -> None:
     await page.wait("document.querySelector('.selection tbody tr')")
     found["selection"] = await page.value("document.querySelector('.selection h3').textContent")
     found["first row"] = await page.value("document.querySelector('.selection tbody tr').textContent")
-    await page.value(
-        "[...document.querySelectorAll('button')].find(b => b.textContent === 'clear selection').click()"
-    )
+    await page.value("[...document.querySelectorAll('button')].find(b => b.textContent === 'clear selection').click()")
     await page.wait("document.querySelector('.selection').hidden")
 
 
@@ -162,9 +158,7 @@ def test_colours_by_answer_name_the_answers(found: dict[str, Any]) -> None:
     assert {"positive", "negative", "other answers"} <= set(found["answers"])
 
 
-def test_a_loop_selects_in_both_panels_and_lists_the_samples(
-    found: dict[str, Any], view: Exploration
-) -> None:
+def test_a_loop_selects_in_both_panels_and_lists_the_samples(found: dict[str, Any], view: Exploration) -> None:
     assert found["selection"] == f"{2 * views.SAMPLES} selected samples"
     first = view.data["tasks"][0]["samples"][0]
     assert found["first row"].startswith(f"review-sentiment{first['text']}{first['gold']}")
@@ -179,9 +173,7 @@ def test_a_frame_of_a_notebook_is_as_high_as_the_page(tmp_path: Path, view: Expl
     async def look(page: Page) -> tuple[bool, list[str]]:
         await page.screen(1000, 800)
         await page.go(cell, until=ready)
-        await page.wait(
-            f"Math.abs({inside}.scrollHeight - document.querySelector('iframe').clientHeight) < 12"
-        )
+        await page.wait(f"Math.abs({inside}.scrollHeight - document.querySelector('iframe').clientHeight) < 12")
         return await page.value(f"{inside}.scrollWidth <= {inside}.clientWidth"), page.problems
 
     assert browse(look) == (True, [])
@@ -223,9 +215,7 @@ def test_the_widget_follows_the_kernel_and_tells_it(tmp_path: Path, view: Explor
         found["slider"] = await page.value("document.querySelector('input[name=layer]').value")
         await page.value("document.querySelector('input[value=science]').click()")
         found["kernel"] = await page.value("[model.get('shown'), saved]")
-        found["ended"] = await page.value(
-            "(end(), document.querySelector('[data-panel=cloud]').data === undefined)"
-        )
+        found["ended"] = await page.value("(end(), document.querySelector('[data-panel=cloud]').data === undefined)")
         found["problems"] = page.problems
         return found
 

@@ -28,9 +28,7 @@ def vectors(name: str, place: int, *, ids: tuple[str, ...] | None = None) -> Dif
 
 
 def differences() -> list[DifferenceVectors]:
-    return [
-        vectors(name, place) for place, name in enumerate(("review-sentiment", "science", "present-past"))
-    ]
+    return [vectors(name, place) for place, name in enumerate(("review-sentiment", "science", "present-past"))]
 
 
 def write_run(folder: Path) -> Path:

@@ -77,9 +77,7 @@ def test_interval_matches_a_loop_over_replicates(task: int, other: int) -> None:
 
 def test_own_cosine_is_not_inflated() -> None:
     # Pure noise: with the sample inside its mean the cosine would be about 1 / sqrt(8) = 0.35.
-    noise = as_differences(
-        "noise", np.random.default_rng(0).normal(size=(8, 200, 64)), np.zeros((8, 200, 64))
-    )
+    noise = as_differences("noise", np.random.default_rng(0).normal(size=(8, 200, 64)), np.zeros((8, 200, 64)))
     frame = alignment([noise], n_bootstrap=5)
     assert frame["cosine"].mean() == pytest.approx(0, abs=0.02)
 

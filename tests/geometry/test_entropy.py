@@ -24,9 +24,7 @@ def test_one_line_has_none(order: float) -> None:
 
 def test_known_spectrum() -> None:
     activations = torch.diag(torch.tensor([3.0, 1.0])) ** 0.5  # shares 3/4 and 1/4
-    assert matrix_entropy(activations) == pytest.approx(
-        -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), abs=1e-7
-    )
+    assert matrix_entropy(activations) == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), abs=1e-7)
     assert matrix_entropy(activations, 2.0) == pytest.approx(-np.log(0.75**2 + 0.25**2), abs=1e-7)
 
 
@@ -56,9 +54,7 @@ def test_unit_rotation_and_sample_order_change_nothing() -> None:
 
 def test_higher_orders_are_lower() -> None:
     activations = torch.tensor(np.random.default_rng(0).normal(size=(10, 7)) * np.arange(1, 8))
-    entropies = [
-        matrix_entropy(activations, order) for order in (0.0, 0.5, 0.999999, 1.0, 1.000001, 2.0, float("inf"))
-    ]
+    entropies = [matrix_entropy(activations, order) for order in (0.0, 0.5, 0.999999, 1.0, 1.000001, 2.0, float("inf"))]
     assert entropies == sorted(entropies, reverse=True)
     assert entropies[2] == pytest.approx(entropies[4], abs=1e-4)
 

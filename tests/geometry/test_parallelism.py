@@ -47,9 +47,7 @@ def test_cosines_and_columns_match_a_loop(noisy: list[DifferenceVectors]) -> Non
         assert (row.n_a, row.n_b) == (len(first), len(second))
         shares = []
         for values in (left, right):
-            products = [
-                values[i] @ values[j] for i in range(len(values)) for j in range(len(values)) if i != j
-            ]
+            products = [values[i] @ values[j] for i in range(len(values)) for j in range(len(values)) if i != j]
             shares.append(np.mean(products) / (values.mean(0) @ values.mean(0)))
         assert row.ceiling == pytest.approx(np.sqrt(shares[0] * shares[1]), abs=1e-12)
         assert row.corrected == pytest.approx(row.cosine / row.ceiling)
@@ -89,9 +87,7 @@ def test_task_order_and_company_change_nothing(noisy: list[DifferenceVectors]) -
     keys = ["task_a", "task_b", "layer"]
     expected = frame.sort_values(keys, ignore_index=True)
     # Sums run in another order, so float64 rounding may differ.
-    pd.testing.assert_frame_equal(
-        swapped[frame.columns].sort_values(keys, ignore_index=True), expected, rtol=1e-9
-    )
+    pd.testing.assert_frame_equal(swapped[frame.columns].sort_values(keys, ignore_index=True), expected, rtol=1e-9)
     alone = parallelism([noisy[0], noisy[2]], n_bootstrap=30)
     together = frame[(frame["task_a"] == "task 0") & (frame["task_b"] == "task 2")].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, together, rtol=1e-9)
@@ -199,9 +195,7 @@ def test_pair_null_widens_when_activations_vary_along_one_axis() -> None:
 
 def test_pair_null_ignores_a_common_offset(noisy: list[DifferenceVectors]) -> None:
     moved = [
-        as_differences(
-            one.task, one.few_shot.numpy() + 1000 * axis(4), one.zero_shot.numpy() + 1000 * axis(4)
-        )
+        as_differences(one.task, one.few_shot.numpy() + 1000 * axis(4), one.zero_shot.numpy() + 1000 * axis(4))
         for one in noisy
     ]
     columns = ["null_pairs_mean", "null_pairs_low", "null_pairs_high"]

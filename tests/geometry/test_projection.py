@@ -19,9 +19,7 @@ def tasks() -> list[DifferenceVectors]:
 def test_pca_matches_a_full_svd(d_model: int) -> None:
     pair = [planted(name, 3 * axis(0, d_model), n=8, seed=seed) for seed, name in enumerate("ab")]
     frame = project(pair, 0)
-    rows = np.concatenate(
-        [side[:, 0].double().numpy() for one in pair for side in (one.zero_shot, one.few_shot)]
-    )
+    rows = np.concatenate([side[:, 0].double().numpy() for one in pair for side in (one.zero_shot, one.few_shot)])
     rows = rows - rows.mean(0)
     left, lengths, _ = np.linalg.svd(rows, full_matrices=False)
     expected = np.abs(left[:, :2] * lengths[:2])
@@ -48,10 +46,7 @@ def test_rows_are_samples_of_both_sides(tasks: list[DifferenceVectors]) -> None:
 
 def test_few_shot_lies_on_the_positive_side(tasks: list[DifferenceVectors]) -> None:
     for sign in (1, -1):
-        turned = [
-            as_differences(one.task, sign * one.few_shot.numpy(), sign * one.zero_shot.numpy())
-            for one in tasks
-        ]
+        turned = [as_differences(one.task, sign * one.few_shot.numpy(), sign * one.zero_shot.numpy()) for one in tasks]
         means = project(turned, 0).groupby("condition")[["x", "y"]].mean()
         assert (means.loc["few-shot"] > means.loc["zero-shot"]).all()
 

@@ -34,9 +34,7 @@ SOURCE, TARGET = label_task("tone"), label_task("mood")
 
 def letters(texts: Sequence[str]) -> np.ndarray:
     """Counts of letters and digits: an embedding that can be followed by eye."""
-    return np.array(
-        [[text.count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"] for text in texts], float
-    )
+    return np.array([[text.count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"] for text in texts], float)
 
 
 def literal(source: Task, query: str, shots: int) -> list[str]:
@@ -97,9 +95,7 @@ def test_the_models_own_embedding_is_its_residual_at_the_last_token(layer: int |
     found = residual_embedding(model, layer=layer)(texts)
     for row, text in zip(found, texts, strict=True):
         tokens = tokenise(model, [text])[0].tokens
-        assert_close(
-            torch.from_numpy(row.copy()), reference.residuals(model, tokens)[2 if layer is None else layer]
-        )
+        assert_close(torch.from_numpy(row.copy()), reference.residuals(model, tokens)[2 if layer is None else layer])
 
 
 def test_a_repeated_call_is_not_run_again() -> None:
@@ -133,9 +129,7 @@ def test_an_encoder_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPat
     package = ModuleType("sentence_transformers")
     monkeypatch.setattr(package, "SentenceTransformer", broken, raising=False)
     monkeypatch.setitem(sys.modules, "sentence_transformers", package)
-    with pytest.raises(
-        ValueError, match=r"encoder='nowhere' cannot be loaded \(no such folder\); give the name"
-    ):
+    with pytest.raises(ValueError, match=r"encoder='nowhere' cannot be loaded \(no such folder\); give the name"):
         sentence_embedding("nowhere")(["abc"])
 
 
@@ -182,8 +176,6 @@ def test_what_cannot_be_searched_is_refused() -> None:
         most_similar(SOURCE, TARGET, TARGET.test, shots=1, embed=lambda texts: 0 * letters(texts))
     widths = iter((3, 4))
     with pytest.raises(ValueError, match="rows of width 3 and 4"):
-        most_similar(
-            SOURCE, TARGET, TARGET.test, shots=1, embed=lambda texts: np.ones((len(texts), next(widths)))
-        )
+        most_similar(SOURCE, TARGET, TARGET.test, shots=1, embed=lambda texts: np.ones((len(texts), next(widths))))
     with pytest.raises(ValueError, match="shown holds 1 lists of demonstrations for 5 queries"):
         prompts_showing(TARGET, TARGET.test, [TARGET.train[:1]])

@@ -214,9 +214,7 @@ def test_the_runs_operator_and_position_hold_where_a_method_has_none() -> None:
     task = label_task("tone")
     place = Setting(2, 1.5, "norm_preserving_add", "all")
     vector = method.fit(source(vectors(noise(4, 3, 8, seed=3))))
-    edit = method.condition(
-        vector, zero_shot_condition(task, task.test).prompts, place, source="mood"
-    ).intervention
+    edit = method.condition(vector, zero_shot_condition(task, task.test).prompts, place, source="mood").intervention
     assert edit is not None
     assert (edit.layer, edit.strength, edit.operator, edit.position) == (2, 1.5, "norm_preserving_add", "all")
 

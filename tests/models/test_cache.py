@@ -121,14 +121,10 @@ def test_two_at_once_build_once(root: Path) -> None:
     assert _visible(root) == ["model"]
 
 
-def test_a_full_disk_is_noticed_before_anything_is_fetched(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_noticed_before_anything_is_fetched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = Builder()
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=999))
-    with pytest.raises(
-        ValueError, match=r"no space left in the cache .*: about 0.8 GB .* set CAST_LENS_CACHE"
-    ):
+    with pytest.raises(ValueError, match=r"no space left in the cache .*: about 0.8 GB .* set CAST_LENS_CACHE"):
         cached("model", build, needed=800_000_000)
     assert build.calls == 0
     assert _visible(root) == []

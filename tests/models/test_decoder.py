@@ -57,9 +57,7 @@ def test_a_known_architecture_can_be_run_by_its_own_modules() -> None:
     assert isinstance(other, HookedDecoder)
     assert fingerprint(one) == fingerprint(other)
     vector = vector_of(one)
-    grids = [
-        sweep(model, PROMPTS, vector, strengths=(1.0, 4.0), keep_logits=True).scores for model in (one, other)
-    ]
+    grids = [sweep(model, PROMPTS, vector, strengths=(1.0, 4.0), keep_logits=True).scores for model in (one, other)]
     assert grids[0].logits is not None
     assert grids[1].logits is not None
     assert_close(grids[1].logits, grids[0].logits)
@@ -79,9 +77,7 @@ def test_hooks_carry_the_names_that_users_know() -> None:
     model, tokens = loaded(), torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         logits, cache = model.run_with_cache(tokens)
-        steered = model.run_with_hooks(
-            tokens, fwd_hooks=[("blocks.1.hook_resid_post", lambda x, hook: x + 1)]
-        )
+        steered = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_post", lambda x, hook: x + 1)])
     assert torch.equal(cache["blocks.0.hook_resid_post"], cache["blocks.1.hook_resid_pre"])
     assert not torch.equal(steered, logits)
     vector = vector_of(model)

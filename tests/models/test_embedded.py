@@ -116,9 +116,7 @@ def test_without_pip_the_ways_out_are_named(cache: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.model
 def test_the_embedded_model_is_the_hugging_face_model(embedded: HookedTransformer) -> None:
-    source = AutoModelForCausalLM.from_pretrained(
-        embedded_folder(), dtype=torch.float32, attn_implementation="eager"
-    )
+    source = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32, attn_implementation="eager")
     ids = embedded.to_tokens(PROBE * 2)
     with torch.no_grad():
         expected, got = source(ids).logits, embedded(ids)

@@ -67,9 +67,7 @@ def test_a_vector_of_this_model_passes() -> None:
 def test_a_vector_that_does_not_fit_is_refused() -> None:
     model = tiny_model("llama")
     own = fingerprint(model)
-    with pytest.raises(
-        ValueError, match=r"'source-model', has width 32, but .* 'LlamaForCausalLM' has d_model=64"
-    ):
+    with pytest.raises(ValueError, match=r"'source-model', has width 32, but .* 'LlamaForCausalLM' has d_model=64"):
         check_vector(model, _vector(d_model=32, mark=own))
     with pytest.raises(ValueError, match=r"'antonym'.* holds layer 4, but .* has 4 layers"):
         check_vector(model, _vector(layers=(1, 4), mark=own))
@@ -99,9 +97,7 @@ def test_hugging_face_and_every_dtype_agree(architecture: str) -> None:
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.mul_(1e-4)
-    models = [
-        convert(source, name="t", dtype=dtype, device=torch.device("cpu"), copy=True) for dtype in DTYPES
-    ]
+    models = [convert(source, name="t", dtype=dtype, device=torch.device("cpu"), copy=True) for dtype in DTYPES]
     assert {fingerprint(model) for model in [*models, source]} == {fingerprint(source)}
 
 

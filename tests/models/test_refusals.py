@@ -62,9 +62,7 @@ def _config(architecture: str, **override: Any) -> PretrainedConfig:
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
-def test_a_setting_that_cannot_be_represented(
-    architecture: str, override: dict[str, Any], message: str
-) -> None:
+def test_a_setting_that_cannot_be_represented(architecture: str, override: dict[str, Any], message: str) -> None:
     config_from_huggingface(_config(architecture))  # without the setting it can be
     with pytest.raises(ValueError, match=message):
         config_from_huggingface(_config(architecture, **override))

@@ -57,9 +57,7 @@ def test_a_gguf_file(tmp_path: Path, pre: str) -> None:
         assert_close(model(IDS), source(IDS).logits)
     assert model.tokenizer is not None
     # With every digit apart, the two line breaks before one meet in the pre-tokenizer; GPT-2 parts them.
-    splits = [
-        piece for piece, _ in model.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a\n\n1")
-    ]
+    splits = [piece for piece, _ in model.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a\n\n1")]
     assert splits == (["a", "ĊĊ", "1"] if pre == "smollm" else ["a", "Ċ", "Ċ", "1"])
 
 
@@ -126,9 +124,7 @@ def test_weights_that_lack_a_layer_are_not_made_up(tmp_path: Path) -> None:
     ],
     ids=["encoder-decoder", "quantised", "own code"],
 )
-def test_a_config_is_refused_before_weights_are_read(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_config_is_refused_before_weights_are_read(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write_folder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))

@@ -92,19 +92,13 @@ def test_whatever_the_tokenizer_puts_in_front_stays(prefix: str) -> None:
         single=prefix, special_tokens=[pair for pair in known if pair[0] in prefix]
     )
     model = load_model(tiny_hf_model("llama", vocab_size=330), tokenizer=tokenizer)
-    assert (
-        list(tokenise(model, [TEXT])[0].tokens)
-        == model.to_tokens(TEXT)[0].tolist()
-        == tokenizer(TEXT)["input_ids"]
-    )
+    assert list(tokenise(model, [TEXT])[0].tokens) == model.to_tokens(TEXT)[0].tolist() == tokenizer(TEXT)["input_ids"]
     model.cfg.default_prepend_bos = not model.cfg.default_prepend_bos
     assert list(tokenise(model, [TEXT])[0].tokens) == model.to_tokens(TEXT)[0].tolist()
 
 
 QUERY = Prompt((("Q: a\nA:", "hot"), ("Q: b\nA:", "no")), "Q: c\nA:", "hot", ("hot", "no"), "t", "1")
-_TURNS = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}USER{% else %}ASSISTANT{% endif %}{% endfor %}OPEN"
-)
+_TURNS = "{% for m in messages %}{% if m['role'] == 'user' %}USER{% else %}ASSISTANT{% endif %}{% endfor %}OPEN"
 
 
 def _template(user: str, assistant: str, opened: str = "") -> str:
@@ -140,9 +134,7 @@ def _chatty(template: str, **options: Any) -> HookedTransformer:
         (THINKING, "<a>\n", "hot", "<pad>"),
     ],
 )
-def test_an_answer_follows_as_the_template_writes_it(
-    template: str, prompt_ends: str, answer: str, end: str
-) -> None:
+def test_an_answer_follows_as_the_template_writes_it(template: str, prompt_ends: str, answer: str, end: str) -> None:
     """The scored answer is what stands behind the demonstrations' questions, token by token."""
     model = _chatty(template)
     assert model.tokenizer is not None
@@ -176,9 +168,7 @@ def test_template_arguments_are_passed_and_kept_with_the_vector(tmp_path: Any) -
 
 
 def test_arguments_that_no_template_reads_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="'enable_thinkng', which the chat template of this model does not read"
-    ):
+    with pytest.raises(ValueError, match="'enable_thinkng', which the chat template of this model does not read"):
         _chatty(THINKING, chat_arguments={"enable_thinkng": False})
     with pytest.raises(ValueError, match="'messages', which"):
         _chatty(THINKING, chat_arguments={"messages": []})

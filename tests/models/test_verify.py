@@ -67,9 +67,7 @@ def test_a_missing_weight_and_one_without_a_place_are_named(monkeypatch: pytest.
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gross_errors_show_in_half_precision(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    _convert_wrongly(
-        monkeypatch, "LlamaForCausalLM", _nudged("blocks.0.attn.W_Q", lambda weight: weight.flip(0))
-    )
+    _convert_wrongly(monkeypatch, "LlamaForCausalLM", _nudged("blocks.0.attn.W_Q", lambda weight: weight.flip(0)))
     with pytest.raises(ValueError, match="differ from Hugging Face's"):
         load_model(tiny_hf_model("llama", dtype=dtype), dtype=dtype)
 

@@ -152,9 +152,7 @@ def transfer() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _transfer_row(
-    target: str, source: str, method: str, metric: str, value: float, base: float
-) -> dict[str, object]:
+def _transfer_row(target: str, source: str, method: str, metric: str, value: float, base: float) -> dict[str, object]:
     gain = value - base
     steered = source != ""
     return {

@@ -36,9 +36,7 @@ def test_bars_count_placebos_and_the_effect_is_a_line() -> None:
 
 def test_words_say_how_many_placebos_reach_it() -> None:
     # A tie counts against the effect, as in the test beside it.
-    assert (
-        plot_placebos(KNOWN).layout.title.subtitle.text == f"vector 60 %: reached by 1 of 4 (25 %), {RANDOM}"
-    )
+    assert plot_placebos(KNOWN).layout.title.subtitle.text == f"vector 60 %: reached by 1 of 4 (25 %), {RANDOM}"
     assert placebo_test(0.6, [0.2, 0.2, 0.45, 0.6]).p == 2 / 5
     rounded = effects(("vector", 0.1 + 0.2), (RANDOM, 0.3), (RANDOM, 0.0))
     assert "reached by 1 of 2 (50 %)" in plot_placebos(rounded).layout.title.subtitle.text

@@ -26,9 +26,7 @@ from tests.plots import synthetic
 def test_html_and_csv_are_written_and_share_one_library(tmp_path: Path) -> None:
     frame = synthetic.cohesion()
     folder = tmp_path / "new" / "figures"
-    written = write_figures(
-        {name: (plot_cohesion(frame), frame) for name in ("one", "two")}, folder, png="never"
-    )
+    written = write_figures({name: (plot_cohesion(frame), frame) for name in ("one", "two")}, folder, png="never")
     assert sorted(path.name for path in written) == [
         "one.csv",
         "one.html",

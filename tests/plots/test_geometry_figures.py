@@ -92,9 +92,7 @@ def test_cosine_matrix_mirrors_pairs_and_moves_with_the_slider() -> None:
     assert [step.label for step in slider.steps] == ["0", "8", "16", "24"]
     assert slider.active == 1
     data, layout, traces = slider.steps[3].args
-    expected = frame[
-        (frame["layer"] == 24) & (frame["task_a"] == "science") & (frame["task_b"] == "present-past")
-    ]
+    expected = frame[(frame["layer"] == 24) & (frame["task_a"] == "science") & (frame["task_b"] == "present-past")]
     assert data["z"][0][2][4] == pytest.approx(expected["cosine"].item(), abs=5e-4)  # rounded to 3 digits
     assert (layout, list(traces)) == ({}, [0])
 

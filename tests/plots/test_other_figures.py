@@ -99,9 +99,9 @@ def test_selection_numbers_the_chosen_in_order() -> None:
 
 
 def test_token_effects_show_what_moves_most() -> None:
-    frame = pd.DataFrame(
-        {"token": [" a", "\n", "b", "<c>", "d"], "delta": [0.3, -0.2, 0.01, -0.05, 0.0]}
-    ).assign(before=0.1, after=0.4)
+    frame = pd.DataFrame({"token": [" a", "\n", "b", "<c>", "d"], "delta": [0.3, -0.2, 0.01, -0.05, 0.0]}).assign(
+        before=0.1, after=0.4
+    )
     gains, losses = plot_token_effects(frame, top=1).data
     assert list(gains.y) == ["␣a"]
     assert list(gains.x) == [30]
@@ -126,15 +126,11 @@ def test_token_effects_show_what_placebos_do_to_the_same_tokens() -> None:
 
 @pytest.mark.parametrize("split", [True, False])
 def test_loss_has_a_line_a_split_and_marks_the_kept_step(split: bool) -> None:
-    frame = pd.DataFrame(
-        {"step": [2, 1, 1, 2], "loss": [1.0, 2.0, 2.5, 1.5], "best": [False, False, False, True]}
-    )
+    frame = pd.DataFrame({"step": [2, 1, 1, 2], "loss": [1.0, 2.0, 2.5, 1.5], "best": [False, False, False, True]})
     if split:
         frame["split"] = ["train", "train", "validation", "validation"]
     figure = plot_loss(frame)
-    assert [trace.name for trace in figure.data] == (["train", "validation"] if split else ["train"]) + [
-        "kept"
-    ]
+    assert [trace.name for trace in figure.data] == (["train", "validation"] if split else ["train"]) + ["kept"]
     assert list(figure.data[-1].x) == [2]
     if split:
         assert list(figure.data[0].y) == [2.0, 1.0]

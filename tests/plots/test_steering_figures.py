@@ -21,9 +21,7 @@ def test_sweep_lays_layers_on_x_and_marks_the_chosen_cell() -> None:
     vector, placebo = heat(figure)
     assert list(vector.x) == list(synthetic.LAYERS)
     assert list(vector.y) == ["0.5", "1", "2", "4"]
-    cell = frame[(frame["source"] == "science") & (frame["kind"] == "vector")].set_index(
-        ["strength", "layer"]
-    )
+    cell = frame[(frame["source"] == "science") & (frame["kind"] == "vector")].set_index(["strength", "layer"])
     assert vector.z[2][9] == pytest.approx(cell.loc[(2.0, 18), "first_match"], abs=5e-5)  # 4 digits
     ring, none = figure.data[2:]
     assert (set(ring.x), set(ring.y)) == ({18}, {"2"})
@@ -65,9 +63,8 @@ def test_sweep_hover_tells_n_interval_unsteered_and_changes() -> None:
     )
     vector = heat(plot_sweep(frame))[0]
     assert "n = %{customdata[0]}" in vector.hovertemplate
-    assert (
-        "first token right %{customdata[1]:.0%} [%{customdata[2]:.0%}, %{customdata[3]:.0%}], unsteered 20 %"
-        in (vector.hovertemplate)
+    assert "first token right %{customdata[1]:.0%} [%{customdata[2]:.0%}, %{customdata[3]:.0%}], unsteered 20 %" in (
+        vector.hovertemplate
     )
     low, value, high = vector.customdata[2][9][2], vector.customdata[2][9][1], vector.customdata[2][9][3]
     assert low < value <= high

@@ -245,9 +245,7 @@ def test_write_figures_writes_each_with_its_numbers(tmp_path: Path) -> None:
         "plotly.min.js",
     } <= names
     assert len(names) == 2 * 12 + 1
-    pd.testing.assert_frame_equal(
-        pd.read_csv(run / "figures" / "transfer_cohesion.csv"), synthetic.cohesion()
-    )
+    pd.testing.assert_frame_equal(pd.read_csv(run / "figures" / "transfer_cohesion.csv"), synthetic.cohesion())
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,7 @@ async def visit(page: Page, report: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     await page.screen(1280, 900)
     await page.go(report)
-    found["undrawn"] = await page.value(
-        "[...document.querySelectorAll('[data-figure]')].filter(b => !b.data).length"
-    )
+    found["undrawn"] = await page.value("[...document.querySelectorAll('[data-figure]')].filter(b => !b.data).length")
     found["drawn"] = await page.value(DRAWN)
     found["overflow at 1280"] = await page.value(WIDE)
     found["light"] = [await page.value(GROUND), await page.value(PAPER)]
@@ -56,15 +54,11 @@ async def slide(page: Page, found: dict[str, Any]) -> None:
     found["cosine before"] = await page.value(shown)
     await page.value(f"{SLIDERS}[0].focus()")
     for kind in ("keyDown", "keyUp"):
-        await page.command(
-            "Input.dispatchKeyEvent", type=kind, key="Home", code="Home", windowsVirtualKeyCode=36
-        )
+        await page.command("Input.dispatchKeyEvent", type=kind, key="Home", code="Home", windowsVirtualKeyCode=36)
     await page.wait(f"{SLIDERS}[0].value === '0'")
     found["sliders after"] = await page.value(f"{SLIDERS}.map(s => s.getAttribute('aria-valuetext'))")
     found["cosine after"] = await page.value(shown)
-    found["mark"] = await page.value(
-        "document.querySelector('[data-figure=transfer_parallelism]').layout.shapes[0].x0"
-    )
+    found["mark"] = await page.value("document.querySelector('[data-figure=transfer_parallelism]').layout.shapes[0].x0")
     arrow = "document.querySelector('[data-figure=transfer_projection_pca]').data[0].x[0]"
     before = await page.value(arrow)
     await page.value(f"{SLIDERS}[2].value = 2; {SLIDERS}[2].dispatchEvent(new Event('input'))")
@@ -81,9 +75,7 @@ async def hover(page: Page, found: dict[str, Any]) -> None:
     """Point at the middle of the first sweep cell."""
     box = "document.querySelector('[data-figure^=transfer_sweep] .draglayer .nsewdrag')"
     await page.value(f"{box}.scrollIntoView({{block: 'center'}})")
-    x, y = await page.value(
-        f"(r => [r.left + r.width / 2, r.top + r.height / 2])({box}.getBoundingClientRect())"
-    )
+    x, y = await page.value(f"(r => [r.left + r.width / 2, r.top + r.height / 2])({box}.getBoundingClientRect())")
     for step in (3.0, 0.0):
         await page.command("Input.dispatchMouseEvent", type="mouseMoved", x=x + step, y=y + step)
     await page.wait("document.querySelector('.hoverlayer .hovertext')")

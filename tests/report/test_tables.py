@@ -16,9 +16,7 @@ def cells(**row: object) -> dict[str, str]:
 
 
 def test_the_interval_of_a_comparison_is_that_of_the_difference() -> None:
-    found = cells(
-        metric="exact_match", value=0.188, against_value=0.19, difference=-0.002, low=-0.01, high=0.007
-    )
+    found = cells(metric="exact_match", value=0.188, against_value=0.19, difference=-0.002, low=-0.01, high=0.007)
     assert found == {
         "metric": "exact_match",
         "value, %": "18.8",
@@ -40,9 +38,7 @@ def test_ends_that_carry_a_name_go_to_that_name() -> None:
 def test_ends_of_a_beginning_go_to_the_one_column_with_it() -> None:
     found = cells(halves_gain=0.25, halves_low=0.125, halves_high=0.5, random_cosine=0.9)
     assert found == {"halves gain, %": "+25.0 [+12.5, +50.0]", "random cosine": "0.9"}
-    assert cells(random_cosine=0.98, random_low=0.97, random_high=0.99) == {
-        "random cosine": "0.98 [0.97, 0.99]"
-    }
+    assert cells(random_cosine=0.98, random_low=0.97, random_high=0.99) == {"random cosine": "0.98 [0.97, 0.99]"}
 
 
 @pytest.mark.parametrize(

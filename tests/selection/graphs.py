@@ -9,9 +9,7 @@ import numpy as np
 from cast_lens.selection import SimilarityGraph
 
 
-def drawn(
-    targets: Sequence[Sequence[int]], cosines: Sequence[Sequence[float]] | None = None
-) -> SimilarityGraph:
+def drawn(targets: Sequence[Sequence[int]], cosines: Sequence[Sequence[float]] | None = None) -> SimilarityGraph:
     """A graph with the given out-edges, of cosine 1 unless said otherwise."""
     cosine = [[1.0] * len(row) for row in targets] if cosines is None else cosines
     return SimilarityGraph(

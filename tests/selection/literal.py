@@ -158,9 +158,7 @@ def live_edges(probability: np.ndarray, edges: Edges, cascades: int, seed: int) 
     drawn = []
     for _ in range(cascades):
         draws = iter(generator.random(sum(len(targets) for targets in edges)))
-        drawn.append(
-            [[j for j in targets if next(draws) < probability[i, j]] for i, targets in enumerate(edges)]
-        )
+        drawn.append([[j for j in targets if next(draws) < probability[i, j]] for i, targets in enumerate(edges)])
     return drawn
 
 

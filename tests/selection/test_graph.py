@@ -73,9 +73,7 @@ class FakeDescent:
     spoilt = 0.0
     threads: int | None = None
 
-    def __init__(
-        self, data: np.ndarray, *, metric: str, n_neighbors: int, random_state: int, n_jobs: int
-    ) -> None:
+    def __init__(self, data: np.ndarray, *, metric: str, n_neighbors: int, random_state: int, n_jobs: int) -> None:
         assert metric == "cosine"
         FakeDescent.threads = n_jobs
         found = np.argsort(-(data @ data.T), axis=1)[:, :n_neighbors]
@@ -99,9 +97,7 @@ def test_pynndescent_runs_on_one_thread_and_drops_the_row_itself(fake_descent: t
     assert (graph.search, graph.recall) == ("pynndescent", 1.0)
 
 
-def test_a_poor_approximate_graph_says_so(
-    fake_descent: type[FakeDescent], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poor_approximate_graph_says_so(fake_descent: type[FakeDescent], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_descent, "spoilt", 0.4)
     with pytest.warns(UserWarning, match="of the true neighbours, not 95%; search='exact'"):
         graph = similarity_graph(clustered(300), k=5, search="pynndescent")

@@ -43,9 +43,7 @@ def test_a_dense_cluster_has_more_influence_than_a_sparse_one() -> None:
 
 
 def test_a_certain_cascade_runs_down_the_chain() -> None:
-    np.testing.assert_allclose(
-        cascade_influence(drawn([[1], [2], [3], []]), cascades=3, seed=0), [4, 3, 2, 1]
-    )
+    np.testing.assert_allclose(cascade_influence(drawn([[1], [2], [3], []]), cascades=3, seed=0), [4, 3, 2, 1])
 
 
 def test_a_certain_cascade_runs_round_a_cycle_once() -> None:
@@ -79,9 +77,7 @@ def test_live_edges_spread_like_a_plain_simulation(seed: int) -> None:
     plain = [literal.simulated_cascade(probability, chosen, generator) for _ in range(1500)]
     mean, error = expected_spread(graph, chosen, cascades=1500, seed=seed)
     assert error == pytest.approx(np.std(plain) / 1500**0.5, rel=0.15)
-    assert mean == pytest.approx(
-        np.mean(plain), abs=4 * 2**0.5 * error
-    )  # 4 standard errors of the difference
+    assert mean == pytest.approx(np.mean(plain), abs=4 * 2**0.5 * error)  # 4 standard errors of the difference
 
 
 @pytest.mark.parametrize("seed", range(3))

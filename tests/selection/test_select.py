@@ -36,8 +36,7 @@ def test_the_number_of_threads_does_not_matter(method: str) -> None:
     rows = np.random.default_rng(1).normal(size=(500, 48)).astype(np.float32)
     inputs: dict[str, Any] = {"differences": rows, "confidence": rows[:, 0]}
     one, three = (
-        select(rows, 20, method=method, parameters=SelectionParameters(threads=threads), **inputs)
-        for threads in (1, 3)
+        select(rows, 20, method=method, parameters=SelectionParameters(threads=threads), **inputs) for threads in (1, 3)
     )
     np.testing.assert_array_equal(one.indices, three.indices)
     np.testing.assert_array_equal(one.scores, three.scores)
@@ -219,9 +218,7 @@ def test_missing_or_unfitting_differences() -> None:
 def test_missing_or_unfitting_confidence(method: str) -> None:
     with pytest.raises(ValueError, match="confidence is needed by this method: give one number per sample"):
         select(ROWS, 3, method=method)
-    with pytest.raises(
-        ValueError, match=r"confidence must be 60 finite numbers, one per sample, got shape \(59,\)"
-    ):
+    with pytest.raises(ValueError, match=r"confidence must be 60 finite numbers, one per sample, got shape \(59,\)"):
         select(ROWS, 3, method=method, confidence=np.ones(59))
     with pytest.raises(ValueError, match=r"with NaN or infinity at \[5\]"):
         select(ROWS, 3, method=method, confidence=np.where(np.arange(60) == 5, np.nan, 1.0))

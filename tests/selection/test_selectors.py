@@ -35,9 +35,7 @@ def test_cast(seed: int, weights: str, alpha: float) -> None:
     cos = literal.cosines(points(seed))
     edges = literal.nearest(cos, 4)
     influence = literal.diffusion(literal.weights(cos, edges, weights), steps=2, decay=0.7)
-    expected = literal.cast(
-        influence, literal.discount(edges, 0.2), BUDGET, alpha=alpha, scaling="max", rescale="step"
-    )
+    expected = literal.cast(influence, literal.discount(edges, 0.2), BUDGET, alpha=alpha, scaling="max", rescale="step")
     got = select(points(seed), BUDGET, parameters=settings)
     assert got.indices.tolist() == expected
     assert got.influence is not None
@@ -49,9 +47,7 @@ def test_cast(seed: int, weights: str, alpha: float) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("diversity", "scaling", "rescale"),
-    list(
-        itertools.product(["discount", "facility", "farthest"], ["max", "minmax", "none"], ["step", "start"])
-    ),
+    list(itertools.product(["discount", "facility", "farthest"], ["max", "minmax", "none"], ["step", "start"])),
 )
 def test_cast_with_other_parts(seed: int, diversity: str, scaling: str, rescale: str) -> None:
     cos = literal.cosines(points(seed))
@@ -73,9 +69,7 @@ def test_cast_with_cascade_influence(seed: int) -> None:
     edges = literal.nearest(cos, 4)
     drawn = literal.live_edges(literal.weights(cos, edges, "row"), edges, 6, seed)
     influence = {v: literal.spread(drawn, [v]) for v in range(SAMPLES)}
-    expected = literal.cast(
-        influence, literal.discount(edges, 0.1), BUDGET, alpha=0.5, scaling="max", rescale="step"
-    )
+    expected = literal.cast(influence, literal.discount(edges, 0.1), BUDGET, alpha=0.5, scaling="max", rescale="step")
     settings = SelectionParameters(k=4, influence="cascade", cascades=6)
     assert select(points(seed), BUDGET, seed=seed, parameters=settings).indices.tolist() == expected
 
@@ -130,9 +124,7 @@ def test_two_phase_vote_k(seed: int, budget: int, share: float) -> None:
     assert asked == ([] if budget == 1 else [expected[:first]])
     assert np.isnan(got.scores).any() == (share > 0.1)  # empty buckets are filled at random, without a score
     fixed = select(rows, budget, method=method, seed=seed, parameters=settings, confidence=confidence)
-    always = literal.vote_k_two_phase(
-        edges, budget, 10.0, lambda _: confidence.tolist(), first_phase=first, seed=seed
-    )
+    always = literal.vote_k_two_phase(edges, budget, 10.0, lambda _: confidence.tolist(), first_phase=first, seed=seed)
     assert fixed.indices.tolist() == always
 
 

@@ -35,9 +35,7 @@ def test_residuals_at_a_layer() -> None:
 def test_residuals_at_a_layer_that_is_not_held_or_of_an_unknown_side() -> None:
     with pytest.raises(ValueError, match="layer=3 is not in this difference vectors"):
         space_from_residuals(captured(), 3)
-    with pytest.raises(
-        ValueError, match="of='zero' is unknown; choose one of zero_shot, difference, few_shot"
-    ):
+    with pytest.raises(ValueError, match="of='zero' is unknown; choose one of zero_shot, difference, few_shot"):
         space_from_residuals(captured(), 5, of="zero")  # type: ignore[arg-type]
 
 
@@ -57,9 +55,7 @@ def test_texts_through_an_encoder() -> None:
 
 def test_texts_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(
-        ValueError, match=r"needs the package sentence-transformers: pip install 'cast-lens\[embed\]'"
-    ):
+    with pytest.raises(ValueError, match=r"needs the package sentence-transformers: pip install 'cast-lens\[embed\]'"):
         space_from_texts(["a text"])
 
 

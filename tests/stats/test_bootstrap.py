@@ -146,9 +146,7 @@ def test_wilson_by_hand() -> None:
     centre = (0.8 + z**2 / 20) / (1 + z**2 / 10)
     half = z / (1 + z**2 / 10) * np.sqrt(0.8 * 0.2 / 10 + z**2 / 400)
     found = proportion_interval(8, 10)
-    assert (found.value, found.low, found.high) == pytest.approx(
-        (0.8, centre - half, centre + half), abs=1e-9
-    )
+    assert (found.value, found.low, found.high) == pytest.approx((0.8, centre - half, centre + half), abs=1e-9)
     none = proportion_interval(0, 20)
     assert none.low == pytest.approx(0, abs=1e-12)
     assert none.high == pytest.approx(z**2 / (20 + z**2), abs=1e-9)

@@ -29,9 +29,7 @@ def pairs(gained: int, lost: int, n: int) -> tuple[list[int], list[int]]:
         (28, 25, 618, 0.90, -0.0148, 0.0247),
     ],
 )
-def test_published_examples(
-    gained: int, lost: int, n: int, confidence: float, low: float, high: float
-) -> None:
+def test_published_examples(gained: int, lost: int, n: int, confidence: float, low: float, high: float) -> None:
     digits = 5e-4 if n == 21 else 5e-5
     assert tango_interval(gained, lost, n, confidence=confidence) == pytest.approx((low, high), abs=digits)
     mirrored = tango_interval(lost, gained, n, confidence=confidence)

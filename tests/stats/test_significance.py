@@ -114,9 +114,7 @@ def test_paired_permutation_holds_its_level_and_finds_effects() -> None:
     rng = np.random.default_rng(0)
     trials = 300
     p = [
-        paired_permutation_test(
-            rng.normal(size=30), rng.standard_t(3, size=30), n_permutations=199, seed=trial
-        ).p
+        paired_permutation_test(rng.normal(size=30), rng.standard_t(3, size=30), n_permutations=199, seed=trial).p
         for trial in range(trials)
     ]
     assert plausible(sum(value <= 0.05 for value in p), trials)
@@ -130,9 +128,7 @@ def test_clusters_are_exchanged_together() -> None:
     for trial in range(trials):
         treated = rng.normal(size=12)[labels] + 0.1 * rng.normal(size=72)
         for name, clusters in (("clustered", labels), ("naive", None)):
-            found = paired_permutation_test(
-                np.zeros(72), treated, clusters=clusters, n_permutations=199, seed=trial
-            )
+            found = paired_permutation_test(np.zeros(72), treated, clusters=clusters, n_permutations=199, seed=trial)
             hits[name] += found.p <= 0.05
     assert plausible(hits["clustered"], trials)
     assert hits["naive"] > 0.3 * trials
@@ -146,18 +142,13 @@ def test_cosine_test_holds_its_level_and_finds_a_planted_direction() -> None:
     rng = np.random.default_rng(0)
     direction = rng.normal(size=20)
     trials = 300
-    p = [
-        cosine_test(direction, rng.normal(size=(25, 20)), n_permutations=199, seed=trial).p
-        for trial in range(trials)
-    ]
+    p = [cosine_test(direction, rng.normal(size=(25, 20)), n_permutations=199, seed=trial).p for trial in range(trials)]
     assert plausible(sum(value <= 0.05 for value in p), trials)
     rows = rng.normal(size=(25, 20)) + 0.3 * direction
     found = cosine_test(direction, rows)
     assert found.p < 0.001
     mean = rows.mean(0)
-    assert found.statistic == pytest.approx(
-        mean @ direction / np.linalg.norm(mean) / np.linalg.norm(direction)
-    )
+    assert found.statistic == pytest.approx(mean @ direction / np.linalg.norm(mean) / np.linalg.norm(direction))
     assert cosine_test(-direction, rows).statistic == pytest.approx(-found.statistic)
     assert cosine_test(-direction, rows).p == pytest.approx(found.p)
 
@@ -219,9 +210,7 @@ def test_permutation_errors() -> None:
     with pytest.raises(ValueError, match="3 rows or more and vary"):
         correlation_test([1, 1, 1], [1, 2, 3])
     # TypeError where types are checked at run time, which is before ours.
-    with pytest.raises(
-        (ValueError, TypeError), match=r"direction \(3,\) and differences \(4, 2\)|sample d_model"
-    ):
+    with pytest.raises((ValueError, TypeError), match=r"direction \(3,\) and differences \(4, 2\)|sample d_model"):
         cosine_test(np.ones(3), np.ones((4, 2)))
     with pytest.raises(ValueError, match="is zero, so the cosine is undefined"):
         cosine_test(np.zeros(2), np.ones((4, 2)))
@@ -260,8 +249,7 @@ def test_corrections_hold_under_the_null(monkeypatch: pytest.MonkeyPatch) -> Non
     trials = 400
     any_hit = {
         method: sum(
-            adjust_p_values(pd.DataFrame({"p": rng.random(20)}), method=method)["rejected"].any()
-            for _ in range(trials)
+            adjust_p_values(pd.DataFrame({"p": rng.random(20)}), method=method)["rejected"].any() for _ in range(trials)
         )
         for method in ("holm", "benjamini-hochberg")
     }
@@ -294,9 +282,7 @@ def naive_power(n: int, discordance: float, effect: float, alpha: float, mid_p: 
 
 
 @pytest.mark.parametrize("mid_p", [False, True])
-@pytest.mark.parametrize(
-    ("n", "discordance", "effect", "alpha"), [(20, 0.6, 0.4, 0.05), (12, 0.9, 0.0, 0.125)]
-)
+@pytest.mark.parametrize(("n", "discordance", "effect", "alpha"), [(20, 0.6, 0.4, 0.05), (12, 0.9, 0.0, 0.125)])
 def test_power_matches_a_sum_over_all_outcomes(
     n: int, discordance: float, effect: float, alpha: float, mid_p: bool
 ) -> None:

@@ -34,9 +34,7 @@ def test_planted_slopes_come_out() -> None:
 def test_order_of_strengths_does_not_matter() -> None:
     scores = np.random.default_rng(0).normal(size=(4, 7))
     order = np.random.default_rng(1).permutation(7)
-    pd.testing.assert_frame_equal(
-        steerability(scores[:, order], STRENGTHS[order]), steerability(scores, STRENGTHS)
-    )
+    pd.testing.assert_frame_equal(steerability(scores[:, order], STRENGTHS[order]), steerability(scores, STRENGTHS))
 
 
 def test_summary_counts_and_averages() -> None:
@@ -54,9 +52,7 @@ def test_summary_counts_and_averages() -> None:
 
 
 def test_summary_leaves_out_ranks_that_do_not_exist() -> None:
-    summary = steerability_summary(steerability(np.array([STRENGTHS, 0 * STRENGTHS]), STRENGTHS)).set_index(
-        "measure"
-    )
+    summary = steerability_summary(steerability(np.array([STRENGTHS, 0 * STRENGTHS]), STRENGTHS)).set_index("measure")
     assert summary.loc["spearman", "n"] == 1
     flat = steerability_summary(steerability(np.zeros((3, 7)), STRENGTHS))
     assert "spearman" not in set(flat["measure"])

@@ -24,8 +24,7 @@ def labels_task(*labels: str) -> Task:
 def words_task(pairs: dict[str, str]) -> Task:
     """A free task of these inputs and answers."""
     test = tuple(
-        replace(example(i, answer, prefix="test"), input=text)
-        for i, (text, answer) in enumerate(pairs.items())
+        replace(example(i, answer, prefix="test"), input=text) for i, (text, answer) in enumerate(pairs.items())
     )
     return replace(free_task(), test=test, train=test, validation=test)
 
@@ -62,9 +61,7 @@ def test_normalised(text: str, answer: str) -> None:
     assert normalise_answer(text) == answer
 
 
-@pytest.mark.parametrize(
-    "text", [" B", "B.", "(B)", "B) word", "B: word", "b", "Answer: B", "B, surely", "**B**"]
-)
+@pytest.mark.parametrize("text", [" B", "B.", "(B)", "B) word", "B: word", "b", "Answer: B", "B, surely", "**B**"])
 def test_a_letter_is_recognised_in_its_usual_dress(text: str) -> None:
     assert is_match(text, prompt("B", LETTERS))
     assert is_valid(text, prompt("C", LETTERS))
@@ -88,9 +85,7 @@ def test_a_bracket_closes_letters_only() -> None:
     assert not is_match("positive) or so", prompt("positive", ("positive", "negative")))
 
 
-@pytest.mark.parametrize(
-    "gold", ["Port-au-Prince", "Washington, D.C.", "N'Djamena", "St. John's", "US Dollar (USD)"]
-)
+@pytest.mark.parametrize("gold", ["Port-au-Prince", "Washington, D.C.", "N'Djamena", "St. John's", "US Dollar (USD)"])
 def test_a_gold_answer_with_marks_has_to_be_given_in_full(gold: str) -> None:
     assert is_match(f" {gold}\nQ: next", prompt(gold))
     assert is_match(f"{gold.lower()}.", prompt(gold))
@@ -253,9 +248,7 @@ def test_copying_the_input_does_not_match_where_the_task_is_about_the_difference
         for copied, answer in pairs.items():
             assert matches(task, copied) == []
             assert matches(task, answer) == [answer]
-    german = words_task(
-        {"hand": "Hand", "dog": "Hund", "cat": "Katze", "sun": "Sonne", "moon": "Mond", "sea": "Meer"}
-    )
+    german = words_task({"hand": "Hand", "dog": "Hund", "cat": "Katze", "sun": "Sonne", "moon": "Mond", "sea": "Meer"})
     assert matches(german, "hund") == ["Hund"]
 
 

@@ -68,9 +68,7 @@ def test_two_options_that_read_the_same_are_told_apart_by_their_letter(tmp_path:
     rows = lettered(6, "train")
     rows[0].update(choices=["same", "same", "other"], answer="same", fields={"label": "B"})
     write_jsonl(tmp_path / "quiz" / "train.jsonl", rows)
-    write_jsonl(
-        tmp_path / "quiz" / "test.jsonl", [{**rows[0], "id": "x", "input": "x"}, *lettered(2, "test")]
-    )
+    write_jsonl(tmp_path / "quiz" / "test.jsonl", [{**rows[0], "id": "x", "input": "x"}, *lettered(2, "test")])
     task = load_task("quiz", tasks=tmp_path)
     assert zero_shot(task, task.test[0]).gold == "B"
 
@@ -99,27 +97,17 @@ def test_a_single_file_names_its_splits_itself(tmp_path: Path) -> None:
     assert load_task("mood", tasks=path).family == "yes-no"
 
     write_jsonl(path, [*rows, {**rows[0], "id": "new", "split": "held out"}])
-    with pytest.raises(
-        ValueError, match=re.escape(f'{path}:18: field "split": expected one of train, validation')
-    ):
+    with pytest.raises(ValueError, match=re.escape(f'{path}:18: field "split": expected one of train, validation')):
         load_task("mood", tasks=tmp_path)
-    write_jsonl(
-        path, [*rows, {key: value for key, value in rows[0].items() if key != "split"} | {"id": "new"}]
-    )
-    with pytest.raises(
-        ValueError, match=r":18: field \"split\": .* got None; give every record a split, or none"
-    ):
+    write_jsonl(path, [*rows, {key: value for key, value in rows[0].items() if key != "split"} | {"id": "new"}])
+    with pytest.raises(ValueError, match=r":18: field \"split\": .* got None; give every record a split, or none"):
         load_task("mood", tasks=tmp_path)
-    write_jsonl(
-        path, [{**row, "split": {"validation": "dev"}.get(row["split"], row["split"])} for row in rows]
-    )
+    write_jsonl(path, [{**row, "split": {"validation": "dev"}.get(row["split"], row["split"])} for row in rows])
     assert load_task("mood", tasks=tmp_path).validation == task.validation
 
 
 def test_a_single_file_without_splits_is_split_by_seed(tmp_path: Path) -> None:
-    path = write_jsonl(
-        tmp_path / "mood.jsonl", sorted(records(40, prefix="a", **YES_NO), key=lambda r: r["answer"])
-    )
+    path = write_jsonl(tmp_path / "mood.jsonl", sorted(records(40, prefix="a", **YES_NO), key=lambda r: r["answer"]))
     task, other = load_task("mood", tasks=path), load_task("mood", tasks=path, seed=1)
     assert (len(task.train), len(task.validation), len(task.test)) == (20, 8, 12)
     for part in (task.train, task.validation, task.test):
@@ -133,9 +121,7 @@ def test_a_folder_of_json_files_is_a_folder_of_tasks(tmp_path: Path) -> None:
     (tmp_path / "abstractive").mkdir()
     for name in ("reverse.json", "abstractive/antonym.json"):
         (tmp_path / name).write_text(json.dumps(words))
-    (tmp_path / "sheet.csv").write_text(
-        "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(12))
-    )
+    (tmp_path / "sheet.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(12)))
     (tmp_path / "config.json").write_text('{"model": "x", "layers": [1, 2]}')
     assert [(info.name, info.kind) for info in list_tasks(tmp_path)] == [
         ("antonym", "free"),
@@ -302,9 +288,7 @@ def test_task_json_that_is_no_json_is_named(tmp_path: Path) -> None:
 def test_choices_on_some_records_only_are_an_error(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "mood", **YES_NO)
     write_jsonl(folder / "test.jsonl", records(2, prefix="test", answers=("yes", "no")))
-    with pytest.raises(
-        ValueError, match=r"test\.jsonl:1: field \"choices\" is missing or null, but other records"
-    ):
+    with pytest.raises(ValueError, match=r"test\.jsonl:1: field \"choices\" is missing or null, but other records"):
         load_task("mood", tasks=tmp_path)
 
 
@@ -321,9 +305,7 @@ def test_a_known_data_set_is_worded_as_the_paper_words_it(tmp_path: Path) -> Non
     assert all(label in own.instruction for label in own.labels)
 
     (tmp_path / "cross_task_icl").mkdir()
-    (tmp_path / "cross_task_icl" / "instructions.json").write_text(
-        '{"sst2": {"instruction": "As published."}}'
-    )
+    (tmp_path / "cross_task_icl" / "instructions.json").write_text('{"sst2": {"instruction": "As published."}}')
     paper = load_task("sst2", tasks=tmp_path)
     assert zero_shot(paper, paper.test[0]).text == "Definition: As published.\nSentence: test text 0 \nLabel:"
     assert paper.template.name == "2405.10548/004, paper's instruction"
@@ -499,9 +481,7 @@ def test_two_tasks_of_one_name_are_an_error(tmp_path: Path) -> None:
 def test_folders_without_tasks_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tasks='.*nowhere': there is no such folder or file"):
         load_task("mood", tasks=tmp_path / "nowhere")
-    with pytest.raises(
-        ValueError, match=r"holds no task; expected <task>/train\.jsonl and <task>/test\.jsonl"
-    ):
+    with pytest.raises(ValueError, match=r"holds no task; expected <task>/train\.jsonl and <task>/test\.jsonl"):
         list_tasks(tmp_path)
 
 
@@ -513,9 +493,7 @@ def test_unknown_names_are_answered_with_the_nearest_ones(tmp_path: Path) -> Non
         load_task("sience", tasks=tmp_path)
     with pytest.raises(ValueError, match="task 'zzz' is unknown; known are review-sentiment, "):
         load_task("zzz")
-    with pytest.raises(
-        ValueError, match=r"'sst2' is a public data set that does not ship; give a folder .* hub=True"
-    ):
+    with pytest.raises(ValueError, match=r"'sst2' is a public data set that does not ship; give a folder .* hub=True"):
         load_task("sst2")
     with pytest.raises(ValueError, match=r"hub=True and tasks=\.\.\. exclude each other"):
         load_task("sst2", tasks=tmp_path, hub=True)

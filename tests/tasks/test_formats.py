@@ -205,14 +205,10 @@ def test_contrasting_texts_are_two_classes_or_two_options(tmp_path: Path) -> Non
 def test_tables_say_what_is_wrong_and_where(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('text,label\n"a\nb",x\nc,y,z\n')
-    with pytest.raises(
-        ValueError, match=r"t\.csv:4: expected 2 cells, as the header has \(text, label\), got 3"
-    ):
+    with pytest.raises(ValueError, match=r"t\.csv:4: expected 2 cells, as the header has \(text, label\), got 3"):
         read_lines(path)
     path.write_bytes("text,label\nGröße,x\n".encode("latin-1"))
-    with pytest.raises(
-        ValueError, match=r"t\.csv:2: not UTF-8 \(byte 3 of the line\); save the file as UTF-8"
-    ):
+    with pytest.raises(ValueError, match=r"t\.csv:2: not UTF-8 \(byte 3 of the line\); save the file as UTF-8"):
         read_lines(path)
     path.write_text("text,label,text\na,b,c\n")
     with pytest.raises(ValueError, match=r"t\.csv:1: the header names a column twice"):

@@ -52,8 +52,7 @@ ROWS: Mapping[str, Any] = {
         **{f"distractor{i}": f"wrong {n} {i}" for i in (1, 2, 3)},
     },
     "medmcqa": lambda n: (
-        {"id": f"id-{n}", "question": f"question {n}", "cop": n % 4}
-        | {f"op{mark}": f"{n} {mark}" for mark in "abcd"}
+        {"id": f"id-{n}", "question": f"question {n}", "cop": n % 4} | {f"op{mark}": f"{n} {mark}" for mark in "abcd"}
     ),
     "social_i_qa": lambda n: (
         {"context": f"context {n}", "question": "why?", "label": str(n % 3 + 1)}
@@ -157,9 +156,7 @@ def test_languages_of_xnli_are_parallel() -> None:
 
 def test_unlabelled_rows_are_left_out() -> None:
     parts = tables("sst2")
-    parts["validation"] = parts["validation"].map(
-        lambda row: {"label": -1 if row["idx"] % 3 == 0 else row["label"]}
-    )
+    parts["validation"] = parts["validation"].map(lambda row: {"label": -1 if row["idx"] % 3 == 0 else row["label"]})
     task = task_from_tables("sst2", HUB["sst2"], parts, seed=0, revision="main")
     assert len(task.test) == 40
 
@@ -195,9 +192,7 @@ def test_a_local_copy_loads_through_the_same_code(own_cache: Path, monkeypatch: 
 
 
 def test_without_a_network_the_error_says_what_to_do(own_cache: Path) -> None:
-    with pytest.raises(
-        ConnectionError, match=r"'nyu-mll/glue' cannot be fetched .* or use a task that ships"
-    ):
+    with pytest.raises(ConnectionError, match=r"'nyu-mll/glue' cannot be fetched .* or use a task that ships"):
         load_task("sst2", hub=True)
     with pytest.raises(ConnectionError, match="connect to a network"):
         fetch(HUB["ag_news"], "train", revision="main")

@@ -46,9 +46,7 @@ def test_the_text_of_a_labelled_prompt() -> None:
 def test_the_text_of_a_lettered_prompt() -> None:
     task = lettered_task()
     prompt = zero_shot(task, task.test[1])
-    assert prompt.text == (
-        "Definition: Choose.\nQuestion: test text 1\nA. option 0\nB. option 1\nC. option 2\nAnswer:"
-    )
+    assert prompt.text == ("Definition: Choose.\nQuestion: test text 1\nA. option 0\nB. option 1\nC. option 2\nAnswer:")
     assert (prompt.gold, prompt.choices) == ("B", ("A", "B", "C"))
 
 
@@ -283,14 +281,10 @@ def test_shuffled_free_answers_are_all_wrong() -> None:
 
 def test_shuffled_letters_stay_admissible() -> None:
     task = lettered_task(options=4)
-    short = tuple(
-        replace(e, choices=e.choices[:2]) for e in task.train if e.answer in ("option 0", "option 1")
-    )
+    short = tuple(replace(e, choices=e.choices[:2]) for e in task.train if e.answer in ("option 0", "option 1"))
     task = replace(task, train=(*short, *(e for e in task.train if e.answer in ("option 2", "option 3"))))
     for seed in range(10):
-        for text, answer in few_shot(
-            task, task.test[0], shots=8, seed=seed, shuffle_labels=True
-        ).demonstrations:
+        for text, answer in few_shot(task, task.test[0], shots=8, seed=seed, shuffle_labels=True).demonstrations:
             assert f"\n{answer}. option" in text
 
 
@@ -321,9 +315,7 @@ def test_fewer_than_one_shot_is_an_error(shots: int) -> None:
 def test_more_shots_than_examples_is_an_error() -> None:
     task = labelled_task(size=6)
     assert len(few_shot(task, task.test[0], shots=6, seed=0).demonstrations) == 6
-    with pytest.raises(
-        ValueError, match=r"shots=7 is more than the 6 distinct examples.*train split of 'labelled'"
-    ):
+    with pytest.raises(ValueError, match=r"shots=7 is more than the 6 distinct examples.*train split of 'labelled'"):
         few_shot(task, task.test[0], shots=7, seed=0)
     with pytest.raises(ValueError, match="shots=6 is more than the 5 distinct"):
         few_shot(task, task.train[0], shots=6, seed=0)
@@ -333,22 +325,16 @@ def test_an_unknown_split_or_way_is_an_error() -> None:
     task = labelled_task()
     # A run-time type checker, where one is switched on, refuses the literal before we do.
     refused = (ValueError, TypeError)
-    with pytest.raises(
-        refused, match=r"split='dev' is unknown; choose one of train, validation, test|Type-check"
-    ):
+    with pytest.raises(refused, match=r"split='dev' is unknown; choose one of train, validation, test|Type-check"):
         few_shot(task, task.test[0], shots=1, seed=0, pool="dev")  # type: ignore[arg-type]
-    with pytest.raises(
-        refused, match=r'demonstrations=.random. is unknown; choose "fixed" or "per-query"|Type-check'
-    ):
+    with pytest.raises(refused, match=r'demonstrations=.random. is unknown; choose "fixed" or "per-query"|Type-check'):
         few_shot(task, task.test[0], shots=1, seed=0, demonstrations="random")  # type: ignore[arg-type]
 
 
 def test_chosen_demonstrations_are_shown_as_drawn_ones_are() -> None:
     source, target = lettered_task(), labelled_task()
     own = demonstrations(target, shots=3, seed=4)
-    assert prompts_showing(target, target.test, [own] * 12) == few_shot_prompts(
-        target, target.test, shots=3, seed=4
-    )
+    assert prompts_showing(target, target.test, [own] * 12) == few_shot_prompts(target, target.test, shots=3, seed=4)
     others = demonstrations(source, shots=2, seed=4)
     for instruction in (True, False):
         assert prompts_showing(

@@ -21,13 +21,9 @@ def sorted_task(counts: dict[str, int]) -> Task:
     return replace(labelled_task(tuple(counts)), test=test)
 
 
-@pytest.mark.parametrize(
-    "counts", [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 3, "b": 1, "c": 50, "d": 9}]
-)
+@pytest.mark.parametrize("counts", [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 3, "b": 1, "c": 50, "d": 9}])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_prefix_of_a_sample_is_as_balanced_as_the_labels_allow(
-    counts: dict[str, int], seed: int
-) -> None:
+def test_every_prefix_of_a_sample_is_as_balanced_as_the_labels_allow(counts: dict[str, int], seed: int) -> None:
     task = sorted_task(counts)
     whole = sample_examples(task, seed=seed)
     assert sorted(e.id for e in whole) == sorted(e.id for e in task.test)
@@ -69,9 +65,7 @@ def test_excluded_examples_and_repeated_inputs_are_left_out() -> None:
     assert len(sample_examples(task, distinct=True)) == 12
     left = sample_examples(task, exclude=(twin, task.test[0]))
     assert {e.id for e in left} == {e.id for e in task.test} - {"twin", "test-003", "test-000"}
-    with pytest.raises(
-        ValueError, match=r"n=14 must be from 1 to 13, the examples that the test split of 'words'"
-    ):
+    with pytest.raises(ValueError, match=r"n=14 must be from 1 to 13, the examples that the test split of 'words'"):
         sample_examples(task, 14)
     with pytest.raises(ValueError, match="n=0 must be from 1 to 13"):
         sample_examples(task, 0)

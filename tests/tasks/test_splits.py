@@ -101,9 +101,7 @@ def test_missing_splits_are_errors() -> None:
     with pytest.raises(ValueError, match="task: the train split is empty"):
         make_splits({"train": many(1, "t"), "test": many(3, "x")}, seed=0, where="task")
     with pytest.raises(ValueError, match=r"the train split is empty \(3 examples dropped because another"):
-        make_splits(
-            {"train": many(3, "x"), "validation": many(2, "v"), "test": many(3, "x")}, seed=0, where="t"
-        )
+        make_splits({"train": many(3, "x"), "validation": many(2, "v"), "test": many(3, "x")}, seed=0, where="t")
 
 
 def test_stable_seeds_are_stable() -> None:
@@ -148,7 +146,5 @@ def test_a_single_file_without_splits_is_cut_with_every_label_in_every_split() -
     assert splits.dropped == 0
     for part in (splits.train, splits.validation, splits.test):
         assert {one.answer for one in part} == {"a", "b", "c"}
-    texts = [
-        {input_key(one.input) for one in part} for part in (splits.train, splits.validation, splits.test)
-    ]
+    texts = [{input_key(one.input) for one in part} for part in (splits.train, splits.validation, splits.test)]
     assert sum(map(len, texts)) == len(set.union(*texts))

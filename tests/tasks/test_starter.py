@@ -38,9 +38,9 @@ def test_the_suite_covers_what_it_promises() -> None:
         "yes-no-facts",
     } <= set(CLASSES)
     assert {"science", "geography", "everyday-sense"} == set(LETTERED)
-    assert {
-        f"{task}.{code}" for task in ("review-sentiment", "headline-topic") for code in ("de", "fr", "es")
-    } == set(TRANSLATED)
+    assert {f"{task}.{code}" for task in ("review-sentiment", "headline-topic") for code in ("de", "fr", "es")} == set(
+        TRANSLATED
+    )
     assert [len(STARTER[name].labels) for name in CLASSES[::4]] == [2, 4, 3]
 
 
@@ -101,15 +101,11 @@ def test_no_example_stands_twice(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_are_clean(name: str) -> None:
     task = load_task(name)
-    texts = [
-        text for example in everything(task) for text in (example.input, example.answer, *example.choices)
-    ]
+    texts = [text for example in everything(task) for text in (example.input, example.answer, *example.choices)]
     texts += [task.instruction, task.template.body, task.template.definition, *task.labels]
     for text in texts:
         assert unicodedata.normalize("NFC", text) == text
-        assert not any(
-            unicodedata.category(character) in ("Cc", "Cf", "Co") for character in text.replace("\n", "")
-        )
+        assert not any(unicodedata.category(character) in ("Cc", "Cf", "Co") for character in text.replace("\n", ""))
     for example in everything(task):
         # French sets a no-break space before some marks; any other space is a single blank.
         assert example.input == " ".join(filter(None, example.input.split(" ")))

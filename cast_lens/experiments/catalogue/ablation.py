@@ -143,9 +143,7 @@ class Ablation(Experiment):
                 noise = random_direction(variant.vector, seed=seed)
                 edit = steering(variant, noise, variant.strength or 0.0, len(base.prompts))
                 conditions.append(named(placebo_of(variant.name), intervention=edit, seed=number))
-        found = evaluate_conditions(
-            workspace.model, conditions, chat=config.chat, progress=workspace.progress
-        )
+        found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
         groups = {variant.name: variant.group for variant in variants}
         groups |= {placebo_of(name): group for name, group in groups.items()}
         return found.drop(columns=["text"]).assign(group=found["method"].map(groups).fillna(""))
@@ -172,8 +170,7 @@ class Ablation(Experiment):
             "versus": side_by_side(found, comparisons, **options),
         }
         return {
-            key: frame.assign(group=[groups.get(name, "") for name in frame["method"]])
-            for key, frame in tables.items()
+            key: frame.assign(group=[groups.get(name, "") for name in frame["method"]]) for key, frame in tables.items()
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
@@ -232,9 +229,7 @@ def steering(variant: Variant, vector: SteeringVector, strength: float, prompts:
     rows = [vector.layers.index(layer) for layer in window]
     stacked = vector.directions[rows][None].expand(prompts, -1, -1)
     about = vector.provenance
-    return PromptVectors(
-        stacked, window, strength / len(window), variant.position, about.task, about.fingerprint
-    )
+    return PromptVectors(stacked, window, strength / len(window), variant.position, about.task, about.fingerprint)
 
 
 def neighbours(layers: tuple[int, ...], middle: int, count: int) -> tuple[int, ...]:
@@ -261,9 +256,7 @@ def variants(workspace: Workspace, source: str, repeats: int) -> Iterator[Varian
             yield here(f"{count} layers", "layers", vector, layers=count)
     for position in POSITIONS:
         if position != setting.position:
-            yield Variant(
-                f"position {position}", "position", vector, setting.layer, setting.operator, position
-            )
+            yield Variant(f"position {position}", "position", vector, setting.layer, setting.operator, position)
     for operator in OPERATORS:
         if operator != setting.operator:
             yield Variant(operator, "operator", vector, setting.layer, operator, setting.position)

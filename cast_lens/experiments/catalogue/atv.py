@@ -134,13 +134,9 @@ class AdaptiveTaskVectors(Experiment):
             ValueError: with a chat template, which training does not know; see ``trained_methods`` and ``holdouts``.
         """
         if config.chat:
-            raise ValueError(
-                "chat=true: adaptive task vectors are trained without a chat template; leave it off"
-            )
+            raise ValueError("chat=true: adaptive task vectors are trained without a chat template; leave it off")
         if len(tasks) < 2:
-            raise ValueError(
-                "atv compares seen with unseen tasks and needs two tasks or more; add sources or targets"
-            )
+            raise ValueError("atv compares seen with unseen tasks and needs two tasks or more; add sources or targets")
         methods = trained_methods(self)
         cells = [Cell("setting", source=name, variant="cast", prepares=True) for name in tasks]
         cells += [Cell(kind, target) for target in config.targets for kind in ("prompted", "cast")]
@@ -159,9 +155,7 @@ class AdaptiveTaskVectors(Experiment):
         if cell.kind == "trained":
             return self.trained_rows(workspace, cell)
         conditions = (
-            prompted(workspace, cell.target)
-            if cell.kind == "prompted"
-            else steered_by_cast(workspace, cell.target)
+            prompted(workspace, cell.target) if cell.kind == "prompted" else steered_by_cast(workspace, cell.target)
         )
         found = evaluate_conditions(workspace.model, conditions, progress=workspace.progress)
         frame = found.drop(columns=["text"]).assign(part="outcome", examples=0, held_out="")
@@ -207,13 +201,9 @@ class AdaptiveTaskVectors(Experiment):
         main = {fold: part[~part["method"].map(is_variant).astype(bool)] for fold, part in folds.items()}
 
         def by_fold(table: Any, **more: Any) -> pd.DataFrame:
-            made = [
-                table(part, **more, **options).assign(fold=fold) for fold, part in main.items() if len(part)
-            ]
+            made = [table(part, **more, **options).assign(fold=fold) for fold, part in main.items() if len(part)]
             return (
-                pd.concat(made, ignore_index=True)
-                if made
-                else table(pd.DataFrame(), **more, **options).assign(fold="")
+                pd.concat(made, ignore_index=True) if made else table(pd.DataFrame(), **more, **options).assign(fold="")
             )
 
         every = outcomes[(outcomes["held_out"] == "") & outcomes["method"].isin([*TRAINED, BASELINE])]
@@ -235,14 +225,10 @@ class AdaptiveTaskVectors(Experiment):
         told = []
         for fold in FOLDS:
             for metric in ("choice_correct", "exact_match"):
-                rows = [
-                    sentences.row_of(against, metric, fold=fold, against=other) for other in (BASELINE, CAST)
-                ]
+                rows = [sentences.row_of(against, metric, fold=fold, against=other) for other in (BASELINE, CAST)]
                 known = [f"{sentences.change(row)} over {row['against']}" for row in rows if row is not None]
                 if known:
-                    told.append(
-                        f"{WHERE[fold].lower()} ATV gains {' and '.join(known)} in {sentences.NAMES[metric]}"
-                    )
+                    told.append(f"{WHERE[fold].lower()} ATV gains {' and '.join(known)} in {sentences.NAMES[metric]}")
                     break
         headline = "; ".join(told)
         return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
@@ -315,9 +301,7 @@ def condition_cost(workspace: Workspace, one: Condition, queries: int) -> dict[s
     """The plain route of steering: a query at a time, through hooks."""
     prompts, edits = one.prompts[:queries], [one.intervention] if one.intervention else []
     about = {"parameters": 0, "setting": ""}
-    return cost_row(
-        workspace, one.method, prompts, lambda prompt: answer_plainly(workspace, prompt, edits), about
-    )
+    return cost_row(workspace, one.method, prompts, lambda prompt: answer_plainly(workspace, prompt, edits), about)
 
 
 def folded(outcomes: pd.DataFrame, fold: str, most: int, tasks: Tasks) -> pd.DataFrame:
@@ -375,8 +359,6 @@ def curve_figure(curve: pd.DataFrame) -> ReportFigure:
         "Learning curve",
         f"Gain in {name} over zero-shot on seen tasks by training examples per task, with 95 % intervals over queries.",
         f"Lines of the gain in {name} by training examples per task, one per method.",
-        plots.plot_scaling(
-            frame, x_title="training examples per task", y_title="gain, percentage points", share=False
-        ),
+        plots.plot_scaling(frame, x_title="training examples per task", y_title="gain, percentage points", share=False),
         frame,
     )

@@ -119,9 +119,7 @@ class CrossDomain(Experiment):
                         continue
                     sources = config.sources if PROMPT_METHODS[method].needs_source else ("",)
                     cells += [
-                        Cell("prompting", target, source, method, draw=draw)
-                        for source in sources
-                        if source != target
+                        Cell("prompting", target, source, method, draw=draw) for source in sources if source != target
                     ]
         return cells
 
@@ -170,9 +168,7 @@ class CrossDomain(Experiment):
         return {
             "result": with_families(contrast_table(outcomes, tested=is_finding, **options), tasks),
             "methods": pooled_table(outcomes, **options),
-            "split": split_rows(
-                first, wanted=lambda name: is_finding(name) or name.startswith("placebo"), **options
-            ),
+            "split": split_rows(first, wanted=lambda name: is_finding(name) or name.startswith("placebo"), **options),
             **({"draws": draws_table(outcomes)} if self.draws > 1 else {}),
         }
 

@@ -96,9 +96,7 @@ class CrossLingual(Experiment):
             cells.append(Cell("geometry", source=family.base))
             cells += [Cell("steered", name, family.base) for name in names]
             cells += [
-                Cell("prompted", target, source)
-                for target in names
-                for source in (target, *senders(family, target))
+                Cell("prompted", target, source) for target in names for source in (target, *senders(family, target))
             ]
         return cells
 
@@ -115,9 +113,7 @@ class CrossLingual(Experiment):
             conditions = prompted_conditions(workspace, family, cell.target, cell.source)
         if not conditions:
             return pd.DataFrame()
-        found = evaluate_conditions(
-            workspace.model, conditions, chat=config.chat, progress=workspace.progress
-        )
+        found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
         everywhere = [workspace.tasks[name] for name in family.names.values()]
         foreign = foreign_labels(everywhere, workspace.tasks[cell.target])
         return found.drop(columns=["text"]).assign(

@@ -185,9 +185,7 @@ def all_changes(found: pd.DataFrame) -> pd.DataFrame:
 def with_gains(pairs: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
     """The gain over zero-shot of each method beside the comparison of the two."""
     means = changes.groupby(["target", "source", "metric", "method"], sort=False)["change"].mean()
-    wide = means.unstack("method").rename(
-        columns={method: f"{name}_gain" for method, name in OUTCOMES.items()}
-    )
+    wide = means.unstack("method").rename(columns={method: f"{name}_gain" for method, name in OUTCOMES.items()})
     wide = wide.reindex(columns=[f"{name}_gain" for name in OUTCOMES.values()])
     return pairs.merge(wide.reset_index(), on=["target", "source", "metric"], how="left")
 
@@ -203,9 +201,7 @@ def correlations(result: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
                 # A correlation that is not defined was not tested.
                 p = found.p if found.statistic == found.statistic else np.nan
                 rows.append((metric, name, outcome, found.n, found.statistic, p))
-    return holm(
-        pd.DataFrame(rows, columns=["metric", "distance", "outcome", "pairs", "correlation", "p_value"])
-    )
+    return holm(pd.DataFrame(rows, columns=["metric", "distance", "outcome", "pairs", "correlation", "p_value"]))
 
 
 def grouped(values: pd.Series) -> pd.Series:

@@ -176,9 +176,7 @@ class Efficiency(Experiment):
         for name in (CAST_HOOKS, CAST_ENGINE):
             if name in result.index:
                 once = result.loc[name, "once_gflops"] / result.loc[name, "gflops"]
-                told.append(
-                    f"making the vector and choosing its setting costs as much as {once:.0f} steered queries"
-                )
+                told.append(f"making the vector and choosing its setting costs as much as {once:.0f} steered queries")
                 break
         headline = "; ".join(told)
         return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
@@ -254,9 +252,7 @@ def cost_rows(workspace: Workspace, cell: Cell, one: Contender) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**named, once_flops=once_flops(workspace, cell))
 
 
-def memory_of(
-    workspace: Workspace, one: Contender, tokens: Sequence[TokenPrompt]
-) -> tuple[Written, dict[str, float]]:
+def memory_of(workspace: Workspace, one: Contender, tokens: Sequence[TokenPrompt]) -> tuple[Written, dict[str, float]]:
     """What is written after each prompt, and the memory of all prompts at once; this warms up what is timed next."""
     # What the first call in a process keeps for all later ones is not a cost of this method.
     one.run([0])

@@ -125,9 +125,7 @@ class LayerStrength(Experiment):
         """The chosen cell beside the oracle and the random direction, in the first token."""
         told = []
         for kind, who in ((VECTOR, "a vector"), (RANDOM, "a random direction")):
-            own, half = (
-                sentences.row_of(frames["pooled"], AIMS[0], kind=kind, at=at) for at in (CHOSEN, HALVES)
-            )
+            own, half = (sentences.row_of(frames["pooled"], AIMS[0], kind=kind, at=at) for at in (CHOSEN, HALVES))
             if own is not None and half is not None:
                 told.append(
                     f"{who} changes the share of right first tokens by {sentences.change(own, 'gain')} at the cell "

@@ -126,11 +126,7 @@ class PredictTransfer(Experiment):
         if known.empty:
             return Findings(f"{told}: there are not both kinds of pairs, so no sign can be predicted.")
         best = known.loc[known["auroc"].idxmax()]
-        span = (
-            f" [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]"
-            if best["auroc_low"] == best["auroc_low"]
-            else ""
-        )
+        span = f" [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]" if best["auroc_low"] == best["auroc_low"] else ""
         above = int((known["auroc_low"] > 0.5).sum())
         return Findings(
             f"{told}; the highest AUROC on held-out targets is that of {best['predictor']}, {best['auroc']:.2f}{span}, "
@@ -219,17 +215,11 @@ def source_alone(workspace: Workspace, source: str) -> dict[str, float]:
 
 def spread(rows: Float[Tensor, "sample d_model"]) -> float:
     """Mean of 1 minus the cosine of two different samples; 0 for a single one."""
-    pairs = [
-        1 - cosine(rows[left], rows[right])
-        for left in range(len(rows))
-        for right in range(left + 1, len(rows))
-    ]
+    pairs = [1 - cosine(rows[left], rows[right]) for left in range(len(rows)) for right in range(left + 1, len(rows))]
     return float(np.mean(pairs)) if pairs else 0.0
 
 
-def next_token_distances(
-    workspace: Workspace, target: str, sources: list[str]
-) -> dict[str, tuple[float, float]]:
+def next_token_distances(workspace: Workspace, target: str, sources: list[str]) -> dict[str, tuple[float, float]]:
     """How far the next token is from that behind the source's demonstrations: unsteered, and steered.
 
     Mean Jensen-Shannon divergence in nats over unlabelled target queries (after the distance of arXiv 2605.20730, which
@@ -241,26 +231,18 @@ def next_token_distances(
     for source in sources:
         at = workspace.setting(source)
         vector = workspace.vector(source)
-        edits.append(
-            vector.intervention(at.layer, strength=at.strength, operator=at.operator, position=at.position)
-        )
+        edits.append(vector.intervention(at.layer, strength=at.strength, operator=at.operator, position=at.position))
     bare = [unlabelled(prompt) for prompt in zero_shot_prompts(task, queries)]
-    plain = score(
-        workspace.model, bare, edits, chat=config.chat, keep_logits=True, progress=workspace.progress
-    ).logits
+    plain = score(workspace.model, bare, edits, chat=config.chat, keep_logits=True, progress=workspace.progress).logits
     assert plain is not None
     found = {}
     for index, source in enumerate(sources):
-        made = cross_task_prompts(
-            workspace.tasks[source], task, queries, shots=config.shots, seed=config.seed
-        )
+        made = cross_task_prompts(workspace.tasks[source], task, queries, shots=config.shots, seed=config.seed)
         shown = [unlabelled(prompt) for prompt in made]
         if not fits(workspace, shown):
             found[source] = (float("nan"), float("nan"))
             continue
-        behind = score(
-            workspace.model, shown, chat=config.chat, keep_logits=True, progress=workspace.progress
-        ).logits
+        behind = score(workspace.model, shown, chat=config.chat, keep_logits=True, progress=workspace.progress).logits
         assert behind is not None
         pair = [float(jensen_shannon(behind[0], plain[variant]).mean()) for variant in (0, index + 1)]
         found[source] = (pair[0], pair[1])

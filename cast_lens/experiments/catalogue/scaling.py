@@ -102,9 +102,7 @@ class Scaling(Experiment):
             cells += [Cell("steered", target, source) for source in sources]
             for k in self.few_shots:
                 if k < len(tasks[target].train):
-                    cells += [
-                        Cell("in-task", target, number=k, variant=str(d)) for d in range(draws(self.repeats))
-                    ]
+                    cells += [Cell("in-task", target, number=k, variant=str(d)) for d in range(draws(self.repeats))]
                 cells += [Cell("cross-task", target, s, number=k) for s in sources if k < len(tasks[s].train)]
         return cells
 
@@ -270,9 +268,7 @@ def growth(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
             pairs = list(dict.fromkeys([*pairs, (numbers[-1], half[-1])]))
         comparisons += [(named(curve, this), named(curve, that)) for this, that in pairs]
         ends += [named(curve, numbers[-1])] if numbers else []
-    against = (
-        [(ends[0], other) for other in (*ends[1:], PLACEBO)] if ends and ends[0].startswith(CAST) else []
-    )
+    against = [(ends[0], other) for other in (*ends[1:], PLACEBO)] if ends and ends[0].startswith(CAST) else []
     frame = split(side_by_side(found, [*comparisons, *against], **options))
     before = [parsed(name)[1] for name in frame["against"]]
     same = [parsed(a)[0] == parsed(b)[0] for a, b in zip(frame["method"], frame["against"], strict=True)]

@@ -182,9 +182,7 @@ class SelectionExperiment(Experiment):
             steered(vector, base.prompts, setting, source=source, method=method, seed=seed)
             for vector, method, seed in made
         ]
-        outcomes = evaluate_conditions(
-            workspace.model, conditions, chat=config.chat, progress=workspace.progress
-        )
+        outcomes = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
         return outcomes.drop(columns=["text"])
 
     def subset_rows(self, workspace: Workspace, source: str) -> pd.DataFrame:
@@ -214,9 +212,7 @@ class SelectionExperiment(Experiment):
                     "pool": len(found),
                     "layer": layer,
                     "cosine": float(mean_cosines(mean, full)[0]),
-                    "resampled": resampled_cosine(
-                        values[list(one.indices)], replicates=RESAMPLES, seed=config.seed
-                    ),
+                    "resampled": resampled_cosine(values[list(one.indices)], replicates=RESAMPLES, seed=config.seed),
                     "halves": agreement.get((one.selection, one.budget), float("nan")),
                 }
             )
@@ -236,10 +232,7 @@ class SelectionExperiment(Experiment):
         # An axis has no sign of its own; its largest loading is made positive so that a picture repeats itself.
         signs = np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(axis=1)])
         points = left[:, :2] * sizes[:2] * signs
-        texts = {
-            example.id: example.input
-            for example in workspace.tasks[source].split(workspace.extraction().split)
-        }
+        texts = {example.id: example.input for example in workspace.tasks[source].split(workspace.extraction().split)}
         return pd.DataFrame(
             {
                 "source": source,
@@ -262,9 +255,7 @@ class SelectionExperiment(Experiment):
         """
         outcomes = once(rows.get("transfer", pd.DataFrame()))
         known = len(outcomes) > 0
-        nothing = pd.DataFrame(
-            columns=["target", "source", "method", "metric", "selection", "budget", "verdict"]
-        )
+        nothing = pd.DataFrame(columns=["target", "source", "method", "metric", "selection", "budget", "verdict"])
         geometry = rows.get("subsets", pd.DataFrame())
         return {
             "result": pairs_table(outcomes, config) if known else nothing,
@@ -280,9 +271,7 @@ class SelectionExperiment(Experiment):
         if rows.empty:
             return Findings(sentences.NOTHING)
         best = rows.loc[rows["difference"].idxmax()].to_dict()
-        told = sentences.tally(
-            rows, "combinations of method and budget, against random subsets in exact match,"
-        )
+        told = sentences.tally(rows, "combinations of method and budget, against random subsets in exact match,")
         headline = f"{told}; the largest difference is that of {best['method']}, {sentences.change(best)}."
         least, tests = rows["draw_least"].min(), int(rows["n_tests"].max())
         short = (

@@ -133,10 +133,7 @@ class Shots(Experiment):
             "steps": side_by_side(steered, comparisons, **options),
         }
         return {
-            **{
-                key: frame.assign(shots=[parsed(name) for name in frame["method"]])
-                for key, frame in tables.items()
-            },
+            **{key: frame.assign(shots=[parsed(name) for name in frame["method"]]) for key, frame in tables.items()},
             "geometry": geometry,
             "turns": turns(geometry),
         }
@@ -146,8 +143,7 @@ class Shots(Experiment):
         steps, geometry = frames["steps"], frames["geometry"]
         rows = steps[steps["metric"] == "exact_match"]
         longer, placebos = (
-            rows[rows["against"].astype(str).str.startswith("placebo") == placebo]
-            for placebo in (False, True)
+            rows[rows["against"].astype(str).str.startswith("placebo") == placebo] for placebo in (False, True)
         )
         told = [
             sentences.tally(longer, "steps to a longer list", "in exact match"),
@@ -174,9 +170,7 @@ class Shots(Experiment):
                 "Gain in exact match over zero-shot over all pairs, with 95 % intervals over queries. Dotted: random "
                 "directions of the same norms.",
                 "Lines of the gain by number of demonstrations, of the vectors and of their placebos.",
-                plots.plot_scaling(
-                    frame, x_title="demonstrations", y_title="gain, percentage points", share=False
-                ),
+                plots.plot_scaling(frame, x_title="demonstrations", y_title="gain, percentage points", share=False),
                 frame,
             )
         if len(geometry):
@@ -216,9 +210,7 @@ def numbers(workspace: Workspace, source: str, few_shots: tuple[int, ...]) -> li
     queries = draw_samples(task, replace(workspace.extraction(), shots=possible[-1]))
     pool = workspace.extraction().split
     return [
-        k
-        for k in possible
-        if fits(workspace, few_shot_prompts(task, queries, shots=k, seed=config.seed, pool=pool))
+        k for k in possible if fits(workspace, few_shot_prompts(task, queries, shots=k, seed=config.seed, pool=pool))
     ]
 
 
@@ -234,9 +226,7 @@ def vectors(workspace: Workspace, source: str, shots: int, *, most: int) -> Diff
     return found
 
 
-def all_vectors(
-    workspace: Workspace, source: str, few_shots: tuple[int, ...]
-) -> dict[int, DifferenceVectors]:
+def all_vectors(workspace: Workspace, source: str, few_shots: tuple[int, ...]) -> dict[int, DifferenceVectors]:
     """Difference vectors by number of demonstrations."""
     possible = numbers(workspace, source, few_shots)
     return {k: vectors(workspace, source, k, most=possible[-1]) for k in possible}

@@ -163,8 +163,7 @@ def text_rows(workspace: Workspace, source: str, *, texts: int) -> pd.DataFrame:
     at = workspace.setting(source)
     named = [(CAST, 0, workspace.vector(source))]
     named += [
-        (RANDOM, draw, workspace.random_direction(source, number=draw))
-        for draw in range(workspace.config.placebos)
+        (RANDOM, draw, workspace.random_direction(source, number=draw)) for draw in range(workspace.config.placebos)
     ]
     edits = [
         vector.intervention(at.layer, strength=at.strength, operator=at.operator, position=at.position)
@@ -241,9 +240,7 @@ def text_table(text: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     for source, part in text.groupby("source", sort=False):
         found = effect_table(part.assign(name=part["method"]), n_bootstrap=config.bootstrap, seed=config.seed)
         seeds = part.groupby("variant")["seed"].first().astype(int)
-        found = found.assign(source=source, draw=found["variant"].map(seeds)).rename(
-            columns={"name": "method"}
-        )
+        found = found.assign(source=source, draw=found["variant"].map(seeds)).rename(columns={"name": "method"})
         frames.append(found[found["method"] != BASELINE])
     joined = pd.concat(frames, ignore_index=True).drop(columns=["variant", "operator", "position"])
     first = ["source", "method", "draw"]

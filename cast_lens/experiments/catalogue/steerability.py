@@ -113,9 +113,7 @@ class Steerability(Experiment):
                 "Change of the log-odds of the gold answer from the unsteered model, over all pairs of different "
                 "tasks, with 95 % intervals over examples.",
                 "Mean change of the gold log-odds by strength, for the vectors and for random directions.",
-                plots.plot_scaling(
-                    dose, x_title="strength", y_title="change of the gold log-odds, nats", share=False
-                ),
+                plots.plot_scaling(dose, x_title="strength", y_title="change of the gold log-odds, nats", share=False),
                 dose,
             )
         away = examples[(examples["kind"] == CAST) & ~examples["own"]]
@@ -268,9 +266,7 @@ def mean_curves(doses: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
         before = zero.loc[list(part[key].itertuples(index=False, name=None))].to_numpy()
         units = part["target"] + "\n" + part["sample"]
         change = part["score"].to_numpy() - before
-        one = mean_interval(
-            change, shares=False, clusters=units, n_bootstrap=config.bootstrap, seed=config.seed
-        )
+        one = mean_interval(change, shares=False, clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
         found.append((strength, one.value, kind, one.low, one.high, one.n))
     return pd.DataFrame(found, columns=["x", "y", "method", "low", "high", "n"])
 

@@ -103,9 +103,7 @@ class Transfer(Experiment):
             "result": result,
             "pairs": side_by_side_pairs(result),
             "methods": pooled_table(outcomes, **options),
-            "split": split_rows(
-                outcomes, wanted=lambda name: name.startswith(("cast", "placebo")), **options
-            ),
+            "split": split_rows(outcomes, wanted=lambda name: name.startswith(("cast", "placebo")), **options),
             "sweep": sweep,
             "settings": chosen_cells(sweep),
             **{name: rows[name] for name in GEOMETRY if name in rows},
@@ -250,9 +248,7 @@ def projection(
         middle = layers[len(layers) // 2]
         frames.append(project_layers(differences, layers=(middle,), method="umap", seed=seed))
     found = pd.concat(frames, ignore_index=True)
-    text = {
-        (name, example.id): example.input for name, task in workspace.tasks.items() for example in task.train
-    }
+    text = {(name, example.id): example.input for name, task in workspace.tasks.items() for example in task.train}
     keys = zip(found["task"], found["sample_id"], strict=True)
     return found.assign(text=[text.get(key, "") for key in keys])
 

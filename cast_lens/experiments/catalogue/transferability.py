@@ -158,9 +158,7 @@ def structure_of(result: pd.DataFrame, config: RunConfig) -> tuple[pd.DataFrame,
 def families_of(part: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
     """Whether pairs of one template family gain more."""
     same = (part["target_family"] == part["source_family"]).astype(float)
-    found = matrix_test(
-        as_matrix(part.assign(same=same), "same"), as_matrix(part, "gain"), mean_gap, seed=config.seed
-    )
+    found = matrix_test(as_matrix(part.assign(same=same), "same"), as_matrix(part, "gain"), mean_gap, seed=config.seed)
     return {
         "question": "same family minus other families",
         "statistic": found.statistic,

@@ -301,11 +301,7 @@ def by_prompt(found: pd.DataFrame, table: Callable[..., pd.DataFrame], **options
     """A table for each wording of the prompts, under each other."""
     parts = [(name, part) for name, part in found.groupby("prompt", sort=False)] if len(found) else []
     made = [table(part, **options).assign(prompt=name) for name, part in parts]
-    return (
-        pd.concat(made, ignore_index=True)
-        if made
-        else table(found, **options).assign(prompt=pd.Series(dtype=str))
-    )
+    return pd.concat(made, ignore_index=True) if made else table(found, **options).assign(prompt=pd.Series(dtype=str))
 
 
 def tested_together(result: pd.DataFrame) -> pd.DataFrame:

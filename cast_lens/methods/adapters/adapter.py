@@ -127,9 +127,7 @@ class Adapter:
         return save_tensors(Path(path), self.wrapped.state(), kind=KIND, about=about)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], model: HookedTransformer, source: str | os.PathLike[str]
-    ) -> Adapter:
+    def load(cls, path: str | os.PathLike[str], model: HookedTransformer, source: str | os.PathLike[str]) -> Adapter:
         """Read what ``save`` wrote.
 
         Args:

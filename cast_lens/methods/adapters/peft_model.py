@@ -97,9 +97,7 @@ class Backbone:
                 "trained for models whose logits are one matrix (and perhaps a soft cap) on the final residual"
             )
 
-    def run(
-        self, ids: Int[Tensor, "row position"], cache: Any = None
-    ) -> Float[Tensor, "row position d_model"]:
+    def run(self, ids: Int[Tensor, "row position"], cache: Any = None) -> Float[Tensor, "row position d_model"]:
         """Final residuals, normed, behind what the cache holds."""
         out = self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
         found: Tensor = out.last_hidden_state
@@ -204,9 +202,7 @@ class Wrapped:
             parameter.copy_(state[name])
 
 
-def wrap(
-    model: PreTrainedModel, design: AdapterDesign, *, seed: int, opening: Sequence[int], room: int
-) -> Wrapped:
+def wrap(model: PreTrainedModel, design: AdapterDesign, *, seed: int, opening: Sequence[int], room: int) -> Wrapped:
     """An adapter as it is before training: LoRA changes nothing yet, virtual tokens are those of a text.
 
     Args:

@@ -81,15 +81,11 @@ def gains(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """
     rows = []
     groups = [(str(task), rows_of) for task, rows_of in frame.groupby("task", sort=False)]
-    groups += [
-        (f"all {'seen' if seen else 'unseen'} tasks", part)
-        for seen, part in frame.groupby("seen", sort=False)
-    ]
+    groups += [(f"all {'seen' if seen else 'unseen'} tasks", part) for seen, part in frame.groupby("seen", sort=False)]
     for name, part in groups:
         for outcome in OUTCOMES:
             before, after = (
-                part.loc[part["method"] == method, outcome].to_numpy(dtype=float)
-                for method in ("zero-shot", "atv")
+                part.loc[part["method"] == method, outcome].to_numpy(dtype=float) for method in ("zero-shot", "atv")
             )
             there = (before == before) & (after == after)
             if not there.any():
@@ -150,9 +146,7 @@ class Generated:
             ValueError: when the layer has no vectors.
         """
         if layer not in self.layers:
-            raise ValueError(
-                f"layer={layer} has no vectors; there are some at {', '.join(map(str, self.layers))}"
-            )
+            raise ValueError(f"layer={layer} has no vectors; there are some at {', '.join(map(str, self.layers))}")
         rows = [i for i, name in enumerate(self.tasks) if task is None or name == task]
         return self.directions[rows, self.layers.index(layer)].double()
 
@@ -292,12 +286,8 @@ def generated_cloud(
     values = generated.at(layer).numpy()
     least = NEIGHBOURS + 1 if method == "umap" else 3
     if len(values) < least:
-        raise ValueError(
-            f"method={method!r} needs at least {least} vectors, got {len(values)}; ask for more queries"
-        )
-    points, explained = (
-        (umap_plane(_units(values), seed), np.full(2, np.nan)) if method == "umap" else _pca(values)
-    )
+        raise ValueError(f"method={method!r} needs at least {least} vectors, got {len(values)}; ask for more queries")
+    points, explained = (umap_plane(_units(values), seed), np.full(2, np.nan)) if method == "umap" else _pca(values)
     frame = pd.DataFrame({"task": generated.tasks, "sample_id": generated.sample_ids, "layer": layer})
     return frame.assign(x=points[:, 0], y=points[:, 1], explained_x=explained[0], explained_y=explained[1])
 

@@ -107,9 +107,7 @@ def claim(folder: Path, *, design: Design, training: Training, material: Trainin
         )
 
 
-def save_bad_batch(
-    folder: Path, items: list[TrainingItem], vectors: Tensor, *, step: int, losses: list[float]
-) -> Path:
+def save_bad_batch(folder: Path, items: list[TrainingItem], vectors: Tensor, *, step: int, losses: list[float]) -> Path:
     """Write the prompts of a step whose loss or gradient is not finite, and the vectors that were added to them."""
     rows = [
         {"task": item.task, "sample": item.sample, "template": item.template, "text": item.text}
@@ -132,6 +130,4 @@ def save_bad_batch(
 
 
 def _part(tensors: dict[str, Tensor], beginning: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)
-    }
+    return {name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)}

@@ -71,9 +71,7 @@ class Design:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
-                )
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
         if self.layer < 0 or (self.rank is not None and self.rank < 1):
             raise ValueError(f"layer={self.layer} must be 0 or more, and rank={self.rank} 1 or more or None")
         if not -float("inf") < self.strength < float("inf") or self.strength == 0:

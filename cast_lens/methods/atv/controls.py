@@ -23,9 +23,7 @@ from ...interventions import Intervention, PromptVectors
 from ...placebos import random_like
 
 
-def another_query(
-    vectors: PromptVectors, tasks: Sequence[str], *, same_task: bool, seed: int = 0
-) -> PromptVectors:
+def another_query(vectors: PromptVectors, tasks: Sequence[str], *, same_task: bool, seed: int = 0) -> PromptVectors:
     """Every prompt gets the vectors of another one, each once.
 
     Args:
@@ -49,9 +47,7 @@ def another_query(
             "of another task's query, so give more tasks or fewer of its prompts"
         )
     generator = torch.Generator().manual_seed(seed)
-    mixed = [
-        [rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()] for rows in groups
-    ]
+    mixed = [[rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()] for rows in groups]
     # A shift by one within a task, or by the size of the largest task when all are in one row, leaves none in place.
     circles = mixed if same_task else [[row for rows in mixed for row in rows]]
     turn = 1 if same_task else max(sizes)
@@ -92,9 +88,7 @@ def constant_vectors(edits: Mapping[str, Intervention], tasks: Sequence[str]) ->
     """
     lacking = sorted(set(tasks) - set(edits))
     if lacking or not tasks:
-        raise ValueError(
-            f"every task needs a vector; {', '.join(lacking) or 'no prompts'} among {len(tasks)} prompts"
-        )
+        raise ValueError(f"every task needs a vector; {', '.join(lacking) or 'no prompts'} among {len(tasks)} prompts")
     used = {task: edits[task] for task in dict.fromkeys(tasks)}
     first = next(iter(used.values()))
     about = {(edit.operator, edit.position, edit.width, edit.fingerprint) for edit in used.values()}

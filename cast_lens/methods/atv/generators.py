@@ -275,7 +275,5 @@ def digest(module: nn.Module) -> str:
         flat = parameter.detach().flatten()
         places = torch.linspace(0, len(flat) - 1, min(SAMPLED, len(flat)), dtype=torch.float64).long()
         found.update(f"{name}{tuple(parameter.shape)}".encode())
-        found.update(
-            flat[places.to(flat.device)].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
-        )
+        found.update(flat[places.to(flat.device)].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
     return found.hexdigest()[:16]

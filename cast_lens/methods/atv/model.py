@@ -94,9 +94,7 @@ class ATV:
         )
 
     @contextmanager
-    def steer(
-        self, model: HookedTransformer, queries: Query | Sequence[Query]
-    ) -> Iterator[HookedTransformer]:
+    def steer(self, model: HookedTransformer, queries: Query | Sequence[Query]) -> Iterator[HookedTransformer]:
         """Steer a model for as long as the context lasts, each row of a batch with the vectors of its query.
 
         Args:
@@ -134,9 +132,7 @@ class ATV:
         return save_tensors(Path(path), state(self.expansion, self.generator), kind=KIND, about=about)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], model: HookedTransformer, *, generator: Generator | None = None
-    ) -> ATV:
+    def load(cls, path: str | os.PathLike[str], model: HookedTransformer, *, generator: Generator | None = None) -> ATV:
         """Read what ``save`` wrote.
 
         Args:
@@ -176,11 +172,7 @@ def state(expansion: Expansion, generator: Generator) -> dict[str, Tensor]:
 @torch.no_grad()
 def restore(tensors: dict[str, Tensor], expansion: Expansion, generator: Generator) -> None:
     """Put back what ``state`` took."""
-    own = {
-        name.removeprefix("expansion."): value
-        for name, value in tensors.items()
-        if name.startswith("expansion.")
-    }
+    own = {name.removeprefix("expansion."): value for name, value in tensors.items() if name.startswith("expansion.")}
     expansion.load_state_dict(own)
     if generator.module is not None:
         for name, parameter in generator.module.named_parameters():

@@ -194,9 +194,7 @@ class TrainingJob:
         """Vectors of some items and the loss of each; NaN where a vector is not finite."""
         items = [self.material.items[index] for index in batch]
         known = self.states
-        states = (
-            self.generator.states([item.generator_text for item in items]) if known is None else known[batch]
-        )
+        states = self.generator.states([item.generator_text for item in items]) if known is None else known[batch]
         vectors = run.expansion(states.to(run.expansion.bias.device))
         if not bool(torch.isfinite(vectors).all()):
             return vectors, vectors.flatten(1).sum(dim=1)
@@ -221,14 +219,10 @@ class TrainingJob:
             total += float(self._losses(run, places)[1].double().sum())
         return total / count
 
-    def _refuse(
-        self, run: RunState, batch: list[int], vectors: Tensor, losses: Tensor, folder: Path | None
-    ) -> None:
+    def _refuse(self, run: RunState, batch: list[int], vectors: Tensor, losses: Tensor, folder: Path | None) -> None:
         items: list[TrainingItem] = [self.material.items[index] for index in batch]
         place = Path(tempfile.mkdtemp(prefix="cast-lens-")) if folder is None else folder
-        path = save_bad_batch(
-            place, items, vectors, step=run.steps, losses=[float(loss) for loss in losses.detach()]
-        )
+        path = save_bad_batch(place, items, vectors, step=run.steps, losses=[float(loss) for loss in losses.detach()])
         what = "gradient" if bool(torch.isfinite(losses).all()) else "loss"
         raise ValueError(
             f"the {what} of step {run.steps} is not finite; the batch that made it is in {path}, with its "

@@ -63,15 +63,13 @@ STARTER: Mapping[str, StarterTask] = {
     ),
     "review-sentiment.fr": _labels(
         "Avis : {input}\nVerdict :",
-        "Décide si la personne qui a écrit cet avis est satisfaite ou non. "
-        "Le verdict est « positif » ou « négatif ».",
+        "Décide si la personne qui a écrit cet avis est satisfaite ou non. Le verdict est « positif » ou « négatif ».",
         ("positif", "négatif"),
         language="fr",
     ),
     "review-sentiment.es": _labels(
         "Reseña: {input}\nVeredicto:",
-        "Decide si la persona que escribió esta reseña está satisfecha o no. "
-        "El veredicto es «positivo» o «negativo».",
+        "Decide si la persona que escribió esta reseña está satisfecha o no. El veredicto es «positivo» o «negativo».",
         ("positivo", "negativo"),
         language="es",
     ),
@@ -176,9 +174,7 @@ def by_split_field(lines: Sequence[Line], kind: Kind) -> Splits:
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for line in lines:
         if line.split not in found:
-            raise ValueError(
-                f'{line.where}: field "split": expected one of {", ".join(SPLITS)}, got {line.split!r}'
-            )
+            raise ValueError(f'{line.where}: field "split": expected one of {", ".join(SPLITS)}, got {line.split!r}')
         options = line.example.choices if kind == "multiple-choice" else ()
         found[line.split].append(replace(line.example, choices=options))
     train, validation, test = (tuple(found[split]) for split in SPLITS)

@@ -15,9 +15,7 @@ def made_up(low: float = 0.05) -> pd.DataFrame:
         for student, left in (("additive", 0.3), ("affine", 0.1))
         for rank in (4, 1)
     ]
-    return pd.DataFrame(
-        rows, columns=["teacher", "rank", "student", "left", "left_low", "left_high", "parameters"]
-    )
+    return pd.DataFrame(rows, columns=["teacher", "rank", "student", "left", "left_low", "left_high", "parameters"])
 
 
 def test_one_panel_per_teacher_and_one_line_per_student() -> None:

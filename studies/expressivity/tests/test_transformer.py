@@ -35,12 +35,8 @@ def llama() -> LlamaForCausalLM:
     weights["model.norm.weight"] = torch.ones(SMALL.d_model)
     for layer in range(SMALL.layers):
         path = f"model.layers.{layer}"
-        weights |= {
-            f"{path}.self_attn.{name}.weight": getattr(model, own)[layer] for name, own in names.items()
-        }
-        weights |= {
-            f"{path}.mlp.{name}_proj.weight": getattr(model, name)[layer] for name in ("gate", "up", "down")
-        }
+        weights |= {f"{path}.self_attn.{name}.weight": getattr(model, own)[layer] for name, own in names.items()}
+        weights |= {f"{path}.mlp.{name}_proj.weight": getattr(model, name)[layer] for name in ("gate", "up", "down")}
         for name in ("input_layernorm", "post_attention_layernorm"):
             weights[f"{path}.{name}.weight"] = torch.ones(SMALL.d_model)
     found.load_state_dict(weights)
@@ -79,9 +75,7 @@ def test_prefix_is_that_of_peft() -> None:
     peft = pytest.importorskip("peft")
     adapter = randomised(Prefix.start(SMALL, 3, torch.Generator()))
     assert isinstance(adapter, Prefix)
-    other = peft.get_peft_model(
-        llama(), peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    ).eval()
+    other = peft.get_peft_model(llama(), peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).eval()
     stacked = torch.stack([adapter.keys, adapter.values], dim=1)
     other.prompt_encoder.default.embedding.weight.data.copy_(stacked.permute(2, 0, 1, 3).flatten(1))
     assert other.get_nb_trainable_parameters()[0] == adapter.parameters

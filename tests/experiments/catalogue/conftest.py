@@ -19,9 +19,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workspace(
-    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Workspace:
+def workspace(request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The workspace of the experiment that a test module calls ``RUN``, on the small configuration."""
     config = small_config(tiny_folder)
     return workspace_of(request.module.RUN, config, tmp_path_factory.mktemp("out"))

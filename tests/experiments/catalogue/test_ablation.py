@@ -43,9 +43,7 @@ def test_the_plan_prepares_settings_and_strengths_and_has_a_cell_per_pair() -> N
     config = replace(SMALL, targets=("yes-no-facts", "review-sentiment"))
     _, cells = planned(RUN, config)
     assert [cell.variant for cell in cells if cell.kind == "setting"] == ["cast", "few-shot mean"]
-    assert [(cell.target, cell.source) for cell in cells if not cell.prepares] == [
-        ("yes-no-facts", "review-sentiment")
-    ]
+    assert [(cell.target, cell.source) for cell in cells if not cell.prepares] == [("yes-no-facts", "review-sentiment")]
 
 
 def test_a_variant_that_loses_is_found_with_its_size() -> None:
@@ -78,9 +76,7 @@ def test_without_rows_tables_have_columns() -> None:
     ("middle", "count", "expected"),
     [(2, 3, (1, 2, 3)), (0, 3, (0, 1, 2)), (4, 3, (2, 3, 4)), (1, 9, (0, 1, 2, 3, 4))],
 )
-def test_neighbouring_layers_stay_inside_the_model(
-    middle: int, count: int, expected: tuple[int, ...]
-) -> None:
+def test_neighbouring_layers_stay_inside_the_model(middle: int, count: int, expected: tuple[int, ...]) -> None:
     assert neighbours((0, 1, 2, 3, 4), middle, count) == expected
 
 

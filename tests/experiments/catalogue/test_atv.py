@@ -103,9 +103,7 @@ def planted() -> dict[str, pd.DataFrame]:
     """Eight queries per target: ATV right on all, CAST on half, zero-shot on none; held out, ATV right on none."""
     rows = []
 
-    def add(
-        method: str, target: str, right: int, *, source: str = "", examples: int = 0, away: str = ""
-    ) -> None:
+    def add(method: str, target: str, right: int, *, source: str = "", examples: int = 0, away: str = "") -> None:
         for index in range(8):
             one = {"method": method, "target": target, "source": source, "sample": f"{target}-{index}"}
             one |= {"examples": examples, "held_out": away, "layer": -1, "strength": 0.0, "seed": 0}

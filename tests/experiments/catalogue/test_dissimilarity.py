@@ -54,9 +54,7 @@ def worse_far_away(target: str, source: str, method: str, query: int) -> bool:
 def test_targets_alone_have_cells() -> None:
     cells = RUN.plan(grid_config(), small_tasks())
     kinds = [(cell.kind, cell.target) for cell in cells if not cell.prepares]
-    assert kinds == [
-        (kind, name) for name in ("tone", "mood") for kind in ("steered", "prompted", "distances")
-    ]
+    assert kinds == [(kind, name) for name in ("tone", "mood") for kind in ("steered", "prompted", "distances")]
 
 
 def test_a_planted_order_is_found() -> None:

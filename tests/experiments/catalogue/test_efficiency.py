@@ -83,17 +83,13 @@ def test_tables_are_means_per_query() -> None:
     assert result.loc["few-shot, k=2", ["flops_ratio", "cached_ratio"]].tolist() == [6.0, 3.0]
     assert result.loc[CAST_HOOKS, "once_gflops"] == 100.0
     timings = frames["timings"].set_index("method")
-    assert timings.loc[CAST_HOOKS, ["median_ms", "batch_ms", "megabytes"]].tolist() == pytest.approx(
-        [20.0, 10.0, 5.0]
-    )
+    assert timings.loc[CAST_HOOKS, ["median_ms", "batch_ms", "megabytes"]].tolist() == pytest.approx([20.0, 10.0, 5.0])
     earned = frames["earned"].set_index("method")
     assert earned.loc["few-shot, k=2"].tolist() == pytest.approx([10.0, 20.0])
     text = words(RUN.findings(frames, grid_config()))
     assert "few-shot, k=2 takes 6.00 times the operations of zero-shot" in text
     assert "as much as 50 steered queries" in text
-    assert timings.loc[CAST_HOOKS, ["quartile_low_ms", "quartile_high_ms"]].tolist() == pytest.approx(
-        [15.0, 25.0]
-    )
+    assert timings.loc[CAST_HOOKS, ["quartile_low_ms", "quartile_high_ms"]].tolist() == pytest.approx([15.0, 25.0])
     assert len(list(RUN.figures(frames, grid_config()))) == 1
 
 
@@ -102,9 +98,7 @@ def test_tables_survive_what_is_missing() -> None:
     frames = RUN.tables({"cost": rows}, grid_config(), small_tasks())
     words(RUN.findings(frames, grid_config()))
     assert frames["timings"]["megabytes"].isna().all()
-    dear = pd.concat(
-        [rows, made("few-shot, k=2", 5, 1e9), made(CAST_HOOKS, 10, 2e9, once=1e9)], ignore_index=True
-    )
+    dear = pd.concat([rows, made("few-shot, k=2", 5, 1e9), made(CAST_HOOKS, 10, 2e9, once=1e9)], ignore_index=True)
     frames = RUN.tables({"cost": dear}, grid_config(), small_tasks())
     assert frames["earned"]["queries"].isna().all()
     frames = RUN.tables({}, grid_config(), small_tasks())
@@ -129,9 +123,7 @@ def test_zero_shot_costs_its_prompt_and_its_answer(workspaces: tuple[Workspace, 
     workspace = workspaces[0]
     rows = RUN.compute(workspace, Cell("cost", "tone", "mood", ZERO_ENGINE)).query("part == 'query'")
     for row in rows.itertuples():
-        assert row.flops == answer_flops(
-            workspace.model.cfg, prompt=int(row.tokens), written=int(row.written)
-        )
+        assert row.flops == answer_flops(workspace.model.cfg, prompt=int(row.tokens), written=int(row.written))
     steered = RUN.compute(workspace, Cell("cost", "tone", "mood", CAST_ENGINE)).query("part == 'query'")
     assert (steered["tokens"].to_numpy() == rows["tokens"].to_numpy()).all()
     assert (steered["flops"].to_numpy() > steered["flops_cached"].to_numpy()).all()
@@ -153,8 +145,7 @@ def test_a_sentence_encoder_retrieves_and_what_pytorch_counts_of_it_is_added(
     cell = Cell("cost", "tone", "mood", RETRIEVED)
     rows = RUN.compute(workspace, cell).query("part == 'query'")
     bare = [
-        answer_flops(workspace.model.cfg, prompt=int(row.tokens), written=int(row.written))
-        for row in rows.itertuples()
+        answer_flops(workspace.model.cfg, prompt=int(row.tokens), written=int(row.written)) for row in rows.itertuples()
     ]
     assert (rows["flops"] - bare).tolist() == [2 * 4 * 4] * 4
     assert rows["once_flops"].unique().tolist() == [2 * 4 * 4 * len(workspace.tasks["mood"].train)]

@@ -40,9 +40,7 @@ def made_rows(vector: dict[tuple[int, float], str], *, nll: float = 0.0) -> dict
     texts = []
     for text in range(3):
         texts.append(text_row("unsteered", 0, 0.0, text, 2.0 + text))
-        for variant, (kind, strength) in enumerate(
-            [("cast", 1.0), ("cast", 4.0), (RANDOM, 1.0), (RANDOM, 4.0)]
-        ):
+        for variant, (kind, strength) in enumerate([("cast", 1.0), ("cast", 4.0), (RANDOM, 1.0), (RANDOM, 4.0)]):
             rise = nll * strength if kind == "cast" else 0.0
             texts.append(text_row(kind, variant + 1, strength, text, 2.0 + text + rise))
     return {"grid": pd.DataFrame(rows), "text": pd.DataFrame(texts)}

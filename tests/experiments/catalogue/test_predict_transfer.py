@@ -138,9 +138,7 @@ def test_only_parallelism_reads_target_labels(tmp_path: Path) -> None:
 def test_cells_repeat(tmp_path: Path) -> None:
     workspace = grid_workspace(tmp_path / "a")
     rows = RUN.compute(workspace, Cell("predictors", "tone"))
-    pd.testing.assert_frame_equal(
-        rows, RUN.compute(grid_workspace(tmp_path / "b"), Cell("predictors", "tone"))
-    )
+    pd.testing.assert_frame_equal(rows, RUN.compute(grid_workspace(tmp_path / "b"), Cell("predictors", "tone")))
     assert rows[list(NEEDS)].notna().all(axis=None)
     gains = RUN.compute(workspace, Cell("gain", "tone"))
     frames = RUN.tables({"gain": gains, "predictors": rows}, grid_config(), small_tasks())

@@ -35,9 +35,7 @@ def made_up(chosen: float, *, sources: int = 3, draws: int = 9) -> dict[str, pd.
                 right = generator.permutation([0, 1] * 20)
                 frames.append(outcomes("random, 4", right, target=target, source=f"s{source}", seed=seed))
             right = (np.arange(40) < round(40 * chosen)).astype(int)
-            frames.append(
-                outcomes("cast, 4", generator.permutation(right), target=target, source=f"s{source}")
-            )
+            frames.append(outcomes("cast, 4", generator.permutation(right), target=target, source=f"s{source}"))
             frames.append(outcomes("all", right, target=target, source=f"s{source}"))
     return {"transfer": joined(frames)}
 

@@ -31,9 +31,7 @@ def with_text(right: Right, rise: float) -> dict[str, pd.DataFrame]:
                 "text": text,
             }
             row |= {"layer": 2 if variant else -1, "strength": 1.0, "operator": "add", "position": "last"}
-            texts.append(
-                {**row, "tokens": 5, "nll": 3.0 + text + rise * (variant == 1), "kl": rise * (variant == 1)}
-            )
+            texts.append({**row, "tokens": 5, "nll": 3.0 + text + rise * (variant == 1), "kl": rise * (variant == 1)})
     return {"tasks": rows, "text": pd.DataFrame(texts)}
 
 
@@ -67,9 +65,7 @@ def test_losses_elsewhere_and_gains_at_home_are_told_apart() -> None:
     assert frames["changed"].set_index("method")["changed"].to_dict() == {"cast": 0.5, RANDOM: 0.0}
 
 
-@pytest.mark.parametrize(
-    ("right", "said"), [(helps, "+50.0 points"), (nothing, "0.0 points"), (harms, "−50.0 points")]
-)
+@pytest.mark.parametrize(("right", "said"), [(helps, "+50.0 points"), (nothing, "0.0 points"), (harms, "−50.0 points")])
 def test_sentences_fit_what_came_out(right: Right, said: str) -> None:
     frames = RUN.tables(with_text(right, 0.0), grid_config(), small_tasks())
     text = words(RUN.findings(frames, grid_config()))

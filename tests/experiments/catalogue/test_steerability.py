@@ -52,9 +52,7 @@ def test_log_odds_are_against_all_other_answers() -> None:
     )
     # Stored log-probabilities are float32: six digits.
     np.testing.assert_allclose(gold_log_odds(scores), [[np.log(0.3 / 0.3), np.log(0.25 / 0.75)]], atol=1e-6)
-    nothing = Scores(
-        (shares,), torch.zeros(1, 1, dtype=torch.long), None, (), (TokenPrompt((1,), ((3,),), -1, "q"),)
-    )
+    nothing = Scores((shares,), torch.zeros(1, 1, dtype=torch.long), None, (), (TokenPrompt((1,), ((3,),), -1, "q"),))
     with pytest.raises(ValueError, match="q has no gold answer"):
         gold_log_odds(nothing)
 

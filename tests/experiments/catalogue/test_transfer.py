@@ -107,9 +107,7 @@ def test_transfer_is_what_the_outcomes_say(finished: Path) -> None:
     transfer, outcomes = found["result"], found["outcomes"]
     for row in transfer.itertuples():
         cell = outcomes[
-            (outcomes["target"] == row.target)
-            & (outcomes["source"] == row.source)
-            & (outcomes["method"] == row.method)
+            (outcomes["target"] == row.target) & (outcomes["source"] == row.source) & (outcomes["method"] == row.method)
         ]
         zero = outcomes[(outcomes["target"] == row.target) & (outcomes["method"] == "zero-shot")]
         assert row.value == pytest.approx(cell[row.metric].mean())
@@ -190,9 +188,7 @@ def test_the_same_run_gives_the_same_frames(config: RunConfig, finished: Path, t
         pd.testing.assert_frame_equal(frame, frames(finished)[name], check_exact=True)
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(
-    config: RunConfig, finished: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_goes_on_and_ends_the_same(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
 
     def stop_after_the_first_target(text: str) -> None:
@@ -235,9 +231,7 @@ def test_a_tied_embedding_counts_once() -> None:
 
 
 def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_path: Path) -> None:
-    small = replace(
-        config, select="farthest-point", budget=2, targets=("yes-no-facts",), sources=("review-sentiment",)
-    )
+    small = replace(config, select="farthest-point", budget=2, targets=("yes-no-facts",), sources=("review-sentiment",))
     out = run(small, tmp_path / "out")
     vector = SteeringVector.load(out / "vectors" / "steering.review-sentiment.safetensors")
     differences = DifferenceVectors.load(out / "vectors" / "differences.review-sentiment.safetensors")

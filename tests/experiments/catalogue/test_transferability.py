@@ -65,9 +65,7 @@ def test_hubs_are_named_with_their_numbers() -> None:
     assert margins.set_index("task")["gain"].to_dict() == {"a1": 0.5, "b1": -0.5}
 
 
-@pytest.mark.parametrize(
-    ("right", "said"), [(helps, "+50.0 points"), (nothing, "0.0 points"), (harms, "−50.0 points")]
-)
+@pytest.mark.parametrize(("right", "said"), [(helps, "+50.0 points"), (nothing, "0.0 points"), (harms, "−50.0 points")])
 def test_the_headline_fits_what_came_out(right: Right, said: str) -> None:
     frames = RUN.tables({"steered": crossed(TARGETS, SOURCES, right)}, grid_config(), tasks())
     assert said in words(RUN.findings(frames, grid_config()))

@@ -98,11 +98,7 @@ def test_one_side_or_both_are_worded_otherwise(workspace: Workspace) -> None:
 )
 def test_vectors_are_told_apart_as_they_are(other: int, told: str) -> None:
     frames = RUN.tables(made_up(other), SMALL, {})
-    own = (
-        frames["versus"]
-        .query("prompt == 'default' and metric == 'exact_match'")
-        .set_index(["method", "against"])
-    )
+    own = frames["versus"].query("prompt == 'default' and metric == 'exact_match'").set_index(["method", "against"])
     row = own.loc["blank lines, both sides", "default vector"]
     assert (row["verdict"], row["n_tests"]) == (told, 12)
     assert row["difference"] == pytest.approx((other - 20) / 40)

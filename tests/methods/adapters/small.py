@@ -36,7 +36,5 @@ def weather() -> Task:
         word = {"good": "the largest planet", "bad": "a dull mess"}[example.answer]
         return replace(example, input=f"{word} {example.id[-2:]}")
 
-    parts: dict[str, Any] = {
-        name: tuple(map(told, getattr(task, name))) for name in ("train", "validation", "test")
-    }
+    parts: dict[str, Any] = {name: tuple(map(told, getattr(task, name))) for name in ("train", "validation", "test")}
     return replace(task, **parts)

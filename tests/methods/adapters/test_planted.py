@@ -22,9 +22,7 @@ def design(kind: AdapterKind) -> AdapterDesign:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_planted_mapping_is_learned_and_the_model_stays(
-    pair: Pair, kind: AdapterKind, architecture: str
-) -> None:
+def test_a_planted_mapping_is_learned_and_the_model_stays(pair: Pair, kind: AdapterKind, architecture: str) -> None:
     model, source = pair(architecture)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     task, steps = weather(), list[Step]()

@@ -45,9 +45,7 @@ def planted_model() -> HookedTransformer:
     names = [f"t{i}" for i in range(WORDS)] + ["ask"] + [f"unused{i}" for i in range(WORDS - 1)]
     backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="ask"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    model.tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="unused0", eos_token="unused1"
-    )
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="unused0", eos_token="unused1")
     model.cfg.default_prepend_bos = False
     return model
 

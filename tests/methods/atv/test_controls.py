@@ -37,9 +37,7 @@ def test_every_prompt_gets_another_ones_vectors(same_task: bool, seed: int) -> N
     found = owners(another_query(numbered(), TASKS, same_task=same_task, seed=seed))
     assert sorted(found) == list(range(len(TASKS)))
     assert all(own != other for own, other in enumerate(found))
-    assert [TASKS[other] == task for task, other in zip(TASKS, found, strict=True)] == [same_task] * len(
-        TASKS
-    )
+    assert [TASKS[other] == task for task, other in zip(TASKS, found, strict=True)] == [same_task] * len(TASKS)
 
 
 def test_the_seed_decides_who() -> None:

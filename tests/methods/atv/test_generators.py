@@ -98,9 +98,7 @@ def test_models_that_cannot_be_a_generator_are_refused(tmp_path: Path) -> None:
 def test_the_large_model_is_its_own_small_one_when_asked() -> None:
     model = tiny_model("llama")
     for design in (Design(generator="residual", layer=2), Design(source="self", layer=2)):
-        assert torch.equal(
-            build_generator(design, model).states(TEXTS), build_generator(design, model).states(TEXTS)
-        )
+        assert torch.equal(build_generator(design, model).states(TEXTS), build_generator(design, model).states(TEXTS))
         assert build_generator(design, model).width == 64
     assert build_generator(Design(generator="constant"), model).states(TEXTS).shape == (3, 0)
     with pytest.raises(ValueError, match="from 0 to 3"):

@@ -45,9 +45,7 @@ def trained(design: Design) -> tuple[ATV, list[float]]:
 
 @pytest.mark.parametrize("rank", [None, WORDS - 1])
 def test_the_planted_vectors_are_found(rank: int | None) -> None:
-    design = Design(
-        generator="blocks", source="self", layer=0, pooling="mean", layers=(1,), rank=rank, strength=1.0
-    )
+    design = Design(generator="blocks", source="self", layer=0, pooling="mean", layers=(1,), rank=rank, strength=1.0)
     atv, losses = trained(design)
     got, right = centred(atv.vectors(QUERIES)[:, 0]), right_vectors()
     assert float(F.cosine_similarity(got, right).min()) > 0.99

@@ -40,9 +40,7 @@ def killer(at: int, seen: list[Step] | None = None) -> Any:
 
 
 @pytest.mark.parametrize("design", [RESIDUAL, BLOCKS, replace(RESIDUAL, rank=3, position="all")])
-def test_training_lowers_the_loss_and_leaves_the_model_bit_identical(
-    design: Design, tasks: list[Task]
-) -> None:
+def test_training_lowers_the_loss_and_leaves_the_model_bit_identical(design: Design, tasks: list[Task]) -> None:
     model = tiny_model("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps: list[Step] = []
@@ -88,17 +86,13 @@ def test_gradients_of_generator_and_expansion_equal_finite_differences(tasks: li
 
 @pytest.mark.parametrize("design", [RESIDUAL, BLOCKS])
 @pytest.mark.parametrize("at", [1, 5])
-def test_a_killed_run_continues_bit_for_bit(
-    tmp_path: Path, design: Design, at: int, tasks: list[Task]
-) -> None:
+def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: int, tasks: list[Task]) -> None:
     model, training = tiny_model("llama"), replace(SMALL, checkpoint_steps=2)
     whole = train(model, tasks, design=design, training=training, folder=tmp_path / "whole")
     with pytest.raises(Killed):
         train(model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=killer(at))
     seen: list[Step] = []
-    again = train(
-        model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=seen.append
-    )
+    again = train(model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=seen.append)
     # Step 4 was the last that had been written.
     assert seen[0].number == at
     texts = [item.generator_text for item in gather(model, tasks, training).validation]
@@ -147,14 +141,10 @@ def test_training_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:
         for i, e in enumerate(task.validation)
     )
     contrary = replace(task, validation=swapped)
-    training = replace(
-        SMALL, epochs=60, patience=3, learning_rate=0.05, ending="", batch=16, templates=("own",)
-    )
+    training = replace(SMALL, epochs=60, patience=3, learning_rate=0.05, ending="", batch=16, templates=("own",))
     steps: list[Step] = []
     design = replace(RESIDUAL, standardise=True)
-    train(
-        tiny_model("llama"), [contrary], design=design, training=training, folder=tmp_path, watch=steps.append
-    )
+    train(tiny_model("llama"), [contrary], design=design, training=training, folder=tmp_path, watch=steps.append)
     validations = [step.validation for step in steps if step.validated]
     assert len(validations) < 60
     assert steps[-1].note == "stopped early"
