@@ -15,12 +15,12 @@ import torch
 from common import as_transformer_lens, begin, in_turns, parser, peak_memory, show, text_prompts
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
 from cast_lens.engine import TokenPrompt, capture
 from cast_lens.models import load_model
 from cast_lens.models.embedded import cache_folder
+from cast_lens.models.lens import HookedTransformer
 
 BATCH = 16
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import TokenPrompt
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.tasks import SPLITS, load_task
 
 

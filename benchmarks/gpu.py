@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from common import begin, parser, seconds, show
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from cast_lens.engine import TokenPrompt, capture, score
 from cast_lens.interventions import Intervention
+from cast_lens.models.lens import HookedTransformer, HookedTransformerConfig
 
 LLAMA_8B = {
     "n_layers": 32,

@@ -14,11 +14,11 @@ import torch
 from common import as_transformer_lens, begin, in_turns, parser, seconds, show, text_prompts
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import TokenPrompt, score
 from cast_lens.interventions import Intervention
 from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformer
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from .engine import score, tokenise
 from .engine.layout import TokenPrompt
 from .engine.tokens import Prompts
 from .interventions import Interventions, Steering, as_interventions
+from .models.lens import HookedTransformer
 from .stats import mean_interval
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from math import nan
 from typing import Any
 
 import pandas as pd
-from transformer_lens import HookedTransformer
 
 from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
 from .interventions import Interventions
+from .models.lens import HookedTransformer
 from .tasks import Prompt, is_match, is_valid
 from .tasks.sampling import warn_missing_classes
 

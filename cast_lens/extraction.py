@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from transformer_lens import HookedTransformer
-
 from .engine import Progress, capture, quiet
 from .engine.batching import DEFAULT_BUDGET_MB
 from .models import fingerprint, model_name
 from .models.identity import check_layers
+from .models.lens import HookedTransformer
 from .models.tokens import chat_arguments, text_ids
 from .tasks import (
     Example,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.utilities import USE_DEFAULT_VALUE, get_attention_mask
 
 from .interventions import ForwardPass, Steering
+from .models.lens import HookedTransformer
 
 _ABSENT = object()
 

@@ -15,7 +15,6 @@ from typing import TypeVar
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from .engine.greedy import StopRule, check_length, texts_of, write_greedily
@@ -25,6 +24,7 @@ from .hooks import Edit, Watch
 from .interventions import Interventions, Steering, as_interventions, prompt_lengths
 from .models import HookedDecoder
 from .models.identity import check_interventions, plain_model
+from .models.lens import HookedTransformer
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -19,7 +19,7 @@ from .files import atomic_write, load_tensors, save_tensors
 from .interventions import Intervention, Operator, Position, PromptVectors
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from .models.lens import HookedTransformer
 
 __all__ = ["Choice", "DifferenceVectors", "Provenance", "SteeringVector", "atomic_write", "chosen_rows"]
 

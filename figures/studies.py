@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from transformer_lens import HookedTransformer
 
 from cast_lens import (
     DifferenceVectors,
@@ -33,6 +32,7 @@ from cast_lens import (
 )
 from cast_lens.effects import effect_table, text_effects, token_effects
 from cast_lens.experiments import RunConfig
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.selection import selection_plane
 from cast_lens.stats import (
     mean_interval,

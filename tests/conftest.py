@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from cast_lens.models.lens import HookedTransformer
 
 
 @pytest.fixture(scope="session")

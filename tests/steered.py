@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from cast_lens.interventions import Intervention
+from cast_lens.models.lens import HookedTransformer
 from tests.tiny import tiny_model
 
 # Absolute positions, rotary ones, parallel blocks, and a sliding window with norms on both sides.

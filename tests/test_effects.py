@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 
 from cast_lens.effects import divergence, effect_table, text_effects, token_effects
 from cast_lens.interventions import Intervention
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import steer
 
 from .tiny import tiny_model

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from cast_lens.interventions import Intervention
 from cast_lens.models import fingerprint
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import steer
 from cast_lens.vectors import Provenance, SteeringVector
 from tests.steered import (

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from cast_lens.interventions import OPERATORS, POSITIONS, Intervention
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import generate, steer
 from tests.steered import (
     ARCHITECTURES,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from cast_lens.interventions import OPERATORS, POSITIONS, Intervention
 from cast_lens.models import fingerprint
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.placebos import zero
 from cast_lens.steering import steer
 from cast_lens.vectors import Provenance, SteeringVector

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformer
 
 VOCAB = 320
 TEXT = (

@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 
 from cast_lens.models.convert import unfilled_model
+from cast_lens.models.lens import HookedTransformer, HookedTransformerConfig
 
 
 def toy_model(*, n_layers: int = 4, d_model: int = 8, d_vocab: int = 16, seed: int = 0) -> HookedTransformer:

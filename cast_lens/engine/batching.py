@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformer_lens import HookedTransformer
 
+from ..models.lens import HookedTransformer
 from .hooked import MLP_ROWS
 from .layout import MIN_SHARED, TokenPrompt, common_prefix
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ..models.identity import check_layers, plain_model
+from ..models.lens import HookedTransformer
 from . import reference
 from .attention import GROUP_BYTES
 from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, row_bytes, warn_beyond

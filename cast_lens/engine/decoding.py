@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ..interventions import Interventions, Steering, as_interventions, edited_tokens
 from ..models.identity import check_interventions, plain_model
+from ..models.lens import HookedTransformer
 from . import reference
 from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes, own_precision, row_bytes

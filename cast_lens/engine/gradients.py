@@ -18,10 +18,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformer_lens import HookedTransformer
 
 from ..interventions import Position, PromptVectors, edited_tokens
 from ..models.identity import check_interventions
+from ..models.lens import HookedTransformer
 from . import reference
 from .attention import Path, attend_masked
 from .batching import DEFAULT_BUDGET_MB, plan_batches

@@ -9,8 +9,8 @@ from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from ..models.lens import HookedTransformer
 from .scores import UNREAD
 from .tokens import end_tokens
 

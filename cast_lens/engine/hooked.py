@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 from transformer_lens.components import LayerNorm, LayerNormPre, RMSNorm, RMSNormPre
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.utilities.activation_functions import gelu_fast, gelu_new
 
+from ..models.lens import HookedTransformer
 from .model import Attend, AttentionSpec
 
 RowMap = Callable[[Tensor], Tensor]

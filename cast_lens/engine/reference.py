@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ..interventions import Steering, edited_tokens
+from ..models.lens import HookedTransformer
 from .batching import own_precision
 from .greedy import Stop, write_greedily
 from .layout import TokenPrompt

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ..interventions import Interventions, Steering, as_interventions
 from ..models.identity import check_interventions, plain_model
+from ..models.lens import HookedTransformer
 from . import reference
 from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, warn_beyond
 from .capture import rows_within

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ..files import atomic_write, load_tensors, save_tensors
 from ..models import fingerprint
 from ..models.identity import check_layers
+from ..models.lens import HookedTransformer
 from ..tasks.types import Prompt
 from .batching import DEFAULT_BUDGET_MB
 from .capture import capture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 
-from transformer_lens import HookedTransformer
 from transformer_lens.components import Embed, PosEmbed, TransformerBlock, Unembed
 from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.components.attention import Attention
@@ -14,6 +13,7 @@ from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.mlps.moe import MoE
 
 from ..models.decoder import HookedDecoder
+from ..models.lens import HookedTransformer
 from .hooked import hooked_rows, norm_rows
 from .huggingface import HuggingFaceRows
 from .huggingface_probe import UnfitError, probe

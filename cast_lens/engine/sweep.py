@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from transformer_lens import HookedTransformer
-
 from ..interventions import Intervention, Operator, Position
 from ..models.identity import check_layers, check_vector
+from ..models.lens import HookedTransformer
 from ..stats import proportion_interval
 from ..vectors import SteeringVector
 from .batching import DEFAULT_BUDGET_MB

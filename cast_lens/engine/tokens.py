@@ -9,8 +9,7 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-from transformer_lens import HookedTransformer
-
+from ..models.lens import HookedTransformer
 from ..models.tokens import ChatTemplate, control_tokens, end_of_turn, prefix_ids, text_ids
 from ..tasks.types import Prompt
 from .layout import TokenPrompt

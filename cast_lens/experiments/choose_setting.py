@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, sweep
 from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position, Steering
 from ..methods import Setting
+from ..models.lens import HookedTransformer
 from ..tasks import Prompt, zero_shot_prompts
 from ..vectors import SteeringVector
 

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from transformer_lens import HookedTransformer
+
+from ..models.lens import HookedTransformer
 
 
 def forward_flops(cfg: Any, *, new: int, past: int = 0, layers: int | None = None, read: int | None = None) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from transformer_lens import HookedTransformer
 
 from ..engine import Progress, quiet, tokenise, unsupported
 from ..engine.tokens import longest_prompt
@@ -17,6 +16,7 @@ from ..methods import VECTOR_METHODS, Condition, Setting, SourceTask, zero_shot_
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
 from ..models import fingerprint, load_model
 from ..models.identity import check_layers
+from ..models.lens import HookedTransformer
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
 from ..tasks import (

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from transformer_lens import HookedTransformer
 
 from ..engine import Progress, answer, quiet, tokenise
 from ..evaluation import answer_limit, evaluate
 from ..interventions import Operator, Position, Steering
+from ..models.lens import HookedTransformer
 from ..placebos import random_direction
 from ..tasks import Prompt, is_match, is_valid
 from ..vectors import SteeringVector

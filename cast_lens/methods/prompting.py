@@ -16,9 +16,9 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
-from transformer_lens import HookedTransformer
 
 from ..engine import Progress, capture, quiet
+from ..models.lens import HookedTransformer
 from ..selection.spaces import ENCODER, Encoder, space_from_texts
 from ..tasks import (
     Example,

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformer_lens import HookedTransformer
 
 from ..extraction import versions
 from ..models import fingerprint, model_name
+from ..models.lens import HookedTransformer
 from ..tasks import Task
 from ..tasks.sampling import stable_seed
 from ..vectors import Provenance

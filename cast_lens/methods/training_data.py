@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from transformer_lens import HookedTransformer
-
 from ..engine import TokenPrompt, tokenise
+from ..models.lens import HookedTransformer
 from ..tasks import Example, Prompt, Split, Task, demonstrations, input_key, zero_shot
 from ..tasks.templates import PLAIN
 from .training import Training

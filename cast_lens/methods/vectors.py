@@ -16,12 +16,12 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from .. import placebos
 from ..engine import capture
 from ..extraction import Extraction, draw_samples, provenance
 from ..interventions import Operator, Position
+from ..models.lens import HookedTransformer
 from ..tasks import Prompt, Task, few_shot_prompts
 from ..vectors import DifferenceVectors, SteeringVector, chosen_rows
 from .conditions import Condition, Setting, steered

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .lens import HookedTransformerConfig
 from .list import architecture_of
 
 Implementation = Literal["transformer_lens", "transformers"]

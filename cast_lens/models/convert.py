@@ -6,11 +6,10 @@ import warnings
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformers import PreTrainedModel
 
 from .config import config_from_huggingface
+from .lens import HookedTransformer, HookedTransformerConfig
 from .list import architecture_of
 
 

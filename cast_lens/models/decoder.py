@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule, HookedTransformer
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
+from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import get_attention_mask
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from .lens import HookedTransformer, HookedTransformerConfig
 
 # Context of a model whose config names none.
 UNLIMITED = 2048

@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 
 from cast_lens.interventions import Intervention, PromptVectors, Steering
 from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
 
 from .decoder import HookedDecoder
+from .lens import HookedTransformer
 
 # Entries counted of the blocks together, and of embedding and unembedding each: all of a model of 600 M parameters,
 # every second block of a larger one and so on, so that a fingerprint never takes longer than a second or two.

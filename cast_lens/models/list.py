@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions as tl
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from . import facts
+from .lens import HookedTransformerConfig
 from .rope import Facts
 
 EMBEDDED = "smollm2-135m-instruct"

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .config import Implementation, implementation_of
 from .convert import convert
 from .decoder import HookedDecoder, check_causal
 from .identity import model_name
+from .lens import HookedTransformer
 from .list import EMBEDDED
 from .sources import read_model
 from .tokens import attach_tokenizer, set_chat_arguments

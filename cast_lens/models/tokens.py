@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 import jinja2
-from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerBase
+
+from .lens import HookedTransformer
 
 # What a template that asks for today's date is told: the date that Llama 3's template falls back on. A prompt must not
 # change overnight; ``chat_arguments={"today": "2026-01-31"}`` names another day.

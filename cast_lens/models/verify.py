@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .lens import HookedTransformer
 
 PROBE = (
     "Question: which planet is the largest? Answer: Jupiter. In 1492 they sailed the ocean; "

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine.layout import TokenPrompt
 from cast_lens.interventions import Intervention
+from cast_lens.models.lens import HookedTransformer
 from tests.tiny import VOCAB
 
 D_MODEL = 64

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import reference
 from cast_lens.engine.gradients import Prefixes, answer_losses, frozen
 from cast_lens.engine.layout import TokenPrompt
 from cast_lens.interventions import Position, PromptVectors
+from cast_lens.models.lens import HookedTransformer
 from tests.closeness import assert_close
 from tests.engine.cases import D_MODEL, few_shot_prompts
 from tests.tiny import ARCHITECTURES, tiny_model

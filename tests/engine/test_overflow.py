@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import answer, score, sweep
 from cast_lens.evaluation import evaluate
 from cast_lens.interventions import Intervention
 from cast_lens.models import fingerprint
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.tasks import Prompt
 from cast_lens.vectors import Provenance, SteeringVector
 from tests.engine.cases import D_MODEL, direction, few_shot_prompts

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import reference
 from cast_lens.engine.decoding import decode
@@ -15,6 +14,7 @@ from cast_lens.engine.greedy import stop_rule
 from cast_lens.engine.layout import TokenPrompt
 from cast_lens.engine.scoring import score
 from cast_lens.interventions import Intervention, Position, PromptVectors
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import steer
 from tests.closeness import assert_close
 from tests.engine.cases import D_MODEL, direction, few_shot_prompts

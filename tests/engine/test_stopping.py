@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import answer, capture, score
 from cast_lens.engine.greedy import StopRule, write_greedily
 from cast_lens.engine.tokens import end_tokens
 from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import generate
 from tests.engine.cases import all_kinds
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer

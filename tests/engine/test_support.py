@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 from transformer_lens.components import RMSNorm, TransformerBlock
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
 
 from cast_lens.engine import TokenPrompt, capture, reference, score, unsupported
+from cast_lens.models.lens import HookedTransformer
 from tests.closeness import assert_close
 from tests.engine.cases import few_shot_prompts
 from tests.tiny import tiny_model

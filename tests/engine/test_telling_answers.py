@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 
 from cast_lens.engine import TokenPrompt, reference, score, score_and_answer, tokenise
 from cast_lens.engine.scores import telling_lengths
 from cast_lens.engine.tokens import answer_ends
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.tasks import Prompt
 from tests.closeness import assert_close
 from tests.engine.cases import all_kinds, few_shot_prompts, tokens

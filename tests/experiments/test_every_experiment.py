@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformer_lens import HookedTransformer
 
 from cast_lens.experiments import RunConfig, run_experiment
 from cast_lens.experiments.catalogue import EXPERIMENTS, find
 from cast_lens.experiments.cells import Grid
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.report.record import read_run
 from tests.tiny import tiny_model
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformer_lens import HookedTransformer
 
 from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.tasks import Task
 from tests.models.files import write_folder
 from tests.small_tasks import label_task, word_task

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformer_lens import HookedTransformer
 
 from cast_lens import Extraction, SteeringVector, difference_vectors, steer
 from cast_lens.engine import answer, capture, score, sweep, unsupported
 from cast_lens.models import HookedDecoder, fingerprint, load_model
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import generate
 from tests.architectures import small_model
 from tests.closeness import assert_close

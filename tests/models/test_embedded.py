@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
 from cast_lens.models import EMBEDDED, fingerprint, load_model, model_name
 from cast_lens.models import embedded as fetching
 from cast_lens.models.embedded import embedded_folder
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.models.verify import EXACT, PROBE
 from tests.closeness import assert_close
 from tests.models.files import write_gguf

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 
 from cast_lens.effects import text_effects
 from cast_lens.engine import answer, score, sweep
@@ -18,6 +17,7 @@ from cast_lens.interventions import Intervention
 from cast_lens.models import check_vector, fingerprint, load_model, model_name
 from cast_lens.models.convert import convert
 from cast_lens.models.identity import check_interventions, check_layers
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.models.load import DTYPES as NAMED_DTYPES
 from cast_lens.steering import generate, steer
 from cast_lens.tasks import Prompt

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from tokenizers import processors
-from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
 from cast_lens.engine import tokenise
 from cast_lens.extraction import Extraction, difference_vectors
 from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.models.tokens import ChatTemplate, chat_arguments, end_of_turn, prepends_bos
 from cast_lens.tasks import Prompt
 from cast_lens.vectors import DifferenceVectors

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens.config.hooked_transformer_config import HookedTransformerConfig
 from transformers import PreTrainedModel
 
 from cast_lens.models import list as architectures
 from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformerConfig
 from cast_lens.models.list import State
 from tests.tiny import ARCHITECTURES, tiny_hf_model, tiny_tokenizer
 

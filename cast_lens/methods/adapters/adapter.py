@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-from transformer_lens import HookedTransformer
 
 from ...engine import Progress, TokenPrompt, quiet, tokenise
 from ...engine.greedy import check_length, stop_rule, texts_of
 from ...evaluation import answer_limit, outcome_frame
 from ...files import load_tensors, save_tensors
+from ...models.lens import HookedTransformer
 from ...models.load import load_huggingface
 from ...tasks import Prompt
 from ...vectors import Provenance, model_label

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ...engine import TokenPrompt
+from ...models.lens import HookedTransformer
 from ...models.load import load_huggingface
 from ...tasks import Task
 from ..training import History, Training, Watch, batches, run_epochs, silent, trained_on

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ...engine import Progress, quiet
 from ...evaluation import evaluate
 from ...geometry.projection import NEIGHBOURS, umap_plane
+from ...models.lens import HookedTransformer
 from ...stats import paired_difference
 from ...tasks import Split, Task, zero_shot_prompts
 from ...vectors import SteeringVector

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from ...engine import capture, tokenise
 from ...models import EMBEDDED, fingerprint, load_model, model_name
 from ...models.identity import check_layers
+from ...models.lens import HookedTransformer
 from .config import SELF, Design, Pooling, Start
 
 # Texts that a small model reads at a time.

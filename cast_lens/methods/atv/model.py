@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ...files import load_tensors, save_tensors
 from ...interventions import PromptVectors
 from ...models.identity import check_layers
+from ...models.lens import HookedTransformer
 from ...steering import steer
 from ...tasks import Prompt
 from ...vectors import Provenance, model_label

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ...engine import Prefixes, Progress, answer_losses, frozen, quiet, unsupported
 from ...interventions import PromptVectors
 from ...models import fingerprint
+from ...models.lens import HookedTransformer
 from ...plots import plot_loss, write_figure
 from ...tasks import Task
 from ..training import Training, Watch, run_epochs, silent, trained_on

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformer_lens import HookedTransformer
-
 from cast_lens.methods.adapters import Adapter, AdapterDesign
 from cast_lens.methods.adapters.peft_model import wrap
 from cast_lens.methods.atv import Training
 from cast_lens.models import fingerprint, model_name
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.models.load import load_huggingface
 from cast_lens.tasks import Example, Task
 from cast_lens.vectors import Provenance

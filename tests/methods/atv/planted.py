@@ -13,9 +13,9 @@ import math
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
+from cast_lens.models.lens import HookedTransformer
 from cast_lens.tasks import Example, Task, Template
 from tests.toy import toy_model
 
