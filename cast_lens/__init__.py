@@ -54,11 +54,14 @@ _HOME = {
     "evaluate": "evaluation",
     "evaluate_conditions": "methods",
     "explore": "explore",
+    "export": "share",
     "export_gguf": "gguf",
     "few_shot": "tasks",
     "few_shot_prompts": "tasks",
     "generate": "steering",
     "import_gguf": "gguf",
+    "import_intervention": "share",
+    "import_vector": "share",
     "list_models": "models",
     "list_tasks": "tasks",
     "load_model": "models",
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
     from .models import list_models, load_model
     from .placebos import random_direction
     from .selection import Selection, select, space_from_residuals
+    from .share import export, import_intervention, import_vector
     from .steering import generate, steer
     from .tasks import (
         Example,

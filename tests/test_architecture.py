@@ -33,6 +33,7 @@ RANK = {
     "effects": 6,
     "evaluation": 6,
     "methods": 7,
+    "share": 7,
     "experiments": 8,
     "report": 9,
     "explore": 10,
