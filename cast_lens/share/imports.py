@@ -31,7 +31,7 @@ from ..vectors import DifferenceVectors, Provenance, SteeringVector
 from .export import KIND
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from ..models.lens import HookedTransformer
 
 _FORMATS = (
     "GGUF control vectors (repeng, llama.cpp, EasySteer), safetensors, and torch.save or pickle files of tensors, of "
