@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 SOURCES := cast_lens tests benchmarks studies
 
 .DEFAULT_GOAL := run
-.PHONY: help run quick test check format notebooks figures bench bench-peers clean
+.PHONY: help run quick test check format docs notebooks figures bench bench-peers clean
 
 help:
 	@echo "make run        the main job and its report (OUT=directory, ARGS='--quick ...')"
@@ -16,6 +16,7 @@ help:
 	@echo "make test       install the development tools and run the tests"
 	@echo "make check      format, lint and types, as they are checked before a change is taken"
 	@echo "make format     format and mend what can be mended"
+	@echo "make docs       build the documentation into site/, and fail on a broken link"
 	@echo "make notebooks  execute the notebooks"
 	@echo "make figures    make the gallery of figures"
 	@echo "make bench      time the engine"
@@ -39,6 +40,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+	@echo "Open site/index.html"
+
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/execute.py $(ARGS)
 
@@ -57,7 +62,7 @@ bench-peers: $(VENV)/.installed-dev
 	.venv-peers/bin/python benchmarks/peers.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-peers build *.egg-info
+	rm -rf $(VENV) .venv-peers build site *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -73,3 +78,8 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing cast_lens with its development tools into $(VENV) (a few minutes the first time)"
 	$(INSTALL) -e '.[static,dev]'
 	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev pyproject.toml constraints.txt
+	@echo "Installing what builds the documentation into $(VENV)"
+	$(INSTALL) -e '.[docs]'
+	touch $@

@@ -92,7 +92,7 @@ def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Seq
     Args:
         prompts: queries with gold answers.
         scores: of these prompts, in their order.
-        texts: greedy answers [variant][sample]; None where there is none.
+        texts: greedy answers by variant and sample; None where there is none.
 
     Warns where some admissible answer is the gold answer of no prompt: accuracy then says nothing about it.
     """

@@ -57,7 +57,7 @@ def answer(
         progress: wraps the batches.
 
     Returns:
-        texts [variant][sample]; variant 0 is unsteered. None where logits were NaN or infinite before the answer had
+        texts by variant and sample; variant 0 is unsteered. None where logits were NaN or infinite before the answer had
         ended: there is no most probable token.
 
     Raises:
@@ -91,7 +91,7 @@ def decode(
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> list[list[tuple[int, ...]]]:
-    """``answer`` on tokens: greedy continuations [variant][sample]; each ends with the token that stopped it.
+    """``answer`` on tokens: greedy continuations by variant and sample; each ends with the token that stopped it.
 
     Raises:
         ValueError: ``max_new_tokens`` below 1; see ``check_interventions``.
@@ -176,7 +176,7 @@ def write(
     *,
     first: Int[Tensor, "variant sample"] | None = None,
 ) -> list[list[tuple[int, ...]]]:
-    """Go on from a pass that kept its keys, which are used up: continuations [variant][sample].
+    """Go on from a pass that kept its keys, which are used up: continuations by variant and sample.
 
     Args:
         model, batch, done, interventions, prompts: what ran.

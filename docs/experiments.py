@@ -1,0 +1,135 @@
+"""Write the pages of the experiments from a run directory: what each asks, its options, and what a run printed.
+
+``cast-lens experiment all --quick --out runs/quick`` makes such a directory; this script reads it and runs no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cast_lens.experiments.catalogue import EXPERIMENTS, find
+from cast_lens.experiments.protocol import Experiment
+from cast_lens.plots import write_figures
+from cast_lens.report.record import Chapter, read_run
+from cast_lens.report.tables import Table
+
+FOLDER = Path(__file__).parent / "experiments"
+ROWS, COLUMNS = 12, 9
+"""Of a table on a page; the run directory has all of it."""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/quick"), help="the run directory to read")
+    out = parser.parse_args().out
+    record = read_run(out) if out.exists() else None
+    chapters = {chapter.name: chapter for chapter in record.chapters} if record else {}
+    keep_pictures(chapters)
+    for name in EXPERIMENTS:
+        page = FOLDER / f"{name}.md"
+        page.write_text(one_page(find(name), chapters.get(name)), encoding="utf-8")
+        print(page)
+    (FOLDER / "index.md").write_text(overview(chapters), encoding="utf-8")
+
+
+def keep_pictures(chapters: dict[str, Chapter]) -> None:
+    """The first figure of each experiment as PNG."""
+    first = {one.name: (one.figure, one.frame) for chapter in chapters.values() for one in chapter.figures[:1]}
+    (FOLDER / "pictures").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in write_figures(first, Path(folder)):
+            if path.suffix == ".png":
+                shutil.copy2(path, FOLDER / "pictures" / path.name)
+
+
+def overview(chapters: dict[str, Chapter]) -> str:
+    """The list of experiments with their questions."""
+    rows = [f"| [`{name}`]({name}.md) | {question} |" for name, question in EXPERIMENTS.items()]
+    return f"{ABOUT}\n| experiment | question |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def one_page(kind: type[Experiment], chapter: Chapter | None) -> str:
+    """Question, options, and what came out of a small run."""
+    command = "run --quick" if kind.name == "transfer" else f"experiment {kind.name} --quick"
+    lines = [f"# {kind.title}", "", f"**{EXPERIMENTS[kind.name]}**", "", f"```bash\ncast-lens {command}\n```", ""]
+    lines += [_module_text(kind), "", "## What is compared", "", kind.compared, ""]
+    options = _options(kind)
+    if options:
+        lines += ["## Its own options", "", "| option | default | |", "|---|---|---|", *options, ""]
+    if chapter is not None and chapter.headline:
+        lines += ["## What a quick run prints", "", SMALL, "", f"> {chapter.headline}", ""]
+        for table in chapter.tables[:1]:
+            lines += [*_markdown(table), ""]
+        for figure in chapter.figures[:1]:
+            lines += [f"![{figure.alt}](pictures/{figure.name}.png)", "", f"*{figure.caption} {figure.counted}*", ""]
+    lines += ["## What it cannot show", "", kind.limits, ""]
+    return "\n".join(lines)
+
+
+def _module_text(kind: type[Experiment]) -> str:
+    text = inspect.getdoc(inspect.getmodule(kind)) or ""
+    return text.replace("``", "`")
+
+
+def _options(kind: type[Experiment]) -> list[str]:
+    told = _attributes(inspect.getdoc(kind) or "")
+    rows = []
+    for field in dataclasses.fields(kind):
+        value: Any = field.default
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        rows.append(f"| `--{field.name.replace('_', '-')}` | {shown or 'all'} | {told.get(field.name, '')} |")
+    return rows
+
+
+def _attributes(doc: str) -> dict[str, str]:
+    """The lines under ``Attributes:`` by name."""
+    _, _, block = doc.partition("Attributes:\n")
+    found = re.findall(r"^ {4}(\w+): ((?:.|\n {8})*)", block, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).replace("``", "`") for name, text in found}
+
+
+def _markdown(table: Table) -> list[str]:
+    def cells(row: list[str]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row[:COLUMNS]) + " |"
+
+    lines = [cells(list(table.columns)), "|" + "---|" * min(COLUMNS, len(table.columns))]
+    lines += [cells(list(row)) for row in table.rows[:ROWS]]
+    if len(table.rows) > ROWS:
+        lines += ["", f"({len(table.rows) - ROWS} more rows in the report.)"]
+    return lines
+
+
+ABOUT = """# Experiments
+
+Each experiment is one question, a grid of cells, tables with placebos and intervals, and one headline sentence.
+
+```bash
+cast-lens experiment list                            # all of them
+cast-lens experiment selection --quick --out runs/try
+cast-lens experiment status runs/try
+cast-lens report runs/try                            # joins the experiments of a directory into one page
+cast-lens experiment all --quick --out runs/all      # every one, small
+```
+
+The main job, `cast-lens run`, is one of them (`transfer`). Each is also a function that takes its own options by keyword:
+`cast_lens.experiments.shots(RunConfig(...), few_shots=(1, 4)) -> DataFrame`.
+
+A finished cell is a file. Killed at any moment, the same command ends with the same frames, bit for bit. `--workers N` uses N processes and changes no number; a cell
+that fails leaves its traceback and the others go on (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but
+`atv` take about two hours on two cores (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning (extra `peft`).
+"""
+SMALL = (
+    "On the embedded 135M-parameter model with a handful of questions: it shows what the output looks like and is too small to conclude from. "
+    "[Findings](../findings.md) has the longer runs."
+)
+
+if __name__ == "__main__":
+    main()
