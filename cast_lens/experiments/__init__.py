@@ -66,7 +66,7 @@ def _experiment(name: str, config: RunConfig, out: str | Path | None = None, **o
         options: of the experiment, and those of ``run_experiment`` (``workers``, ``say``, ...).
     """
     from .catalogue import find
-    from .runner import run, run_experiment
+    from .runner import run_experiment
 
     how = {key: options.pop(key) for key in RUNNING if key in options}
     experiment = find(name)(**options)
