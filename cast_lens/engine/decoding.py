@@ -57,8 +57,8 @@ def answer(
         progress: wraps the batches.
 
     Returns:
-        texts by variant and sample; variant 0 is unsteered. None where logits were NaN or infinite before the answer had
-        ended: there is no most probable token.
+        texts by variant and sample; variant 0 is unsteered. None where logits were NaN or infinite before the answer
+        had ended: there is no most probable token.
 
     Raises:
         ValueError: see ``tokenise`` and ``check_interventions``; ``max_new_tokens`` below 1.
