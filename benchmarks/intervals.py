@@ -19,7 +19,7 @@ from scipy.stats import binom
 from cast_lens.experiments.outcomes import BASELINE, pooled_table
 from cast_lens.stats import gain_split, mcnemar_p_values, mean_interval, paired_difference, paired_proportions
 from cast_lens.stats.bootstrap import bootstrap_means
-from cast_lens.stats.proportions import difference_interval
+from cast_lens.stats.intervals import difference_interval
 
 RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 SIZES = (16, 48, 200)

@@ -55,8 +55,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
 
 def cast(samples: int, search: str, *, structured: bool = True) -> Row:
     from cast_lens.selection import SelectionParameters, select, similarity_graph
-    from cast_lens.selection.diversity import CoverageDiscount
-    from cast_lens.selection.greedy import Steps, greedy
+    from cast_lens.selection.greedy import CoverageDiscount, Steps, greedy
     from cast_lens.selection.influence import diffusion_influence
 
     space = pool(samples, structured=structured)

@@ -28,8 +28,7 @@ from .tasks import (
     sample_examples,
     zero_shot_prompts,
 )
-from .tasks.prompts import Demonstrations
-from .tasks.random_text import with_random_text
+from .tasks.prompts import Demonstrations, with_random_text
 from .vectors import DifferenceVectors, Provenance
 
 

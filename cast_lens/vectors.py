@@ -119,7 +119,7 @@ class SteeringVector:
         return f"SteeringVector({self.provenance.task!r}, {sizes}, {model_label(self.provenance)})"
 
     def _repr_html_(self) -> str:
-        from .plots.previews import bars_preview
+        from .plots.files import bars_preview
 
         norms = self.directions.norm(dim=-1).tolist()
         return bars_preview(norms, self.layers, title=escape(repr(self)), column="norm")

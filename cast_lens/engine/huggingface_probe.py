@@ -37,7 +37,7 @@ LENGTH = 14
 # Where masks are read off: beyond any window in use, so that a window shows.
 FAR = 2**18
 # Largest difference of logits over their size that summing in another order explains, and for half precision the
-# median of the differences' lengths: what ``models.verify`` allows.
+# median of the differences' lengths: what ``models.load`` allows.
 EXACT, ROUNDED = 2e-4, 0.15
 # What an attention may be told that changes nothing here: gradients, caches, dtypes of fused kernels, positions that
 # have gone into queries and keys already.

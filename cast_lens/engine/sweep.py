@@ -49,7 +49,7 @@ class Sweep:
         )
 
     def _repr_html_(self) -> str:
-        from ..plots.previews import sweep_preview
+        from ..plots.files import sweep_preview
 
         return f"<p>{escape(repr(self))}</p>{sweep_preview(self.to_frame())}"
 

@@ -16,8 +16,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .sources import explore
-from .view import Exploration
+from .view import Exploration, explore
 
 __all__ = ["Exploration", "explore"]
 

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs_version
 from ..geometry import alignment_samples, project_layers
 from ..plots.parallel import family_style
 from ..plots.style import NEUTRAL, PALETTE, TEXT, task_style, template
-from ..report.packing import THEMES, plain
+from ..report.page import THEMES, plain
 from ..tasks import Task, zero_shot
 from ..vectors import DifferenceVectors
 

@@ -13,11 +13,9 @@ here.
 """
 
 from .alignment import alignment, alignment_samples
-from .cohesion import cohesion
-from .entropy import entropy_by_layer, matrix_entropy
+from .cohesion import cohesion, entropy_by_layer, matrix_entropy
 from .parallelism import cosine_matrix, parallelism
-from .planted import planted_differences
-from .projection import arrow_cosines, project, project_layers
+from .projection import arrow_cosines, planted_differences, project, project_layers
 
 __all__ = [
     "alignment",

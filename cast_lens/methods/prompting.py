@@ -34,7 +34,7 @@ from ..tasks import (
     word_count,
     zero_shot_prompts,
 )
-from ..tasks.random_text import Length
+from ..tasks.prompts import Length
 from ..tasks.sampling import Pool
 from ..tasks.templates import body, definition
 from .conditions import AnyCondition, BatchedCondition, Condition

@@ -4,7 +4,7 @@
 were compared with Hugging Face's; ``fingerprint`` and ``check_vector`` say which vectors belong to it.
 """
 
-from .config import config_from_huggingface
+from .convert import config_from_huggingface
 from .decoder import HookedDecoder
 from .identity import check_vector, fingerprint, model_name
 from .list import EMBEDDED, LoadableModel, list_models

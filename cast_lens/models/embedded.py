@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers.utils import logging as transformers_logging
 
-from .gguf import read_gguf
+from .convert import read_gguf
 from .list import EMBEDDED
 
 ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -12,8 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from . import facts
+from .facts import Facts
 from .lens import HookedTransformerConfig
-from .rope import Facts
 
 EMBEDDED = "smollm2-135m-instruct"
 State = dict[str, Tensor]

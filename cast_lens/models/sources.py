@@ -18,9 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .config import Implementation, implementation_of
+from .convert import Implementation, implementation_of, read_gguf
 from .embedded import embedded_folder, step, without_bars
-from .gguf import read_gguf
 from .list import EMBEDDED
 
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError)

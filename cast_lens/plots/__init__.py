@@ -12,13 +12,20 @@ writes anything.
   ``task_style`` says which colour, marker and dash a task has in all of them.
 """
 
-from .atv_vectors import plot_atv_against, plot_atv_cloud, plot_atv_cosines, plot_atv_norms
-from .clouds import plot_alignment, plot_cohesion, plot_entropy, plot_projection
+from .clouds import (
+    plot_alignment,
+    plot_atv_against,
+    plot_atv_cloud,
+    plot_atv_cosines,
+    plot_atv_norms,
+    plot_cohesion,
+    plot_entropy,
+    plot_projection,
+)
 from .comparisons import plot_costs, plot_methods, plot_placebos
-from .dose import plot_loss, plot_pareto, plot_scaling, plot_steerability
+from .dose import plot_loss, plot_pareto, plot_scaling, plot_selection, plot_steerability, plot_token_effects
 from .files import write_figure, write_figures
 from .parallel import plot_cosine_matrix, plot_parallelism
-from .samples import plot_selection, plot_token_effects
 from .style import TaskStyle, task_style, themed
 from .sweeps import plot_sweep
 from .transfers import plot_gain, plot_split, plot_transfer_matrix

@@ -9,8 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .frames import METRICS, in_order, percent, points_interval, require
-from .layout import ROW_HEIGHT, beside, blank, error_bars
+from .layout import METRICS, ROW_HEIGHT, beside, blank, error_bars, in_order, percent, points_interval, require
 from .style import NEUTRAL, PALETTE, method_order, method_style
 
 METHODS_COLUMNS = ("method", "metric", "gain", "gain_low", "gain_high", "n")

@@ -13,8 +13,20 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .frames import in_order, layer_text, require, require_choice
-from .layout import BAR, COSINE_RANGE, LAYER_MARK, ROW_HEIGHT, add_slider, band, blank, nested
+from .layout import (
+    BAR,
+    COSINE_RANGE,
+    LAYER_MARK,
+    ROW_HEIGHT,
+    add_slider,
+    band,
+    blank,
+    in_order,
+    layer_text,
+    nested,
+    require,
+    require_choice,
+)
 from .style import DASHES, NEUTRAL, PALETTE
 
 FAMILIES = ("classification", "multiple-choice", "word", "yes-no")

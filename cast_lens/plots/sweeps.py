@@ -11,8 +11,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .frames import METRICS, SHARES, hover_text, in_order, metric_text, require, require_choice
-from .layout import blank, menu, nested
+from .layout import METRICS, SHARES, blank, hover_text, in_order, menu, metric_text, nested, require, require_choice
 from .style import PALETTE, SEQUENTIAL
 
 UNSTEERED = "unsteered"

@@ -9,8 +9,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .frames import METRICS, in_order, points, points_interval, require, require_choice
-from .layout import BAR, ROW_HEIGHT, beside, blank, error_bars, nested
+from .layout import (
+    BAR,
+    METRICS,
+    ROW_HEIGHT,
+    beside,
+    blank,
+    error_bars,
+    in_order,
+    nested,
+    points,
+    points_interval,
+    require,
+    require_choice,
+)
 from .style import NEUTRAL, PALETTE, method_order, method_style
 
 GAIN_COLUMNS = ("target", "source", "method", "metric", "gain", "gain_low", "gain_high")

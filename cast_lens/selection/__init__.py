@@ -9,9 +9,8 @@ arXiv 2507.13236 says of its selection step; what it leaves open has defaults of
 
 from .graph import GraphSummary, SimilarityGraph, similarity_graph
 from .influence import cascade_influence, diffusion_influence
-from .projection import selection_plane
-from .result import Selection, SelectionParameters, Trace
-from .select import METHODS, SEEDED, WITHOUT_SPACE, select
+from .result import Selection, SelectionParameters, Trace, selection_plane
+from .selectors import METHODS, SEEDED, WITHOUT_SPACE, select
 from .spaces import space_from_residuals, space_from_texts
 
 __all__ = [

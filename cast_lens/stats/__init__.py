@@ -17,20 +17,30 @@ Generators are local and seeded by argument. Nothing here knows of models, tasks
 
 from .association import auroc, correlation_test, silhouette, spearman
 from .bootstrap import mean_interval, paired_difference
-from .intervals import Estimate, proportion_interval, t_interval
-from .permutation import (
+from .intervals import Estimate, difference_interval, paired_proportions, proportion_interval, t_interval
+from .significance import (
     HypothesisTest,
+    McNemar,
+    adjust_p_values,
     common_direction_test,
     cosine_test,
+    mcnemar_exact,
+    mcnemar_mid_p,
+    mcnemar_p_values,
+    mcnemar_power,
+    minimal_detectable_effect,
     paired_permutation_test,
     placebo_test,
+    stratified_placebo_test,
 )
-from .power import mcnemar_power, minimal_detectable_effect
-from .proportions import difference_interval, paired_proportions
-from .significance import McNemar, adjust_p_values, mcnemar_exact, mcnemar_mid_p, mcnemar_p_values
-from .steerability import steerability, steerability_summary
-from .strata import stratified_placebo_test
-from .transfer import gain_split, negative_transfer_rate, recovered_fraction, relative_boost
+from .transfer import (
+    gain_split,
+    negative_transfer_rate,
+    recovered_fraction,
+    relative_boost,
+    steerability,
+    steerability_summary,
+)
 
 __all__ = [
     "Estimate",

@@ -15,7 +15,7 @@ from scipy.stats import permutation_test, rankdata, spearmanr
 from sklearn.metrics import silhouette_score
 
 from .arrays import as_pair
-from .permutation import BATCH, HypothesisTest
+from .significance import BATCH, HypothesisTest
 
 
 def spearman(x: Float[np.ndarray, " cell"], y: Float[np.ndarray, " cell"], *, least: int = 3) -> float:

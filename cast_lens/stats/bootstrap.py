@@ -3,7 +3,7 @@
 Every statistic here is a smooth function of column means, so one routine handles them all. Resampling goes by
 example, or by cluster where examples are not independent: outcomes of one example under several seeds, or of
 several examples under one seed's demonstrations. With fewer than about 10 clusters any such interval is too
-narrow. Outcomes of 0 and 1 get score intervals instead (``proportions``), because resampling fails near 0 and 1.
+narrow. Outcomes of 0 and 1 get score intervals instead (``intervals``), because resampling fails near 0 and 1.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 
 from .arrays import as_known_pair, check_share, cluster_codes
-from .intervals import Estimate
-from .proportions import clustered_share, difference_interval
+from .intervals import Estimate, clustered_share, difference_interval
 
 Statistic = Callable[[Float[np.ndarray, "*stack column"]], Float[np.ndarray, "*stack part"]]
 

@@ -15,10 +15,11 @@ from .prompts import (
     few_shot,
     few_shot_prompts,
     prompts_showing,
+    with_random_text,
+    word_count,
     zero_shot,
     zero_shot_prompts,
 )
-from .random_text import with_random_text, word_count
 from .sampling import demonstrations, input_key, label_counts, sample_examples
 from .types import SPLITS, Example, Kind, Prompt, Split, Task, TaskInfo, Template
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .splits import FILES, SPLIT_NAMES
+from .sampling import FILES, SPLIT_NAMES
 from .types import is_language
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")

@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .sampling import class_of, in_turn, stable_seed
+from .sampling import class_of, in_turn, make_splits, stable_seed
 from .settings import Settings, wording
-from .splits import make_splits
 from .templates import KNOWN
 from .types import Example, Task
 

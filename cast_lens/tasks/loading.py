@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .formats import TaskFiles, discover
 from .records import Line, check_ids, lines_of, read_lines
-from .sampling import class_of, input_key
+from .sampling import class_of, input_key, make_splits
 from .settings import Settings, check_wording, infer_kind, read_settings, settle, wording
-from .splits import make_splits
 from .starter import load_starter, starter_names
 from .templates import KNOWN
 from .types import SPLITS, Example, Kind, Task, TaskInfo, is_language

@@ -17,7 +17,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from .formats import kind_of, read_records, shown
-from .splits import SPLIT_NAMES
+from .sampling import SPLIT_NAMES
 from .types import Example
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {

@@ -6,8 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from cast_lens.plots.frames import in_order, require
-from cast_lens.plots.layout import band, blank
+from cast_lens.plots.layout import band, blank, in_order, require
 from cast_lens.plots.style import DASHES, NEUTRAL, PALETTE, SYMBOLS
 
 PANEL = 300

@@ -17,7 +17,7 @@ from cast_lens.models import EMBEDDED, fingerprint, load_model, model_name
 from cast_lens.models import embedded as fetching
 from cast_lens.models.embedded import embedded_folder
 from cast_lens.models.lens import HookedTransformer
-from cast_lens.models.verify import EXACT, PROBE
+from cast_lens.models.load import EXACT, PROBE
 from tests.closeness import assert_close
 from tests.models.files import write_gguf
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cast_lens import plots
-from cast_lens.plots.frames import (
+from cast_lens.plots.layout import (
     hover_text,
     metric_text,
     percent,

@@ -18,7 +18,7 @@ import pytest
 
 from cast_lens.report import page as page_module
 from cast_lens.report import publish, write_figures, write_report
-from cast_lens.report.packing import plain
+from cast_lens.report.page import plain
 from tests.plots import synthetic
 
 GEOMETRY = ("parallelism", "cosines", "projection", "alignment", "cohesion", "entropy")

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from cast_lens.selection import SelectionParameters, select, similarity_graph
-from cast_lens.selection.diversity import CoverageDiscount, DiversityMeasure, Farthest, GraphFacility
-from cast_lens.selection.greedy import Steps, first_best, lazy_greedy, scaled
+from cast_lens.selection.greedy import (
+    CoverageDiscount,
+    DiversityMeasure,
+    Farthest,
+    GraphFacility,
+    Steps,
+    first_best,
+    lazy_greedy,
+    scaled,
+)
 from cast_lens.selection.spaces import unit_rows
 from tests.selection import literal
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import gammaln, xlogy
 
 from cast_lens.stats import gain_split, mean_interval, paired_difference, paired_proportions, relative_boost
-from cast_lens.stats.proportions import difference_interval, exact_interval, tang_interval, tango_interval
+from cast_lens.stats.intervals import difference_interval, exact_interval, tang_interval, tango_interval
 from tests.stats.test_transfer import outcomes
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cast_lens.stats import mcnemar_exact, paired_permutation_test
-from cast_lens.stats.sign_flip import exact_flip_p, on_grid
+from cast_lens.stats.significance import exact_flip_p, on_grid
 
 
 @pytest.mark.parametrize("unit", [1.0, 0.1, 1 / 3, 1 / 14])

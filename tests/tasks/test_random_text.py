@@ -14,7 +14,7 @@ from cast_lens.tasks import (
     word_count,
     zero_shot_prompts,
 )
-from cast_lens.tasks.random_text import neutral_words
+from cast_lens.tasks.prompts import neutral_words
 from tests.tasks.small import free_task, labelled_task, lettered_task
 
 STARTER = ("review-sentiment", "science", "antonym", "headline-topic.de", "yes-no-facts")

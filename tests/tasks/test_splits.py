@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cast_lens.tasks.sampling import input_key, stable_seed
-from cast_lens.tasks.splits import Splits, carve, disjoint, make_splits
+from cast_lens.tasks.sampling import Splits, carve, disjoint, input_key, make_splits, stable_seed
 from cast_lens.tasks.types import Example
 
 from .small import example

@@ -17,7 +17,7 @@ from ... import plots
 from ...geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
 from ...methods import AnyCondition, cross_task_condition, evaluate_conditions, few_shot_condition
 from ...plots.clouds import projection_methods
-from ...plots.frames import in_order
+from ...plots.layout import in_order
 from ...vectors import DifferenceVectors
 from .. import sentences
 from ..cells import Cell

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..records import Line, read_lines
-from ..splits import Splits, disjoint
+from ..sampling import Splits, disjoint
 from ..templates import WORD
 from ..types import SPLITS, Example, Kind, Task, Template
 
