@@ -6,6 +6,6 @@ evaluate a steered model; ``tracking`` sends finished rows to an experiment trac
 """
 
 from .export import FORMATS, Format, export
-from .imports import import_intervention, import_vector
+from .imports import import_intervention, import_vector, read_intervention
 
-__all__ = ["FORMATS", "Format", "export", "import_intervention", "import_vector"]
+__all__ = ["FORMATS", "Format", "export", "import_intervention", "import_vector", "read_intervention"]

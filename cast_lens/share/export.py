@@ -5,9 +5,8 @@ Formats, and what each can say of an intervention (position, operator, layers):
 - ``safetensors``: everything; a JSON card beside it, for people and other programs. ``import_intervention`` reads it.
 - ``gguf``: llama.cpp's control vector: adds at every token, from block 1 on. The strength is multiplied in, so
   ``--control-vector FILE`` steers as much as here.
-- ``lm-eval``: lm-evaluation-harness' ``--model steered,steer_path=FILE``: adds, or projects out, at every token of one
-  block. Its hooks share the last entry of a file (``lm_eval/models/hf_steered.py`` of 0.4.13 binds names late), so a
-  file with several blocks would steer each of them with the vector of the last, and is refused.
+- ``lm-eval``: lm-evaluation-harness' ``--model steered,steer_path=FILE`` (0.4.13): adds, or projects out, at every
+  token. ``cast_lens.share.lm_eval`` is that harness with every position and operator.
 - ``easysteer``: EasySteer's ``SteeringSpec`` as JSON (the API of its fork of vLLM 0.26), with the vectors in a GGUF
   file beside it.
 - ``script``: Python for Hugging Face transformers that does without this package, with the vectors beside it.
@@ -53,7 +52,6 @@ def export(
     format: Format | None = None,
     provenance: Provenance | None = None,
     blocks: str = "layers",
-    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write an intervention for another engine, whole or not at all.
 
@@ -64,7 +62,6 @@ def export(
         provenance: of the vector; it is stored where the format has room for it.
         blocks: ``lm-eval`` only: name of the list of blocks in the Hugging Face model without its head, ``h`` for
             GPT-2, ``decoder.layers`` for OPT.
-        dtype: ``lm-eval`` only: of the stored vector. That harness adds it as it is, so it must be the model's.
 
     Returns:
         the path.
@@ -94,7 +91,7 @@ def export(
         )
     origin = provenance or Provenance(model="", fingerprint=_mark(intervention), task=intervention.name)
     if chosen == "lm-eval":
-        return _lm_eval(intervention, path, blocks, dtype)
+        return _lm_eval(intervention, path, blocks)
     writers: dict[str, Callable[[Steering, Path, Provenance], Path]] = {
         "safetensors": _safetensors,
         "gguf": _gguf,
@@ -175,24 +172,26 @@ def _gguf(intervention: Steering, path: Path, origin: Provenance) -> Path:
     return export_gguf(_vector(intervention, origin, factor=intervention.strength), path)
 
 
-def _lm_eval(intervention: Steering, path: Path, blocks: str, dtype: torch.dtype) -> Path:
+def _lm_eval(intervention: Steering, path: Path, blocks: str) -> Path:
     adds = intervention.operator == "add"
     removes = intervention.operator == "ablate" and intervention.strength == 1
     can = (
-        "lm-eval's 'steered' model edits every token (position 'all') at one block: it adds (operator 'add'), or sets "
-        "the component along the vector (operator 'ablate' at strength 1)"
+        "lm-eval's 'steered' model edits every token (position 'all'): it adds (operator 'add'), or sets the component "
+        "along the vector (operator 'ablate' at strength 1)"
     )
-    fits = (adds or removes) and intervention.position == "all" and len(intervention.layers) == 1
-    refuse(intervention, "lm-eval", can, unless=fits)
-    [(layer, row)] = directions_of(intervention).items()
-    entry = {
-        "steering_vector": row.to(dtype),
-        "steering_coefficient": intervention.strength if adds else 0.0,
-        "action": "add" if adds else "clamp",
-        "bias": None,
+    refuse(intervention, "lm-eval", can, unless=(adds or removes) and intervention.position == "all")
+    entries = {
+        f"{blocks}.{layer}": {
+            "steering_vector": row,
+            "steering_coefficient": intervention.strength if adds else 0.0,
+            "action": "add" if adds else "clamp",
+            "bias": None,
+            "head_index": None,
+        }
+        for layer, row in directions_of(intervention).items()
     }
     data = io.BytesIO()
-    torch.save({f"{blocks}.{layer}": entry}, data)
+    torch.save(entries, data)
     return atomic_write(path, data.getvalue())
 
 

@@ -97,6 +97,52 @@ def import_intervention(path: str | os.PathLike[str]) -> Intervention | PromptVe
         return PromptVectors(torch.stack(rows)[None], layers, strength, position, name, mark)
 
 
+def read_intervention(
+    path: str | os.PathLike[str],
+    *,
+    layer: int | None = None,
+    strength: float | None = None,
+    operator: str | None = None,
+    position: str | None = None,
+    model: HookedTransformer | None = None,
+) -> Intervention | PromptVectors:
+    """An intervention from any file that ``import_vector`` reads.
+
+    Args:
+        path: of a vector, or of an intervention that ``export`` wrote as safetensors.
+        layer: block to steer; a vector of a single layer needs none.
+        strength, operator, position: see ``Intervention``; what is None is as the file says, or as ``Intervention`` has
+            it.
+        model: see ``import_vector``.
+
+    Raises:
+        ValueError: as ``import_vector``; for a vector of several layers without ``layer``.
+    """
+    vector = import_vector(path, model=model)
+    given = {"layer": layer, "strength": strength, "operator": operator, "position": position}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if _is_intervention(Path(path)):
+        stored = import_intervention(path)
+        if layer in (None, *stored.layers[:1]) and len(stored.layers) == 1:
+            return replace(stored, **changes)
+        if not changes:
+            return stored
+    if layer is None and len(vector.layers) > 1:
+        raise ValueError(
+            f"{os.fspath(path)} holds vectors for layers {', '.join(map(str, vector.layers))}; say which with layer=..."
+        )
+    changes["layer"] = int(vector.layers[0] if layer is None else layer)
+    return vector.intervention(**changes)
+
+
+def _is_intervention(path: Path) -> bool:
+    try:
+        load_tensors(path, kind=KIND)
+    except ValueError:
+        return False
+    return True
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 import cast_lens as cl
 from cast_lens.interventions import OPERATORS, POSITIONS, Intervention, PromptVectors
 from cast_lens.models import load_model
-from cast_lens.share import FORMATS, export, import_intervention, import_vector
+from cast_lens.share import FORMATS, export, import_intervention, import_vector, read_intervention
 from cast_lens.vectors import Provenance
 from tests.tiny import tiny_hf_model, tiny_tokenizer
 
@@ -115,15 +115,30 @@ def test_a_control_vector_holds_direction_times_strength_at_its_own_block(tmp_pa
     assert torch.equal(torch.tensor(reader.tensors[0].data), 1.5 * steering.direction)
 
 
-def test_lm_eval_reads_one_block(tmp_path: Path) -> None:
+def test_the_steered_model_of_lm_eval_finds_each_block(tmp_path: Path) -> None:
     steering = _made(position="all")
-    found = torch.load(export(steering, tmp_path / "v.pt", dtype=torch.bfloat16), weights_only=True)
+    found = torch.load(export(steering, tmp_path / "v.pt"), weights_only=True)
     entry = found["layers.2"]
     assert (entry["action"], entry["steering_coefficient"], entry["bias"]) == ("add", 1.5, None)
-    assert torch.equal(entry["steering_vector"], steering.direction.bfloat16())
+    assert torch.equal(entry["steering_vector"], steering.direction)
     removed = replace(steering, operator="ablate", strength=1.0)
     found = torch.load(export(removed, tmp_path / "w.pt", blocks="h"), weights_only=True)
     assert (found["h.2"]["action"], found["h.2"]["steering_coefficient"]) == ("clamp", 0.0)
+    both = PromptVectors(torch.eye(8)[None, :2], (1, 2), position="all")
+    found = torch.load(export(both, tmp_path / "x.pt"), weights_only=True)
+    assert [entry["steering_vector"].argmax() for entry in found.values()] == [0, 1]
+
+
+def test_what_is_not_given_is_as_the_file_says(tmp_path: Path) -> None:
+    steering = _made(position="prompt_last", operator="replace")
+    path = export(steering, tmp_path / "v.safetensors")
+    assert read_intervention(path).position == "prompt_last"
+    changed = read_intervention(path, strength=0.5, position="all")
+    assert (changed.strength, changed.position, changed.operator, changed.layer) == (0.5, "all", "replace", 2)
+    two = cl.SteeringVector(torch.eye(8)[:2], (1, 3), ORIGIN).save(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="layers 1, 3; say which"):
+        read_intervention(two)
+    assert read_intervention(two, layer=3, strength=2.0).layer == 3
 
 
 def test_an_easysteer_spec_names_phases_and_its_vectors(tmp_path: Path) -> None:
@@ -150,7 +165,6 @@ def test_an_easysteer_spec_names_phases_and_its_vectors(tmp_path: Path) -> None:
         ("gguf", _made(position="all", layer=0)),
         ("pt", _made(position="last")),
         ("pt", _made(position="all", operator="ablate", strength=0.5)),
-        ("pt", PromptVectors(torch.ones(1, 2, 8), (1, 2), position="all")),
         ("json", _made(operator="replace", strength=0.5)),
         ("json", _made(layer=0)),
     ],
