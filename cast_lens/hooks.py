@@ -14,7 +14,8 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.utilities import USE_DEFAULT_VALUE, get_attention_mask
 
-from .interventions import ForwardPass, Steering
+from .engine.reference import edit_rows, hook_name, site_name
+from .interventions import ForwardPass, Site, Steering
 from .models.lens import HookedTransformer
 
 _ABSENT = object()
@@ -24,12 +25,18 @@ class Edit:
     """One intervention at one of its layers as a hook, with what it takes to notice that it did not act."""
 
     def __init__(
-        self, intervention: Steering, layer: int, watch: Watch, prompt_length: Int[Tensor, " length"] | None
+        self,
+        intervention: Steering,
+        layer: int,
+        watch: Watch,
+        prompt_length: Int[Tensor, " length"] | None,
+        site: Site | None = None,
     ) -> None:
         self.intervention = intervention
         self.layer = layer
         self.prompt_length = prompt_length
-        self.name = f"blocks.{layer}.hook_resid_post"
+        self.site = site
+        self.name = hook_name(layer) if site is None else site_name(layer, site)
         self._watch = watch
         self._handle: LensHandle | None = None
         self._passes = 0
@@ -72,7 +79,7 @@ class Edit:
         self._edited = True
         steered = tensor.clone()
         owners = chosen.nonzero()[:, 0]
-        steered[chosen] = self.intervention.edit(self.layer, tensor[chosen], owners)
+        steered[chosen] = edit_rows(self.intervention, self.layer, self.site, tensor[chosen], owners)
         return steered
 
     def check_pass(self, running: ForwardPass, fired: int) -> None:

@@ -11,8 +11,9 @@ cached change nothing: the last prompt token is the same token in a batch, alone
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Literal, Protocol
 
@@ -24,6 +25,9 @@ Position = Literal["last", "prompt_last", "all"]
 POSITIONS: tuple[Position, ...] = ("last", "prompt_last", "all")
 Operator = Literal["add", "norm_preserving_add", "ablate", "replace"]
 OPERATORS: tuple[Operator, ...] = ("add", "norm_preserving_add", "ablate", "replace")
+# What of a block a ``SublayerEdit`` edits: what the heads write before the output projection, what attention and
+# what the MLP add to the residual stream.
+Site = Literal["heads", "attention", "mlp"]
 
 
 class Steering(Protocol):
@@ -315,6 +319,87 @@ class PromptVectors:
         return residual + (self.strength * (own if len(own) == 1 else own[owners])).to(residual.dtype)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SublayerEdit(ABC):
+    """An edit inside blocks: of what heads, attention or MLP write, before it reaches the residual stream.
+
+    Wherever interventions go these go too. The kinds are in ``cast_lens.sublayers``. Strength 0 is the identity.
+
+    Attributes:
+        layers: blocks that are edited, increasing.
+        strength: 0 leaves outputs as they are, 1 is the whole edit unless the kind says otherwise.
+        position, name, fingerprint: see ``Intervention``.
+
+    Raises:
+        ValueError: layers that are no increasing block indices, a non-finite strength, an unknown position.
+    """
+
+    layers: tuple[int, ...]
+    strength: float = field(default=1.0, kw_only=True)
+    position: Position = field(default="prompt_last", kw_only=True)
+    name: str = field(default="", kw_only=True)
+    fingerprint: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(index(layer) for layer in self.layers))
+        object.__setattr__(self, "strength", float(self.strength))
+        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+            raise ValueError(f"layers must be one or more increasing block indices from 0, got {self.layers}")
+        if not -float("inf") < self.strength < float("inf"):
+            raise ValueError(f"strength={self.strength} must be a finite number")
+        if self.position not in POSITIONS:
+            raise ValueError(f"position={self.position!r} is unknown; choose one of {', '.join(POSITIONS)}")
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """What of a block it edits."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """``d_model`` of the model that it was made for."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> float:
+        """Largest absolute entry of its tensors."""
+
+    @abstractmethod
+    def edit_output(self, site: Site, layer: int, rows: Float[Tensor, "row *width"]) -> Float[Tensor, "row *width"]:
+        """The edited rows, a new tensor: [row, head, d_head] at ``heads``, otherwise [row, d_model]."""
+
+    @property
+    def layer(self) -> int:
+        """The first block that is edited."""
+        return self.layers[0]
+
+    @property
+    def operator(self) -> Operator:
+        """What frames call it: outputs are replaced, wholly or in part."""
+        return "replace"
+
+    @property
+    def samples(self) -> None:
+        """It is the same for every prompt."""
+        return None
+
+    @property
+    def in_one_pass(self) -> bool:
+        """Whether its prompts' earlier tokens stay as they are, so that variants share one pass of the engine."""
+        return self.sites == ("heads",) and self.position == "prompt_last"
+
+    def of(self, samples: Sequence[int]) -> SublayerEdit:
+        """Itself."""
+        return self
+
+    def edit(
+        self, layer: int, residual: Float[Tensor, "row d_model"], owners: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row d_model"]:
+        """The residual as it is: it was edited inside the block."""
+        return residual
+
+
 Interventions = Steering | Sequence[Steering] | Mapping[str, Steering]
 """One intervention, several, or several by name: the name is what frames call them."""
 
@@ -332,7 +417,7 @@ def as_interventions(given: Interventions) -> list[Steering]:
         named = list(enumerate(given if isinstance(given, Sequence) else [given]))
     found: list[Steering] = []
     for name, item in named:
-        if not isinstance(item, Intervention | PromptVectors):
+        if not isinstance(item, Intervention | PromptVectors | SublayerEdit):
             raise ValueError(
                 f"intervention {name} is a {type(item).__name__}; steering takes interventions: "
                 "vector.intervention(layer, strength=...) makes one from a steering vector"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from .engine.greedy import StopRule, check_length, texts_of, write_greedily
+from .engine.reference import places
 from .engine.scores import greedy_tokens
 from .engine.tokens import Prompts, tokenise
 from .hooks import Edit, Watch
@@ -71,7 +72,7 @@ def steer(
     _check(whole, items)
     lengths = None if prompt_length is None else prompt_lengths(prompt_length)
     watch = Watch.of(whole)
-    edits = [Edit(item, layer, watch, lengths) for item in items for layer in item.layers]
+    edits = [Edit(item, layer, watch, lengths, site) for item in items for layer, site, _ in places(item)]
     compiled = vars(model).get("forward") if whole is not model else None
     try:
         watch.hold(edits)

@@ -17,6 +17,7 @@ RANK = {
     "files": -1,
     "tasks": 0,
     "interventions": 0,
+    "sublayers": 0.5,
     "stats": 0,
     "plots": 0,
     "vectors": 1,

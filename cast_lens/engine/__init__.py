@@ -1,6 +1,7 @@
 """The only room that runs a model.
 
 - ``capture``: residuals at the last prompt token, every layer, prompts that begin alike run once;
+- ``capture_heads``, ``indirect_effects``, ``project_heads``: what heads write, and what each does to an answer;
 - ``capture_to_disk``: the same in shards on disk, for more prompts than memory holds;
 - ``score``: log-probabilities of answers, unsteered and under many interventions, from one pass;
 - ``sweep``: ``score`` over layers × strengths × directions;
@@ -15,6 +16,7 @@
 from .capture import capture
 from .decoding import answer, score_and_answer
 from .gradients import Prefix, Prefixes, answer_losses, frozen
+from .heads import capture_heads, indirect_effects, project_heads
 from .layout import TokenPrompt
 from .progress import Progress, bars, quiet
 from .scores import Scores
@@ -36,8 +38,11 @@ __all__ = [
     "answer_losses",
     "bars",
     "capture",
+    "capture_heads",
     "capture_to_disk",
     "frozen",
+    "indirect_effects",
+    "project_heads",
     "quiet",
     "score",
     "score_and_answer",

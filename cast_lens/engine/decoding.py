@@ -26,8 +26,8 @@ from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
 from .scores import Scores, read_out
-from .scoring import Collected, plan_jobs, read_tails, score
-from .support import row_model, unsupported
+from .scoring import Collected, plain_variants, plan_jobs, read_tails, score
+from .support import row_model
 from .tokens import Prompts, tokenise
 
 
@@ -100,12 +100,15 @@ def decode(
     model, interventions = plain_model(model), as_interventions(interventions)
     check_interventions(model, interventions, len(prompts))
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
-    if unsupported(model) is not None:
-        for index, prompt in enumerate(progress(prompts, "answer (plain route)", len(prompts))):
-            for variant, item in enumerate([None, *interventions]):
-                own = None if item is None else item.of([index])
-                tokens = reference.answer(model, prompt, own, max_new_tokens=max_new_tokens, stop=stop)
-                written[variant][index] = tokens
+    plain = plain_variants(model, interventions)
+    every = [None, *interventions]
+    for index, prompt in enumerate(progress(prompts, "answer (plain route)", len(prompts)) if plain else ()):
+        for variant in plain:
+            item = every[variant]
+            own = None if item is None else item.of([index])
+            tokens = reference.answer(model, prompt, own, max_new_tokens=max_new_tokens, stop=stop)
+            written[variant][index] = tokens
+    if 0 in plain:
         return written
     extra = 3 * cache_bytes(model) + row_bytes(model)
     with own_precision(model):
@@ -311,7 +314,7 @@ def score_and_answer(
     check_interventions(model, interventions, len(ready))
     if stop_at_newline:
         _check_lines(ready, stop)
-    if unsupported(model) is not None or any(item.position == "all" for item in interventions):
+    if plain_variants(model, interventions) or any(item.position == "all" for item in interventions):
         scores = score(model, ready, interventions, memory_mb=memory_mb, progress=progress)
         apart = decode(
             model,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions import Position, Steering, edited_tokens
+from ..interventions import Position, Steering, SublayerEdit, edited_tokens
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
 from .layout import Batch
 from .model import Attend, AttentionSpec, RowModel
@@ -59,6 +59,7 @@ def run_pass(
     interventions: Sequence[Steering] = (),
     *,
     observe: Callable[[int, Float[Tensor, "column d_model"]], None] | None = None,
+    observe_heads: Callable[[int, Float[Tensor, "column heads_d_head"]], None] | None = None,
     until: int | None = None,
     keep_cache: bool = False,
 ) -> Pass:
@@ -69,6 +70,7 @@ def run_pass(
         batch: trunk and tails.
         interventions: one variant each; those that differ by prompt are for the batch's prompts, in its order.
         observe: called after each block with the unsteered tails (a view; copy what you keep).
+        observe_heads: the same with what their heads write, heads side by side.
         until: last block to run (all when None).
         keep_cache: keep keys and values for decoding.
     """
@@ -88,11 +90,13 @@ def run_pass(
     )
     cache = KeysValues() if keep_cache else None
     final = len(model.attention) - 1 if until is None else until
-    active = 1
+    active = variants.branch(-1, tails, 1)
     for layer, spec in enumerate(model.attention[: final + 1]):
         # At the last layer the trunk only lends keys and values.
         start, stop = n_trunk if layer == final else 0, n_trunk + n_tail * active
-        attend = _attention(spec, batch, groups, active, cache, only_tails=start > 0)
+        attend = _attention(
+            spec, batch, groups, active, cache, only_tails=start > 0, written=variants.written(layer, spec, observe_heads)
+        )
         done = model.run_block(layer, rows[:stop], place, attend, start=start)
         if done.data_ptr() != rows[start:].data_ptr():
             rows[start:stop] = done
@@ -125,7 +129,7 @@ class _Variants:
 
     @classmethod
     def of(cls, interventions: Sequence[Steering], batch: Batch) -> _Variants:
-        order = sorted(range(len(interventions)), key=lambda index: interventions[index].layer)
+        order = sorted(range(len(interventions)), key=lambda index: _begin(interventions[index]))
         columns = {item.position: steered_columns(batch, item.position) for item in interventions}
         return cls(interventions, (-1, *order), columns, _owners(batch))
 
@@ -135,9 +139,7 @@ class _Variants:
         Returns:
             how many variants there are now.
         """
-        while active < len(self.order) and self.interventions[self.order[active]].layer == layer:
-            tails[active] = tails[0]
-            active += 1
+        active = self.branch(layer, tails, active)
         for row in range(1, active):
             item = self.interventions[self.order[row]]
             if layer in item.layers:
@@ -145,11 +147,40 @@ class _Variants:
                 tails[row, where] = item.edit(layer, tails[row, where], self.owners[where])
         return active
 
+    def branch(self, layer: int, tails: Float[Tensor, "variant column d_model"], active: int) -> int:
+        """Copy the unsteered tails for the variants that begin behind this layer (-1: before the first block)."""
+        while active < len(self.order) and _begin(self.interventions[self.order[active]]) == layer:
+            tails[active] = tails[0]
+            active += 1
+        return active
+
+    def written(
+        self, layer: int, spec: AttentionSpec, observe: Callable[[int, Tensor], None] | None
+    ) -> Callable[[Float[Tensor, "variant column heads_d_head"]], None]:
+        """What is done, in place, to what the heads of one layer write."""
+
+        def edit(z: Tensor) -> None:
+            if observe is not None:
+                observe(layer, z[0])
+            for row in range(1, len(z)):
+                item = self.interventions[self.order[row]]
+                if isinstance(item, SublayerEdit) and layer in item.layers:
+                    where = self.columns[item.position]
+                    heads = z[row, where].unflatten(-1, (spec.n_heads, -1))
+                    z[row, where] = item.edit_output("heads", layer, heads).flatten(-2)
+
+        return edit
+
     def branched(self, x: Tensor, layer: int) -> Tensor:
         """Give variants that branch off later their unsteered keys below their layer."""
-        begins = [-1 if index < 0 else self.interventions[index].layer for index in self.order]
-        source = [row if 0 <= begin < layer else 0 for row, begin in enumerate(begins)]
+        begins = [layer if index < 0 else _begin(self.interventions[index]) for index in self.order]
+        source = [row if begin < layer else 0 for row, begin in enumerate(begins)]
         return x[torch.tensor(source, device=x.device)]
+
+
+def _begin(item: Steering) -> int:
+    """The layer behind which a variant is another one than the unsteered: heads are edited inside their block."""
+    return item.layer - 1 if isinstance(item, SublayerEdit) else item.layer
 
 
 def _owners(batch: Batch) -> Int[Tensor, " column"]:
@@ -166,8 +197,12 @@ def _attention(
     cache: KeysValues | None,
     *,
     only_tails: bool,
+    written: Callable[[Tensor], None],
 ) -> Attend:
-    """Attention of one block for all rows that exist; keeps their keys and values where there is a cache."""
+    """Attention of one block for all rows that exist; keeps their keys and values where there is a cache.
+
+    ``written`` is called with what the heads of all variants' tails write, which it may edit.
+    """
     n_trunk, by_variant = batch.n_trunk, (active, batch.n_tail)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -179,6 +214,7 @@ def _attention(
         own_q, own_k, own_v, own_z = (x[n_trunk:].unflatten(0, by_variant) for x in (q, k, v, z))
         for tail_group in groups[1]:
             attend_tails(spec, tail_group, own_q, (own_k, own_v), (k[:n_trunk], v[:n_trunk]), own_z)
+        written(own_z)
         if cache is not None:
             cache.trunk.append((k[:n_trunk].clone(), v[:n_trunk].clone()))
             cache.tails.append((own_k.clone(), own_v.clone()))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions import Steering, edited_tokens
+from ..interventions import Site, Steering, SublayerEdit, edited_tokens
 from ..models.lens import HookedTransformer
 from .batching import own_precision
 from .greedy import Stop, write_greedily
@@ -28,18 +28,44 @@ def hook_name(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_post"
 
 
+_SITES: dict[Site, str] = {"heads": "attn.hook_z", "attention": "hook_attn_out", "mlp": "hook_mlp_out"}
+
+
+def site_name(layer: int, site: Site) -> str:
+    """Where a site of a block is read and edited."""
+    return f"blocks.{layer}.{_SITES[site]}"
+
+
+def places(intervention: Steering) -> list[tuple[int, Site | None, str]]:
+    """Layer, site (None: the residual stream behind the block) and hook point of everything that is edited."""
+    if isinstance(intervention, SublayerEdit):
+        return [(layer, site, site_name(layer, site)) for layer in intervention.layers for site in intervention.sites]
+    return [(layer, None, hook_name(layer)) for layer in intervention.layers]
+
+
+def edit_rows(
+    intervention: Steering, layer: int, site: Site | None, rows: Tensor, owners: Int[Tensor, " row"]
+) -> Float[Tensor, "row *width"]:
+    """The edited rows at one of ``places``."""
+    if site is None:
+        return intervention.edit(layer, rows, owners)
+    assert isinstance(intervention, SublayerEdit)
+    return intervention.edit_output(site, layer, rows)
+
+
 def edit_hooks(intervention: Steering, prompt_length: int) -> list[Hook]:
     """An intervention as TransformerLens hooks for one unpadded sequence that begins with the prompt."""
-    return [(hook_name(layer), _edit(intervention, layer, prompt_length)) for layer in intervention.layers]
+    return [(name, _edit(intervention, layer, site, prompt_length)) for layer, site, name in places(intervention)]
 
 
-def _edit(intervention: Steering, layer: int, prompt_length: int) -> Callable[..., Tensor]:
+def _edit(intervention: Steering, layer: int, site: Site | None, prompt_length: int) -> Callable[..., Tensor]:
     def edit(residual: Tensor, hook: Any) -> Tensor:
-        places = torch.arange(residual.shape[1], device=residual.device)
-        where = edited_tokens(intervention.position, places, prompt_length - 1)
+        at = torch.arange(residual.shape[1], device=residual.device)
+        where = edited_tokens(intervention.position, at, prompt_length - 1)
         edited = residual.clone()
         rows = residual[0, where]
-        edited[0, where] = intervention.edit(layer, rows, torch.zeros(len(rows), dtype=torch.long))
+        owners = torch.zeros(len(rows), dtype=torch.long)
+        edited[0, where] = edit_rows(intervention, layer, site, rows, owners)
         return edited
 
     return edit
@@ -54,6 +80,20 @@ def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, 
         found[hook.name] = residual[0, -1].float().cpu()
 
     names = [hook_name(layer) for layer in range(model.cfg.n_layers)]
+    with own_precision(model):
+        model.run_with_hooks(**_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
+    return torch.stack([found[name] for name in names])
+
+
+@torch.no_grad()
+def head_outputs(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer head d_head"]:
+    """What every head writes at the last token, before the output projection; float32 on the CPU."""
+    found: dict[str, Tensor] = {}
+
+    def keep(z: Tensor, hook: Any) -> None:
+        found[hook.name] = z[0, -1].float().cpu()
+
+    names = [site_name(layer, "heads") for layer in range(model.cfg.n_layers)]
     with own_precision(model):
         model.run_with_hooks(**_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
     return torch.stack([found[name] for name in names])

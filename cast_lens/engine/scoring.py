@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..interventions import Interventions, Steering, as_interventions
+from ..interventions import Interventions, Steering, SublayerEdit, as_interventions
 from ..models.identity import check_interventions, plain_model
 from ..models.lens import HookedTransformer
 from . import reference
@@ -75,14 +75,27 @@ def score(
     if labels_only and any(len(answer) > 1 for prompt in ready for answer in prompt.answers):
         raise ValueError("labels_only needs answers of one token each; leave it off for longer answers")
     collected = Collected(len(ready), len(interventions) + 1, keep_logits, int(model.cfg.d_vocab_out))
-    if unsupported(model) is not None:
-        _score_plain(model, ready, interventions, collected, progress)
+    plain = plain_variants(model, interventions)
+    _score_plain(model, ready, interventions, plain, collected, progress)
+    if 0 in plain:
         return collected.scores(interventions, ready)
     with own_precision(model):
         jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb))
         for batch, chosen in progress(jobs, "score", len(jobs)):
             _score_batch(model, ready, batch, interventions, chosen, collected, labels_only)
     return collected.scores(interventions, ready)
+
+
+def plain_variants(model: HookedTransformer, interventions: Sequence[Steering]) -> list[int]:
+    """Variants that run through hooks, one prompt at a time: all of them, 0 included, or those that share no pass."""
+    if unsupported(model) is not None:
+        return list(range(len(interventions) + 1))
+    return [index + 1 for index, item in enumerate(interventions) if not shares_pass(item)]
+
+
+def shares_pass(item: Steering) -> bool:
+    """Whether variants of this kind run beside each other."""
+    return not isinstance(item, SublayerEdit) or item.in_one_pass
 
 
 def plan_jobs(
@@ -102,8 +115,9 @@ def plan_jobs(
     max_rows = rows_within(model, memory_mb)
     if extra_row_bytes:
         max_rows = max(1, min(max_rows, int(memory_mb * 1e6 / extra_row_bytes)))
-    whole = [index for index, item in enumerate(interventions) if item.position == "all"]
-    tailed = [index for index, item in enumerate(interventions) if item.position != "all"]
+    shared = [(index, item) for index, item in enumerate(interventions) if shares_pass(item)]
+    whole = [index for index, item in shared if item.position == "all"]
+    tailed = [index for index, item in shared if item.position != "all"]
     for members, is_whole in ((tailed, False), (whole, True)):
         if not members and (is_whole or whole):
             continue
@@ -178,11 +192,14 @@ def _score_plain(
     model: HookedTransformer,
     prompts: Sequence[TokenPrompt],
     interventions: Sequence[Steering],
+    variants: Sequence[int],
     collected: Collected,
     progress: Progress,
 ) -> None:
-    for index, prompt in enumerate(progress(prompts, "score (plain route)", len(prompts))):
-        for variant, item in enumerate([None, *interventions]):
+    every = [None, *interventions]
+    for index, prompt in enumerate(progress(prompts, "score (plain route)", len(prompts)) if variants else ()):
+        for variant in variants:
+            item = every[variant]
             found = reference.read(model, prompt, None if item is None else item.of([index]))
             collected.add(index, [variant], found.logprobs[None].cpu(), found.written(prompt)[None])
             collected.first[variant, index] = int(greedy_tokens(found.logits))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import get_attention_mask
@@ -18,6 +19,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .lens import HookedTransformer, HookedTransformerConfig
 
+# What transformers' models call the output projection of attention, and the MLP of a layer (or what gives its output).
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_lin")
+_MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc2")
 # Context of a model whose config names none.
 UNLIMITED = 2048
 
@@ -26,7 +30,8 @@ class HookedDecoder(HookedTransformer):
     """A ``PreTrainedModel`` that causes no second copy of its weights, with hooks on the residual stream.
 
     ``blocks.{l}.hook_resid_pre`` and ``blocks.{l}.hook_resid_post`` are what goes into and comes out of the model's own
-    layer ``l``. Beside them there are the parts of ``HookedTransformer`` that need no more than that: a call with
+    layer ``l``; where a layer's parts are found there are ``attn.hook_z`` (what heads write, read at the output
+    projection), ``hook_attn_out`` (what that projection gives) and ``hook_mlp_out``. Beside them there are the parts of ``HookedTransformer`` that need no more than that: a call with
     tokens or text, ``run_with_hooks``, ``run_with_cache``, ``to_tokens``. There are no ``W_Q``, no attention patterns
     and no KV cache, and the model cannot be stopped or started at a layer.
 
@@ -48,7 +53,7 @@ class HookedDecoder(HookedTransformer):
         self.layers = decoder_layers(hf_model)
         self.cfg = _config(hf_model, config, len(self.layers), name)
         self.tokenizer = None
-        self.blocks = nn.ModuleList(_HookedBlock() for _ in self.layers)  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(_HookedBlock(layer) for layer in self.layers)  # type: ignore[assignment]
         self.setup()
         self.eval()
 
@@ -147,6 +152,7 @@ class HookedDecoder(HookedTransformer):
             assert isinstance(block, _HookedBlock)
             handles.append(layer.register_forward_pre_hook(block.before, with_kwargs=True))
             handles.append(layer.register_forward_hook(block.after))
+            handles += block.inside(layer, int(self.cfg.n_heads))
         try:
             yield
         finally:
@@ -157,10 +163,36 @@ class HookedDecoder(HookedTransformer):
 class _HookedBlock(nn.Module):
     """The hook points of one layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.hook_resid_pre = HookPoint()
         self.hook_resid_post = HookPoint()
+        if output_projection(layer) is not None:
+            self.attn = _HookedHeads()
+            self.hook_attn_out = HookPoint()
+        if _mlp(layer) is not None:
+            self.hook_mlp_out = HookPoint()
+
+    def inside(self, layer: nn.Module, n_heads: int) -> list[RemovableHandle]:
+        """Put the hook points of heads, attention and MLP on a layer."""
+        projection, mlp, handles = output_projection(layer), _mlp(layer), []
+
+        def heads(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            z = self.attn.hook_z(args[0].unflatten(-1, (n_heads, -1)))
+            return (z.flatten(-2), *args[1:])
+
+        def output(point: HookPoint) -> Callable[[nn.Module, Any, Any], Any]:
+            def hand_on(module: nn.Module, args: Any, out: Any) -> Any:
+                return (point(out[0]), *out[1:]) if isinstance(out, tuple) else point(out)
+
+            return hand_on
+
+        if projection is not None:
+            handles.append(projection.register_forward_pre_hook(heads))
+            handles.append(projection.register_forward_hook(output(self.hook_attn_out)))
+        if mlp is not None:
+            handles.append(mlp.register_forward_hook(output(self.hook_mlp_out)))
+        return handles
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:
@@ -177,6 +209,34 @@ class _HookedBlock(nn.Module):
             )
         steered = self.hook_resid_post(residual)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+
+class _HookedHeads(nn.Module):
+    """Where heads are read and edited, under TransformerLens' name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_z = HookPoint()
+
+
+def output_projection(layer: nn.Module) -> nn.Module | None:
+    """The projection from what the heads of a layer write to the residual stream; None where it is not found."""
+    found = [
+        module
+        for name, parent in layer.named_modules()
+        if "attention" in type(parent).__name__.lower()
+        for child, module in parent.named_children()
+        if child in _OUTPUT_PROJECTIONS
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _mlp(layer: nn.Module) -> nn.Module | None:
+    """What a layer's MLP adds is given by this module; None where it is not found, or gives the residual with it."""
+    found = [module for name, module in layer.named_children() if name in _MLPS]
+    if len(found) != 1 or "residual" in inspect.signature(found[0].forward).parameters:
+        return None
+    return found[0]
 
 
 @torch.no_grad()

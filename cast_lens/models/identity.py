@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cast_lens.interventions import Intervention, PromptVectors, Steering
+from cast_lens.interventions import Intervention, PromptVectors, Steering, SublayerEdit
 from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
 
 from .decoder import HookedDecoder
@@ -168,11 +168,13 @@ def check_interventions(
     unknown = []
     for index, item in enumerate(interventions):
         name = f"intervention {index}" + (f" ({item.name})" if getattr(item, "name", "") else "")
-        if not isinstance(item, Intervention | PromptVectors):
+        if not isinstance(item, Intervention | PromptVectors | SublayerEdit):
             raise ValueError(
                 f"{name} is a {type(item).__name__}; steering takes interventions: "
                 "vector.intervention(layer, strength=...) makes one from a steering vector"
             )
+        if isinstance(item, SublayerEdit) and isinstance(model, HookedDecoder):
+            _check_sites(model, item, name)
         if item.layers[-1] >= n_layers:
             raise ValueError(
                 f"{name} is at layer {item.layers[-1]}, but {target} has layers 0 ... {n_layers - 1}: "
@@ -199,6 +201,17 @@ def check_interventions(
             )
     if unknown:
         _warn_of_unknown(f"{', '.join(unknown[:3])}{' ...' if len(unknown) > 3 else ''}", target)
+
+
+def _check_sites(model: HookedDecoder, item: SublayerEdit, name: str) -> None:
+    """Refuse what edits parts of a block that were not found in the model."""
+    points = {"heads": "attn.hook_z", "attention": "hook_attn_out", "mlp": "hook_mlp_out"}
+    missing = [site for site in item.sites if f"blocks.0.{points[site]}" not in model.hook_dict]
+    if missing:
+        raise ValueError(
+            f"{name} edits {', '.join(missing)} inside blocks, which could not be found in "
+            f"{type(model.hf_model).__name__}; load the model by the hooked route, or steer the residual stream"
+        )
 
 
 def _check_strength(model: HookedTransformer, item: Steering, name: str) -> None:

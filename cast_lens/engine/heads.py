@@ -1,0 +1,167 @@
+"""What attention heads write: captured at the last prompt token, exchanged head by head, projected to the residual stream.
+
+A head that is patched at the last prompt token changes no earlier token and nothing below its layer. All heads of a
+layer are therefore rows that branch off the unsteered tails in front of that layer, and the effects of every head of
+a model cost about as much as one more plain pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..models.decoder import HookedDecoder, output_projection
+from ..models.identity import plain_model
+from ..models.lens import HookedTransformer
+from ..sublayers import HeadOutputs
+from . import reference
+from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, warn_beyond
+from .capture import rows_within
+from .forward import run_pass
+from .layout import TokenPrompt, build_batch
+from .progress import Progress, quiet
+from .scoring import score
+from .support import row_model, unsupported
+from .tokens import Prompts, tokenise
+
+
+def capture_heads(
+    model: HookedTransformer,
+    prompts: Prompts,
+    *,
+    chat: bool = False,
+    memory_mb: float = DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> Float[Tensor, "sample layer head d_head"]:
+    """What every head writes at the last prompt token, before the output projection (``attn.hook_z``).
+
+    Args:
+        model, prompts, chat, memory_mb, progress: see ``capture``.
+
+    Returns:
+        float32 on the CPU. Heads are those of the queries; ``d_head`` is the width of their values.
+
+    Raises:
+        ValueError: see ``tokenise``; a model whose layers have different heads, or whose heads cannot be found.
+    """
+    model = plain_model(model)
+    check_heads(model)
+    ready = tokenise(model, prompts, chat=chat)
+    if unsupported(model) is not None:
+        bar = progress(ready, "capture heads (plain route)", len(ready))
+        return torch.stack([reference.head_outputs(model, prompt.tokens) for prompt in bar])
+    found: list[Tensor] = [torch.empty(0)] * len(ready)
+    warn_beyond(model, ready, memory_mb)
+    with own_precision(model):
+        batches = list(plan_batches(ready, max_rows=rows_within(model, memory_mb), answers=False))
+        for members in progress(batches, "capture heads", len(batches)):
+            rows = _capture_batch(model, [ready[index] for index in members])
+            for index, row in zip(members, rows, strict=True):
+                found[index] = row
+    return torch.stack(found)
+
+
+def _capture_batch(model: HookedTransformer, prompts: list[TokenPrompt]) -> Float[Tensor, "sample layer head d_head"]:
+    kernel = row_model(model)
+    batch = build_batch(prompts, answers=False, device=model.cfg.device or "cpu")
+    layers: list[Tensor] = []
+
+    def observe(layer: int, z: Tensor) -> None:
+        layers.append(z.unflatten(-1, (kernel.attention[layer].n_heads, -1)).float().cpu())
+
+    run_pass(kernel, batch, observe_heads=observe)
+    return torch.stack(layers, dim=1)
+
+
+def indirect_effects(
+    model: HookedTransformer,
+    prompts: Sequence[TokenPrompt],
+    values: Float[Tensor, "layer head d_head"],
+    *,
+    memory_mb: float = 4 * DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> Float[Tensor, "sample layer head"]:
+    """How much each head alone, given these outputs, raises the probability of the gold answer's first token.
+
+    The causal indirect effect of arXiv 2310.15213 (section 2.3): the probability under the patch minus the
+    unpatched one, head by head, all heads of the model from one pass over each prompt.
+
+    Args:
+        model: any ``HookedTransformer`` whose heads can be found.
+        prompts: tokenised, each with a gold answer.
+        values: what a patched head writes at the last prompt token.
+        memory_mb: working memory above the model, in MB.
+        progress: wraps the batches.
+
+    Raises:
+        ValueError: a prompt without gold answer; values that do not fit the model.
+    """
+    nameless = [prompt.name or str(index) for index, prompt in enumerate(prompts) if prompt.gold < 0]
+    if nameless:
+        raise ValueError(f"prompt {nameless[0]} has no gold answer, whose probability an effect is about")
+    firsts = [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in prompts]
+    n_layers, n_heads = values.shape[:2]
+    only = torch.eye(n_heads, dtype=torch.bool)
+    patches = [
+        HeadOutputs((layer,), values[layer][None], only[head][None], int(model.cfg.d_model))
+        for layer in range(n_layers)
+        for head in range(n_heads)
+    ]
+    scores = score(model, firsts, patches, memory_mb=memory_mb, progress=progress)
+    chances = torch.stack([logprobs[:, 0] for logprobs in scores.answer_logprobs]).double().exp()
+    return (chances[:, 1:] - chances[:, :1]).float().unflatten(1, (n_layers, n_heads))
+
+
+def project_heads(
+    model: HookedTransformer, values: Float[Tensor, "layer head d_head"], *, bias: bool = False
+) -> Float[Tensor, "layer head d_model"]:
+    """What each head adds to the residual stream when it writes these values: its slice of the output projection.
+
+    Args:
+        model: gives the projections.
+        values: for every layer and head of the model.
+        bias: add the projection's bias to every head, as the public code of arXiv 2310.15213 does.
+    """
+    rows = []
+    for layer, heads in enumerate(values.double()):
+        weight, offset = _projection(model, layer)
+        rows.append(torch.einsum("hd,hdm->hm", heads, weight.unflatten(0, heads.shape)) + (offset if bias else 0.0))
+    return torch.stack(rows).float()
+
+
+def _projection(
+    model: HookedTransformer, layer: int
+) -> tuple[Float[Tensor, "heads_d_head d_model"], Float[Tensor, "*d_model"]]:
+    """Weight and bias (zero where there is none) of a layer's output projection, in float64 on the CPU."""
+    if not isinstance(model, HookedDecoder):
+        attention: Any = model.blocks[layer].attn
+        return attention.W_O.detach().flatten(0, 1).double().cpu(), attention.b_O.detach().double().cpu()
+    module: Any = output_projection(model.layers[layer])
+    if not isinstance(getattr(module, "weight", None), Tensor) or not module.weight.is_floating_point():
+        raise ValueError(f"the output projection of layer {layer} ({type(module).__name__}) has no plain weight to read")
+    weight = module.weight.detach().double().cpu()
+    offset = torch.zeros(()) if module.bias is None else module.bias.detach().double().cpu()
+    return (weight.T if isinstance(module, nn.Linear) else weight), offset
+
+
+def check_heads(model: HookedTransformer) -> None:
+    """Refuse a model whose heads cannot be read.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if not isinstance(model, HookedDecoder):
+        return
+    if any(output_projection(layer) is None for layer in model.layers):
+        raise ValueError(
+            f"the output projection of attention was not found in every layer of {type(model.hf_model).__name__}, so "
+            "its heads cannot be read; use a method of the residual stream"
+        )
+    if unsupported(model) is None:
+        shapes = {(spec.n_heads, spec.d_value) for spec in row_model(model).attention}
+        if len(shapes) > 1:
+            raise ValueError(f"layers have different heads ({sorted(shapes)}: heads, width), which methods of heads need")
