@@ -97,7 +97,7 @@ def test_effects_of_all_heads_are_those_of_one_hooked_pass_each(architecture: st
                     out = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", patch)])
                     wanted = out[0, -1].softmax(dim=-1)[first] - plain
                     # A difference of float32 probabilities.
-                    assert abs(float(got[index, layer, head] - wanted)) < 2e-6
+                    assert abs(float(got[index, layer, head] - wanted.detach())) < 2e-6
 
 
 def head_patch(model: HookedTransformer, layers: tuple[int, ...] = (0, 2), **about: object) -> HeadOutputs:

@@ -1,0 +1,335 @@
+"""In-context vectors (arXiv 2311.06668) and implicit in-context learning (I2CL, arXiv 2405.14660).
+
+**ICV** (section 3): of pairs of texts (x, y), each run alone, ``D = H(y) - H(x)`` with ``H`` the residuals at the last
+token, embedding and all layers side by side; ``v`` is the first principal component of the centred ``D`` plus their
+mean, the row of the embedding dropped. Outputs of every MLP, at all tokens, are turned towards it and keep their length,
+
+    h' = |h| unit( unit(h) + strength * (1 + max(0, cos(h, -v))) * unit(v) )
+
+As published: the sign of the component is that of the decomposition (largest entry of the left vector positive), not
+aligned with the mean it is added to; several vectors are averaged; strength 0.8 and one pair are the code's defaults,
+0.1 and 5 pairs its README's. With one pair there is nothing to decompose, and ``v`` is the difference.
+
+**I2CL** (section 3): each demonstration is encoded alone, with its answer; context vectors are the means over
+demonstrations of what attention and MLP write at the last token, and
+
+    out' = beta * out + alpha * context
+
+for both, in every layer, at all tokens. ``alpha`` (0.1) and ``beta`` (1) are four numbers per layer, trained on the same
+demonstrations: cross-entropy over the full vocabulary of the first answer token, AdamW at 0.01 with weight decay 1e-3, 100
+epochs of batches of two, cosine schedule with 5 % warm-up, noise of 0.001 times the output's length while training. The
+public code injects at padded positions too; here there are none.
+
+What they do not show: both act on every token of the prompt, in every layer. Effects on other texts are part of the
+method; look at side effects beside the gain. Placebos: random directions of equal length.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..engine import Progress, TokenPrompt, frozen, quiet, tokenise
+from ..engine.batching import own_precision
+from ..engine.reference import answer_loss, site_name
+from ..extraction import Extraction, draw_samples, provenance
+from ..interventions import Site
+from ..models.lens import HookedTransformer
+from ..placebos import random_like
+from ..sublayers import MixedOutputs, RotatedOutputs
+from ..tasks import Example, Task, zero_shot_prompts
+from ..tasks.templates import gold
+from .fitted import FittedMethod
+from .vectors import SourceTask
+
+# Differences whose largest singular value is below this part of the mean's length do not differ: it is rounding.
+_NO_SPREAD = 1e-6
+_SITES: tuple[Site, ...] = ("attention", "mlp")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InContextVector(FittedMethod):
+    """Directions for the outputs of every MLP.
+
+    Attributes:
+        directions: [vector, layer, d_model].
+    """
+
+    directions: Float[Tensor, "vector layer d_model"]
+
+    def intervention(self, *, strength: float = 0.1) -> RotatedOutputs:
+        """Outputs of every MLP turned, at all tokens."""
+        return RotatedOutputs(
+            tuple(range(self.directions.shape[1])),
+            self.directions,
+            strength=strength,
+            position="all",
+            name=self.provenance.task,
+            fingerprint=self.provenance.fingerprint,
+        )
+
+    def placebo(self, *, seed: int) -> Self:
+        """Random directions of the same lengths."""
+        about = replace(self.provenance, note=f"placebo: random directions, seed {seed}; {self.provenance.note}")
+        return replace(self, directions=random_like(self.directions, seed=seed), provenance=about)
+
+
+def in_context_vector(
+    model: HookedTransformer,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    task: str = "pairs",
+    seed: int = 0,
+    strip_punctuation: bool = True,
+) -> InContextVector:
+    """The in-context vector of pairs of texts.
+
+    Args:
+        model: any ``HookedTransformer``.
+        pairs: (before, after), such as an input and its answer.
+        task: how frames name it.
+        seed: kept in the provenance.
+        strip_punctuation: drop punctuation at the end of each text, as the public code does.
+
+    Raises:
+        ValueError: no pairs, or a text that is empty.
+
+    >>> vector = in_context_vector(model, [("It is bad.", "It is good."), ("I hate it", "I love it")])  # doctest: +SKIP
+    """
+    if not pairs:
+        raise ValueError("pairs is empty; give at least one pair of texts")
+    texts = [text.rstrip(string.punctuation + " ") if strip_punctuation else text for pair in pairs for text in pair]
+    states = torch.stack([_states(model, prompt) for prompt in tokenise(model, texts)])
+    directions = principal_difference((states[1::2] - states[::2]).double()).float()
+    note = f"in-context vector: first principal component plus mean of {len(pairs)} pairs"
+    about = replace(_bare(model, task, note), seed=seed)
+    return InContextVector(about, directions[1:][None])
+
+
+def _bare(model: HookedTransformer, task: str, note: str) -> Any:
+    from ..extraction import versions
+    from ..models import fingerprint, model_name
+    from ..vectors import Provenance
+
+    return Provenance(model_name(model), fingerprint(model), task, versions=versions(), note=note)
+
+
+def principal_difference(differences: Float[Tensor, "pair layer d_model"]) -> Float[Tensor, "layer d_model"]:
+    """First principal component (of length 1, over all layers together) plus the mean of the differences.
+
+    The sign is that of scikit-learn's older rule, by the largest entry of the left singular vector.
+    """
+    flat = differences.flatten(1)
+    mean = flat.mean(dim=0)
+    left, sizes, right = torch.linalg.svd(flat - mean, full_matrices=False)
+    found = mean
+    if float(sizes[0]) > _NO_SPREAD * float(mean.norm()):
+        column = left[:, 0]
+        found = mean + torch.sign(column[column.abs().argmax()]) * right[0]
+    return found.view(differences.shape[1:])
+
+
+@torch.no_grad()
+def _states(model: HookedTransformer, prompt: TokenPrompt) -> Float[Tensor, "layer d_model"]:
+    """The embedding and the residual behind every block, at the last token."""
+    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
+    return _last(model, prompt, names)
+
+
+def _last(model: HookedTransformer, prompt: TokenPrompt, names: Sequence[str]) -> Float[Tensor, "point d_model"]:
+    found: dict[str, Tensor] = {}
+
+    def keep(x: Tensor, hook: Any) -> None:
+        found[hook.name] = x[0, -1].float().cpu()
+
+    tokens = torch.tensor([prompt.tokens], device=model.cfg.device)
+    with own_precision(model):
+        model.run_with_hooks(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            fwd_hooks=[(name, keep) for name in names],
+            return_type=None,
+        )
+    return torch.stack([found[name].clone() for name in names])
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How I2CL trains its scalars; defaults are the paper's.
+
+    Attributes:
+        epochs, batch, learning_rate, weight_decay: of AdamW.
+        warm_up: share of the steps during which the rate rises.
+        alpha, beta: first values.
+        noise: of each output's length, added while training.
+        seed: of batches and noise.
+    """
+
+    epochs: int = 100
+    batch: int = 2
+    learning_rate: float = 0.01
+    weight_decay: float = 1e-3
+    warm_up: float = 0.05
+    alpha: float = 0.1
+    beta: float = 1.0
+    noise: float = 0.001
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"epochs={self.epochs} must be 0 or more, batch={self.batch} 1 or more and learning_rate="
+                f"{self.learning_rate} positive"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImplicitContext(FittedMethod):
+    """Context vectors of attention and MLP, and how outputs and context are weighed.
+
+    Attributes:
+        context: [site, layer, d_model], site 0 attention and 1 MLP.
+        alpha, beta: [site, layer].
+        losses: [step], of calibration, in nats.
+    """
+
+    context: Float[Tensor, "site layer d_model"]
+    alpha: Float[Tensor, "site layer"]
+    beta: Float[Tensor, "site layer"]
+    losses: Float[Tensor, " step"]
+
+    @property
+    def trained(self) -> int:
+        """Four numbers per layer; 0 before calibration."""
+        return 2 * self.alpha.numel() if len(self.losses) else 0
+
+    def intervention(self, *, strength: float = 1.0) -> MixedOutputs:
+        """Outputs of attention and MLP mixed with the context, at all tokens."""
+        layers, mark = tuple(range(self.context.shape[1])), self.provenance.fingerprint
+        return MixedOutputs(
+            layers,
+            self.context,
+            self.alpha,
+            self.beta,
+            strength=strength,
+            position="all",
+            name=self.provenance.task,
+            fingerprint=mark,
+        )
+
+    def placebo(self, *, seed: int) -> Self:
+        """Random context of the same lengths under the same scalars."""
+        about = replace(self.provenance, note=f"placebo: random context, seed {seed}; {self.provenance.note}")
+        return replace(self, context=random_like(self.context, seed=seed), provenance=about)
+
+
+def implicit_context(
+    model: HookedTransformer,
+    task: Task,
+    extraction: Extraction | None = None,
+    calibration: Calibration | None = None,
+    *,
+    examples: Sequence[Example] | None = None,
+    progress: Progress = quiet,
+) -> ImplicitContext:
+    """Context vectors of a task's demonstrations, calibrated on the same demonstrations.
+
+    Args:
+        model: frozen throughout.
+        task: the source.
+        extraction: ``samples`` demonstrations are drawn as samples are elsewhere, balanced over the classes (the paper
+            takes 5 per class).
+        calibration: how scalars are trained; 0 epochs leave them as they begin.
+        examples: the demonstrations, when you choose them yourself.
+        progress: wraps the epochs.
+
+    >>> context = implicit_context(model, load_task("review-sentiment"), Extraction(samples=10))  # doctest: +SKIP
+    """
+    how, plan = extraction or Extraction(samples=10), calibration or Calibration()
+    shown = tuple(examples) if examples is not None else draw_samples(task, how)
+    queries = zero_shot_prompts(task, shown, instruction=how.instruction)
+    whole = [f"{prompt.text} {gold(task, example)}" for prompt, example in zip(queries, shown, strict=True)]
+    names = [site_name(layer, site) for site in _SITES for layer in range(model.cfg.n_layers)]
+    with torch.no_grad():
+        outputs = torch.stack([_last(model, prompt, names) for prompt in tokenise(model, whole)])
+    context = outputs.double().mean(dim=0).float().unflatten(0, (2, -1))
+    ready = tokenise(model, queries, chat=how.chat)
+    firsts = [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in ready]
+    alpha, beta, losses = calibrate(model, firsts, context, plan, progress=progress)
+    note = f"implicit in-context learning: {len(shown)} demonstrations, {plan.epochs} epochs of calibration"
+    return ImplicitContext(provenance(model, task, how, shown, note=note), context, alpha, beta, losses)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Noisy(MixedOutputs):
+    """The mix with noise on the outputs, while it is trained."""
+
+    noise: float = 0.0
+    generator: torch.Generator | None = None
+
+    def edit_output(self, site: Site, layer: int, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+        """Mixed, and disturbed in proportion to each output's length."""
+        mixed = MixedOutputs.edit_output(self, site, layer, rows)
+        if not self.noise:
+            return mixed
+        drawn = torch.randn(mixed.shape, generator=self.generator).to(mixed)
+        return mixed + self.noise * mixed.detach().norm(dim=-1, keepdim=True) * drawn
+
+
+def calibrate(
+    model: HookedTransformer,
+    prompts: Sequence[TokenPrompt],
+    context: Float[Tensor, "site layer d_model"],
+    plan: Calibration,
+    *,
+    progress: Progress = quiet,
+) -> tuple[Float[Tensor, "site layer"], Float[Tensor, "site layer"], Float[Tensor, " step"]]:
+    """Scalars after training on the prompts, and the loss of every step."""
+    n_layers = context.shape[1]
+    alpha, beta = (torch.full((2, n_layers), value).requires_grad_(True) for value in (plan.alpha, plan.beta))
+    per_epoch = math.ceil(len(prompts) / plan.batch)
+    total, warm = plan.epochs * per_epoch, int(plan.warm_up * plan.epochs * per_epoch)
+    optimiser = torch.optim.AdamW([alpha, beta], lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, total, warm))
+    draw = torch.Generator().manual_seed(plan.seed)
+    layers, losses = tuple(range(n_layers)), []
+    for _ in progress(range(plan.epochs), "calibrate", plan.epochs):
+        order = torch.randperm(len(prompts), generator=draw).tolist()
+        for start in range(0, len(order), plan.batch):
+            members = order[start : start + plan.batch]
+            edit = _Noisy(layers, context, alpha, beta, plan.noise, draw, position="all")
+            with frozen(model):
+                loss = torch.stack([answer_loss(model, prompts[index], edit) for index in members]).mean()
+                optimiser.zero_grad()
+                loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+    return alpha.detach(), beta.detach(), torch.tensor(losses)
+
+
+def _cosine(step: int, total: int, warm: int) -> float:
+    """Factor on the rate: rising, then half a cosine down to 0."""
+    if step < warm:
+        return step / max(1, warm)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))))
+
+
+def fit_in_context_vector(source: SourceTask) -> InContextVector:
+    """Inputs and answers of a source's samples as pairs, five of them."""
+    shown = draw_samples(source.task, replace(source.extraction, samples=min(5, source.extraction.samples)))
+    pairs = [(example.input, gold(source.task, example)) for example in shown]
+    return in_context_vector(source.model, pairs, task=source.task.name, seed=source.extraction.seed)
+
+
+def fit_implicit_context(source: SourceTask, *, demonstrations: int = 10, epochs: int = 10) -> ImplicitContext:
+    """I2CL of a source with fewer epochs than published: each is a pass with gradients over whole prompts."""
+    how = replace(source.extraction, samples=min(demonstrations, source.extraction.samples))
+    return implicit_context(source.model, source.task, how, Calibration(epochs=epochs, seed=source.seed))
