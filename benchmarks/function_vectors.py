@@ -37,10 +37,14 @@ def main() -> None:
     step = max(1, n_layers * n_heads // given.loop_heads)
     heads = [divmod(index, n_heads) for index in range(0, n_layers * n_heads, step)]
     started = time.perf_counter()
-    worst = max(abs(float(fast[i, a, b]) - looped(model, p, values, (a, b))) for i, p in enumerate(prompts) for a, b in heads)
+    worst = max(
+        abs(float(fast[i, a, b]) - looped(model, p, values, (a, b))) for i, p in enumerate(prompts) for a, b in heads
+    )
     loop = (time.perf_counter() - started) * n_layers * n_heads / len(heads)
     tokens = sum(len(prompt.tokens) for prompt in prompts) / len(prompts)
-    print(f"{n_layers} x {n_heads} heads, {len(prompts)} prompts of {tokens:.0f} tokens, {torch.get_num_threads()} threads")
+    print(
+        f"{n_layers} x {n_heads} heads, {len(prompts)} prompts of {tokens:.0f} tokens, {torch.get_num_threads()} threads"
+    )
     print(f"one pass {one_pass:.2f} s, loop {loop:.1f} s (from {len(heads)} heads), ratio {loop / one_pass:.0f}")
     print(f"largest difference of an effect {worst:.1e}")
 

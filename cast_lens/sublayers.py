@@ -136,7 +136,9 @@ class MixedOutputs(SublayerEdit):
             return rows.clone()
         place = (self.sites.index(site), self.layers.index(layer))
         exact = torch.promote_types(rows.dtype, torch.float32)
-        alpha, beta, context = (x[place].to(device=rows.device, dtype=exact) for x in (self.alpha, self.beta, self.context))
+        alpha, beta, context = (
+            x[place].to(device=rows.device, dtype=exact) for x in (self.alpha, self.beta, self.context)
+        )
         out = rows.to(exact)
         mixed = beta * out + alpha * context
         return (mixed if self.strength == 1 else torch.lerp(out, mixed, self.strength)).to(rows.dtype)

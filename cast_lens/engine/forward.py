@@ -95,7 +95,13 @@ def run_pass(
         # At the last layer the trunk only lends keys and values.
         start, stop = n_trunk if layer == final else 0, n_trunk + n_tail * active
         attend = _attention(
-            spec, batch, groups, active, cache, only_tails=start > 0, written=variants.written(layer, spec, observe_heads)
+            spec,
+            batch,
+            groups,
+            active,
+            cache,
+            only_tails=start > 0,
+            written=variants.written(layer, spec, observe_heads),
         )
         done = model.run_block(layer, rows[:stop], place, attend, start=start)
         if done.data_ptr() != rows[start:].data_ptr():

@@ -142,7 +142,9 @@ def _projection(
         return attention.W_O.detach().flatten(0, 1).double().cpu(), attention.b_O.detach().double().cpu()
     module: Any = output_projection(model.layers[layer])
     if not isinstance(getattr(module, "weight", None), Tensor) or not module.weight.is_floating_point():
-        raise ValueError(f"the output projection of layer {layer} ({type(module).__name__}) has no plain weight to read")
+        raise ValueError(
+            f"the output projection of layer {layer} ({type(module).__name__}) has no plain weight to read"
+        )
     weight = module.weight.detach().double().cpu()
     offset = torch.zeros(()) if module.bias is None else module.bias.detach().double().cpu()
     return (weight.T if isinstance(module, nn.Linear) else weight), offset
@@ -164,4 +166,6 @@ def check_heads(model: HookedTransformer) -> None:
     if unsupported(model) is None:
         shapes = {(spec.n_heads, spec.d_value) for spec in row_model(model).attention}
         if len(shapes) > 1:
-            raise ValueError(f"layers have different heads ({sorted(shapes)}: heads, width), which methods of heads need")
+            raise ValueError(
+                f"layers have different heads ({sorted(shapes)}: heads, width), which methods of heads need"
+            )

@@ -72,31 +72,26 @@ def _edit(intervention: Steering, layer: int, site: Site | None, prompt_length: 
 
 
 @torch.no_grad()
+def last_token(model: HookedTransformer, tokens: Sequence[int], names: Sequence[str]) -> Float[Tensor, "point *width"]:
+    """What stands at some hook points at the last token, float32 on the CPU."""
+    found: dict[str, Tensor] = {}
+
+    def keep(x: Tensor, hook: Any) -> None:
+        found[hook.name] = x[0, -1].float().cpu()
+
+    with own_precision(model):
+        model.run_with_hooks(**_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
+        return torch.stack([found[name] for name in names])
+
+
 def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer d_model"]:
-    """Residual after every block at the last token, float32 on the CPU."""
-    found: dict[str, Tensor] = {}
-
-    def keep(residual: Tensor, hook: Any) -> None:
-        found[hook.name] = residual[0, -1].float().cpu()
-
-    names = [hook_name(layer) for layer in range(model.cfg.n_layers)]
-    with own_precision(model):
-        model.run_with_hooks(**_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
-    return torch.stack([found[name] for name in names])
+    """Residual after every block at the last token."""
+    return last_token(model, tokens, [hook_name(layer) for layer in range(model.cfg.n_layers)])
 
 
-@torch.no_grad()
 def head_outputs(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer head d_head"]:
-    """What every head writes at the last token, before the output projection; float32 on the CPU."""
-    found: dict[str, Tensor] = {}
-
-    def keep(z: Tensor, hook: Any) -> None:
-        found[hook.name] = z[0, -1].float().cpu()
-
-    names = [site_name(layer, "heads") for layer in range(model.cfg.n_layers)]
-    with own_precision(model):
-        model.run_with_hooks(**_input(model, tokens), fwd_hooks=[(name, keep) for name in names], return_type=None)
-    return torch.stack([found[name] for name in names])
+    """What every head writes at the last token, before the output projection."""
+    return last_token(model, tokens, [site_name(layer, "heads") for layer in range(model.cfg.n_layers)])
 
 
 @torch.no_grad()

@@ -11,6 +11,13 @@ from .conditions import (
     placebo_shuffled,
     steered,
 )
+from .field import FIELD_METHODS, FieldMethod
+from .fitted import FittedMethod
+from .frequency import fast_vector
+from .function_vectors import HeadEffects, function_vector, head_effects, universal_heads, vector_of_heads
+from .in_context_vectors import implicit_context, in_context_vector
+from .learned import learned_vector, static_vector
+from .library import VectorLibrary
 from .prompting import (
     PROMPT_METHODS,
     Embed,
@@ -24,10 +31,12 @@ from .prompting import (
     sentence_embedding,
     zero_shot_condition,
 )
+from .state_vectors import state_vector
 from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod
 
 __all__ = [
     "DIFFERENCE_KINDS",
+    "FIELD_METHODS",
     "OUTCOMES",
     "PROMPT_METHODS",
     "VECTOR_METHODS",
@@ -35,20 +44,34 @@ __all__ = [
     "BatchedCondition",
     "Condition",
     "Embed",
+    "FieldMethod",
+    "FittedMethod",
+    "HeadEffects",
     "PromptMethod",
     "Setting",
     "SourceTask",
+    "VectorLibrary",
     "VectorMethod",
     "batched",
     "cross_task_condition",
     "evaluate_conditions",
+    "fast_vector",
     "few_shot_condition",
+    "function_vector",
+    "head_effects",
+    "implicit_context",
+    "in_context_vector",
+    "learned_vector",
     "placebo_random",
     "placebo_shuffled",
     "random_text_condition",
     "residual_embedding",
     "retrieved_condition",
     "sentence_embedding",
+    "state_vector",
+    "static_vector",
     "steered",
+    "universal_heads",
+    "vector_of_heads",
     "zero_shot_condition",
 ]

@@ -88,7 +88,9 @@ class FittedMethod(ABC):
         rest: dict[str, Any] = {name: _tuples(value) for name, value in about.get("fields", {}).items()}
         wanted = {field.name for field in fields(cls)} - {"provenance"}
         if wanted != {*tensors, *rest}:
-            raise ValueError(f"{os.fspath(path)} holds {sorted({*tensors, *rest})}, not {sorted(wanted)}; is it damaged?")
+            raise ValueError(
+                f"{os.fspath(path)} holds {sorted({*tensors, *rest})}, not {sorted(wanted)}; is it damaged?"
+            )
         return cls(provenance=Provenance.from_json(about.get("provenance")), **tensors, **rest)
 
 

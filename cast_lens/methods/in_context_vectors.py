@@ -30,22 +30,23 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..engine import Progress, TokenPrompt, frozen, quiet, tokenise
-from ..engine.batching import own_precision
-from ..engine.reference import answer_loss, site_name
-from ..extraction import Extraction, draw_samples, provenance
+from ..engine.reference import answer_loss, hook_name, last_token, site_name
+from ..extraction import Extraction, draw_samples, provenance, versions
 from ..interventions import Site
+from ..models import fingerprint, model_name
 from ..models.lens import HookedTransformer
 from ..placebos import random_like
 from ..sublayers import MixedOutputs, RotatedOutputs
 from ..tasks import Example, Task, zero_shot_prompts
 from ..tasks.templates import gold
+from ..vectors import Provenance
 from .fitted import FittedMethod
 from .vectors import SourceTask
 
@@ -106,18 +107,14 @@ def in_context_vector(
     if not pairs:
         raise ValueError("pairs is empty; give at least one pair of texts")
     texts = [text.rstrip(string.punctuation + " ") if strip_punctuation else text for pair in pairs for text in pair]
-    states = torch.stack([_states(model, prompt) for prompt in tokenise(model, texts)])
+    states = torch.stack([_states(model, prompt.tokens) for prompt in tokenise(model, texts)])
     directions = principal_difference((states[1::2] - states[::2]).double()).float()
     note = f"in-context vector: first principal component plus mean of {len(pairs)} pairs"
     about = replace(_bare(model, task, note), seed=seed)
     return InContextVector(about, directions[1:][None])
 
 
-def _bare(model: HookedTransformer, task: str, note: str) -> Any:
-    from ..extraction import versions
-    from ..models import fingerprint, model_name
-    from ..vectors import Provenance
-
+def _bare(model: HookedTransformer, task: str, note: str) -> Provenance:
     return Provenance(model_name(model), fingerprint(model), task, versions=versions(), note=note)
 
 
@@ -136,28 +133,10 @@ def principal_difference(differences: Float[Tensor, "pair layer d_model"]) -> Fl
     return found.view(differences.shape[1:])
 
 
-@torch.no_grad()
-def _states(model: HookedTransformer, prompt: TokenPrompt) -> Float[Tensor, "layer d_model"]:
+def _states(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer d_model"]:
     """The embedding and the residual behind every block, at the last token."""
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
-    return _last(model, prompt, names)
-
-
-def _last(model: HookedTransformer, prompt: TokenPrompt, names: Sequence[str]) -> Float[Tensor, "point d_model"]:
-    found: dict[str, Tensor] = {}
-
-    def keep(x: Tensor, hook: Any) -> None:
-        found[hook.name] = x[0, -1].float().cpu()
-
-    tokens = torch.tensor([prompt.tokens], device=model.cfg.device)
-    with own_precision(model):
-        model.run_with_hooks(
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            fwd_hooks=[(name, keep) for name in names],
-            return_type=None,
-        )
-    return torch.stack([found[name].clone() for name in names])
+    behind = [hook_name(layer) for layer in range(model.cfg.n_layers)]
+    return last_token(model, tokens, ["blocks.0.hook_resid_pre", *behind]).clone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +236,7 @@ def implicit_context(
     queries = zero_shot_prompts(task, shown, instruction=how.instruction)
     whole = [f"{prompt.text} {gold(task, example)}" for prompt, example in zip(queries, shown, strict=True)]
     names = [site_name(layer, site) for site in _SITES for layer in range(model.cfg.n_layers)]
-    with torch.no_grad():
-        outputs = torch.stack([_last(model, prompt, names) for prompt in tokenise(model, whole)])
+    outputs = torch.stack([last_token(model, prompt.tokens, names).clone() for prompt in tokenise(model, whole)])
     context = outputs.double().mean(dim=0).float().unflatten(0, (2, -1))
     ready = tokenise(model, queries, chat=how.chat)
     firsts = [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in ready]

@@ -43,6 +43,7 @@ from ..interventions import PromptVectors
 from ..models.lens import HookedTransformer
 from ..placebos import random_like
 from ..tasks import Task
+from .atv import Design, Training, train
 from .fitted import FittedMethod
 from .function_vectors import icl_prompts
 from .vectors import SourceTask
@@ -213,3 +214,51 @@ def fit_learned_vector(source: SourceTask) -> LearnedVector:
     pool = max(1, source.extraction.samples)
     training = LearnedTraining(pool=pool, averaged=max(1, pool // 2), seed=source.seed)
     return learned_vector(source.model, source.task, source.extraction, training)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StaticVector(FittedMethod):
+    """One trained vector per layer, the same for every query: the static counterpart of arXiv 2506.03426.
+
+    Attributes:
+        directions: [layer, d_model].
+        layers: block index of each.
+        scale: factor that it was trained with.
+    """
+
+    directions: Float[Tensor, "layer d_model"]
+    layers: tuple[int, ...]
+    scale: float
+
+    @property
+    def trained(self) -> int:
+        """One number per layer and coordinate."""
+        return self.directions.numel()
+
+    def intervention(self, *, strength: float = 1.0) -> PromptVectors:
+        """The vectors, at all layers; at strength 1 as they were trained."""
+        about = self.provenance
+        factor = strength * self.scale
+        return PromptVectors(self.directions[None], self.layers, factor, "last", about.task, about.fingerprint)
+
+    def placebo(self, *, seed: int) -> Self:
+        """Random directions of the same lengths."""
+        about = replace(self.provenance, note=f"placebo: random directions, seed {seed}; {self.provenance.note}")
+        return replace(self, directions=random_like(self.directions, seed=seed), provenance=about)
+
+
+def static_vector(
+    model: HookedTransformer, task: Task, training: Training | None = None, *, progress: Progress = quiet
+) -> StaticVector:
+    """Train one vector per layer on a task's zero-shot prompts and their answers.
+
+    Args:
+        model: frozen.
+        task: the source: its train split is trained on, its validation split decides when to stop.
+        training: see ``Training``; the rate of 0.5 suits a vector whose every number is trained alone.
+        progress: wraps the passes before training.
+    """
+    plan = training or Training(learning_rate=0.5)
+    made = train(model, [task], design=Design(generator="constant"), training=plan, progress=progress)
+    edit = made.intervention([""])
+    return StaticVector(made.provenance, edit.directions[0], edit.layers, edit.strength)

@@ -44,21 +44,17 @@ def literal(model: Any, how: Extraction, *, prompts: int, trials: int, heads: in
     task = word_task()
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(n_layers)]
-    collected = []
+    right, every = [], []
     for prompt in tokenise(model, icl_prompts(task, how, prompts)):
         kept: dict[str, Tensor] = {}
-        hooks = [(name, lambda z, hook: kept.update({hook.name: z[0, -1].detach().double()})) for name in names]
-        logits = model.run_with_hooks(torch.tensor([prompt.tokens]), fwd_hooks=hooks)
-        if int(logits[0, -1].argmax()) == prompt.answers[prompt.gold][0]:
-            collected.append(torch.stack([kept[name] for name in names]))
-        fallback = collected if collected else None
-    if not collected:
-        for prompt in tokenise(model, icl_prompts(task, how, prompts)):
-            kept = {}
-            hooks = [(name, lambda z, hook: kept.update({hook.name: z[0, -1].detach().double()})) for name in names]
-            model.run_with_hooks(torch.tensor([prompt.tokens]), fwd_hooks=hooks)
-            collected.append(torch.stack([kept[name] for name in names]))
-    assert fallback is None or fallback is collected
+
+        def keep(z: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> None:
+            kept[hook.name] = z[0, -1].detach().double()
+
+        logits = model.run_with_hooks(torch.tensor([prompt.tokens]), fwd_hooks=[(name, keep) for name in names])
+        every.append(torch.stack([kept[name] for name in names]))
+        right += every[-1:] if int(logits[0, -1].argmax()) == prompt.answers[prompt.gold][0] else []
+    collected = right or every
     means = torch.stack(collected).mean(dim=0)
     effects = torch.zeros(n_layers, n_heads, dtype=torch.float64)
     shuffled = icl_prompts(task, replace(how, seed=how.seed + 1, shuffle_labels=True), trials)
@@ -85,7 +81,9 @@ def literal(model: Any, how: Extraction, *, prompts: int, trials: int, heads: in
             vector += projection(wide.flatten()[None])[0].detach().double()
         else:
             attention = model.blocks[layer].attn
-            vector += means[layer, head] @ attention.W_O[head].detach().double() + bias * attention.b_O.detach().double()
+            vector += (
+                means[layer, head] @ attention.W_O[head].detach().double() + bias * attention.b_O.detach().double()
+            )
     return vector.float(), effects.float()
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cast_lens.engine import TokenPrompt, answer_losses, reference, score, tokenise
+from cast_lens.engine import TokenPrompt, answer_losses, frozen, reference, score, tokenise
 from cast_lens.extraction import Extraction, draw_samples
+from cast_lens.interventions import PromptVectors
 from cast_lens.methods.frequency import fast_vector, split_frequencies, task_similarity
 from cast_lens.methods.fitted import FittedMethod
 from cast_lens.methods.function_vectors import icl_prompts
@@ -51,6 +52,17 @@ def firsts(model: HookedTransformer, prompts: list[Any]) -> list[TokenPrompt]:
     return [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in tokenise(model, prompts)]
 
 
+def seen(model: Any, tokens: tuple[int, ...], names: list[str], *, token: int = -1) -> list[Tensor]:
+    """What stands at hook points at one token, by plain hooks."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(x: Tensor, hook: Any) -> None:
+        kept[hook.name] = x[0, token].detach()
+
+    model.run_with_hooks(torch.tensor([tokens]), fwd_hooks=[(name, keep) for name in names])
+    return [kept[name] for name in names]
+
+
 # Learned weights.
 
 
@@ -74,7 +86,7 @@ def test_weights_are_those_of_a_loop_with_hooks_and_autograd() -> None:
             hooks = []
             for layer in range(4):
 
-                def add(residual: Tensor, hook: object, layer: int = layer) -> Tensor:
+                def add(residual: Tensor, hook: object, layer: int = layer, mean: Tensor = mean) -> Tensor:
                     vector = (weights[layer, :, None] * mean[layer]).sum(dim=0)
                     return torch.cat((residual[:, :-1], residual[:, -1:] + vector), dim=1)
 
@@ -94,10 +106,8 @@ def test_planted_weights_lower_the_loss() -> None:
     model = model_of()
     prompts = firsts(model, icl_prompts(word_task(), replace(HOW, shuffle_labels=True), 4))
     direction = torch.zeros(1, 4, 64, requires_grad=True)
-    from cast_lens.interventions import PromptVectors
-
-    steering = PromptVectors(direction, (0, 1, 2, 3), position="prompt_last")
-    answer_losses(model, prompts, steering).mean().backward()
+    with frozen(model):
+        answer_losses(model, prompts, PromptVectors(direction, (0, 1, 2, 3), position="prompt_last")).mean().backward()
     assert direction.grad is not None
     outputs = torch.zeros(2, 4, 4, 64)
     outputs[:, 3, 1] = -direction.grad[0, 3] / direction.grad[0, 3].norm()
@@ -124,12 +134,8 @@ def test_in_context_vectors_are_those_of_the_public_code(route: str) -> None:
     for pair in PAIRS:
         both = []
         for text in pair:
-            kept: dict[str, Tensor] = {}
             names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(4))]
-            tokens = tokenise(model, text.rstrip(".!"))[0].tokens
-            hooks = [(name, lambda x, hook: kept.update({hook.name: x[0, -1].detach()})) for name in names]
-            model.run_with_hooks(torch.tensor([tokens]), fwd_hooks=hooks)
-            both.append(torch.cat([kept[name] for name in names]))
+            both.append(torch.cat(seen(model, tokenise(model, text.rstrip(".!"))[0].tokens, names)))
         differences.append((both[1] - both[0]).double().numpy())
     rows = np.stack(differences)
     centred = rows - rows.mean(axis=0)
@@ -159,11 +165,8 @@ def test_context_vectors_and_scalars_are_those_of_the_paper() -> None:
     names = [f"blocks.{layer}.{site}" for site in ("hook_attn_out", "hook_mlp_out") for layer in range(4)]
     collected = []
     for query, example in zip(queries, shown, strict=True):
-        kept: dict[str, Tensor] = {}
         tokens = tokenise(model, f"{query.text} {example.answer}")[0].tokens
-        hooks = [(name, lambda x, hook: kept.update({hook.name: x[0, -1].detach()})) for name in names]
-        model.run_with_hooks(torch.tensor([tokens]), fwd_hooks=hooks)
-        collected.append(torch.stack([kept[name] for name in names]))
+        collected.append(torch.stack(seen(model, tokens, names)))
     context = torch.stack(collected).mean(dim=0).view(2, 4, 64)
     plan = Calibration(epochs=2, noise=0.0)
     got = implicit_context(model, task, HOW, plan)
@@ -184,8 +187,9 @@ def test_context_vectors_and_scalars_are_those_of_the_paper() -> None:
                 hooks = [
                     (
                         f"blocks.{layer}.{name}",
-                        lambda out, hook, site=site, layer=layer: beta[site, layer] * out
-                        + alpha[site, layer] * got.context[site, layer],
+                        lambda out, hook, site=site, layer=layer: (
+                            beta[site, layer] * out + alpha[site, layer] * got.context[site, layer]
+                        ),
                     )
                     for site, name in enumerate(("hook_attn_out", "hook_mlp_out"))
                     for layer in range(4)
@@ -228,17 +232,15 @@ def test_state_vectors_are_those_at_the_separators(averaging: Any) -> None:
     (query,) = draw_samples(task, replace(how, samples=1))
     (prompt,) = few_shot_prompts(task, [query], shots=8, seed=2)
     (whole,) = tokenise(model, [prompt])
-    ends = [len(tokenise(model, prompt.text[: prompt.text.index(body) + len(body)])[0].tokens) - 1 for body, _ in prompt.demonstrations]
+    ends = [
+        len(tokenise(model, prompt.text[: prompt.text.index(body) + len(body)])[0].tokens) - 1
+        for body, _ in prompt.demonstrations
+    ]
     ends.append(len(whole.tokens) - 1)
-    kept: dict[str, Tensor] = {}
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(4)]
-    hooks = [(name, lambda z, hook: kept.update({hook.name: z[0].detach().double()})) for name in names]
-    model.run_with_hooks(torch.tensor([whole.tokens]), fwd_hooks=hooks)
-    states = torch.stack([torch.stack([kept[name][end] for name in names]) for end in ends])
+    states = torch.stack([torch.stack(seen(model, whole.tokens, names, token=end)).double() for end in ends])
     mean = states[-7:].mean(dim=0)
-    moved = sum(
-        weight * (states[-7:][i + 1] - states[-7:][i]) for i, weight in enumerate((1, 2, 4, 8, 16, 0))
-    )
+    moved = sum(weight * (states[-7:][i + 1] - states[-7:][i]) for i, weight in enumerate((1, 2, 4, 8, 16, 0)))
     expected = {"last": states[-1], "inner": mean, "momentum": mean + moved / 31}[averaging]
     assert_close(got.values, expected.float())
     assert got.intervention().layers == (0, 1, 2)
@@ -294,7 +296,9 @@ def test_similar_tasks_get_the_whole_vector_and_others_the_low_part() -> None:
 def fitted(route: str = "hooked") -> tuple[FittedMethod, ...]:
     model = model_of(route)
     return (
-        learned_vector(model, word_task(), HOW, LearnedTraining(steps=2, batch=2, averaged=2, pool=3, learning_rate=0.2)),
+        learned_vector(
+            model, word_task(), HOW, LearnedTraining(steps=2, batch=2, averaged=2, pool=3, learning_rate=0.2)
+        ),
         in_context_vector(model, PAIRS),
         implicit_context(model, label_task(), HOW, Calibration(epochs=1)),
         state_vector(model, word_task(), HOW),
