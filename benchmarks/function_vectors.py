@@ -42,16 +42,15 @@ def main() -> None:
     )
     loop = (time.perf_counter() - started) * n_layers * n_heads / len(heads)
     tokens = sum(len(prompt.tokens) for prompt in prompts) / len(prompts)
-    print(
-        f"{n_layers} x {n_heads} heads, {len(prompts)} prompts of {tokens:.0f} tokens, {torch.get_num_threads()} threads"
-    )
+    sizes = f"{n_layers} x {n_heads} heads, {len(prompts)} prompts of {tokens:.0f} tokens"
+    print(f"{sizes}, {torch.get_num_threads()} threads")
     print(f"one pass {one_pass:.2f} s, loop {loop:.1f} s (from {len(heads)} heads), ratio {loop / one_pass:.0f}")
     print(f"largest difference of an effect {worst:.1e}")
 
 
 @torch.no_grad()
 def looped(model: torch.nn.Module, prompt: object, values: torch.Tensor, head: tuple[int, int]) -> float:
-    """The recipe: a patched pass; the unpatched one is run once by its caller's extrapolation, so it is left out here."""
+    """The recipe: one patched pass per prompt and head; the unpatched pass of a prompt is run once."""
     layer, index = head
     tokens = torch.tensor([prompt.tokens])  # type: ignore[attr-defined]
     first = prompt.answers[prompt.gold][0]  # type: ignore[attr-defined]

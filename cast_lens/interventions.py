@@ -366,7 +366,7 @@ class SublayerEdit(ABC):
         """Largest absolute entry of its tensors."""
 
     @abstractmethod
-    def edit_output(self, site: Site, layer: int, rows: Float[Tensor, "row *width"]) -> Float[Tensor, "row *width"]:
+    def edit_output(self, site: Site, layer: int, rows: Float[Tensor, "row ..."]) -> Float[Tensor, "row ..."]:
         """The edited rows, a new tensor: [row, head, d_head] at ``heads``, otherwise [row, d_model]."""
 
     @property

@@ -1,4 +1,4 @@
-"""What attention heads write: captured at the last prompt token, exchanged head by head, projected to the residual stream.
+"""What attention heads write: captured at the last prompt token, exchanged one by one, projected to the residual.
 
 A head that is patched at the last prompt token changes no earlier token and nothing below its layer. All heads of a
 layer are therefore rows that branch off the unsteered tails in front of that layer, and the effects of every head of

@@ -45,7 +45,7 @@ def places(intervention: Steering) -> list[tuple[int, Site | None, str]]:
 
 def edit_rows(
     intervention: Steering, layer: int, site: Site | None, rows: Tensor, owners: Int[Tensor, " row"]
-) -> Float[Tensor, "row *width"]:
+) -> Float[Tensor, "row ..."]:
     """The edited rows at one of ``places``."""
     if site is None:
         return intervention.edit(layer, rows, owners)
@@ -72,7 +72,7 @@ def _edit(intervention: Steering, layer: int, site: Site | None, prompt_length: 
 
 
 @torch.no_grad()
-def last_token(model: HookedTransformer, tokens: Sequence[int], names: Sequence[str]) -> Float[Tensor, "point *width"]:
+def last_token(model: HookedTransformer, tokens: Sequence[int], names: Sequence[str]) -> Float[Tensor, "point ..."]:
     """What stands at some hook points at the last token, float32 on the CPU."""
     found: dict[str, Tensor] = {}
 

@@ -58,7 +58,7 @@ class FieldMethod:
 
 
 def placebo_of(fitted: Fitted, *, seed: int) -> Fitted:
-    """The same kind of edit without its content: random directions of equal norm, or what the method has in its place."""
+    """The same kind of edit without its content: random directions of equal norm, or the method's own."""
     if isinstance(fitted, SteeringVector):
         return random_direction(fitted, seed=seed)
     return fitted.placebo(seed=seed)

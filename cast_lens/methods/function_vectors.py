@@ -1,7 +1,7 @@
 """Function vectors: the sum of what a few attention heads write (Todd et al. 2024, arXiv 2310.15213).
 
-Formula (section 2): with ``a[l, h]`` the mean output of head ``h`` of layer ``l`` at the last token of few-shot prompts,
-``W[l, h]`` its slice of the output projection and ``A`` the heads with the largest average indirect effect,
+Formula (section 2): with ``a[l, h]`` the mean output of head ``h`` of layer ``l`` at the last token of few-shot
+prompts, ``W[l, h]`` its slice of the output projection and ``A`` the heads with the largest average indirect effect,
 
     v = sum over (l, h) in A of  W[l, h] a[l, h]
 

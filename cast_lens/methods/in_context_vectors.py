@@ -2,7 +2,7 @@
 
 **ICV** (section 3): of pairs of texts (x, y), each run alone, ``D = H(y) - H(x)`` with ``H`` the residuals at the last
 token, embedding and all layers side by side; ``v`` is the first principal component of the centred ``D`` plus their
-mean, the row of the embedding dropped. Outputs of every MLP, at all tokens, are turned towards it and keep their length,
+mean, the row of the embedding dropped. Outputs of every MLP, at all tokens, turn towards it and keep their length,
 
     h' = |h| unit( unit(h) + strength * (1 + max(0, cos(h, -v))) * unit(v) )
 
@@ -15,9 +15,9 @@ demonstrations of what attention and MLP write at the last token, and
 
     out' = beta * out + alpha * context
 
-for both, in every layer, at all tokens. ``alpha`` (0.1) and ``beta`` (1) are four numbers per layer, trained on the same
-demonstrations: cross-entropy over the full vocabulary of the first answer token, AdamW at 0.01 with weight decay 1e-3, 100
-epochs of batches of two, cosine schedule with 5 % warm-up, noise of 0.001 times the output's length while training. The
+for both, in every layer, at all tokens. ``alpha`` (0.1) and ``beta`` (1) are four numbers per layer, trained on the
+same demonstrations: cross-entropy over the full vocabulary of the first answer token, AdamW at 0.01 with weight decay
+1e-3, 100 epochs of batches of two, cosine schedule with 5 % warm-up, noise of 0.001 times the output's length while training. The
 public code injects at padded positions too; here there are none.
 
 What they do not show: both act on every token of the prompt, in every layer. Effects on other texts are part of the

@@ -8,7 +8,7 @@ averaged over few-shot prompts, one vector is added behind each layer at the las
 and ``theta`` alone is trained, by cross-entropy of the answer's first token on few-shot prompts whose labels are
 shuffled, with the model frozen.
 
-Published: ``theta`` begins as standard normal noise, Adam at 5e-5, up to 100,000 steps of 32 shuffled prompts each, head
+Published: ``theta`` begins as standard normal noise, Adam at 5e-5, up to 100,000 steps of 32 shuffled prompts, head
 outputs averaged over 100 prompts that are drawn anew at each step, and the step with the lowest loss of its own batch
 is kept. ``LearnedTraining.published()`` gives these; the defaults are ours: they begin at zero (the unsteered model),
 take a hundred larger steps and keep the last. The public code for language models splits the *projected* attention

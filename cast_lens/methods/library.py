@@ -148,8 +148,8 @@ class VectorLibrary:
             recall: share of these queries that must pass the threshold, each kept out of its own entry's key.
 
         Raises:
-            ValueError: no vectors; a vector of another model or without queries; vectors of different layers; a layer that
-                its vector does not hold.
+            ValueError: no vectors; a vector of another model or without queries; vectors of different layers; a layer
+                that its vector does not hold.
         """
         entries = _entries(model, vectors, queries, embed or residual_embedding(model))
         first = next(iter(entries.values())).vector
@@ -214,8 +214,8 @@ class VectorLibrary:
         keys = _embedded(embed or residual_embedding(model), prompts)
         if keys.shape[1] != self.keys.shape[1]:
             raise ValueError(
-                f"queries are embedded in {keys.shape[1]} numbers, the library in {self.keys.shape[1]}; use the embed= that "
-                "it was built with"
+                f"queries are embedded in {keys.shape[1]} numbers, the library in {self.keys.shape[1]}; use the "
+                "embed= that it was built with"
             )
         found = self.similarity(keys)
         least = self.threshold if threshold is None else threshold

@@ -1,7 +1,7 @@
 """State vectors: what heads write at the separators of demonstrations (Li et al. 2024, arXiv 2404.11225).
 
-The state at a separator (the last token of an answer cue) is what all heads of layers 0 to ``layer`` write there, before
-the output projection. With ``s[1], ..., s[k+1]`` the states of ``k`` demonstrations and of the query,
+The state at a separator (the last token of an answer cue) is what all heads of layers 0 to ``layer`` write there,
+before the output projection. With ``s[1], ..., s[k+1]`` the states of ``k`` demonstrations and of the query,
 
 - ``last``: ``s[k+1]`` alone;
 - ``inner``: the mean of the last seven states, the query's own among them (section 3.2);

@@ -15,8 +15,8 @@ from torch import Tensor
 from cast_lens.engine import TokenPrompt, answer_losses, frozen, reference, score, tokenise
 from cast_lens.extraction import Extraction, draw_samples
 from cast_lens.interventions import PromptVectors
-from cast_lens.methods.frequency import fast_vector, split_frequencies, task_similarity
 from cast_lens.methods.fitted import FittedMethod
+from cast_lens.methods.frequency import fast_vector, split_frequencies, task_similarity
 from cast_lens.methods.function_vectors import icl_prompts
 from cast_lens.methods.in_context_vectors import (
     Calibration,

@@ -61,8 +61,9 @@ class Rivals(Experiment):
         "placebo at the same setting: the same edit without its content."
     )
     limits = (
-        "Methods are implemented after their papers and public code, with this run's prompts, demonstrations and number "
-        "of samples, which are fewer than published; trained methods take fewer steps. Seconds depend on the machine "
+        "Methods are implemented after their papers and public code, with this run's prompts, demonstrations and "
+        "number of samples, which are fewer than published; trained methods take fewer steps. Seconds depend on the "
+        "machine "
         f"and do not repeat. {sentences.LIMITS}"
     )
     shown = ("methods", "costs", "result")
@@ -216,7 +217,7 @@ EXPERIMENT = Rivals
 
 def is_tested(method: str) -> bool:
     """Methods whose gains a reader may take for findings: neither placebos nor prompting."""
-    return method in FIELD_METHODS and method not in ("random heads", "fast, permuted") or method == LIBRARY
+    return (method in FIELD_METHODS and method not in ("random heads", "fast, permuted")) or method == LIBRARY
 
 
 def _exact(result: pd.DataFrame) -> pd.DataFrame:
