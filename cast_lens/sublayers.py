@@ -81,8 +81,8 @@ class HeadOutputs(SublayerEdit):
         values = self.values[place]
         if rows.shape[1:] != values.shape:
             raise ValueError(
-                f"head outputs {tuple(values.shape)} [head, d_head] do not fit the model's {tuple(rows.shape[1:])}; use "
-                "those of this model"
+                f"head outputs {tuple(values.shape)} [head, d_head] do not fit the model's {tuple(rows.shape[1:])}; "
+                "use those of this model"
             )
         given = values.to(device=rows.device, dtype=rows.dtype)
         mixed = given.expand_as(rows) if self.strength == 1 else torch.lerp(rows, given.expand_as(rows), self.strength)

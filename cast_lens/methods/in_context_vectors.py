@@ -17,8 +17,8 @@ demonstrations of what attention and MLP write at the last token, and
 
 for both, in every layer, at all tokens. ``alpha`` (0.1) and ``beta`` (1) are four numbers per layer, trained on the
 same demonstrations: cross-entropy over the full vocabulary of the first answer token, AdamW at 0.01 with weight decay
-1e-3, 100 epochs of batches of two, cosine schedule with 5 % warm-up, noise of 0.001 times the output's length while training. The
-public code injects at padded positions too; here there are none.
+1e-3, 100 epochs of batches of two, cosine schedule with 5 % warm-up, noise of 0.001 times the output's length while
+training. The public code injects at padded positions too; here there are none.
 
 What they do not show: both act on every token of the prompt, in every layer. Effects on other texts are part of the
 method; look at side effects beside the gain. Placebos: random directions of equal length.

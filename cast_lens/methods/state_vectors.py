@@ -9,9 +9,9 @@ before the output projection. With ``s[1], ..., s[k+1]`` the states of ``k`` dem
   ``w = (1, 2, 4, 8, 16, 0)``: the code gives the last difference weight 0, and the weights sum to 31;
 - ``aggregate``: of many demonstrations, the mean of the states of groups of ten (section 3.3, averaging).
 
-At the last token of a zero-shot query the outputs of all heads up to ``layer`` are replaced by the state, in one pass of
-the engine for any number of queries. The task vector of Hendel et al. (arXiv 2310.15916) replaces the residual behind one
-layer instead: ``methods.vectors.task_vector``; it is to this what a function vector is to single heads.
+At the last token of a zero-shot query the outputs of all heads up to ``layer`` are replaced by the state, in one pass
+of the engine for any number of queries. The task vector of Hendel et al. (arXiv 2310.15916) replaces the residual
+behind one layer instead: ``methods.vectors.task_vector``.
 
 What this does not show: heads are exchanged wholesale, so the query's own content in these heads is lost; a state
 from a query that happens to have the same answer carries the answer. The dummy query here is never a test query. The

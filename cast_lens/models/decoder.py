@@ -31,9 +31,10 @@ class HookedDecoder(HookedTransformer):
 
     ``blocks.{l}.hook_resid_pre`` and ``blocks.{l}.hook_resid_post`` are what goes into and comes out of the model's own
     layer ``l``; where a layer's parts are found there are ``attn.hook_z`` (what heads write, read at the output
-    projection), ``hook_attn_out`` (what that projection gives) and ``hook_mlp_out``. Beside them there are the parts of ``HookedTransformer`` that need no more than that: a call with
-    tokens or text, ``run_with_hooks``, ``run_with_cache``, ``to_tokens``. There are no ``W_Q``, no attention patterns
-    and no KV cache, and the model cannot be stopped or started at a layer.
+    projection), ``hook_attn_out`` (what that projection gives) and ``hook_mlp_out``. Beside them there are the parts of
+    ``HookedTransformer`` that need no more than that: a call with tokens or text, ``run_with_hooks``,
+    ``run_with_cache``, ``to_tokens``. There are no ``W_Q``, no attention patterns and no KV cache, and the model cannot
+    be stopped or started at a layer.
 
     Attributes:
         hf_model: the model itself. Its attention is computed as ``eager`` defines it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -63,10 +64,12 @@ def test_projected_heads_add_up_to_what_attention_gives(architecture: str) -> No
         kept: dict[str, Tensor] = {}
         name = "blocks.1.attn.hook_z"
         out = "blocks.1.hook_attn_out" if architecture != "gemma2" or isinstance(model, HookedDecoder) else ""
-        model.run_with_hooks(
-            torch.tensor([PROMPTS[0].tokens]),
-            fwd_hooks=[(n, lambda x, hook: kept.update({hook.name: x.detach()})) for n in (name, out) if n],
-        )
+
+        def keep(x: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> None:
+            kept[hook.name] = x.detach()
+
+        hooks = [(n, keep) for n in (name, out) if n]
+        model.run_with_hooks(torch.tensor([PROMPTS[0].tokens]), fwd_hooks=hooks)
         if not out:
             continue
         values = torch.zeros(int(model.cfg.n_layers), *kept[name].shape[2:])
@@ -89,9 +92,9 @@ def test_effects_of_all_heads_are_those_of_one_hooked_pass_each(architecture: st
             for layer in range(values.shape[0]):
                 for head in range(values.shape[1]):
 
-                    def patch(z: Tensor, hook: object, head: int = head, layer: int = layer) -> Tensor:
+                    def patch(z: Tensor, hook: Any, head: int = head, value: Tensor = values[layer, head]) -> Tensor:
                         z = z.clone()
-                        z[0, -1, head] = values[layer, head]
+                        z[0, -1, head] = value
                         return z
 
                     out = model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", patch)])
@@ -119,7 +122,7 @@ def sublayer_edits(model: HookedTransformer) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("architecture", ("llama", "gpt2"))
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_edits_inside_blocks_score_and_answer_as_by_hooks(architecture: str) -> None:
     for model in both(architecture):
         edits = sublayer_edits(model)
@@ -161,9 +164,10 @@ def test_heads_of_another_model_are_refused() -> None:
     model = hooked("llama")
     with pytest.raises(ValueError, match="another model"):
         score(model, PROMPTS, [head_patch(model, fingerprint="0123456789abcdef")])
+    values = torch.zeros(1, 2, 3)
+    narrow = HeadOutputs((1,), values, values[..., 0] == 0, int(model.cfg.d_model))
     with pytest.raises(ValueError, match="do not fit"):
-        values = torch.zeros(1, 2, 3)
-        score(model, PROMPTS, [HeadOutputs((1,), values, values[..., 0] == 0, int(model.cfg.d_model))])
+        score(model, PROMPTS, [narrow])
     with pytest.raises(ValueError, match="gold"):
         indirect_effects(model, [TokenPrompt((5, 6))], torch.zeros(4, 4, 24))
     with pytest.raises(ValueError, match="increasing"):
