@@ -41,6 +41,7 @@ _HOME = {
     "SteeringVector": "vectors",
     "Task": "tasks",
     "VECTOR_METHODS": "methods",
+    "VectorLibrary": "methods",
     "alignment": "geometry",
     "answer": "engine",
     "bars": "engine",
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
         Condition,
         Setting,
         SourceTask,
+        VectorLibrary,
         evaluate_conditions,
     )
     from .models import list_models, load_model

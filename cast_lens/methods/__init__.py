@@ -16,6 +16,7 @@ from .fitted import FittedMethod
 from .frequency import fast_vector
 from .function_vectors import HeadEffects, function_vector, head_effects, universal_heads, vector_of_heads
 from .in_context_vectors import implicit_context, in_context_vector
+from .language import language_vector
 from .learned import learned_vector, static_vector
 from .library import VectorLibrary
 from .prompting import (
@@ -31,6 +32,7 @@ from .prompting import (
     sentence_embedding,
     zero_shot_condition,
 )
+from .source_choice import fisher_embedding, h_score, next_token_distance, within_targets
 from .state_vectors import state_vector
 from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod
 
@@ -57,11 +59,15 @@ __all__ = [
     "evaluate_conditions",
     "fast_vector",
     "few_shot_condition",
+    "fisher_embedding",
     "function_vector",
+    "h_score",
     "head_effects",
     "implicit_context",
     "in_context_vector",
+    "language_vector",
     "learned_vector",
+    "next_token_distance",
     "placebo_random",
     "placebo_shuffled",
     "random_text_condition",
@@ -73,5 +79,6 @@ __all__ = [
     "steered",
     "universal_heads",
     "vector_of_heads",
+    "within_targets",
     "zero_shot_condition",
 ]

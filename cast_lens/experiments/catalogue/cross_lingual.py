@@ -22,6 +22,7 @@ from ...methods import (
     cross_task_condition,
     evaluate_conditions,
     few_shot_condition,
+    language_vector,
     steered,
 )
 from ...placebos import matched
@@ -40,6 +41,7 @@ BACK = "from other languages"
 OWN = "own language"
 RANDOM = "placebo: random direction"
 SHUFFLED = "placebo: shuffled labels"
+LANGUAGE = "language vector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ class CrossLingual(Experiment):
         "A task's vector of one language on the same test queries as zero-shot in another, with instruction, cues and "
         "labels of the target's language; beside it a random direction and the vector of shuffled demonstrations, of "
         "the same norm, layer and strength, the target language's own vector, and demonstrations in the prompt. Layer "
-        "and strength were chosen on the validation split of the vector's own language. P-values of the comparisons "
-        "are corrected after Holm."
+        "and strength were chosen on the validation split of the vector's own language. The language vector (mean "
+        "difference of parallel texts) has norm, layer and strength of the vector that it stands beside. P-values of the "
+        "comparisons are corrected after Holm."
     )
     limits = (
         f"{sentences.LIMITS} Source and target are translations of one task by the same rules; in the suite that "
@@ -214,6 +217,11 @@ def steered_conditions(workspace: Workspace, family: Family, target: str) -> lis
         vector, way = workspace.vector(source), direction(family, target, source)
         shuffled = matched(workspace.shuffled(source), like=vector)
         tried = [(f"cast, {way}", vector, config.seed), (f"{SHUFFLED}, {way}", shuffled, config.seed)]
+        if source != target:
+            language = language_vector(
+                workspace.model, workspace.tasks[source], workspace.tasks[target], layers=vector.layers
+            )
+            tried.append((f"{LANGUAGE}, {way}", matched(language, like=vector), config.seed))
         for number in range(config.placebos):
             tried.append((f"{RANDOM}, {way}", workspace.random_direction(source, number=number), number))
         setting = workspace.setting(source)
@@ -265,7 +273,7 @@ def versus(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
     """Transferred vectors against placebos, demonstrations, and the target language's own vector."""
     comparisons = []
     for way in (OUT, BACK, OWN):
-        rivals = (f"{RANDOM}, {way}", f"{SHUFFLED}, {way}", f"few-shot, {way}")
+        rivals = (f"{RANDOM}, {way}", f"{SHUFFLED}, {way}", f"{LANGUAGE}, {way}", f"few-shot, {way}")
         comparisons += [(f"cast, {way}", rival) for rival in rivals]
         comparisons += [(f"cast, {way}", f"cast, {OWN}")] if way != OWN else []
     if len(found):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,10 @@ from ... import plots
 from ...engine import score
 from ...extraction import draw_samples
 from ...geometry import cohesion
+from ...methods.source_choice import divergence, embedding_similarity, fisher_embedding, h_score, within_targets
 from ...stats import auroc
 from ...tasks import Prompt, cross_task_prompts, zero_shot_prompts
+from ...tasks.templates import gold
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
@@ -45,9 +48,11 @@ NEEDS = {
     "nearness to in-context learning": "unlabelled target queries, source demonstrations",
     "approach to in-context learning": "unlabelled target queries, source demonstrations",
     "task embedding": "unlabelled target queries",
+    "Fisher embedding": "unlabelled target queries, labelled source queries",
+    "H-score": "labelled target queries",
 }
 """What each predictor reads; none reads a gold answer of a test query."""
-WITHOUT_LABELS = tuple(name for name in NEEDS if name != "parallelism")
+WITHOUT_LABELS = tuple(name for name in NEEDS if name not in ("parallelism", "H-score"))
 TOGETHER = "together, without target labels"
 
 
@@ -69,7 +74,9 @@ class PredictTransfer(Experiment):
         "is partly chance, which no predictor can tell. Parallelism reads labelled target demonstrations, though none "
         "of the test answers; the queries that the others read are drawn evenly from the target's classes, without "
         "being shown with their labels. Numbers that know the source alone cannot tell its targets apart. Several "
-        f"predictors were tried, and the best of them is named after the fact. {sentences.LIMITS}"
+        "predictors were tried, and the best of them is named after the fact. A correlation over all pairs may be one "
+        "between tasks alone; the column within has the mean rank correlation among the sources of one target. "
+        f"{sentences.LIMITS}"
     )
     shown = ("pairs", "predictors")
 
@@ -95,7 +102,8 @@ class PredictTransfer(Experiment):
 
         Returns:
             ``result``: one row per pair and metric; ``pairs``: how many there are and lose, per metric;
-            ``predictors``: how well each predicts the gain.
+            ``predictors``: how well each predicts the gain, over all pairs and ``within`` targets (see
+            ``methods.within_targets``; ``within_p`` is not corrected).
         """
         found = rows.get("gain", pd.DataFrame())
         found = found[~found["own"].astype(bool)] if len(found) else found
@@ -156,7 +164,10 @@ class PredictTransfer(Experiment):
 
 
 EXPERIMENT = PredictTransfer
-JUDGED = ("metric", "predictor", "needs", "correlation", "p_value", "auroc", "auroc_low", "auroc_high")
+JUDGED = (
+    *("metric", "predictor", "needs", "correlation", "p_value", "within", "within_p"),
+    *("within_targets", "auroc", "auroc_low", "auroc_high"),
+)
 """The first columns of the table of predictors."""
 
 
@@ -188,9 +199,44 @@ def predictor_rows(workspace: Workspace, target: str) -> pd.DataFrame:
                 "nearness to in-context learning": -distances[source][1],
                 "approach to in-context learning": distances[source][0] - distances[source][1],
                 "task embedding": 1 - embedding_distance(workspace, source, target),
+                "Fisher embedding": fisher_similarity(workspace, source, target),
+                "H-score": layer_h_score(workspace, source, target),
             }
         )
     return pd.DataFrame(rows, columns=["target", "source", *NEEDS])
+
+
+def fisher_similarity(workspace: Workspace, source: str, target: str) -> float:
+    """How alike the directions are that move the losses of source and target under the source's vector.
+
+    The source's queries have their labels, the target's those that the model gives itself; NaN where a target has no
+    admissible answers to choose from.
+    """
+    at, vector, found = workspace.setting(source), workspace.vector(source), []
+    for name, labels in ((source, "gold"), (target, "model")):
+        task = workspace.tasks[name]
+        queries = zero_shot_prompts(task, draw_samples(task, workspace.extraction())[:QUERIES])
+        if labels == "model" and not all(query.choices for query in queries):
+            return float("nan")
+        options: dict[str, Any] = {"layers": (at.layer,), "strength": at.strength, "labels": labels}
+        found.append(fisher_embedding(workspace.model, queries, vector, **options, chat=workspace.config.chat))
+    return embedding_similarity(*found)
+
+
+def layer_h_score(workspace: Workspace, source: str, target: str) -> float:
+    """How well the target's zero-shot residuals at the layer of the source's setting tell its classes apart.
+
+    Of the target's samples; NaN for free answers.
+    """
+    task, layer = workspace.tasks[target], workspace.setting(source).layer
+    found = workspace.differences(target)
+    answers = {example.id: gold(task, example) for example in task.train}
+    labels = [answers[sample] for sample in found.sample_ids]
+    classes = sorted(set(labels))
+    if task.kind == "free" or len(classes) < 2:
+        return float("nan")
+    rows = found.zero_shot[:, found.layers.index(layer)]
+    return h_score(rows, torch.tensor([classes.index(label) for label in labels]))
 
 
 def source_alone(workspace: Workspace, source: str) -> dict[str, float]:
@@ -258,10 +304,7 @@ def jensen_shannon(
     left: Float[Tensor, "sample vocab"], right: Float[Tensor, "sample vocab"]
 ) -> Float[Tensor, " sample"]:
     """Jensen-Shannon divergence of the distributions of two stacks of logits, in nats, at most log 2."""
-    logs = [side.double().log_softmax(dim=-1) for side in (left, right)]
-    middle = torch.logaddexp(*logs) - np.log(2)
-    halves = [(one.exp() * (one - middle)).sum(dim=-1) for one in logs]
-    return (0.5 * (halves[0] + halves[1])).clamp(min=0)
+    return divergence(left, right, "jensen-shannon")
 
 
 def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
@@ -275,12 +318,16 @@ def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
         held = leave_one_task_out(known, values)
         test = matrix_test(as_matrix(known, name), as_matrix(known, "gain"), seed=config.seed)
         defined = test.statistic == test.statistic
+        stratified = within_targets(known, name, seed=config.seed)
         rows.append(
             {
                 "predictor": name,
                 "needs": needs,
                 "correlation": test.statistic,
                 "p_value": test.p if defined else np.nan,
+                "within": stratified.value,
+                "within_p": stratified.p,
+                "within_targets": stratified.targets,
                 **scores_of(known, held, config),
             }
         )
@@ -289,6 +336,7 @@ def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
     if free:
         held = leave_one_task_out(pairs, np.mean(free, axis=0))
         about = {"predictor": TOGETHER, "needs": "all that reads no target label", "p_value": np.nan}
+        about |= {"within": np.nan, "within_p": np.nan, "within_targets": 0}
         # What is averaged has been turned by the gains, so that a plain correlation would be circular.
         rows.append({**about, "correlation": np.nan, **scores_of(pairs, held, config)})
     return rows
