@@ -59,7 +59,7 @@ class CrossLingual(Experiment):
         "labels of the target's language; beside it a random direction and the vector of shuffled demonstrations, of "
         "the same norm, layer and strength, the target language's own vector, and demonstrations in the prompt. Layer "
         "and strength were chosen on the validation split of the vector's own language. The language vector (mean "
-        "difference of parallel texts) has norm, layer and strength of the vector that it stands beside. P-values of the "
+        "difference of parallel texts) has norm, layer and strength of the vector beside it. P-values of the "
         "comparisons are corrected after Holm."
     )
     limits = (
