@@ -15,7 +15,7 @@ A map, in the order in which things flow:
 - ``cast_lens.plots`` draws frames, ``explore`` shows vectors to pick and turn by hand; ``cast_lens.experiments.run``
   does all of it and writes a report.
 
-Names load when they are first used, so importing the package is quick.
+Names load when they are first used, so importing the package is quick; so do the rooms (``cl.plots``, ``cl.stats``).
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ _HOME = {
     "Provenance": "vectors",
     "RunConfig": "experiments",
     "Selection": "selection",
+    "Scores": "engine",
     "Setting": "methods",
     "SourceTask": "methods",
     "SteeringVector": "vectors",
+    "Sweep": "engine",
     "Task": "tasks",
     "VECTOR_METHODS": "methods",
     "VectorLibrary": "methods",
@@ -79,6 +81,10 @@ _HOME = {
     "zero_shot": "tasks",
     "zero_shot_prompts": "tasks",
 }
+_ROOMS = (
+    *("effects", "engine", "experiments", "extraction", "geometry", "gguf", "interventions", "methods", "models"),
+    *("placebos", "plots", "report", "selection", "stats", "steering", "tasks", "vectors"),
+)
 __all__ = sorted([*_HOME, "__version__"])
 
 
@@ -88,15 +94,36 @@ def __getattr__(name: str) -> Any:
         # Kept: importing the room ``explore`` has just put the room where its function belongs.
         globals()[name] = found
         return found
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_ROOMS])
 
 
 if TYPE_CHECKING:
-    from .engine import answer, bars, capture, score, sweep
+    from . import (
+        effects,
+        engine,
+        experiments,
+        extraction,
+        geometry,
+        gguf,
+        interventions,
+        methods,
+        models,
+        placebos,
+        plots,
+        report,
+        selection,
+        stats,
+        steering,
+        tasks,
+        vectors,
+    )
+    from .engine import Scores, Sweep, answer, bars, capture, score, sweep
     from .evaluation import changed_answers, evaluate
     from .experiments import RunConfig
     from .explore import explore

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
-from .interventions import Interventions
+from .interventions import Interventions, Steering
 from .models.lens import HookedTransformer
 from .tasks import Prompt, is_match, is_valid
 from .tasks.sampling import warn_missing_classes
@@ -57,10 +57,11 @@ def evaluate(
         progress: wraps the batches.
 
     Returns:
-        one row per variant and prompt: ``variant`` (0 unsteered), ``name, layer, strength, operator, position, task,
-        sample, text, gold, answer, exact_match, valid, choice_correct, gold_logprob, gold_margin, first_match,
-        first_valid, overflowed``. Outcomes are 0 or 1; ``valid`` and ``choice_correct`` are NaN for free answers.
-        Where logits were NaN or infinite (``overflowed``), every outcome is NaN and there is no answer.
+        one row per variant and prompt: ``variant`` (0 unsteered), ``condition`` (``unsteered``, or the name that an
+        intervention was given by, with layer and strength where several share it), ``name, layer, strength, operator,
+        position, task, sample, text, gold, answer, exact_match, valid, choice_correct, gold_logprob, gold_margin,
+        first_match, first_valid, overflowed``. Outcomes are 0 or 1; ``valid`` and ``choice_correct`` are NaN for free
+        answers. Where logits were NaN or infinite (``overflowed``), every outcome is NaN and there is no answer.
 
     Raises:
         ValueError: see ``score`` and ``answer``; an admissible answer that holds a line end, where decoding stops.
@@ -102,6 +103,8 @@ def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Seq
     rows = [(prompt, variant, texts[variant][i]) for i, prompt in enumerate(prompts) for variant in range(n_variants)]
     frame["sample"] = [prompt.sample_id for prompt, *_ in rows]
     frame.insert(0, "variant", [variant for _, variant, _ in rows])
+    names = condition_names(scores.interventions)
+    frame.insert(1, "condition", [names[variant] for _, variant, _ in rows])
     frame["task"] = [prompt.task for prompt, *_ in rows]
     frame["text"] = [prompt.query for prompt, *_ in rows]
     frame["gold"] = [prompt.gold for prompt, *_ in rows]
@@ -115,6 +118,16 @@ def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Seq
     ]
     frame.loc[frame["overflowed"], list(OUTCOMES)] = nan
     return frame.drop(columns="choice")
+
+
+def condition_names(interventions: Sequence[Steering]) -> list[str]:
+    """A name for each variant: ``unsteered``, then those of the interventions, told apart where they share one."""
+    names = [one.name or "steered" for one in interventions]
+    longer = [
+        f"{name}, layer {one.layer}, strength {one.strength:g}" if names.count(name) > 1 else name
+        for name, one in zip(names, interventions, strict=True)
+    ]
+    return ["unsteered", *(f"{name} ({i})" if longer.count(name) > 1 else name for i, name in enumerate(longer, 1))]
 
 
 def changed_answers(answers: pd.DataFrame, *, limit: int = 3) -> pd.DataFrame:

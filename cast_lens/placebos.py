@@ -33,7 +33,7 @@ def placebo_seed(*parts: object) -> int:
     return zlib.crc32(" ".join(str(part) for part in parts).encode())
 
 
-def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int) -> Float[Tensor, "*row d_model"]:
+def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int = 0) -> Float[Tensor, "*row d_model"]:
     """A random direction for each row, uniform on the sphere of the row's own norm; same dtype, same device.
 
     Args:
@@ -46,7 +46,7 @@ def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int) -> Floa
     return scaled.to(directions.dtype)
 
 
-def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
+def random_direction(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
     """A random direction at each layer, uniform on the sphere of the vector's own norm there.
 
     Args:
@@ -57,7 +57,7 @@ def random_direction(vector: SteeringVector, *, seed: int) -> SteeringVector:
     return _placebo(vector, directions, f"random_direction({vector.provenance.task}, seed={seed})")
 
 
-def shuffled_coordinates(vector: SteeringVector, *, seed: int) -> SteeringVector:
+def shuffled_coordinates(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
     """The vector with its coordinates permuted: at each layer the same entries, so the same norm, in other places.
 
     One permutation is used at every layer, so that the layers stay related to each other as they were.
@@ -111,7 +111,9 @@ def matched(vector: SteeringVector, *, like: SteeringVector) -> SteeringVector:
     return SteeringVector(directions.float(), vector.layers, replace(ours, note=note))
 
 
-def random_subsets(differences: DifferenceVectors, size: int, *, count: int, seed: int) -> dict[str, SteeringVector]:
+def random_subsets(
+    differences: DifferenceVectors, size: int, *, count: int, seed: int = 0
+) -> dict[str, SteeringVector]:
     """Mean vectors of random samples, each of the same number: what a selection of that many has to beat.
 
     Args:

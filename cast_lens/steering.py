@@ -8,12 +8,13 @@ tokens are edited is said by ``Intervention.position`` and decided in ``cast_len
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
@@ -95,19 +96,27 @@ def generate(
     interventions: Interventions = (),
     max_new_tokens: int = 16,
     stop: str | None = "\n",
+    chat: bool = False,
+    temperature: float = 0.0,
+    seed: int = 0,
+    on_text: Callable[[str], None] | None = None,
     use_cache: bool = True,
 ) -> list[str]:
-    """What the model writes after each prompt, greedily, steered or not: the plain route, through hooks.
+    """What the model writes after each prompt, steered or not: the plain route, through hooks.
 
     An answer ends where it ends for ``engine.answer``: see ``engine.greedy.StopRule``.
 
     Args:
         model: in ``eval()`` mode, with a tokenizer.
-        prompts: see ``engine.tokenise``; they run as one batch, padded on the left.
+        prompts: one or several, see ``engine.tokenise``; they run as one batch, padded on the left.
         interventions: one, several, or several by name: all together, in order.
         max_new_tokens: tokens to write at most, 1 or more.
         stop: text at which an answer ends, not part of it, where it stands behind something that is not blank; None
             to end at end-of-text and end-of-turn tokens only.
+        chat: put each prompt through the model's chat template.
+        temperature: 0 for the most probable token; above it, tokens are drawn from the softmax of logits / temperature.
+        seed: of the draws, by a generator of its own; the same call writes the same text.
+        on_text: called with each new piece of text as it is written (``print`` it, or collect it); one prompt only.
         use_cache: keep keys and values; without, every step runs the whole text again, with the same result.
             A ``HookedDecoder`` keeps none.
 
@@ -117,11 +126,15 @@ def generate(
 
     Raises:
         ValueError: no or empty prompts, prompts longer than the context, an empty ``stop``, ``max_new_tokens`` below
-            1; see also ``steer``.
+            1, a negative temperature, ``on_text`` with several prompts; see also ``steer``.
     """
     check_length(max_new_tokens)
     rule = StopRule.of(model, stop)
-    rows = [prompt.tokens for prompt in tokenise(model, prompts, room=max_new_tokens)]
+    pick = _picker(temperature, seed)
+    rows = [prompt.tokens for prompt in tokenise(model, prompts, chat=chat, room=max_new_tokens)]
+    if on_text is not None and len(rows) != 1:
+        raise ValueError(f"on_text follows one prompt, got {len(rows)}; call generate once for each")
+    ends = rule if on_text is None else _Told(rule, on_text)
     tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
     use_cache = use_cache and not isinstance(model, HookedDecoder)
     cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
@@ -129,7 +142,7 @@ def generate(
 
     def following(seen: int) -> Int[Tensor, " row"]:
         logits = model(tokens[:, seen:], attention_mask=mask[:, seen:], past_kv_cache=cache)
-        return greedy_tokens(logits[alive, -1])
+        return pick(logits[alive, -1])
 
     def step(kept: list[int], chosen: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         nonlocal alive, tokens, mask
@@ -142,8 +155,51 @@ def generate(
         return following(seen)
 
     with steer(model, interventions, prompt_length=[len(row) for row in rows]):
-        written = write_greedily(following(0), step, max_new_tokens=max_new_tokens, stop=rule)
-    return [text or "" for text in texts_of(rule, [written])[0]]
+        written = write_greedily(following(0), step, max_new_tokens=max_new_tokens, stop=ends)
+    texts = [text or "" for text in texts_of(rule, [written])[0]]
+    if isinstance(ends, _Told):
+        ends.tell(texts[0])
+    return texts
+
+
+Pick = Callable[[Float[Tensor, "row vocab"]], Int[Tensor, " row"]]
+
+
+def _picker(temperature: float, seed: int) -> Pick:
+    """The next token of each row from its logits; -1 where they are not finite."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature} must be 0 (the most probable token) or a positive number")
+    if temperature == 0:
+        return greedy_tokens
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(logits: Float[Tensor, "row vocab"]) -> Int[Tensor, " row"]:
+        readable = logits.isfinite().all(dim=-1)
+        scaled = torch.where(readable[:, None], logits, torch.zeros_like(logits)).double().cpu() / temperature
+        drawn = torch.multinomial(scaled.softmax(dim=-1), 1, generator=generator)[:, 0].to(logits.device)
+        return drawn.masked_fill(~readable, -1)
+
+    return pick
+
+
+@dataclass(slots=True, eq=False)
+class _Told:
+    """A stop rule that tells the text written so far, each piece once."""
+
+    rule: StopRule
+    on_text: Callable[[str], None]
+    told: int = 0
+
+    def __call__(self, written: Sequence[int]) -> bool:
+        self.tell(self.rule.text(written) or "", last=False)
+        return self.rule(written)
+
+    def tell(self, text: str, *, last: bool = True) -> None:
+        """Pass on what is new; half a character, and blanks that may turn out to be the end, wait."""
+        ready = text if last else text.rstrip("\ufffd\n")
+        if len(ready) > self.told:
+            self.on_text(ready[self.told :])
+            self.told = len(ready)
 
 
 def _pad_left(

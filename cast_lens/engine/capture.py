@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import overload
 
 import torch
 from jaxtyping import Float
@@ -20,36 +22,99 @@ from .support import row_model, unsupported
 from .tokens import Prompts, tokenise
 
 
+@overload
+def capture(
+    model: HookedTransformer,
+    prompts: Prompts,
+    *,
+    layers: Sequence[int] | None = ...,
+    positions: None = ...,
+    chat: bool = ...,
+    memory_mb: float = ...,
+    progress: Progress = ...,
+) -> Float[Tensor, "sample layer d_model"]: ...
+
+
+@overload
+def capture(
+    model: HookedTransformer,
+    prompts: Prompts,
+    *,
+    layers: Sequence[int] | None = ...,
+    positions: Sequence[int],
+    chat: bool = ...,
+    memory_mb: float = ...,
+    progress: Progress = ...,
+) -> Float[Tensor, "sample position layer d_model"]: ...
+
+
 def capture(
     model: HookedTransformer,
     prompts: Prompts,
     *,
     layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
     chat: bool = False,
     memory_mb: float = DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
-) -> Float[Tensor, "sample layer d_model"]:
-    """Residual stream after each block (``hook_resid_post``) at the last prompt token.
+) -> Tensor:
+    """Residual stream after each block (``hook_resid_post``) at the last prompt token, or at tokens that you name.
 
     Prompts that begin alike run that part once; batches stay within the memory budget.
 
     Args:
         model: any ``HookedTransformer``; architectures that the fast path does not know take the plain route.
-        prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects.
+        prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects; one is a batch of one.
         layers: block indices (all when None).
+        positions: tokens of each prompt, as indices of its token list (BOS included): -1 is the last, 0 the first. A
+            causal model's residual there is that of the prompt cut behind that token, so this runs the beginnings.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB, without the result. A prompt runs whole: one that needs more
             alone is named in a warning before anything runs.
         progress: wraps the batches, e.g. to draw a bar.
 
     Returns:
-        float32 on the CPU.
+        float32 on the CPU, ``[sample, layer, d_model]``; with ``positions``, ``[sample, position, layer, d_model]``.
 
     Raises:
-        ValueError: see ``tokenise``; layers out of range.
+        ValueError: see ``tokenise``; layers or positions out of range.
     """
     chosen = check_layers(model, layers)
     ready = tokenise(model, prompts, chat=chat)
+    if positions is None:
+        return _capture(model, ready, chosen, memory_mb, progress)
+    places = tuple(positions)
+    found = _capture(model, _beginnings(ready, places), chosen, memory_mb, progress)
+    return found.view(len(ready), len(places), len(chosen), -1)
+
+
+def _beginnings(prompts: Sequence[TokenPrompt], positions: tuple[int, ...]) -> list[TokenPrompt]:
+    """Each prompt cut behind each of the positions."""
+    if not positions:
+        raise ValueError("positions is empty; give token indices such as [-1], or None for the last token")
+    for index, prompt in enumerate(prompts):
+        size = len(prompt.tokens)
+        outside = [place for place in positions if not -size <= place < size]
+        if outside:
+            raise ValueError(
+                f"positions={list(positions)}: prompt {index} has {size} tokens, so {outside[0]} is outside; "
+                f"give indices from {-size} to {size - 1}"
+            )
+    return [
+        replace(prompt, tokens=prompt.tokens[: place % len(prompt.tokens) + 1], answers=(), gold=-1, end=())
+        for prompt in prompts
+        for place in positions
+    ]
+
+
+def _capture(
+    model: HookedTransformer,
+    ready: list[TokenPrompt],
+    chosen: tuple[int, ...],
+    memory_mb: float,
+    progress: Progress,
+) -> Float[Tensor, "sample layer d_model"]:
+    """``capture`` of tokens at their last one."""
     result = torch.empty(len(ready), len(chosen), int(model.cfg.d_model), dtype=torch.float32)
     model = plain_model(model)
     if unsupported(model) is not None:

@@ -203,7 +203,9 @@ def _adapter(workspace: Workspace, method: str, tasks: list[Task], training: Tra
     def outcomes(targets: Sequence[str]) -> pd.DataFrame:
         found = [made.evaluate(workspace.base(name).prompts, progress=workspace.progress) for name in targets]
         joined = pd.concat(found, ignore_index=True).rename(columns={"task": "target"})
-        return joined.drop(columns=["variant", "name"]).assign(method=method, source="", seed=training.seed)
+        return joined.drop(columns=["variant", "name", "condition"]).assign(
+            method=method, source="", seed=training.seed
+        )
 
     about = {"parameters": made.n_parameters, "setting": made.setting, "steps": made.steps}
     return Fitted(

@@ -88,7 +88,7 @@ def steered(
 
 
 def placebo_random(
-    vector: SteeringVector, prompts: tuple[Prompt, ...], setting: Setting, *, source: str, seed: int
+    vector: SteeringVector, prompts: tuple[Prompt, ...], setting: Setting, *, source: str, seed: int = 0
 ) -> Condition:
     """A random direction of the vector's norm."""
     noise = random_direction(vector, seed=seed)
@@ -243,7 +243,7 @@ def evaluate_conditions(
     frames += [_named(batch.outcomes(model, chat=chat, progress=progress), batch) for batch in together]
     joined = pd.concat(frames, ignore_index=True).rename(columns={"task": "target"})
     first = ["target", "sample", "method", "source", "layer", "strength", "operator", "position", "seed"]
-    rest = [name for name in joined.columns if name not in {*first, "variant", "name"}]
+    rest = [name for name in joined.columns if name not in {*first, "variant", "name", "condition"}]
     return joined[first + rest]
 
 

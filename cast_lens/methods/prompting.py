@@ -57,7 +57,7 @@ def zero_shot_condition(target: Task, examples: Sequence[Example]) -> Condition:
     return Condition("zero-shot", tuple(zero_shot_prompts(target, examples)))
 
 
-def few_shot_condition(target: Task, examples: Sequence[Example], *, shots: int, seed: int) -> Condition:
+def few_shot_condition(target: Task, examples: Sequence[Example], *, shots: int, seed: int = 0) -> Condition:
     """Labelled demonstrations of the target itself: what a well-resourced target would use.
 
     Raises:
@@ -68,7 +68,7 @@ def few_shot_condition(target: Task, examples: Sequence[Example], *, shots: int,
 
 
 def cross_task_condition(
-    source: Task, target: Task, examples: Sequence[Example], *, shots: int, seed: int
+    source: Task, target: Task, examples: Sequence[Example], *, shots: int, seed: int = 0
 ) -> Condition:
     """Labelled demonstrations of the source in front of the target's query (arXiv 2405.10548).
 
@@ -113,7 +113,7 @@ def random_text_condition(
     examples: Sequence[Example],
     *,
     shots: int,
-    seed: int,
+    seed: int = 0,
     length: Length = word_count,
 ) -> Condition:
     """Placebo of prompting: the source's demonstrations replaced by random words of equal length.
@@ -355,7 +355,7 @@ class PromptMethod:
         examples: Sequence[Example],
         *,
         shots: int,
-        seed: int,
+        seed: int = 0,
         embed: Embed | None = None,
         length: Length = word_count,
     ) -> AnyCondition:

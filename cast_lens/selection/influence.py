@@ -41,7 +41,7 @@ def diffusion_influence(
     return influence
 
 
-def cascade_influence(graph: SimilarityGraph, *, cascades: int, seed: int) -> Float[np.ndarray, " sample"]:
+def cascade_influence(graph: SimilarityGraph, *, cascades: int, seed: int = 0) -> Float[np.ndarray, " sample"]:
     """Expected number of samples that a cascade started at each sample activates, itself included.
 
     Source: IDEAL, arXiv 2310.10873, with the cascades shared between samples.

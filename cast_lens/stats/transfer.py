@@ -28,14 +28,16 @@ from .intervals import Estimate, difference_interval, paired_ratio, proportion_i
 
 OUTCOMES = ("exact_match", "valid", "choice_correct")
 PARTS = ("total", "format", "choice")
+EXAMPLE = ("task", "sample", "sample_id", "text")
+"""Columns that name an example, where a frame has them."""
 Outcomes = Float[np.ndarray, "example 3"]
 
 
 def gain_split(
     baseline: pd.DataFrame,
-    steered: pd.DataFrame,
+    steered: pd.DataFrame | None = None,
     *,
-    on: Sequence[str] = ("sample_id",),
+    on: Sequence[str] | None = None,
     cluster: str | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
@@ -45,21 +47,32 @@ def gain_split(
 
     Args:
         baseline: one row per example with the columns ``exact_match``, ``valid``, ``choice_correct`` (0 or 1; NaN where
-            unknown).
+            unknown). Alone, the whole frame of ``evaluate``: each of its conditions is compared with the unsteered one.
         steered: the same examples, steered.
-        on: columns that name an example in both frames; empty to go by row order.
+        on: columns that name an example in both frames; empty to go by row order. By default those of ``task, sample,
+            sample_id, text`` that both have.
         cluster: column of ``baseline`` with the independent unit; the example when None.
         confidence: of the intervals (score intervals, as in ``paired_proportions``).
 
     Returns:
         Rows ``total``, ``format``, ``choice`` with the columns ``part, value, low, high, n, baseline, steered,
         excluded``. ``baseline`` and ``steered`` hold exact match, validity, and the mean of c on each side;
-        ``excluded`` counts the examples that were left out because an outcome of theirs is unknown.
+        ``excluded`` counts the examples that were left out because an outcome of theirs is unknown. Of a whole frame,
+        the column ``condition`` comes first.
 
     Raises:
-        ValueError: on missing columns, outcomes other than 0 and 1, an exact match that is not valid, no example whose
-            outcomes are known, or examples that are not the same, once each.
+        ValueError: on missing columns, one frame without an unsteered condition, outcomes other than 0 and 1, an exact
+            match that is not valid, no example whose outcomes are known, or examples that are not the same, once each.
     """
+    if steered is None:
+        parts = [
+            gain_split(plain, cell, on=on, cluster=cluster, confidence=confidence).assign(condition=name)
+            for name, plain, cell in _conditions(baseline)
+        ]
+        found = pd.concat(parts, ignore_index=True)
+        return found[["condition", *found.columns.drop("condition")]]
+    if on is None:
+        on = [name for name in EXAMPLE if name in baseline and name in steered] or ["sample_id"]
     baseline, steered = _aligned(baseline, steered, on)
     if cluster is not None and cluster not in baseline:
         raise ValueError(f"cluster={cluster!r} is not a column of baseline; it has {list(baseline.columns)}")
@@ -170,6 +183,18 @@ def negative_transfer_rate(baseline: ArrayLike, treated: ArrayLike, *, confidenc
     """
     before, after = as_pair(baseline=baseline, treated=treated)
     return proportion_interval(int((after < before).sum()), before.size, confidence=confidence)
+
+
+def _conditions(outcomes: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, unsteered rows and own rows of each condition of a frame of ``evaluate``."""
+    if not {"condition", "variant"} <= set(outcomes.columns) or set(outcomes["variant"]) <= {0}:
+        raise ValueError(
+            "one frame must be that of evaluate with at least one intervention (columns variant and condition); "
+            f"it has {list(outcomes.columns)}; or give two frames, baseline and steered"
+        )
+    plain = outcomes[outcomes["variant"] == 0]
+    rest = outcomes[outcomes["variant"] != 0]
+    return [(str(cell["condition"].iloc[0]), plain, cell) for _, cell in rest.groupby("variant", sort=True)]
 
 
 def _aligned(baseline: pd.DataFrame, steered: pd.DataFrame, on: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -283,7 +283,7 @@ def with_random_text(
     prompts: Sequence[Prompt],
     task: Task,
     *,
-    seed: int,
+    seed: int = 0,
     length: Length = word_count,
     instruction: bool = True,
 ) -> list[Prompt]:
