@@ -25,6 +25,7 @@ from cast_lens import (
     load_task,
     plots,
     random_direction,
+    sample_examples,
     select,
     space_from_residuals,
     sweep,
@@ -78,8 +79,8 @@ class Study:
 
     @property
     def queries(self) -> list[Prompt]:
-        """Zero-shot prompts of the target's test split."""
-        return zero_shot_prompts(self.target, self.target.test[: self.n])
+        """Zero-shot prompts of a seeded sample of the target's test split."""
+        return zero_shot_prompts(self.target, sample_examples(self.target, self.n))
 
     @property
     def about(self) -> str:

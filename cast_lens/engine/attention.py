@@ -29,48 +29,68 @@ Path = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrunkGroup:
-    """Trunk nodes of equal length behind equally many parent rows: one attention call."""
+    """Runs of trunk rows of equal length behind equally many other rows: one attention call."""
 
     shape: tuple[int, int]
     rows: Rows
     keys: Rows
-    mask: Bool[Tensor, "own key"]
-    distance: Int[Tensor, "own key"]
+    own_positions: Int[Tensor, " own"]
+    key_positions: Int[Tensor, " key"]
+
+    def mask(self, window: int | None) -> Bool[Tensor, "own key"]:
+        """True where a row sees a key. Made when it is wanted: all masks of a long prompt grow with its square."""
+        own, key = self.own_positions[:, None], self.key_positions[None]
+        return key <= own if window is None else (key <= own) & (key > own - window)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TailGroup:
-    """Tails of equal shape behind equally long prefixes, few enough for their scores to fit the cache."""
+    """Rows of tails of equal shape behind equally long prefixes, few enough for their scores to fit the cache.
+
+    ``columns`` are the rows that read, ``own_columns`` those of the same tails that are read.
+    """
 
     shape: tuple[int, int]
     columns: Rows
+    own_columns: Rows
     keys: Rows
+    prefix: int
     mask: Bool[Tensor, "tail own own_key"]
-    prefix_distance: Int[Tensor, "own prefix"]
-    own_distance: Int[Tensor, "tail own own_key"]
+    positions: Int[Tensor, "tail own"]
+    own_positions: Int[Tensor, "tail own_key"]
 
 
-def trunk_groups(batch: Batch, *, key_bytes: int) -> list[TrunkGroup]:
-    """Group the trunk's nodes for attention; ``key_bytes`` is what one key and its value take."""
-    grouped: dict[tuple[int, int], list[int]] = {}
-    for index, node in enumerate(batch.trunk.nodes):
-        grouped.setdefault((node.depth, node.stop - node.start), []).append(index)
+def trunk_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TrunkGroup]:
+    """Group the trunk's nodes for attention, long ones in runs of rows.
+
+    Args:
+        batch: gives the trunk.
+        score_bytes: what the scores of a row for one key take, mask included.
+        key_bytes: what one key and its value take.
+    """
+    grouped: dict[tuple[int, int], list[Path]] = {}
+    for node in batch.trunk.nodes:
+        longest = max(1, int(GROUP_BYTES / (score_bytes * (node.depth + node.stop - node.start))))
+        for start in range(node.start, node.stop, longest):
+            stop = min(start + longest, node.stop)
+            before = (*node.parents, (node.start, start)) if start > node.start else node.parents
+            grouped.setdefault((node.depth + start - node.start, stop - start), []).append((*before, (start, stop)))
     device = batch.tokens.device
     groups = []
-    for (depth, length), members in grouped.items():
-        size = max(1, int(GROUP_BYTES / (key_bytes * (depth + length)))) if depth else len(members)
-        own = torch.arange(length, device=device) + depth
-        distance = own[:, None] - torch.arange(depth + length, device=device)[None]
-        for begin in range(0, len(members), size):
-            nodes = [batch.trunk.nodes[index] for index in members[begin : begin + size]]
-            rows = _rows([((node.start, node.stop),) for node in nodes], device)
-            keys = _rows([(*node.parents, (node.start, node.stop)) for node in nodes], device)
-            groups.append(TrunkGroup((len(nodes), length), rows, keys, distance >= 0, distance))
+    for (depth, length), paths in grouped.items():
+        size = max(1, int(GROUP_BYTES / ((depth + length) * max(key_bytes if depth else 0, score_bytes * length))))
+        positions = torch.arange(depth + length, device=device)
+        for begin in range(0, len(paths), size):
+            chosen = paths[begin : begin + size]
+            rows = _rows([path[-1:] for path in chosen], device)
+            groups.append(
+                TrunkGroup((len(chosen), length), rows, _rows(chosen, device), positions[depth:], positions)
+            )
     return groups
 
 
 def tail_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TailGroup]:
-    """Group the prompts' tails for attention.
+    """Group the prompts' tails for attention, long ones in runs of rows.
 
     Args:
         batch: gives the tails.
@@ -84,22 +104,30 @@ def tail_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TailG
     groups = []
     for (prefix, length, _), members in grouped.items():
         size = max(1, int(GROUP_BYTES / ((prefix + length) * max(key_bytes, score_bytes * length))))
-        groups += [_tail_group(batch, members[i : i + size]) for i in range(0, len(members), size)]
+        longest = max(1, int(GROUP_BYTES / ((prefix + length) * score_bytes)))
+        for i in range(0, len(members), size):
+            chosen = members[i : i + size]
+            run = longest if len(chosen) == 1 else length
+            groups += [_tail_group(batch, chosen, j, min(j + run, length)) for j in range(0, length, run)]
     return groups
 
 
-def _tail_group(batch: Batch, members: list[int]) -> TailGroup:
+def _tail_group(batch: Batch, members: list[int], start: int, stop: int) -> TailGroup:
+    """Rows ``start:stop`` of some tails; a row sees none that comes after it."""
     device = batch.tokens.device
     tails: list[Tail] = [batch.tails[index] for index in members]
-    prefix = tails[0].prefix_length
-    positions = torch.tensor([tail.positions for tail in tails], device=device)
+    positions = torch.tensor([tail.positions[:stop] for tail in tails], device=device)
+    begins = [batch.offsets[index] for index in members]
+    masks = [tail.mask[start:stop, :stop] for tail in tails]
     return TailGroup(
-        shape=(len(tails), len(tails[0].tokens)),
-        columns=_rows([((batch.offsets[i], batch.offsets[i + 1]),) for i in members], device),
+        shape=(len(tails), stop - start),
+        columns=_rows([((begin + start, begin + stop),) for begin in begins], device),
+        own_columns=_rows([((begin, begin + stop),) for begin in begins], device),
         keys=_rows([tail.path for tail in tails], device),
-        mask=torch.stack([tail.mask for tail in tails]).to(device),
-        prefix_distance=positions[0][:, None] - torch.arange(prefix, device=device)[None],
-        own_distance=positions[:, :, None] - positions[:, None, :],
+        prefix=tails[0].prefix_length,
+        mask=(torch.stack(masks) if len(masks) > 1 else masks[0][None]).to(device),
+        positions=positions[:, start:],
+        own_positions=positions,
     )
 
 
@@ -118,14 +146,13 @@ def attend_trunk(
     v: Float[Tensor, "row kv_head d_value"],
     out: Float[Tensor, "row heads_d_value"],
 ) -> None:
-    """Causal attention of one group of trunk nodes; writes into ``out``."""
+    """Causal attention of one group of trunk rows; writes into ``out``."""
     nodes = group.shape[0]
     queries, keys, values = (
         rearrange(x[rows], "(node row) head d -> node head row d", node=nodes)
         for x, rows in ((q, group.rows), (k, group.keys), (v, group.keys))
     )
-    mask = group.mask if spec.window is None else group.mask & (group.distance < spec.window)
-    z = attend_masked(spec, queries, keys, values, mask)
+    z = attend_masked(spec, queries, keys, values, group.mask(spec.window))
     out[group.rows] = rearrange(z, "node head row d -> (node row) (head d)")
 
 
@@ -172,18 +199,19 @@ def attend_tails(
     q = rearrange(queries[:, group.columns], together, **axes).contiguous().mul(spec.scale)
     keys, values = (rearrange(x[group.keys], "(tail key) kv d -> (tail kv) key d", tail=tails) for x in trunk)
     own_k, own_v = (
-        rearrange(x[:, group.columns], "variant (tail own) kv d -> (tail kv variant) own d", tail=tails) for x in own
+        rearrange(x[:, group.own_columns], "variant (tail own) kv d -> (tail kv variant) own d", tail=tails)
+        for x in own
     )
-    prefix = keys.shape[1]
-    seen = prefix + length
+    prefix, n_own = keys.shape[1], own_k.shape[1]
+    seen = prefix + n_own
     scores = q.new_empty(tails * kv, q.shape[1], seen + spec.n_sinks)
     torch.bmm(q, keys.transpose(1, 2), out=scores[..., :prefix])
     by_variant = q.view(len(own_k), -1, q.shape[-1])
-    scores[..., prefix:seen] = torch.bmm(by_variant, own_k.transpose(1, 2)).view(len(q), -1, length)
+    scores[..., prefix:seen] = torch.bmm(by_variant, own_k.transpose(1, 2)).view(len(q), -1, n_own)
     scores = _capped(spec, scores)
     _hide(spec, group, scores.view(tails, kv, variants, length, -1, seen + spec.n_sinks))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
-    z = torch.bmm(weights[..., prefix:seen].reshape(*by_variant.shape[:2], length), own_v)
+    z = torch.bmm(weights[..., prefix:seen].reshape(*by_variant.shape[:2], n_own), own_v)
     z = z.view(*q.shape[:2], -1).baddbmm_(weights[..., :prefix], values)
     apart = "(tail kv) (variant own group) d -> variant (tail own) (kv group d)"
     out[:, group.columns] = rearrange(z, apart, **axes, variant=variants, own=length)
@@ -194,12 +222,14 @@ def _hide(spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv 
 
     Puts the sinks in the last column, where the block has any.
     """
-    prefix, mask = group.prefix_distance.shape[1], group.mask
+    prefix, mask = group.prefix, group.mask
     if spec.sinks is not None:
         scores[..., -1] = rearrange(spec.sinks, "(kv group) -> kv 1 1 group", kv=spec.n_kv_heads)
     if spec.window is not None:
-        mask = mask & (group.own_distance < spec.window)
-        far = group.prefix_distance >= spec.window
+        nearest = group.positions - spec.window + 1
+        mask = mask & (group.own_positions[:, None, :] >= nearest[:, :, None])
+        # Prefixes of one length end at one position, so the first tail speaks for all.
+        far = torch.arange(prefix, device=mask.device)[None] < nearest[0][:, None]
         if bool(far.any()):
             scores[..., :prefix].masked_fill_(far[None, None, None, :, None, :], -torch.inf)
     if mask.shape[-1] > 1:

@@ -46,7 +46,7 @@ def warn_beyond(
 
 
 def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int, whole: bool) -> float:
-    """About what the largest step of one prompt takes: its rows, the MLP's hidden layer, and attention's masks.
+    """About what the largest step of one prompt takes: its rows and the MLP's hidden layer.
 
     Args:
         model: gives widths.
@@ -57,10 +57,8 @@ def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int
     cfg, length = model.cfg, len(prompt.tokens)
     rows = length * (variants if whole else 1) + sum(map(len, prompt.scored)) * variants
     hidden = 3 * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize * min(rows, MLP_ROWS)
-    # A mask is held as truth values and as distances, and attention makes numbers of it; steered prompts hold their
-    # scores and weights.
-    masks = length**2 * ((9 + 8 * variants * cfg.n_heads) if whole else (9 + cfg.dtype.itemsize))
-    return rows * row_bytes(model) + hidden + masks
+    # Attention runs on as many rows as its allowance holds; which token sees which is held for steered prompts only.
+    return rows * row_bytes(model) + hidden + (length**2 if whole else 0)
 
 
 def row_bytes(model: HookedTransformer) -> int:

@@ -85,7 +85,7 @@ def run_pass(
     tails = rows[n_trunk:].view(count, n_tail, model.d_model)
     heads = max(spec.n_heads for spec in model.attention)
     groups = (
-        trunk_groups(batch, key_bytes=model.key_bytes),
+        trunk_groups(batch, score_bytes=max(map(_score_bytes, model.attention)), key_bytes=model.key_bytes),
         tail_groups(batch, score_bytes=4 * count * heads, key_bytes=model.key_bytes),
     )
     cache = KeysValues() if keep_cache else None
@@ -193,6 +193,11 @@ def _owners(batch: Batch) -> Int[Tensor, " column"]:
     """The prompt, counted within the batch, that each column of the tails belongs to."""
     lengths = torch.tensor([len(tail.tokens) for tail in batch.tails])
     return torch.arange(len(batch.tails)).repeat_interleave(lengths).to(batch.tokens.device)
+
+
+def _score_bytes(spec: AttentionSpec) -> int:
+    """What the scores of a trunk row for one key take: a mask and what a fused kernel makes of it, or them as such."""
+    return 5 if spec.soft_cap <= 0 and spec.sinks is None else 17 * spec.n_heads
 
 
 def _attention(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..files import atomic_write, load_tensors, save_tensors
+from ..files import load_tensors, read_json, remove_leftovers, save_tensors, write_json
 from ..models import fingerprint
 from ..models.identity import check_layers
 from ..models.lens import HookedTransformer
@@ -123,16 +123,17 @@ def capture_to_disk(
 
 def _claim(folder: Path, job: dict[str, Any]) -> None:
     manifest = folder / "manifest.json"
-    if manifest.is_file():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+    found = read_json(manifest)
+    if found is None:
+        write_json(manifest, job)
+    else:
         differing = [name for name in job if found.get(name) != job[name]]
         if differing:
             raise ValueError(
                 f"{folder} holds a capture that differs in {', '.join(differing)}; choose another folder, or give "
                 "the same model, prompts and layers to continue it"
             )
-        return
-    atomic_write(manifest, json.dumps(job, indent=1).encode())
+    remove_leftovers(folder)
 
 
 def _digest(prompts: Sequence[PromptLike]) -> str:

@@ -41,10 +41,22 @@ def test_a_stopped_capture_goes_on_without_repeating_a_shard(tmp_path: Path) -> 
     kept = [shard_path(tmp_path, number) for number in (0, 1)]
     times = [path.stat().st_mtime_ns for path in kept]
     assert not shard_path(tmp_path, 2).exists()
+    half = tmp_path / ".residuals-00002.safetensors.99999999-0123abcd"
+    half.write_bytes(b"half a shard")
     found = capture_to_disk(model, prompts, tmp_path, shard_samples=3)
     assert [path.stat().st_mtime_ns for path in kept] == times
+    assert not half.exists()
     whole = capture_to_disk(model, prompts, tmp_path.parent / "whole", shard_samples=3)
     assert torch.equal(found.to_tensor(), whole.to_tensor())
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    model, prompts = tiny_model("llama"), few_shot_prompts()[:3]
+    capture_to_disk(model, prompts, tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged .* delete it"):
+        capture_to_disk(model, prompts, tmp_path)
 
 
 @pytest.mark.parametrize("change", ["prompts", "model", "layers"])

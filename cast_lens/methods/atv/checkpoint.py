@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...files import atomic_write, load_tensors, save_tensors
+from ...files import atomic_write, load_tensors, read_json, remove_leftovers, save_tensors, write_json
 from ..training import History, Training
 from ..training_data import TrainingData, TrainingItem
 from .config import Design
@@ -80,10 +80,10 @@ def parameters(expansion: Expansion, generator: Generator) -> list[nn.Parameter]
 
 
 def claim(folder: Path, *, design: Design, training: Training, material: TrainingData, model: str) -> None:
-    """Make a folder this run's, or refuse it when it holds another one.
+    """Make a folder this run's, or refuse it when it holds another one; clears what a killed run left half written.
 
     Raises:
-        ValueError: when the folder holds a run that differs, with what differs.
+        ValueError: when the folder holds a run that differs, with what differs, or its settings are damaged.
     """
     job: dict[str, Any] = {
         "design": asdict(design),
@@ -93,10 +93,12 @@ def claim(folder: Path, *, design: Design, training: Training, material: Trainin
     }
     job = json.loads(json.dumps(job))
     path = folder / CONFIG
-    if not path.is_file():
-        atomic_write(path, json.dumps(job, indent=1).encode())
+    found = read_json(path)
+    if found is None:
+        write_json(path, job)
+    remove_leftovers(folder)
+    if found is None:
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
     differing = [name for name in ("material", "model") if found.get(name) != job[name]]
     for part in ("design", "training"):
         differing += [name for name in job[part] if found.get(part, {}).get(name) != job[part][name]]

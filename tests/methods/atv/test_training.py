@@ -91,10 +91,13 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: 
     whole = train(model, tasks, design=design, training=training, folder=tmp_path / "whole")
     with pytest.raises(Killed):
         train(model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=killer(at))
+    half = tmp_path / "killed" / ".checkpoint.safetensors.99999999-0123abcd"
+    half.write_bytes(b"half a checkpoint")
     seen: list[Step] = []
     again = train(model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=seen.append)
     # Step 4 was the last that had been written.
     assert seen[0].number == at
+    assert not half.exists()
     texts = [item.generator_text for item in gather(model, tasks, training).validation]
     assert torch.equal(whole.vectors(texts), again.vectors(texts))
     first, second = (load_tensors(tmp_path / f / "atv.safetensors", kind="ATV") for f in ("whole", "killed"))
@@ -120,6 +123,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, tasks: list[Task]) -
         train(model, tasks, design=RESIDUAL, training=SMALL, folder=tmp_path)
     with pytest.raises(ValueError, match=r"differs in material"):
         train(model, tasks[:1], design=RESIDUAL, training=replace(SMALL, epochs=1), folder=tmp_path)
+    config = tmp_path / "config.json"
+    config.write_bytes(config.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"config\.json is damaged .* delete it"):
+        train(model, tasks, design=RESIDUAL, training=replace(SMALL, epochs=1), folder=tmp_path)
 
 
 def test_seeds_decide_everything(tasks: list[Task]) -> None:
