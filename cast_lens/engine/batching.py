@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ..models.lens import HookedTransformer
+from .attention import GROUP_BYTES
 from .hooked import MLP_ROWS
 from .layout import MIN_SHARED, TokenPrompt, common_prefix
 
@@ -46,7 +47,7 @@ def warn_beyond(
 
 
 def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int, whole: bool) -> float:
-    """About what the largest step of one prompt takes: its rows and the MLP's hidden layer.
+    """About what the largest step of one prompt takes: its rows, the MLP's hidden layer, and attention.
 
     Args:
         model: gives widths.
@@ -57,8 +58,10 @@ def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int
     cfg, length = model.cfg, len(prompt.tokens)
     rows = length * (variants if whole else 1) + sum(map(len, prompt.scored)) * variants
     hidden = 3 * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize * min(rows, MLP_ROWS)
-    # Attention runs on as many rows as its allowance holds; which token sees which is held for steered prompts only.
-    return rows * row_bytes(model) + hidden + (length**2 if whole else 0)
+    # Attention runs on as many rows as its allowance holds, for scores and for weights; which token of a prompt sees
+    # which is held for steered prompts only.
+    scores = 2 * min(GROUP_BYTES, length**2 * (4 * variants * cfg.n_heads if whole else 5))
+    return rows * row_bytes(model) + hidden + scores + (length**2 if whole else 0)
 
 
 def row_bytes(model: HookedTransformer) -> int:

@@ -69,7 +69,8 @@ def capture(
         positions: tokens of each prompt, as indices of its token list (BOS included): -1 is the last, 0 the first. A
             causal model's residual there is that of the prompt cut behind that token, so this runs the beginnings.
         chat: use the model's chat template.
-        memory_mb: working memory above the model, in MB, without the result. A prompt runs whole: one that needs more
+        memory_mb: working memory above the model, in MB, without the result. Attention never takes more than 32 of
+            them, however long a prompt is. The rows of one prompt are held together: one that needs more for its rows
             alone is named in a warning before anything runs.
         progress: wraps the batches, e.g. to draw a bar.
 

@@ -60,7 +60,8 @@ def score(
         labels_only: unembed nothing but the answers' first tokens. ``answer_logprobs`` are then unnormalised
             logits, which order single-token answers correctly, and ``first_token`` is -1.
         memory_mb: working memory above the model, in MB, without the result: it bounds how many prompts and variants
-            run together. A prompt runs whole: one that needs more alone is named in a warning before anything runs.
+            run together. Attention never takes more than 32 of them, however long a prompt is; one whose rows alone
+            need more is named in a warning before anything runs.
         progress: wraps the batches.
 
     Raises:

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from cast_lens.engine import attention, capture, hooked, score, scores
+from cast_lens.engine import attention, capture, hooked, score, scores, unsupported
+from cast_lens.engine.attention import tail_groups, trunk_groups
 from cast_lens.engine.capture import rows_within
 from cast_lens.engine.decoding import decode
-from cast_lens.engine.layout import TokenPrompt
+from cast_lens.engine.layout import TokenPrompt, build_batch
+from cast_lens.models import HookedDecoder
+from tests.architectures import small_model
 from tests.closeness import assert_close
 from tests.engine.cases import all_kinds, few_shot_prompts
 from tests.tiny import tiny_model
@@ -57,6 +60,33 @@ def test_a_small_budget_gives_the_same_numbers_in_more_pieces(
     assert_close(capture(model, prompts, memory_mb=SMALL_MB, progress=count), residuals)
     assert count.pieces > 2
     assert decode(model, prompts, items, max_new_tokens=4, stop=stop, memory_mb=SMALL_MB) == written
+
+
+def test_sinks_and_windows_take_part_in_every_run_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts, items = HookedDecoder(small_model("gpt_oss")), few_shot_prompts(), all_kinds()
+    items = [item for item in items if item.layer < model.cfg.n_layers]
+    assert unsupported(model) is None
+    whole = score(model, prompts, items).answer_logprobs
+    monkeypatch.setattr(attention, "GROUP_BYTES", 2e4)
+    for a, b in zip(whole, score(model, prompts, items).answer_logprobs, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_no_group_of_a_long_prompt_holds_more_than_its_allowance(whole: bool) -> None:
+    length, score_bytes = 3000, 100
+    batch = build_batch([TokenPrompt((7,) * length, ((8,), (9, 10)), 0)], whole=whole)
+    if whole:
+        tails = tail_groups(batch, score_bytes=score_bytes, key_bytes=512)
+        sizes = [group.mask[0].numel() for group in tails]
+        rows = [group.shape[1] for group in tails]
+    else:
+        trunk = trunk_groups(batch, score_bytes=score_bytes, key_bytes=512)
+        sizes = [group.mask(None).numel() for group in trunk]
+        rows = [group.shape[1] for group in trunk]
+    assert sum(rows) == (length + 1 if whole else length - 1)
+    assert len(rows) > 20
+    assert max(sizes) * score_bytes <= attention.GROUP_BYTES
 
 
 def test_rows_grow_with_the_budget_and_never_vanish() -> None:

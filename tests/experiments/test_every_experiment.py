@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "few_shots": (1,),
     },
     "shots": {"few_shots": (1, 2)},
+    "scaling": {"budgets": (2, 4), "few_shots": (1, 2)},
+    "atv": {"atv_examples": (4,), "atv_holdout_examples": 4, "atv_epochs": 1},
 }
 
 
@@ -65,30 +68,45 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 @cache
 def loaded(*given: object, **options: object) -> HookedTransformer:
-    """One tiny model for all runs."""
-    return tiny_model("llama")
+    """One tiny model for all runs, that soon ends the line: how long its answers are is not what is tested."""
+    model = tiny_model("llama", num_hidden_layers=2)
+    (newline,) = model.to_tokens("\n", prepend_bos=False)[0].tolist()
+    model.unembed.b_U.data[newline] = 8.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run directory per mixture, so that experiments share vectors and settings as those of a user do."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_it_ends_with_a_report_or_one_sentence(name: str, mixture: str, folder: Path, tmp_path: Path) -> None:
+def test_it_ends_with_a_report_or_one_sentence(name: str, mixture: str, folder: Path, directories: Path) -> None:
     sources, targets = MIXTURES[mixture]
     config = RunConfig(
         model="tiny", tasks=str(folder), sources=sources, targets=targets, shots=1, samples=4, validation=2, test=2,
         layers=(1,), strengths=(1.0,), placebos=1, finalists=1, bootstrap=20, threads=1,
     )  # fmt: skip
-    kind, out = find(name), tmp_path / "out"
+    kind, out = find(name), directories / mixture
     experiment = kind(**{**kind.quick(config), **OPTIONS.get(name, {})})
-    refusal = ""
+    before, refusal = files(out), ""
     try:
         run_experiment(experiment, config, out, load=loaded)
     except ValueError as error:
         refusal = str(error)
     if refusal:
         assert "\n" not in refusal
-        assert not list(out.rglob("*.parquet")), "refused before any work"
+        assert files(out) == before, "refused before any work"
         return
     assert Grid.read(out / "experiments" / name).failed() == []
     (chapter,) = read_run(out).chapters
     assert chapter.note == ""
     assert chapter.headline
+    # The next report is of the next experiment alone.
+    shutil.rmtree(out / "experiments" / name)
