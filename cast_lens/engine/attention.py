@@ -83,9 +83,7 @@ def trunk_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[Trun
         for begin in range(0, len(paths), size):
             chosen = paths[begin : begin + size]
             rows = _rows([path[-1:] for path in chosen], device)
-            groups.append(
-                TrunkGroup((len(chosen), length), rows, _rows(chosen, device), positions[depth:], positions)
-            )
+            groups.append(TrunkGroup((len(chosen), length), rows, _rows(chosen, device), positions[depth:], positions))
     return groups
 
 
