@@ -13,7 +13,7 @@
 - ``unsupported``: why a model would take the plain route.
 """
 
-from .capture import capture
+from .capture import CapturedResiduals, capture, capture_to_disk
 from .decoding import answer, score_and_answer
 from .gradients import Prefix, Prefixes, answer_losses, frozen
 from .heads import capture_heads, indirect_effects, project_heads
@@ -21,7 +21,6 @@ from .layout import TokenPrompt
 from .progress import Progress, bars, quiet
 from .scores import Scores
 from .scoring import score
-from .stream import CapturedResiduals, capture_to_disk
 from .support import unsupported
 from .sweep import Sweep, sweep
 from .tokens import tokenise

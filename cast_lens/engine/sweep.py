@@ -54,11 +54,11 @@ class Sweep:
         return f"<p>{escape(repr(self))}</p>{sweep_preview(self.to_frame())}"
 
     def examples(self) -> pd.DataFrame:
-        """One row a cell and sample; see ``Scores.to_frame``."""
+        """One row per cell and sample; see ``Scores.to_frame``."""
         return self.scores.to_frame()
 
     def to_frame(self, *, source: str = "") -> pd.DataFrame:
-        """One row a cell, as ``plots.plot_sweep`` takes it.
+        """One row per cell, as ``plots.plot_sweep`` takes it.
 
         Columns: ``source`` (a label of yours), ``kind`` (name of the direction), ``layer, strength, operator,
         position, n`` (samples), ``overflowed`` (of them, those whose logits were NaN or infinite), the means over the
@@ -140,10 +140,8 @@ def sweep(
         raise ValueError("give at least one direction and one strength to sweep over")
     for vector in named.values():
         check_vector(model, vector)
-    if layers is None:
-        common = set.intersection(*(set(vector.layers) for vector in named.values()))
-        layers = sorted(common)
-    chosen = check_layers(model, layers)
+    common = sorted(set.intersection(*(set(vector.layers) for vector in named.values())))
+    chosen = check_layers(model, common if layers is None else layers)
     grid = [
         Intervention(vector.at(layer), layer, float(strength), operator, position, name)
         for name, vector in named.items()

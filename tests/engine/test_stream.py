@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cast_lens.engine import capture
-from cast_lens.engine.stream import capture_to_disk, shard_path
+from cast_lens.engine.capture import capture_to_disk, shard_path
 from tests.engine.cases import few_shot_prompts
 from tests.tiny import tiny_model
 

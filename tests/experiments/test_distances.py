@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cast_lens.experiments.distances import (
+from cast_lens.experiments.transfer_matrix import (
     answers_of,
     cosine,
     embedding_distance,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.grids import (
+from cast_lens.experiments.catalogue.layer_strength import (
     best_cell,
     changes,
     held_out_gains,

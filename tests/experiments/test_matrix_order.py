@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import silhouette_score
 
-from cast_lens.experiments.matrix_tests import clusters, hubs, row_distances
+from cast_lens.experiments.transfer_matrix import clusters, hubs, row_distances
 from cast_lens.stats import silhouette
 
 

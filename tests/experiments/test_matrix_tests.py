@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from cast_lens.experiments.matrix_tests import as_matrix, matrix_test, mean_gap
+from cast_lens.experiments.transfer_matrix import as_matrix, matrix_test, mean_gap
 from cast_lens.stats import spearman
 
 

@@ -26,7 +26,6 @@ from ...methods import (
 )
 from ...methods.prompting import CANDIDATES
 from .. import sentences
-from ..atv_vectors import ANOTHER, RANDOM
 from ..cells import Cell
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, gain_lines, pooled_table, side_by_side
@@ -43,7 +42,9 @@ from ..protocol import (
 )
 from ..trained_methods import (
     ADAPTERS,
+    ANOTHER,
     ATV_FULL,
+    RANDOM,
     TRAINED,
     answer_plainly,
     asked,

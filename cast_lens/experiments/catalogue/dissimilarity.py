@@ -19,8 +19,6 @@ from ...stats import mean_interval
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..distances import DISTANCES
-from ..matrix_tests import as_matrix, matrix_test
 from ..outcomes import BASELINE, holm, side_by_side
 from ..protocol import (
     Experiment,
@@ -33,7 +31,7 @@ from ..protocol import (
     joined,
     settings_first,
 )
-from ..transfer_matrix import CAST, RANDOM, changes_of, crossed_outcomes
+from ..transfer_matrix import CAST, DISTANCES, RANDOM, as_matrix, changes_of, crossed_outcomes, matrix_test
 from ..workspace import Workspace, fits, test_examples
 
 GROUPS = 3

@@ -19,15 +19,19 @@ from ...methods import OUTCOMES
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..matrix_tests import as_matrix, clusters, hubs, matrix_test, mean_gap
 from ..outcomes import contrast_table, holm, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
 from ..transfer_matrix import (
     CAST,
     RANDOM,
+    as_matrix,
     changes_of,
+    clusters,
     crossed_outcomes,
     different_steerable,
+    hubs,
+    matrix_test,
+    mean_gap,
     with_families,
 )
 from ..workspace import Workspace

@@ -10,7 +10,6 @@ import pytest
 
 from cast_lens.experiments import run_experiment
 from cast_lens.experiments import trained_methods as trained_module
-from cast_lens.experiments.atv_vectors import ANOTHER
 from cast_lens.experiments.catalogue.atv import (
     CAST,
     FAMILY,
@@ -21,6 +20,7 @@ from cast_lens.experiments.catalogue.atv import (
     is_variant,
 )
 from cast_lens.experiments.trained_methods import (
+    ANOTHER,
     ATV_FULL,
     ATV_LOW,
     LORA,

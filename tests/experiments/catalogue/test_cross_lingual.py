@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cast_lens.experiments.catalogue.cross_lingual import CrossLingual, foreign_labels
-from cast_lens.experiments.languages import check_parallel, families
+from cast_lens.experiments.catalogue.cross_lingual import CrossLingual, check_parallel, families, foreign_labels
 from cast_lens.experiments.workspace import Workspace
 from cast_lens.tasks import load_task
 from tests.experiments.small import (

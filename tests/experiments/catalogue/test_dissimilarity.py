@@ -10,7 +10,7 @@ import pytest
 
 from cast_lens.experiments.catalogue.dissimilarity import Dissimilarity, grouped
 from cast_lens.experiments.cells import Cell
-from cast_lens.experiments.distances import DISTANCES
+from cast_lens.experiments.transfer_matrix import DISTANCES
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
 from tests.experiments.small import words
 from tests.experiments.small_grid import grid_config, grid_workspace, small_tasks
