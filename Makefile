@@ -8,12 +8,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 SOURCES := cast_lens tests benchmarks studies
 
 .DEFAULT_GOAL := run
-.PHONY: help run quick test check format docs notebooks figures bench bench-peers clean
+.PHONY: help run quick test test-tl4 check format docs notebooks figures bench bench-peers clean
 
 help:
 	@echo "make run        the main job and its report (OUT=directory, ARGS='--quick ...')"
 	@echo "make quick      a small version of it, in less than a minute"
 	@echo "make test       install the development tools and run the tests"
+	@echo "make test-tl4   run the tests of the engine, steering and the report under TransformerLens 4"
 	@echo "make check      format, lint and types, as they are checked before a change is taken"
 	@echo "make format     format and mend what can be mended"
 	@echo "make docs       build the documentation into site/, and fail on a broken link"
@@ -30,6 +31,26 @@ quick: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# TransformerLens 4 in an environment of its own, which finds everything else in the other one.
+TL4 := .venv-tl4
+TL4_TESTS := tests/engine tests/models/test_decoder.py tests/models/test_bridge.py tests/models/test_identity.py \
+	tests/test_hooks.py tests/test_steering.py tests/test_steered_decoding.py tests/test_extraction.py tests/report \
+	tests/experiments/test_runner.py
+
+test-tl4: $(TL4)/.installed
+	OMP_NUM_THREADS=1 $(TL4)/bin/python -m pytest -n 2 --dist loadgroup $(TL4_TESTS) $(ARGS)
+
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+# Without the pins, which ask for the other TransformerLens.
+$(TL4)/.installed: $(VENV)/.installed-dev
+	$(BIN)/python -m venv --without-pip $(TL4)
+	there=$$($(TL4)/bin/python $(PACKAGES)) && \
+	  { $(BIN)/python $(PACKAGES); echo $(CURDIR); } > $$there/everything_else.pth && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $$there \
+	    transformer-lens==4.3.0
+	touch $@
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -62,7 +83,7 @@ bench-peers: $(VENV)/.installed-dev
 	.venv-peers/bin/python benchmarks/peers.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-peers build site *.egg-info
+	rm -rf $(VENV) .venv-peers $(TL4) build site *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \

@@ -2,15 +2,17 @@
 
     python -m benchmarks.architectures [NAME ...]
 
-Without names all of them run (about ten minutes on two cores), and ``docs/architectures.md`` is written. Exit status 1
-when a route differs from hooks.
+Without names all of them run (about a quarter of an hour of processor time), and ``docs/architectures.md`` is written.
+What was found is kept in ``runs/architectures.jsonl``, so that a run that was stopped goes on; remove the file to begin
+anew. Exit status 1 when a route differs from hooks.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from cast_lens.models.decoder import HookedDecoder
 from tests.architectures import NAMES, small_model
 from tests.engine.routes import compared
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "architectures.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "architectures.md"
+KEPT = ROOT / "runs" / "architectures.jsonl"
 # Largest difference over largest number: ten times what the worst of them shows.
 LIMIT = 1e-4
 HEAD = """# Architectures
@@ -79,6 +83,9 @@ def look(name: str) -> Found:
         worst = max(float((a.double() - b.double()).abs().max() / b.abs().max()) for _, a, b in compared(model))
     except ValueError as error:
         return Found(name, kind, "refused", reason=str(error).split(":")[0])
+    except Exception as error:
+        # One that transformers itself cannot run must not end the table.
+        return Found(name, kind, "refused", reason=f"{type(error).__name__}: {str(error)[:100]}")
     return Found(name, kind, "plain" if reason else "fast", worst, reason or "")
 
 
@@ -93,14 +100,25 @@ def document(found: list[Found]) -> str:
     return HEAD.format(version=version("transformers"), counts=counts) + "\n".join(rows) + TAIL.format(missing=missing)
 
 
+def _kept() -> dict[str, Found]:
+    """What an earlier run found, by name."""
+    lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.is_file() else []
+    return {one.name: one for one in (Found(**json.loads(line)) for line in lines)}
+
+
 def main(names: list[str]) -> int:
     """Look at some architectures, or at all, and say how many differ."""
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
+    known = {} if names else _kept()
     found = []
     for name in names or NAMES:
-        found.append(look(name))
+        found.append(known.get(name) or look(name))
         print(found[-1].row(), flush=True)
+        if not names and name not in known:
+            KEPT.parent.mkdir(exist_ok=True)
+            with KEPT.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(found[-1])) + "\n")
     if not names:
         DOCUMENT.write_text(document(found), encoding="utf-8")
     wrong = [one for one in found if one.route in ("fast", "plain") and not one.difference < LIMIT]

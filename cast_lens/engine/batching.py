@@ -10,8 +10,8 @@ import torch
 
 from ..models.lens import HookedTransformer
 from .attention import GROUP_BYTES
-from .hooked import MLP_ROWS
 from .layout import MIN_SHARED, TokenPrompt, common_prefix
+from .model import MLP_ROWS
 
 # Memory above the model, in MB, that capture and scoring work within unless told otherwise.
 DEFAULT_BUDGET_MB = 128.0

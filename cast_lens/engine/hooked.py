@@ -22,13 +22,10 @@ from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.utilities.activation_functions import gelu_fast, gelu_new
 
 from ..models.lens import HookedTransformer
-from .model import Attend, AttentionSpec
+from .model import MLP_ROWS, Attend, AttentionSpec
 
 RowMap = Callable[[Tensor], Tensor]
 RowAdder = Callable[[Tensor, Tensor], None]
-
-# Rows that go through an MLP at a time: its hidden layer is the widest thing that the engine holds.
-MLP_ROWS = 2048
 
 # Query/key normalisation over all heads together, before they are split (as TransformerLens dispatches it).
 FULL_WIDTH_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")

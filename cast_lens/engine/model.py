@@ -28,6 +28,10 @@ Attend = Callable[
 """Attention: from rotated queries, keys and values to what is read, heads side by side. Scales the queries itself."""
 
 
+# Rows that go through an MLP at a time where it is ours: its hidden layer is the widest thing that the engine holds.
+MLP_ROWS = 2048
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionSpec:
     """What attention needs to know of one block.

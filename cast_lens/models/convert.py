@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..gguf import GGUFFile, read_gguf_file
-from .lens import HookedTransformer, HookedTransformerConfig
+from .lens import HookedTransformer, HookedTransformerConfig, has_hooked_transformer
 from .list import architecture_of
 
 Implementation = Literal["transformer_lens", "transformers"]
@@ -66,13 +66,18 @@ def implementation_of(hf_config: PretrainedConfig, wanted: Implementation | None
     """
     if wanted not in (None, "transformer_lens", "transformers"):
         raise ValueError(f"implementation={wanted!r} is neither 'transformer_lens' nor 'transformers'")
-    if wanted == "transformers" and not hf_config.is_encoder_decoder:
-        return wanted
+    if wanted == "transformer_lens" and not has_hooked_transformer():
+        raise ValueError(
+            "implementation='transformer_lens' needs a HookedTransformer, which TransformerLens 4 has dropped; install "
+            "'transformer-lens<4', or leave implementation out"
+        )
+    if (wanted == "transformers" or not has_hooked_transformer()) and not hf_config.is_encoder_decoder:
+        return "transformers"
     try:
         config_from_huggingface(hf_config)
     except ValueError:
         decoder = hf_config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hf_config.is_encoder_decoder
-        if wanted is not None or not decoder or getattr(hf_config, "quantization_config", None):
+        if wanted is not None or not decoder:
             raise
         return "transformers"
     return "transformer_lens"
@@ -147,7 +152,9 @@ DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r"})
 SPARE = 1.1
 
 
-def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_gguf(
+    path: Path, dtype: torch.dtype, implementation: Implementation | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a GGUF file; the model's weights are plain ones of the dtype asked for.
 
     Raises:
@@ -162,7 +169,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
         _forget_quantisation(config)
         _check_size(config, file)
     with _explained(path, passing=ValueError):
-        config_from_huggingface(config)  # refuses before gigabytes are read
+        implementation_of(config, implementation)  # refuses before gigabytes are read
     with _explained(path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **where,

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedRootModule
@@ -33,8 +33,8 @@ class HookedDecoder(HookedTransformer):
     layer ``l``; where a layer's parts are found there are ``attn.hook_z`` (what heads write, read at the output
     projection), ``hook_attn_out`` (what that projection gives) and ``hook_mlp_out``. Beside them there are the parts of
     ``HookedTransformer`` that need no more than that: a call with tokens or text, ``run_with_hooks``,
-    ``run_with_cache``, ``to_tokens``. There are no ``W_Q``, no attention patterns and no KV cache, and the model cannot
-    be stopped or started at a layer.
+    ``run_with_cache``, ``to_tokens``. There are no ``W_Q``, no attention patterns and no KV cache
+    (``generate`` runs whole texts), and the model cannot be stopped or started at a layer.
 
     Attributes:
         hf_model: the model itself. Its attention is computed as ``eager`` defines it.
@@ -54,9 +54,18 @@ class HookedDecoder(HookedTransformer):
         self.layers = decoder_layers(hf_model)
         self.cfg = _config(hf_model, config, len(self.layers), name)
         self.tokenizer = None
-        self.blocks = nn.ModuleList(_HookedBlock(layer) for layer in self.layers)  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
+            _HookedBlock(layer, self.cfg.d_model) for layer in self.layers
+        )
         self.setup()
         self.eval()
+
+    def to(self, *args: Any, **kwargs: Any) -> HookedDecoder:
+        """As ``nn.Module.to``; ``cfg`` says where the model is and in which dtype."""
+        kwargs.pop("print_details", None)
+        nn.Module.to(self, *args, **kwargs)
+        self.cfg.device, self.cfg.dtype = str(self.hf_model.device), self.hf_model.dtype
+        return self
 
     def forward(  # type: ignore[override]
         self,
@@ -85,18 +94,133 @@ class HookedDecoder(HookedTransformer):
             raise ValueError(f"{type(self).__name__} has no KV cache; run whole sequences (use_past_kv_cache=False)")
         if return_type not in ("logits", None):
             raise ValueError(f"return_type={return_type!r}: {type(self).__name__} gives 'logits' or None")
-        tokens = input if isinstance(input, Tensor) else self._text_tokens(input, prepend_bos, padding_side)
+        tokens = input if isinstance(input, Tensor) else self.to_tokens(input, prepend_bos, padding_side)
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if attention_mask is None and self.tokenizer is not None:
-            real = get_attention_mask(self.tokenizer, tokens, bool(self.cfg.default_prepend_bos)).bool()
-            # A row of pad tokens alone is text (BOS as the pad token, say).
-            attention_mask = real | ~real.any(dim=1, keepdim=True)
+            attention_mask = self._real(tokens, padding_side)
         inputs: dict[str, Any] = {"input_ids": tokens.to(self.hf_model.device)}
         if attention_mask is not None and not bool(attention_mask.all()):
             inputs.update(self._padding(attention_mask.to(self.hf_model.device).long()))
         with attention_as(self.hf_model, "eager"), self._hooked():
             logits: Tensor = self.hf_model(**inputs, use_cache=False).logits
         return logits if return_type == "logits" else None
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding."""
+        embedding: Any = self.hf_model.get_input_embeddings()
+        found: Tensor = embedding.weight
+        return found
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding."""
+        found: Tensor = self.hf_model.get_output_embeddings().weight
+        return found.T
+
+    def to_tokens(
+        self,
+        input: str | list[str],
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        move_to_device: bool = True,
+        truncate: bool = True,
+    ) -> Int[Tensor, "batch position"]:
+        """Tokens of text, padded to one length; with BOS where the tokenizer adds it, unless told otherwise.
+
+        Args:
+            input: one text or several.
+            prepend_bos: with BOS or without.
+            padding_side: of texts that are shorter than the longest; the tokenizer's by default.
+            move_to_device: to the model's.
+            truncate: to the model's context.
+
+        Raises:
+            ValueError: without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError("the model has no tokenizer: pass tokenizer= to load_model")
+        tokenizer: Any = self.tokenizer
+        texts = [input] if isinstance(input, str) else list(input)
+        rows = [list(ids) for ids in tokenizer(texts)["input_ids"]]
+        wanted = bool(self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos)
+        bos, there = tokenizer.bos_token_id, bool(self.cfg.tokenizer_prepends_bos)
+        if wanted != there and bos is not None:
+            rows = [[bos, *ids] if wanted else ids[1:] for ids in rows]
+        if truncate:
+            rows = [ids[: self.cfg.n_ctx] for ids in rows]
+        width, pad = max(map(len, rows)), tokenizer.pad_token_id
+        left = (padding_side or tokenizer.padding_side) == "left"
+        blanks = [[pad] * (width - len(ids)) for ids in rows]
+        padded = [[*blank, *ids] if left else [*ids, *blank] for blank, ids in zip(blanks, rows, strict=True)]
+        tokens = torch.tensor(padded, dtype=torch.long)
+        return tokens.to(self.hf_model.device) if move_to_device else tokens
+
+    def to_string(self, tokens: Int[Tensor, "*batch position"] | list[int]) -> str | list[str]:  # type: ignore[override]
+        """Text of tokens, special tokens included."""
+        tokenizer: Any = self.tokenizer
+        if isinstance(tokens, Tensor) and tokens.ndim == 2:
+            found: list[str] = tokenizer.batch_decode(tokens)
+            return found
+        return str(tokenizer.decode(tokens))
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input: str | list[str] | Int[Tensor, "*batch position"],
+        max_new_tokens: int = 10,
+        *,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+        stop_at_eos: bool = True,
+        return_type: str = "input",
+        prepend_bos: bool | None = None,
+    ) -> str | list[str] | Int[Tensor, "batch position"]:
+        """Texts and what the model writes behind them. Each token runs the whole text: there is no KV cache.
+
+        ``cast_lens.answer`` decodes many prompts under many interventions at once, with shared keys.
+
+        Args:
+            input: text or tokens; several texts are padded on the left.
+            max_new_tokens: how many tokens to write.
+            do_sample, temperature, seed: draw tokens instead of taking the most probable.
+            stop_at_eos: a text that has reached the end-of-text token goes on with padding.
+            return_type: ``input`` for what was given, else ``tokens`` or ``str``.
+            prepend_bos: for text; see ``to_tokens``.
+        """
+        given = isinstance(input, Tensor)
+        tokens = input if isinstance(input, Tensor) else self.to_tokens(input, prepend_bos, "left")
+        tokens = (tokens[None] if tokens.ndim == 1 else tokens).to(self.hf_model.device)
+        mask = torch.ones_like(tokens) if given or self.tokenizer is None else self._real(tokens, "left").long()
+        end = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        generator = torch.Generator(device=tokens.device).manual_seed(seed)
+        ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        for _ in range(max_new_tokens):
+            logits = self.forward(tokens, attention_mask=mask)
+            assert logits is not None
+            last = logits[:, -1].float()
+            weights = torch.softmax(last / temperature, dim=-1) if do_sample else last
+            chosen = torch.multinomial(weights, 1, generator=generator) if do_sample else last.argmax(-1, keepdim=True)
+            if stop_at_eos and end is not None:
+                chosen = chosen.masked_fill(ended[:, None], end)
+                ended |= chosen[:, 0] == end
+            tokens, mask = torch.cat((tokens, chosen), dim=1), torch.cat((mask, torch.ones_like(chosen)), dim=1)
+            if bool(ended.all()):
+                break
+        if return_type == "tokens" or (return_type == "input" and given):
+            return tokens
+        texts = [str(self.to_string(row[real.bool()])) for row, real in zip(tokens, mask, strict=True)]
+        return texts[0] if isinstance(input, str) else texts
+
+    def _real(
+        self, tokens: Int[Tensor, "batch position"], padding_side: str | None = None
+    ) -> Bool[Tensor, "batch position"]:
+        """Which tokens are no padding; a row of pad tokens alone is text (BOS as the pad token, say)."""
+        bos = bool(self.cfg.default_prepend_bos)
+        tokenizer: Any = self.tokenizer
+        real = get_attention_mask(tokenizer, tokens, bos, padding_side).bool()
+        return real | ~real.any(dim=1, keepdim=True)
 
     def _padding(self, mask: Int[Tensor, "batch position"]) -> dict[str, Tensor]:
         """What the model is told about padding."""
@@ -108,13 +232,6 @@ class HookedDecoder(HookedTransformer):
                 "run texts of one length together, or pad on the right"
             )
         return {"attention_mask": mask}
-
-    def _text_tokens(
-        self, text: str | list[str], prepend_bos: bool | None, padding_side: str | None
-    ) -> Int[Tensor, "batch position"]:
-        given: dict[str, Any] = {"prepend_bos": prepend_bos, "padding_side": padding_side}
-        found: Tensor = self.to_tokens(text, **{key: value for key, value in given.items() if value is not None})
-        return found
 
     @cached_property
     def takes_positions(self) -> bool:
@@ -148,7 +265,7 @@ class HookedDecoder(HookedTransformer):
     @contextmanager
     def _hooked(self) -> Iterator[None]:
         """Hook points on the layers for one pass; between passes the Hugging Face model is as it was."""
-        handles = []
+        handles: list[RemovableHandle] = []
         for layer, block in zip(self.layers, self.blocks, strict=True):
             assert isinstance(block, _HookedBlock)
             handles.append(layer.register_forward_pre_hook(block.before, with_kwargs=True))
@@ -164,8 +281,9 @@ class HookedDecoder(HookedTransformer):
 class _HookedBlock(nn.Module):
     """The hook points of one layer."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, d_model: int) -> None:
         super().__init__()
+        self.d_model = d_model
         self.hook_resid_pre = HookPoint()
         self.hook_resid_post = HookPoint()
         if output_projection(layer) is not None:
@@ -202,11 +320,11 @@ class _HookedBlock(nn.Module):
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         residual = output[0] if isinstance(output, tuple) else output
-        if not isinstance(residual, Tensor) or residual.ndim != 3:
+        if not isinstance(residual, Tensor) or residual.shape[2:] != (self.d_model,):
             shape = tuple(residual.shape) if isinstance(residual, Tensor) else type(residual).__name__
             raise ValueError(
                 f"{type(layer).__name__} hands on residuals of shape {shape}, not [batch, position, "
-                "d_model]: there is no one residual stream to steer"
+                f"{self.d_model}]: there is no one residual stream to steer"
             )
         steered = self.hook_resid_post(residual)
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
@@ -303,16 +421,17 @@ def _config(hf_model: PreTrainedModel, config: PreTrainedConfig, n_layers: int, 
         d_head=int(_field(config, "head_dim") or max(1, width // heads)),
         n_heads=heads,
         n_key_value_heads=_field(config, "num_key_value_heads"),
-        d_mlp=_largest(_field(config, "intermediate_size"), 4 * width),
         d_vocab=_vocabulary(hf_model.get_input_embeddings()),
         act_fn="gelu",
         normalization_type=None,
-        device=str(hf_model.device),
         dtype=hf_model.dtype,
-        default_prepend_bos=False,
         model_name=name or config._name_or_path or type(hf_model).__name__,
         original_architecture=type(hf_model).__name__,
     )
+    # What the configs of TransformerLens 3.9 and 4 take under different rules.
+    cfg.d_mlp = _largest(_field(config, "intermediate_size"), 4 * width)
+    cfg.device = str(hf_model.device)
+    cfg.default_prepend_bos = cfg.tokenizer_prepends_bos = False
     head = hf_model.get_output_embeddings()
     cfg.d_vocab_out = _vocabulary(head) if isinstance(head, nn.Linear) else cfg.d_vocab
     return cfg

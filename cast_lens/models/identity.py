@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cast_lens.interventions import Intervention, PromptVectors, Steering, SublayerEdit
 from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
 
-from .decoder import HookedDecoder
+from .decoder import HookedDecoder, decoder_layers
 from .lens import HookedTransformer
 
 # Entries counted of the blocks together, and of embedding and unembedding each: all of a model of 600 M parameters,
@@ -58,7 +58,7 @@ def _state(model: nn.Module) -> str:
     """A quick look at the weights: a change of training, merging or editing shows in some of these entries."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        entries = parameter.detach()[tuple(slice(None, None, -(-size // EDGE)) for size in parameter.shape)]
+        entries = plain_weight(parameter)[tuple(slice(None, None, -(-size // EDGE)) for size in parameter.shape)]
         digest.update(f"{parameter.dtype}{tuple(parameter.shape)}".encode())
         digest.update(entries.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
@@ -80,17 +80,43 @@ def _parts(model: Any) -> tuple[nn.ModuleList, Tensor, Tensor]:
     """Blocks, embedding [token, d_model] and unembedding [token, d_model] of either library's model."""
     if isinstance(model, HookedTransformer):
         return model.blocks, model.embed.W_E.detach(), model.unembed.W_U.detach().T
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
-    unembedding = model.get_output_embeddings()
-    return lists[0], model.get_input_embeddings().weight.detach(), unembedding.weight.detach()
+    embedding, unembedding = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return decoder_layers(model), plain_weight(embedding), plain_weight(unembedding)
 
 
 def _weights(block: nn.Module) -> Iterator[Tensor]:
     for part in block.modules():
         if "Norm" not in type(part).__name__:
             for parameter in part.parameters(recurse=False):
-                yield parameter.detach()
+                yield plain_weight(parameter)
+
+
+def plain_weight(weight: Tensor) -> Tensor:
+    """A weight as numbers, dequantised where it is a quantised tensor; never a copy of a plain one."""
+    weight = weight.detach()
+    found: Tensor = weight.dequantize() if _is_packed(weight) else weight
+    return found
+
+
+def _is_packed(weight: Tensor) -> bool:
+    return type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "dequantize")
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether a Hugging Face model holds quantised weights."""
+    return quantisation(model) is not None
+
+
+def quantisation(model: Any) -> str | None:
+    """How the weights of a model are quantised, in a few words for a report; None where they are plain."""
+    hf_model = model.hf_model if isinstance(model, HookedDecoder) else model
+    packed = {type(p.detach()).__name__ for p in hf_model.parameters() if _is_packed(p.detach())}
+    config = getattr(getattr(hf_model, "config", None), "quantization_config", None)
+    if config is None and not packed:
+        return None
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    names = [str(getattr(method, "value", method))] if method is not None else []
+    return " ".join([*names, *sorted(packed)])
 
 
 def _negatives(weights: Tensor) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformer_lens.pretrained import weight_conversions as tl
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -32,9 +31,21 @@ def with_attention_biases(converter: Converter) -> Converter:
     return convert
 
 
+def converter(name: str) -> Converter:
+    """TransformerLens' own converter of an architecture; TransformerLens 4 has none, and is never asked for one."""
+
+    def convert(model: PreTrainedModel, cfg: HookedTransformerConfig) -> State:
+        from transformer_lens.pretrained import weight_conversions
+
+        state: State = getattr(weight_conversions, f"convert_{name}_weights")(model, cfg)
+        return state
+
+    return convert
+
+
 def bloom_weights(model: PreTrainedModel, cfg: HookedTransformerConfig) -> State:
     """BLOOM's weights; TransformerLens makes a position table that ALiBi never reads, so it is zero."""
-    state: State = tl.convert_bloom_weights(model, cfg)
+    state = converter("bloom")(model, cfg)
     return {**state, "pos_embed.W_pos": torch.zeros(cfg.n_ctx, cfg.d_model)}
 
 
@@ -66,37 +77,40 @@ class Architecture:
     weights: Converter
 
 
-_biased = with_attention_biases
+def _biased(name: str) -> Converter:
+    return with_attention_biases(converter(name))
+
+
 _ENTRIES = (
-    Architecture("ApertusForCausalLM", "Apertus", facts.apertus, _biased(tl.convert_apertus_weights)),
+    Architecture("ApertusForCausalLM", "Apertus", facts.apertus, _biased("apertus")),
     Architecture("BloomForCausalLM", "BLOOM", facts.bloom, bloom_weights),
-    Architecture("GPT2LMHeadModel", "GPT-2", facts.gpt2, tl.convert_gpt2_weights),
-    Architecture("GPTJForCausalLM", "GPT-J", facts.gptj, tl.convert_gptj_weights),
-    Architecture("GPTNeoForCausalLM", "GPT-Neo, TinyStories", facts.gpt_neo, tl.convert_neo_weights),
-    Architecture("GPTNeoXForCausalLM", "Pythia, GPT-NeoX", facts.neox, tl.convert_neox_weights),
-    Architecture("Gemma2ForCausalLM", "Gemma 2", facts.gemma2, _biased(tl.convert_gemma_weights)),
-    Architecture("Gemma3ForCausalLM", "Gemma 3, 270M and 1B", facts.gemma3, _biased(tl.convert_gemma_weights)),
+    Architecture("GPT2LMHeadModel", "GPT-2", facts.gpt2, converter("gpt2")),
+    Architecture("GPTJForCausalLM", "GPT-J", facts.gptj, converter("gptj")),
+    Architecture("GPTNeoForCausalLM", "GPT-Neo, TinyStories", facts.gpt_neo, converter("neo")),
+    Architecture("GPTNeoXForCausalLM", "Pythia, GPT-NeoX", facts.neox, converter("neox")),
+    Architecture("Gemma2ForCausalLM", "Gemma 2", facts.gemma2, _biased("gemma")),
+    Architecture("Gemma3ForCausalLM", "Gemma 3, 270M and 1B", facts.gemma3, _biased("gemma")),
     Architecture(
         "Gemma3ForConditionalGeneration",
         "Gemma 3, its text decoder",
         facts.gemma3_multimodal,
-        _biased(tl.convert_gemma_weights),
+        _biased("gemma"),
     ),
-    Architecture("GemmaForCausalLM", "Gemma", facts.gemma, _biased(tl.convert_gemma_weights)),
-    Architecture("GptOssForCausalLM", "gpt-oss, dequantised", facts.gpt_oss, tl.convert_gpt_oss_weights),
-    Architecture("LlamaForCausalLM", "Llama, SmolLM, Yi", facts.llama, _biased(tl.convert_llama_weights)),
-    Architecture("MistralForCausalLM", "Mistral", facts.grouped, tl.convert_mistral_weights),
-    Architecture("MixtralForCausalLM", "Mixtral", facts.mixture("num_local_experts"), tl.convert_mixtral_weights),
-    Architecture("OPTForCausalLM", "OPT", facts.opt, tl.convert_opt_weights),
+    Architecture("GemmaForCausalLM", "Gemma", facts.gemma, _biased("gemma")),
+    Architecture("GptOssForCausalLM", "gpt-oss, dequantised", facts.gpt_oss, converter("gpt_oss")),
+    Architecture("LlamaForCausalLM", "Llama, SmolLM, Yi", facts.llama, _biased("llama")),
+    Architecture("MistralForCausalLM", "Mistral", facts.grouped, converter("mistral")),
+    Architecture("MixtralForCausalLM", "Mixtral", facts.mixture("num_local_experts"), converter("mixtral")),
+    Architecture("OPTForCausalLM", "OPT", facts.opt, converter("opt")),
     # TransformerLens' OLMo 2 converter knows no grouped keys; its OLMo 3 converter reads the same weights.
-    Architecture("Olmo2ForCausalLM", "OLMo 2", facts.grouped, _biased(tl.convert_olmo3_weights)),
-    Architecture("Olmo3ForCausalLM", "OLMo 3", facts.grouped, _biased(tl.convert_olmo3_weights)),
-    Architecture("OlmoForCausalLM", "OLMo", facts.olmo, _biased(tl.convert_olmo_weights)),
-    Architecture("OlmoeForCausalLM", "OLMoE", facts.mixture("num_experts"), _biased(tl.convert_olmoe_weights)),
-    Architecture("Phi3ForCausalLM", "Phi-3, Phi-4", facts.phi3, tl.convert_phi3_weights),
-    Architecture("PhiForCausalLM", "Phi-1, 1.5, 2", facts.phi, tl.convert_phi_weights),
-    Architecture("Qwen2ForCausalLM", "Qwen 1.5, 2, 2.5", facts.grouped, tl.convert_qwen2_weights),
-    Architecture("Qwen3ForCausalLM", "Qwen 3", facts.qwen3, _biased(tl.convert_qwen3_weights)),
+    Architecture("Olmo2ForCausalLM", "OLMo 2", facts.grouped, _biased("olmo3")),
+    Architecture("Olmo3ForCausalLM", "OLMo 3", facts.grouped, _biased("olmo3")),
+    Architecture("OlmoForCausalLM", "OLMo", facts.olmo, _biased("olmo")),
+    Architecture("OlmoeForCausalLM", "OLMoE", facts.mixture("num_experts"), _biased("olmoe")),
+    Architecture("Phi3ForCausalLM", "Phi-3, Phi-4", facts.phi3, converter("phi3")),
+    Architecture("PhiForCausalLM", "Phi-1, 1.5, 2", facts.phi, converter("phi")),
+    Architecture("Qwen2ForCausalLM", "Qwen 1.5, 2, 2.5", facts.grouped, converter("qwen2")),
+    Architecture("Qwen3ForCausalLM", "Qwen 3", facts.qwen3, _biased("qwen3")),
 )
 ARCHITECTURES = {entry.name: entry for entry in _ENTRIES}
 

@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .bridge import bridged_model, is_bridge, original_tokenizer
 from .convert import Implementation, convert, implementation_of
 from .decoder import HookedDecoder, check_causal
-from .identity import model_name
+from .identity import is_quantised, model_name
 from .lens import HookedTransformer
 from .list import EMBEDDED
-from .sources import read_model
+from .sources import Reading, automatic_dtype, read_model
 from .tokens import attach_tokenizer, set_chat_arguments
 
 PROBE = (
@@ -105,32 +106,37 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str | os.PathLike[str] | PreTrainedModel | HookedTransformer = EMBEDDED,
+    name: str | os.PathLike[str] | torch.nn.Module = EMBEDDED,
     *,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: torch.dtype | str = "auto",
     device: str | torch.device = "cpu",
+    device_map: str | Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
     chat_arguments: Mapping[str, Any] | None = None,
     implementation: Implementation | None = None,
 ) -> HookedTransformer:
-    """Load a decoder as a ``HookedTransformer`` with the weights as they were trained, in ``eval()`` mode.
+    """Load a decoder with the weights as they were trained, hooks on its residual stream, in ``eval()`` mode.
 
-    No norm is folded and nothing is centred, so a residual here is the residual in Hugging Face. The logits
-    are compared with the Hugging Face model's on a probe text before the model is handed over.
-    ``cfg.default_prepend_bos`` says whether the tokenizer itself adds BOS.
-
-    A decoder that TransformerLens cannot represent comes as a ``HookedDecoder``: transformers' own modules, with hooks
-    on the residual stream under the same names, and with everything in this package that needs no more.
+    No norm is folded and nothing is centred, so a residual here is the residual in Hugging Face. What comes back is a
+    ``HookedTransformer`` where TransformerLens 3.9 is installed and can represent the model; its logits are compared
+    with the Hugging Face model's on a probe text before it is handed over. Any other decoder, and all of them under
+    TransformerLens 4, come as a ``HookedDecoder``: transformers' own modules, with hooks on the residual stream under
+    the same names, and with everything in this package that needs no more. ``cfg.default_prepend_bos`` says whether
+    the tokenizer itself adds BOS.
 
     Args:
         name: the embedded model; a hub name (``"Qwen/Qwen2.5-0.5B"``); a folder that ``save_pretrained``
             wrote; the path of a GGUF file (dequantised at every load); a Hugging Face model that is already
-            loaded (it is copied, and stays as it is; as a ``HookedDecoder`` it is adopted in ``eval()`` mode, in its
-            own dtype and place, and nothing is copied); or a ``HookedTransformer``, returned as it is but for
+            loaded, quantised or not (it is copied, and stays as it is; as a ``HookedDecoder`` it is adopted in
+            ``eval()`` mode, in its own dtype and place, and nothing is copied); a ``TransformerBridge``, of which the
+            Hugging Face model below it is adopted likewise; or a ``HookedTransformer``, returned as it is but for
             ``eval()`` and ``tokenizer``.
-        dtype: of the weights, ``float32``, ``bfloat16`` or ``float16``; ignored for a ``HookedTransformer``.
-        device: as torch names it, or ``"auto"`` for the best there is; ignored for a ``HookedTransformer``.
+        dtype: of the weights, ``float32``, ``bfloat16`` or ``float16``; ``auto`` for float32 up to a thousand million
+            parameters and the checkpoint's own above; ignored for a model that is adopted.
+        device: as torch names it, or ``"auto"`` for the best there is; ignored for a model that is adopted.
+        device_map: spread the layers over devices, memory and disk (needs accelerate), as ``from_pretrained`` has it:
+            ``"auto"`` or a mapping of modules to devices. ``device`` is ignored then.
         tokenizer: in place of the model's own; a loaded Hugging Face model has none without it.
         revision: branch, tag or commit on the hub.
         chat_arguments: what the chat template is given beside the messages wherever ``chat=True``
@@ -147,29 +153,44 @@ def load_model(
     if isinstance(name, HookedTransformer):
         return _finish(name.eval(), tokenizer, chat_arguments)
     wanted, place = _dtype(dtype), _device(device)
+    if is_bridge(name):
+        tokenizer = original_tokenizer(name) if tokenizer is None else tokenizer
+        bridge: Any = name
+        name, implementation = bridged_model(bridge), "transformers"
+        verify_logits(bridge, name, probe_ids(name, tokenizer))
     given = isinstance(name, PreTrainedModel)
     if isinstance(name, PreTrainedModel):
         hf_model, label = name, name.config._name_or_path or type(name).__name__
     elif isinstance(name, (str, os.PathLike)):
         label = os.fspath(name)
-        hf_model, tokenizer = read_model(
-            label, dtype=wanted, revision=revision, tokenizer=tokenizer, implementation=implementation
-        )
-        torch.nn.Module.to(hf_model, place)
+        reading = Reading(wanted, revision, tokenizer, implementation, device_map)
+        hf_model, tokenizer = read_model(label, reading)
+        if device_map is None:
+            torch.nn.Module.to(hf_model, place)
     else:
         raise ValueError(
-            f"name must be a name, a path, a PreTrainedModel or a HookedTransformer, got "
+            f"name must be a name, a path, a PreTrainedModel, a TransformerBridge or a HookedTransformer, got "
             f"{type(name).__name__}; a PeftModel needs its adapter merged first: merge_and_unload()"
         )
-    if implementation_of(hf_model.config, implementation) == "transformers":
-        decoder = HookedDecoder(hf_model, name=label)
-        check_causal(decoder)
-        return _finish(decoder, tokenizer, chat_arguments)
-    model = convert(hf_model, name=label, dtype=wanted, device=place, copy=given)
+    if _implementation(hf_model, implementation) == "transformers":
+        return _finish(_adopted(hf_model, label), tokenizer, chat_arguments)
+    model = convert(hf_model, name=label, dtype=wanted or automatic_dtype(hf_model), device=place, copy=given)
     verify_logits(model, hf_model, probe_ids(hf_model, tokenizer))
     # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
     vars(model)["generation_config"] = copy.deepcopy(getattr(hf_model, "generation_config", None))
     return _finish(model, tokenizer, chat_arguments)
+
+
+def _implementation(hf_model: PreTrainedModel, wanted: Implementation | None) -> Implementation:
+    """Whose modules run a loaded model: transformers' own where it is quantised or spread over devices."""
+    own = is_quantised(hf_model) or len(set((getattr(hf_model, "hf_device_map", None) or {}).values())) > 1
+    return implementation_of(hf_model.config, "transformers" if own and wanted is None else wanted)
+
+
+def _adopted(hf_model: PreTrainedModel, label: str) -> HookedDecoder:
+    decoder = HookedDecoder(hf_model, name=label)
+    check_causal(decoder)
+    return decoder
 
 
 def _finish(
@@ -184,10 +205,13 @@ def _finish(
     return model
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:
+    """A dtype by its name; None for ``auto``."""
+    if dtype == "auto":
+        return None
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found is None or found not in DTYPES.values():
-        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}, auto")
     return found
 
 
@@ -220,7 +244,7 @@ def load_huggingface(source: str | os.PathLike[str], *, like: HookedTransformer)
             f"source must be a name or a path, got {type(source).__name__}; save_pretrained writes a folder that "
             "can be given"
         )
-    found, _ = read_model(os.fspath(source), dtype=torch.float32, revision=None, tokenizer=like.tokenizer)
+    found, _ = read_model(os.fspath(source), Reading(torch.float32, tokenizer=like.tokenizer))
     torch.nn.Module.to(found, like.cfg.device)
     try:
         if found.config.get_text_config().vocab_size > int(like.cfg.d_vocab):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,7 +25,7 @@ from .convert import Implementation, implementation_of, read_gguf
 from .embedded import embedded_folder, step, without_bars
 from .list import EMBEDDED
 
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError)
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, ImportError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,50 @@ class Source:
     advice: str
 
 
-def read_model(
-    name: str,
-    *,
-    dtype: torch.dtype,
-    revision: str | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    implementation: Implementation | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The Hugging Face model and tokenizer behind a name; ``tokenizer`` takes the place of the model's own.
+# Parameters up to which ``dtype="auto"`` is float32: rounding to half precision costs small models the most.
+FLOAT32_UP_TO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a model is read.
+
+    Attributes:
+        dtype: of its weights; None for float32 up to ``FLOAT32_UP_TO`` parameters, and the checkpoint's above.
+        revision: on the hub.
+        tokenizer: takes the place of the model's own.
+        implementation: whose modules are to run it.
+        device_map: which module goes where; see ``from_pretrained``.
+    """
+
+    dtype: torch.dtype | None
+    revision: str | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    implementation: Implementation | None = None
+    device_map: str | Mapping[str, Any] | None = None
+
+    def dtype_for(self, config: PreTrainedConfig) -> torch.dtype:
+        """The dtype of a model with this config."""
+        if self.dtype is not None:
+            return self.dtype
+        stored = getattr(config, "dtype", None) or config.get_text_config().dtype
+        if not isinstance(stored, torch.dtype) or stored == torch.float32:
+            return torch.float32
+        with torch.device("meta"):
+            return automatic_dtype(AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=stored))
+
+    def options(self) -> dict[str, Any]:
+        """Of ``from_pretrained``, where they are not the usual ones."""
+        return {} if self.device_map is None else {"device_map": self.device_map}
+
+
+def automatic_dtype(hf_model: PreTrainedModel) -> torch.dtype:
+    """What ``dtype="auto"`` is for a model: its own dtype where it is large, else float32."""
+    return hf_model.dtype if hf_model.num_parameters() > FLOAT32_UP_TO else torch.float32
+
+
+def read_model(name: str, reading: Reading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The Hugging Face model and tokenizer behind a name.
 
     Raises:
         ValueError: when nothing of that name can be read, or it is not a decoder that loads.
@@ -51,20 +89,22 @@ def read_model(
     path = Path(name).expanduser()
     on_hub = name != EMBEDDED and not path.exists() and not _is_path(name)
     if on_hub:
-        return _read(_hub(name, revision), dtype, tokenizer, implementation)
-    if revision is not None:
-        raise ValueError(f"revision={revision!r} applies to models on the hub, and {name!r} is local")
+        return _read(_hub(name, reading.revision), reading)
+    if reading.revision is not None:
+        raise ValueError(f"revision={reading.revision!r} applies to models on the hub, and {name!r} is local")
     if name == EMBEDDED:
         path = embedded_folder()
     if path.is_dir():
         with without_bars():
-            return _read(_folder(path), dtype, tokenizer, implementation)
+            return _read(_folder(path), reading)
     if path.suffix != ".gguf":
         found = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
         raise ValueError(f"{name!r} {found}; give a hub name, a folder with config.json and weights, or a .gguf file")
+    if reading.device_map is not None:
+        raise ValueError("a GGUF file is dequantised into memory as a whole; leave device_map out, and give device")
     with step(f"Reading {path.name}, dequantising it"), without_bars():
-        model, own = read_gguf(path, dtype)
-    return model, own if tokenizer is None else tokenizer
+        model, own = read_gguf(path, reading.dtype or torch.float32, reading.implementation)
+    return model, own if reading.tokenizer is None else reading.tokenizer
 
 
 def _is_path(name: str) -> bool:
@@ -89,27 +129,28 @@ def _folder(path: Path) -> Source:
     )
 
 
-def _read(
-    source: Source,
-    dtype: torch.dtype,
-    tokenizer: PreTrainedTokenizerBase | None,
-    implementation: Implementation | None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read(source: Source, reading: Reading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Code that a repository carries is never run.
     options = {**source.options, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source.where, **options)
     except _UNREADABLE as error:
         raise _explained(source, "config", error) from error
-    implementation_of(config, implementation)  # refuses before gigabytes are read
+    implementation_of(config, reading.implementation)  # refuses before gigabytes are read
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.where, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options
+            source.where,
+            dtype=reading.dtype_for(config),
+            attn_implementation="eager",
+            output_loading_info=True,
+            **reading.options(),
+            **options,
         )
     except _UNREADABLE as error:
         raise _explained(source, "weights", error) from error
     model, report = loaded
     _check_complete(source, report)
+    tokenizer = reading.tokenizer
     if tokenizer is None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.where, **options)

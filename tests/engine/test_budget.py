@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from cast_lens.engine import attention, capture, hooked, score, scores, unsupported
+from cast_lens.engine import attention, capture, score, scores, unsupported
 from cast_lens.engine.attention import tail_groups, trunk_groups
 from cast_lens.engine.capture import rows_within
 from cast_lens.engine.decoding import decode
 from cast_lens.engine.layout import TokenPrompt, build_batch
 from cast_lens.models import HookedDecoder
+from cast_lens.models.lens import has_hooked_transformer
 from tests.architectures import small_model
 from tests.closeness import assert_close
 from tests.engine.cases import all_kinds, few_shot_prompts
@@ -44,7 +45,8 @@ def test_a_small_budget_gives_the_same_numbers_in_more_pieces(
     residuals = capture(model, prompts)
     written = decode(model, prompts, items, max_new_tokens=4, stop=stop)
     monkeypatch.setattr(attention, "GROUP_BYTES", 2e4)
-    monkeypatch.setattr(hooked, "MLP_ROWS", 7)
+    if has_hooked_transformer():
+        monkeypatch.setattr("cast_lens.engine.hooked.MLP_ROWS", 7)
     monkeypatch.setattr(scores, "UNEMBED_ROWS", 11)
     monkeypatch.setattr(scores, "BLOCK_TOKENS", {"cpu": 100, "cuda": 100})
     monkeypatch.setattr(scores, "SUM_ROWS", {"cpu": 3})

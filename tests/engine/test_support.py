@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformer_lens.components import RMSNorm, TransformerBlock
-from transformer_lens.components.mlps.gated_mlp import GatedMLP
 
 from cast_lens.engine import TokenPrompt, capture, reference, score, unsupported
 from cast_lens.models.lens import HookedTransformer
@@ -18,6 +16,12 @@ from tests.closeness import assert_close
 from tests.engine.cases import few_shot_prompts
 from tests.tiny import tiny_model
 from tests.toy import toy_model
+
+pytest.importorskip(
+    "transformer_lens.components", reason="TransformerLens 4 has no HookedTransformer", exc_type=ImportError
+)
+from transformer_lens.components import RMSNorm, TransformerBlock
+from transformer_lens.components.mlps.gated_mlp import GatedMLP
 
 
 def as_prompts(tokens: Tensor) -> list[TokenPrompt]:
