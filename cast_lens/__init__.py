@@ -49,6 +49,7 @@ _HOME = {
     "bars": "engine",
     "capture": "engine",
     "changed_answers": "evaluation",
+    "chosen_setting": "experiments",
     "cohesion": "geometry",
     "cosine_matrix": "geometry",
     "cross_task": "tasks",
@@ -78,6 +79,7 @@ _HOME = {
     "space_from_residuals": "selection",
     "steer": "steering",
     "sweep": "engine",
+    "sweep_source": "experiments",
     "zero_shot": "tasks",
     "zero_shot_prompts": "tasks",
 }
@@ -125,7 +127,7 @@ if TYPE_CHECKING:
     )
     from .engine import Scores, Sweep, answer, bars, capture, score, sweep
     from .evaluation import changed_answers, evaluate
-    from .experiments import RunConfig
+    from .experiments import RunConfig, chosen_setting, sweep_source
     from .explore import explore
     from .extraction import Extraction, difference_vectors
     from .geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project

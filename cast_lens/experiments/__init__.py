@@ -18,6 +18,7 @@ from .catalogue import EXPERIMENTS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .choose_setting import chosen_setting, sweep_source
     from .config import RunConfig, make_config, read_toml
     from .outcomes import contrast_table
     from .runner import run, run_experiment
@@ -25,19 +26,23 @@ if TYPE_CHECKING:
 __all__ = [
     "EXPERIMENTS",
     "RunConfig",
+    "chosen_setting",
     "contrast_table",
     "make_config",
     "read_toml",
     "run",
     "run_experiment",
+    "sweep_source",
 ]
 _HOME = {
     "RunConfig": "config",
+    "chosen_setting": "choose_setting",
     "contrast_table": "outcomes",
     "make_config": "config",
     "read_toml": "config",
     "run": "runner",
     "run_experiment": "runner",
+    "sweep_source": "choose_setting",
 }
 
 RUNNING = ("workers", "retry_failed", "load", "progress", "say")

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine import Progress, quiet, sweep
+from ..engine.sweep import DEFAULT_STRENGTHS
 from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position, Steering
 from ..methods import Setting
@@ -25,6 +26,9 @@ from ..vectors import SteeringVector
 if TYPE_CHECKING:
     from .workspace import Workspace
 
+FINALISTS = 12
+"""Cells of a sweep whose answers are written in full before one is chosen."""
+
 Editing = Callable[[float, int], Steering]
 """A variant at a strength, for a number of prompts."""
 
@@ -34,11 +38,11 @@ def sweep_source(
     prompts: Sequence[Prompt],
     directions: Mapping[str, SteeringVector],
     *,
-    layers: Sequence[int] | None,
-    strengths: Sequence[float],
-    operator: Operator,
-    position: Position,
-    finalists: int,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = DEFAULT_STRENGTHS,
+    operator: Operator = "add",
+    position: Position = "last",
+    finalists: int = FINALISTS,
     chat: bool = False,
     progress: Progress = quiet,
 ) -> pd.DataFrame:
@@ -143,8 +147,8 @@ def swept_placebo(workspace: Workspace, source: str) -> pd.DataFrame:
     return pd.concat([found, rows.assign(**unknown)], ignore_index=True)[list(found.columns)]
 
 
-def chosen_setting(frame: pd.DataFrame, *, operator: Operator, position: Position) -> Setting:
-    """The setting that ``sweep_source`` marked."""
+def chosen_setting(frame: pd.DataFrame, *, operator: Operator = "add", position: Position = "last") -> Setting:
+    """The setting that ``sweep_source`` marked, with the operator and position that were swept."""
     row = frame[frame["chosen"]].iloc[0]
     return Setting(int(row["layer"]), float(row["strength"]), operator, position)
 

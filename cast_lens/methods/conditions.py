@@ -20,7 +20,7 @@ import torch
 
 from ..engine import Progress, answer, quiet, tokenise
 from ..evaluation import answer_limit, evaluate
-from ..interventions import Operator, Position, Steering
+from ..interventions import Intervention, Operator, Position, Steering
 from ..models.lens import HookedTransformer
 from ..placebos import random_direction
 from ..tasks import Prompt, is_match, is_valid
@@ -70,6 +70,10 @@ class Setting:
     operator: Operator = "add"
     position: Position = "last"
 
+    def edit(self, vector: SteeringVector) -> Intervention:
+        """A vector as an intervention at this setting; its placebo takes the same."""
+        return vector.intervention(self.layer, strength=self.strength, operator=self.operator, position=self.position)
+
 
 def steered(
     vector: SteeringVector,
@@ -81,10 +85,7 @@ def steered(
     seed: int = 0,
 ) -> Condition:
     """Zero-shot prompts with the source's vector in the residual stream (arXiv 2507.13236, step 3)."""
-    edit = vector.intervention(
-        setting.layer, strength=setting.strength, operator=setting.operator, position=setting.position
-    )
-    return Condition(method, prompts, source=source, intervention=edit, seed=seed)
+    return Condition(method, prompts, source=source, intervention=setting.edit(vector), seed=seed)
 
 
 def placebo_random(

@@ -57,7 +57,7 @@ class FieldMethod:
         return f"placebo: {self.name}"
 
 
-def placebo_of(fitted: Fitted, *, seed: int) -> Fitted:
+def placebo_of(fitted: Fitted, *, seed: int = 0) -> Fitted:
     """The same kind of edit without its content: random directions of equal norm, or the method's own."""
     if isinstance(fitted, SteeringVector):
         return random_direction(fitted, seed=seed)

@@ -43,7 +43,7 @@ class FittedMethod(ABC):
         """What it does to the model, wherever interventions go."""
 
     @abstractmethod
-    def placebo(self, *, seed: int) -> Self:
+    def placebo(self, *, seed: int = 0) -> Self:
         """The same kind of edit without its content: of equal size, and of the same signature."""
 
     def check(self, model: HookedTransformer) -> None:

@@ -249,7 +249,7 @@ def function_vector(
     return vector_of_heads(model, effects, effects.top(min(heads, effects.effects[0].numel())), bias=bias)
 
 
-def random_heads_vector(model: HookedTransformer, effects: HeadEffects, heads: int, *, seed: int) -> SteeringVector:
+def random_heads_vector(model: HookedTransformer, effects: HeadEffects, heads: int, *, seed: int = 0) -> SteeringVector:
     """The placebo: as many heads drawn at random, with the norm of the vector of the best ones.
 
     What it does as well as the function vector, the choice of heads by their effect did not do.

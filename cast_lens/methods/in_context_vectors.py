@@ -76,7 +76,7 @@ class InContextVector(FittedMethod):
             fingerprint=self.provenance.fingerprint,
         )
 
-    def placebo(self, *, seed: int) -> Self:
+    def placebo(self, *, seed: int = 0) -> Self:
         """Random directions of the same lengths."""
         about = replace(self.provenance, note=f"placebo: random directions, seed {seed}; {self.provenance.note}")
         return replace(self, directions=random_like(self.directions, seed=seed), provenance=about)
@@ -203,7 +203,7 @@ class ImplicitContext(FittedMethod):
             fingerprint=mark,
         )
 
-    def placebo(self, *, seed: int) -> Self:
+    def placebo(self, *, seed: int = 0) -> Self:
         """Random context of the same lengths under the same scalars."""
         about = replace(self.provenance, note=f"placebo: random context, seed {seed}; {self.provenance.note}")
         return replace(self, context=random_like(self.context, seed=seed), provenance=about)

@@ -116,7 +116,7 @@ class LearnedVector(FittedMethod):
         layers, mark = tuple(range(len(self.weights))), self.provenance.fingerprint
         return PromptVectors(directions, layers, strength, "prompt_last", self.provenance.task, mark)
 
-    def placebo(self, *, seed: int) -> Self:
+    def placebo(self, *, seed: int = 0) -> Self:
         """Random directions at every layer, each as long as the learned vector there: weights 1 on one head."""
         vectors = self.intervention().directions[0]
         outputs = torch.zeros_like(self.outputs)
@@ -241,7 +241,7 @@ class StaticVector(FittedMethod):
         factor = strength * self.scale
         return PromptVectors(self.directions[None], self.layers, factor, "last", about.task, about.fingerprint)
 
-    def placebo(self, *, seed: int) -> Self:
+    def placebo(self, *, seed: int = 0) -> Self:
         """Random directions of the same lengths."""
         about = replace(self.provenance, note=f"placebo: random directions, seed {seed}; {self.provenance.note}")
         return replace(self, directions=random_like(self.directions, seed=seed), provenance=about)

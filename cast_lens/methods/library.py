@@ -85,7 +85,7 @@ class Retrieval:
         """Every query under the vector that was found for it; for these queries in this order."""
         return PromptVectors(self.directions, self.layers, strength, "prompt_last", "library", self.fingerprint)
 
-    def placebo(self, *, seed: int) -> Retrieval:
+    def placebo(self, *, seed: int = 0) -> Retrieval:
         """The same vectors for other queries: retrieved as often, without regard to the query."""
         order = torch.randperm(len(self.chosen), generator=torch.Generator().manual_seed(seed))
         chosen = tuple(self.chosen[index] for index in order.tolist())

@@ -78,7 +78,7 @@ class StateVector(FittedMethod):
             fingerprint=self.provenance.fingerprint,
         )
 
-    def placebo(self, *, seed: int) -> Self:
+    def placebo(self, *, seed: int = 0) -> Self:
         """Outputs of each layer's heads with all their entries in another order: the same length, other content."""
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(self.values[0].numel(), generator=draw)

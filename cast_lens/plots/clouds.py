@@ -12,10 +12,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .layout import (
-    COSINE_RANGE,
     add_slider,
     band,
     blank,
+    cosine_range,
     hover_text,
     in_order,
     layer_text,
@@ -230,7 +230,7 @@ def plot_cohesion(frame: pd.DataFrame) -> go.Figure:
                 "[%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
             )
         )
-    figure.update_yaxes(range=COSINE_RANGE)
+    figure.update_yaxes(range=cosine_range(frame["low"]))
     return figure
 
 
@@ -246,7 +246,9 @@ def plot_alignment(frame: pd.DataFrame) -> go.Figure:
     """
     require(frame, ["task", "other", "layer", "cosine", "low", "high"], figure="plot_alignment")
     faint = 0.45 if frame["task"].nunique() <= 5 else 0.2
-    figure = blank("Samples against their own and other tasks' means", height=460, x="layer", y="mean cosine")
+    figure = blank(
+        "Do samples point along their own task's mean?", height=460, x="layer", y="mean cosine of samples to a mean"
+    )
     for (task, other), unsorted in frame.groupby(["task", "other"], sort=False):
         rows, style, own = unsorted.sort_values("layer"), task_style(str(task)), task == other
         if own:
@@ -266,7 +268,7 @@ def plot_alignment(frame: pd.DataFrame) -> go.Figure:
                 "[%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
             )
         )
-    figure.update_yaxes(range=COSINE_RANGE)
+    figure.update_yaxes(range=cosine_range(frame["cosine"]))
     _key(figure, {"own mean": "solid", "other means": "dot"})
     return figure
 

@@ -108,7 +108,14 @@ SLIDER_HEIGHT = 80
 """Pixels that a slider adds to a figure."""
 LAYER_MARK = "chosen layer"
 """Name of the shape that a layer slider moves."""
-COSINE_RANGE = (-1.0, 1.0)
+
+
+def cosine_range(*values: pd.Series) -> tuple[float, float]:
+    """Ends of a cosine axis: 1 above, and below the quarter under the smallest value, 0 at most."""
+    low = min(0.0, *(float(one.min()) for one in values))
+    return max(-1.0, np.floor(4 * low) / 4), 1.0
+
+
 ROW_HEIGHT = 34
 """Pixels of one row of a heat map of tasks."""
 

@@ -15,12 +15,12 @@ from plotly.subplots import make_subplots
 
 from .layout import (
     BAR,
-    COSINE_RANGE,
     LAYER_MARK,
     ROW_HEIGHT,
     add_slider,
     band,
     blank,
+    cosine_range,
     in_order,
     layer_text,
     nested,
@@ -41,6 +41,10 @@ class PairStyle:
     entry: str
     colour: str
     dash: str
+
+
+ACROSS = PairStyle("two families", "#8a6d9c", "solid")
+"""Many pairs of different families share one colour: which is which is said where one points."""
 
 
 def plot_parallelism(frame: pd.DataFrame, *, layer: int | None = None) -> go.Figure:
@@ -82,7 +86,7 @@ def plot_parallelism(frame: pd.DataFrame, *, layer: int | None = None) -> go.Fig
             seen.update([trace.legendgroup] if trace.name else [])
             figure.add_trace(trace, row=row, col=1)
     figure.update_annotations(x=0, xanchor="left", font={"size": 14})
-    figure.update_yaxes(title_text="cosine", range=COSINE_RANGE, zeroline=True)
+    figure.update_yaxes(title_text="cosine", range=cosine_range(frame["cosine"], frame["low"]), zeroline=True)
     figure.update_xaxes(title_text="layer", row=len(panels))
     if len(layers) > 1:
         _mark(figure, layers, marked)
@@ -146,7 +150,7 @@ def _pair_styles(frame: pd.DataFrame) -> dict[tuple[str, str], PairStyle]:
         cycle = [(colour, dash) for dash in DASHES for colour in PALETTE]
         return {key: PairStyle(" – ".join(key), *cycle[place % len(cycle)]) for place, key in enumerate(keys)}
     families = zip(pairs["family_a"], pairs["family_b"], strict=True)
-    return {key: family_style(*sorted(map(str, both))) for key, both in zip(keys, families, strict=True)}
+    return {key: family_style(str(a), str(b)) if a == b else ACROSS for key, (a, b) in zip(keys, families, strict=True)}
 
 
 def family_style(first: str, second: str) -> PairStyle:
@@ -187,7 +191,7 @@ def plot_cosine_matrix(frame: pd.DataFrame, *, layer: int | None = None) -> go.F
             hovertemplate="%{y} – %{x}<br>cosine %{z:.2f}<extra></extra>",
         )
     )
-    scale = {"cmin": -1, "cmax": 1, "cmid": 0, "colorbar": {"title": {"text": "cosine"}, **BAR}}
+    scale = {"cmin": -1, "cmax": 1, "cmid": 0, "colorbar": {"title": {"text": "cosine<br> "}, **BAR}}
     figure.update_layout(coloraxis=scale, meta={"narrow": {"coloraxis.showscale": len(tasks) > 12}})
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False, tickangle=-40)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,8 @@ def plot_transfer_matrix(
 
     One panel per metric, all on one colour scale: exact match beside label validity and label-restricted
     accuracy shows at once whether a gain is the format of the answer or the choice of it. Orange is a loss,
-    blue a gain; a number is bold when its interval excludes zero.
+    blue a gain; a number is bold when its corrected p-value is below 0.05 (without
+    p-values: when its interval excludes zero).
 
     Args:
         frame: ``target, source, method, metric, gain, gain_low, gain_high``; perhaps ``target_family,
@@ -89,6 +91,17 @@ def _by_family(rows: pd.DataFrame, side: str) -> list[str]:
     return in_order(rows[side])
 
 
+LEVEL = 0.05
+"""A corrected p-value below it counts."""
+
+
+def _differs(row: Mapping[Hashable, Any]) -> bool:
+    """Whether a gain counts as one: by its corrected p-value, or by its interval in a table without tests."""
+    if "p_adjusted" in row:
+        return bool(row["p_adjusted"] < LEVEL)
+    return bool(row["gain_low"] > 0 or row["gain_high"] < 0)
+
+
 def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *, size: int | None) -> go.Heatmap:
     """One metric's gains; a pair without the metric stays blank."""
     gain = np.full((len(targets), len(sources)), np.nan)
@@ -96,7 +109,7 @@ def _gains(rows: pd.DataFrame, targets: Sequence[str], sources: Sequence[str], *
     hover = [["" for _ in sources] for _ in targets]
     for row in rows.to_dict("records"):
         a, b = targets.index(row["target"]), sources.index(row["source"])
-        shown, sure = points(row["gain"]), row["gain_low"] > 0 or row["gain_high"] < 0
+        shown, sure = points(row["gain"]), _differs(row)
         gain[a, b], text[a][b] = 100 * row["gain"], f"<b>{shown}</b>" if sure else shown
         p_value = f"<br>adjusted p = {row['p_adjusted']:.3g}" if "p_adjusted" in row else ""
         interval = points_interval(row["gain_low"], row["gain_high"])

@@ -99,7 +99,12 @@ def test_transfer_matrix_is_centred_and_bold_where_sure() -> None:
     assert list(gains.y) == ["finance-sentiment", "geography", "present-past"], "by family"
     assert list(gains.x) == ["review-sentiment", "science"]
     assert gains.z[0] == pytest.approx([35, -4])
-    assert gains.text[0] == ["<b>+35</b>", "−4"], "the interval of the second covers zero"
+    assert gains.text[0] == ["+35", "−4"], "no corrected p-value is below 0.05"
+    tested = synthetic.transfer().assign(p_adjusted=lambda rows: np.where(rows["gain"] < 0, 0.04, 0.05))
+    (sure,) = heat(plot_transfer_matrix(tested))
+    assert sure.text[0] == ["+35", "<b>−4</b>"], "the corrected p-value decides, not the interval"
+    (untested,) = heat(plot_transfer_matrix(synthetic.transfer().drop(columns="p_adjusted")))
+    assert untested.text[0] == ["<b>+35</b>", "−4"], "without tests the interval decides"
     scale = figure.layout.coloraxis
     assert (scale.cmin, scale.cmid, scale.cmax) == (pytest.approx(-35), 0, pytest.approx(35))
     assert figure.layout.xaxis.title.text == "source of the vector"

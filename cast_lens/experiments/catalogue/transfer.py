@@ -261,7 +261,7 @@ def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
         yield ReportFigure(
             "matrix",
             "What one task's vector does to another task",
-            "Change from zero-shot in percentage points; a number is bold when its interval excludes zero. Exact "
+            "Change from zero-shot in percentage points, bold where the corrected p-value is below 0.05. Exact "
             "match: the answer is right. Label validity: it is an admissible answer. Label-restricted accuracy: the "
             "right one is preferred when only admissible answers are compared. Gains in the first two without gains "
             "in the third mean that the vector mends the format and not the choice. Blank: free answers.",
@@ -322,7 +322,7 @@ PICTURES = {
         plots.plot_cosine_matrix,
     ),
     "alignment": (
-        "Single samples against means",
+        "Do samples point along their own task's mean?",
         "Solid: how far a task's samples point along their own task's mean (made without them). Dotted: along other "
         "tasks' means.",
         "Lines of mean cosine by layer, of each task's samples to its own mean and to the means of other tasks.",
@@ -358,11 +358,24 @@ CLOUDS = {
 }
 
 
+AT_ONE_LAYER = ("parallelism", "cosines")
+"""Pictures with a slider over layers."""
+
+
+def _chosen_layer(frames: Frames, rows: pd.DataFrame) -> int | None:
+    """The layer at which most sources are added, where a frame has it: what a slider shows first."""
+    if "settings" not in frames or frames["settings"].empty:
+        return None
+    layer = int(frames["settings"]["layer"].mode().iloc[0])
+    return layer if bool((rows["layer"] == layer).any()) else None
+
+
 def geometry_figures(frames: Frames) -> Iterator[ReportFigure]:
     """How the difference vectors of the tasks relate."""
     for name, (title, caption, alt, plot) in PICTURES.items():
         if name in frames and len(frames[name]):
-            yield ReportFigure(name, title, caption, alt, plot(frames[name]), frames[name])
+            first = {"layer": _chosen_layer(frames, frames[name])} if name in AT_ONE_LAYER else {}
+            yield ReportFigure(name, title, caption, alt, plot(frames[name], **first), frames[name])
     if "projection" not in frames:
         return
     frame = frames["projection"]
@@ -370,5 +383,5 @@ def geometry_figures(frames: Frames) -> Iterator[ReportFigure]:
         title, caption = CLOUDS[method]
         rows = frame[projection_methods(frame) == method]
         alt = f"Arrows from zero-shot to few-shot activations of {rows['task'].nunique()} tasks in two dimensions."
-        figure = plots.plot_projection(rows, method=method)
+        figure = plots.plot_projection(rows, method=method, layer=_chosen_layer(frames, rows))
         yield ReportFigure(f"projection_{method}", title, caption, alt, figure, rows)
