@@ -42,6 +42,7 @@ ROOMS = {
     "explore": "The explorer",
     "experiments": "Experiments",
     "gguf": "GGUF files",
+    "share": "Sharing vectors",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 

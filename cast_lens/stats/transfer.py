@@ -65,11 +65,11 @@ def gain_split(
             match that is not valid, no example whose outcomes are known, or examples that are not the same, once each.
     """
     if steered is None:
-        parts = [
+        each = [
             gain_split(plain, cell, on=on, cluster=cluster, confidence=confidence).assign(condition=name)
             for name, plain, cell in _conditions(baseline)
         ]
-        found = pd.concat(parts, ignore_index=True)
+        found = pd.concat(each, ignore_index=True)
         return found[["condition", *found.columns.drop("condition")]]
     if on is None:
         on = [name for name in EXAMPLE if name in baseline and name in steered] or ["sample_id"]
