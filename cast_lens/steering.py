@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,8 @@ from .models.identity import check_interventions, plain_model
 from .models.lens import HookedTransformer
 
 Model = TypeVar("Model", bound=nn.Module)
+Pick = Callable[[Float[Tensor, "row vocab"]], Int[Tensor, " row"]]
+"""From logits to the next token of each row."""
 
 
 @contextmanager
@@ -135,34 +137,50 @@ def generate(
     if on_text is not None and len(rows) != 1:
         raise ValueError(f"on_text follows one prompt, got {len(rows)}; call generate once for each")
     ends = rule if on_text is None else _Told(rule, on_text)
-    tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
-    use_cache = use_cache and not isinstance(model, HookedDecoder)
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(rows)) if use_cache else None
-    alive = list(range(len(rows)))
-
-    def following(seen: int) -> Int[Tensor, " row"]:
-        logits = model(tokens[:, seen:], attention_mask=mask[:, seen:], past_kv_cache=cache)
-        return pick(logits[alive, -1])
-
-    def step(kept: list[int], chosen: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
-        nonlocal alive, tokens, mask
-        alive = [alive[place] for place in kept]
-        seen = tokens.shape[1] if use_cache else 0
-        # Rows that have ended run on, since the batch's prompts belong together; what they read does not matter.
-        column = torch.zeros_like(tokens[:, :1])
-        column[alive, 0] = chosen
-        tokens, mask = torch.cat((tokens, column), dim=1), torch.cat((mask, torch.ones_like(column)), dim=1)
-        return following(seen)
-
+    decoding = _Decoding.of(model, rows, pick, use_cache=use_cache)
     with steer(model, interventions, prompt_length=[len(row) for row in rows]):
-        written = write_greedily(following(0), step, max_new_tokens=max_new_tokens, stop=ends)
+        written = write_greedily(decoding.following(0), decoding.step, max_new_tokens=max_new_tokens, stop=ends)
     texts = [text or "" for text in texts_of(rule, [written])[0]]
     if isinstance(ends, _Told):
         ends.tell(texts[0])
     return texts
 
 
-Pick = Callable[[Float[Tensor, "row vocab"]], Int[Tensor, " row"]]
+@dataclass(slots=True, eq=False)
+class _Decoding:
+    """A batch of texts that grows by one token per row and step."""
+
+    model: HookedTransformer
+    pick: Pick
+    tokens: Int[Tensor, "batch position"]
+    mask: Int[Tensor, "batch position"]
+    cache: Any
+    alive: list[int]
+
+    @classmethod
+    def of(cls, model: HookedTransformer, rows: Sequence[Sequence[int]], pick: Pick, *, use_cache: bool) -> _Decoding:
+        """The prompts, with an empty cache where the model keeps one."""
+        tokens, mask = _pad_left(rows, device=torch.device(model.cfg.device or "cpu"))
+        keeps = use_cache and not isinstance(model, HookedDecoder)
+        init = TransformerLensKeyValueCache.init_cache
+        cache = init(model.cfg, model.cfg.device, len(rows)) if keeps else None
+        return cls(model, pick, tokens, mask, cache, list(range(len(rows))))
+
+    def following(self, seen: int) -> Int[Tensor, " row"]:
+        """The next tokens of the rows that go on, from a pass over the tokens that the cache has not seen."""
+        logits = self.model(self.tokens[:, seen:], attention_mask=self.mask[:, seen:], past_kv_cache=self.cache)
+        return self.pick(logits[self.alive, -1])
+
+    def step(self, kept: list[int], chosen: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Write the chosen tokens; see ``engine.greedy.Step``."""
+        self.alive = [self.alive[place] for place in kept]
+        seen = self.tokens.shape[1] if self.cache is not None else 0
+        # Rows that have ended run on, since the batch's prompts belong together; what they read does not matter.
+        column = torch.zeros_like(self.tokens[:, :1])
+        column[self.alive, 0] = chosen
+        self.tokens = torch.cat((self.tokens, column), dim=1)
+        self.mask = torch.cat((self.mask, torch.ones_like(column)), dim=1)
+        return self.following(seen)
 
 
 def _picker(temperature: float, seed: int) -> Pick:

@@ -2,6 +2,8 @@
 // render({ model, el }) is the front end of an anywidget; a saved page hands it a model of its own.
 const NARROW = 560;
 const TWO_COLUMNS = 820;
+// A finger that moves over a figure scrolls the page; a mouse circles samples, however narrow the panel.
+const circles = () => !window.matchMedia("(pointer: coarse)").matches;
 const NAMED_PAIRS = 8;
 const LISTED = 12;
 const COLOURS = { task: "task", family: "family", condition: "prompt", answer: "answer" };
@@ -216,7 +218,7 @@ function panels(data, now, width) {
       title: now.planar ? `Activations, ${away}` : `Activations by UMAP, ${away}`,
       caption: now.planar ? "From the zero-shot (dot) to the few-shot prompt (arrowhead). Bold: means of the tasks. The plane is fitted on all tasks, shown or not." : "Hollow: zero-shot; filled: few-shot. UMAP keeps neighbours together; directions and distances in it mean nothing.",
       traces: cloud(data, now), height: 500,
-      layout: { xaxis: { title: { text: share(0) }, zeroline: false }, yaxis: { title: { text: share(1) }, zeroline: false, ...(now.planar ? { scaleanchor: "x" } : {}) }, legend, dragmode: width < NARROW ? false : "lasso" },
+      layout: { xaxis: { title: { text: share(0) }, zeroline: false }, yaxis: { title: { text: share(1) }, zeroline: false, ...(now.planar ? { scaleanchor: "x" } : {}) }, legend, dragmode: circles() ? "lasso" : false },
     },
     square: {
       title: `Cosine of mean differences, layer ${layer}`, caption: "1: parallel; 0: at right angles.", height: 500, traces: square(data, now, width),
@@ -233,7 +235,7 @@ function panels(data, now, width) {
     agreement: {
       title: `Single samples, layer ${layer}`, caption: "How far each sample's difference points along the mean of its task's other samples, and how long it is. Select samples here or above: both panels show the same ones.",
       height: 400, traces: agreement(data, now),
-      layout: { ...still, xaxis: { title: { text: "cosine to the task's other samples" } }, yaxis: { title: { text: "length of the difference" }, rangemode: "tozero" }, dragmode: width < NARROW ? false : "lasso" },
+      layout: { ...still, xaxis: { title: { text: "cosine to the task's other samples" } }, yaxis: { title: { text: "length of the difference" }, rangemode: "tozero" }, dragmode: circles() ? "lasso" : false },
     },
   };
 }
@@ -259,6 +261,8 @@ function controls(data, model) {
   };
   const layer = element("input", { type: "range", min: 0, max: data.layers.length - 1, step: 1, name: "layer" });
   layer.addEventListener("input", () => change("layer", data.layers[layer.value]));
+  // A notebook around a widget moves between cells by these keys.
+  layer.addEventListener("keydown", (event) => event.stopPropagation());
   const shownLayer = element("output");
   const projection = pick("projection", Object.fromEntries(Object.keys(data.projections).map((name) => [name, name.toUpperCase()])));
   const colour = pick("colour", Object.fromEntries(Object.entries(COLOURS).filter(([name]) => name !== "answer" || data.tasks.some((task) => task.samples.some((one) => one.gold)))));
@@ -321,7 +325,7 @@ async function render({ model, el }) {
       [heading.textContent, caption.textContent] = [one.title, one.caption];
       plot.setAttribute("aria-label", `${one.title}. ${one.caption}`);
       const layout = { ...one.layout, template: data.templates[theme], width, height: one.height + legendHeight(one.traces, width), margin: { l: 56, r: 12, t: 8, b: 48 }, font: { size: width < NARROW ? 12 : 13 }, hovermode: "closest", uirevision: `${name}-${now.drawn}` };
-      const config = { displaylogo: false, displayModeBar: ["cloud", "agreement"].includes(name) && width >= NARROW, modeBarButtons: [["lasso2d", "select2d", "zoom2d", "pan2d", "resetScale2d"]] };
+      const config = { displaylogo: false, displayModeBar: ["cloud", "agreement"].includes(name) && circles(), modeBarButtons: [["lasso2d", "select2d", "zoom2d", "pan2d", "resetScale2d"]] };
       await Plotly.react(plot, one.traces, layout, config);
     }
     listing(now, table);

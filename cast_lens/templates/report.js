@@ -7,6 +7,12 @@
   const PAPER = 680;
   let printing = false;
 
+  // A table that is wider than the page says so: on a phone its last columns would not be missed.
+  const tables = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.classList.toggle("wider", target.scrollWidth > target.clientWidth + 1);
+  });
+  for (const one of document.querySelectorAll(".scroll")) tables.observe(one);
+
   const theme = () => store.templates[dark.matches && !printing ? "dark" : "light"];
   const steps = (path) => path.replace(/\[(\d+)\]/g, ".$1").split(".");
   const at = (whole, path) => steps(path).reduce((part, key) => part?.[key], whole);

@@ -48,6 +48,12 @@ async def visit(page: Page, path: Path) -> dict[str, Any]:
     await page.screen(390, 800, dark=True)
     await page.wait(NARROW)
     found["overflow at 390"] = await page.value(WIDE)
+    await page.screen(450, 900, dark=True)
+    await page.wait(f"{CLOUD}.layout.width > 390")
+    narrow: dict[str, Any] = {}
+    await circle(page, narrow)
+    found["selection at 450"] = narrow["selection"]
+    await press(page, found)
     found["problems"], found["requests"] = page.problems, page.requests
     return found
 
@@ -75,6 +81,21 @@ async def slide(page: Page, found: dict[str, Any]) -> None:
     await page.value(choose("input[name=layer]", "3", "input"))
     await page.wait(f"{VIEW}.dataset.drawn === '20'")
     found["after"] = await page.value(seen)
+
+
+async def press(page: Page, found: dict[str, Any]) -> None:
+    """An arrow key on the slider, as a keyboard sends it; a notebook around the view must not see it."""
+    await page.value(
+        "(document.addEventListener('keydown', () => { window.leaked = true; }),"
+        " document.querySelector('input[name=layer]').focus())"
+    )
+    before = await page.value(f"{VIEW}.dataset.drawn")
+    for kind in ("rawKeyDown", "keyUp"):
+        code = {"key": "ArrowLeft", "code": "ArrowLeft", "windowsVirtualKeyCode": 37}
+        await page.command("Input.dispatchKeyEvent", type=kind, **code)
+    await page.wait(f"{VIEW}.dataset.drawn !== {before!r}")
+    found["layers by key"] = (int(before), int(await page.value(f"{VIEW}.dataset.drawn")))
+    found["leaked"] = await page.value("window.leaked === true")
 
 
 async def pick(page: Page, found: dict[str, Any]) -> None:
@@ -132,6 +153,13 @@ def test_nothing_is_logged_and_nothing_fetched(found: dict[str, Any]) -> None:
 def test_every_panel_is_drawn_and_fits(found: dict[str, Any]) -> None:
     assert found["panels"] == [True] * 4
     assert found["overflow at 1280"] == found["overflow at 390"] == 0
+
+
+def test_a_narrow_panel_can_be_circled_and_the_slider_moves_by_key(found: dict[str, Any]) -> None:
+    assert found["selection at 450"] == found["selection"]
+    before, after = found["layers by key"]
+    assert after < before
+    assert not found["leaked"]
 
 
 def test_the_view_follows_the_theme(found: dict[str, Any]) -> None:
