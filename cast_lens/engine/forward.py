@@ -8,7 +8,8 @@ one layer only unless they are asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,8 @@ from ..interventions import Position, Steering, SublayerEdit, edited_tokens
 from .attention import TailGroup, TrunkGroup, attend_tails, attend_trunk, tail_groups, trunk_groups
 from .layout import Batch
 from .model import Attend, AttentionSpec, RowModel
+
+Group = TypeVar("Group", TrunkGroup, TailGroup)
 
 
 @dataclass(slots=True)
@@ -219,11 +222,12 @@ def _attention(
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         width = q.shape[1] * v.shape[-1]
         z = q.new_zeros(len(q), width) if only_tails else q.new_empty(len(q), width)
+        trunk, tails = _on(groups, q.device)
         if not only_tails:
-            for group in groups[0]:
+            for group in trunk:
                 attend_trunk(spec, group, q, k, v, z)
         own_q, own_k, own_v, own_z = (x[n_trunk:].unflatten(0, by_variant) for x in (q, k, v, z))
-        for tail_group in groups[1]:
+        for tail_group in tails:
             attend_tails(spec, tail_group, own_q, (own_k, own_v), (k[:n_trunk], v[:n_trunk]), own_z)
         written(own_z)
         if cache is not None:
@@ -232,3 +236,17 @@ def _attention(
         return z
 
     return attend
+
+
+def _on(
+    groups: tuple[list[TrunkGroup], list[TailGroup]], device: torch.device
+) -> tuple[list[TrunkGroup], list[TailGroup]]:
+    """The groups where a block attends: the layers of one model may be on several devices."""
+    if all(group.own_positions.device == device for group in (*groups[0], *groups[1])):
+        return groups
+    return [_moved(group, device) for group in groups[0]], [_moved(group, device) for group in groups[1]]
+
+
+def _moved(group: Group, device: torch.device) -> Group:
+    values = {field.name: getattr(group, field.name) for field in fields(group)}
+    return replace(group, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})

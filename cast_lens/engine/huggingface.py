@@ -24,7 +24,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from ..models.decoder import HookedDecoder, attention_as
-from .model import Attend, AttentionSpec
+from ..models.identity import plain_weight
+from .model import MLP_ROWS, Attend, AttentionSpec
 
 ATTENTION = "cast_lens_rows"
 
@@ -83,13 +84,26 @@ def attending(attend: Callable[[AttentionCall], Tensor]) -> Iterator[None]:
 
 @contextmanager
 def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another function in place of a module's forward."""
-    assert "forward" not in vars(module)
+    """Another function in place of a module's forward (or of what accelerate has put there to move its weights)."""
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def weight_of(head: nn.Linear) -> Tensor:
+    """The weight of an unembedding, from wherever it is kept and in whatever it is packed."""
+    if not head.weight.is_meta:
+        return plain_weight(head.weight)
+    from accelerate.utils import align_module_device
+
+    with align_module_device(head):
+        return head.weight.detach()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,11 +142,25 @@ class HuggingFaceParts:
     layers: nn.ModuleList
     head: nn.Linear
     outputs: tuple[int, ...]
+    row_wise: tuple[tuple[nn.Module, ...], ...]
 
     @classmethod
-    def of(cls, model: HookedDecoder, head: nn.Linear, outputs: tuple[int, ...]) -> HuggingFaceParts:
-        """Of a decoder; ``outputs`` as ``outline`` needs it: how many values each layer returns, 0 for a tensor."""
-        return cls(model.hf_model, model.layers, head, outputs)
+    def of(
+        cls, model: HookedDecoder, head: nn.Linear, outputs: tuple[int, ...], attention: Sequence[nn.Module]
+    ) -> HuggingFaceParts:
+        """Of a decoder.
+
+        Args:
+            model: the decoder.
+            head: its unembedding.
+            outputs: how many values each layer returns, 0 for a tensor.
+            attention: the module of each layer that attends; what a layer has beside it treats rows independently.
+        """
+        beside = (
+            tuple(part for part in layer.children() if all(found is not module for module in part.modules()))
+            for layer, found in zip(model.layers, attention, strict=True)
+        )
+        return cls(model.hf_model, model.layers, head, outputs, tuple(beside))
 
     def outline(
         self,
@@ -180,10 +208,32 @@ class HuggingFaceParts:
     ) -> Float[Tensor, "row d_model"]:
         """A layer on the first rows of a call."""
         args, kwargs = call.with_rows(rows, axes)
-        with attention_as(self.hf_model, ATTENTION), attending(attend):
+        with ExitStack() as stack:
+            stack.enter_context(attention_as(self.hf_model, ATTENTION))
+            stack.enter_context(attending(attend))
+            if len(rows) > MLP_ROWS and not rows.requires_grad:
+                for module in self.row_wise[layer]:
+                    stack.enter_context(standing_in(module, _in_parts(module.forward)))
             output = self.layers[layer](*args, **kwargs)
         found: Tensor = output[0] if isinstance(output, tuple) else output
         return found[0]
+
+
+def _in_parts(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A module that treats rows independently, on so many rows at a time that what it makes stays in the cache."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or args[0].ndim != 3:
+            return forward(*args, **kwargs)
+        parts = []
+        for part in args[0].split(MLP_ROWS, dim=1):
+            out = forward(part)
+            if not isinstance(out, Tensor) or out.shape[:2] != part.shape[:2]:
+                return forward(args[0])
+            parts.append(out)
+        return torch.cat(parts, dim=1)
+
+    return run
 
 
 def _no_logits(x: Tensor) -> Tensor:
@@ -261,7 +311,8 @@ class HuggingFaceRows:
         """Logits of some tokens."""
         head = self.parts.head
         bias = None if head.bias is None else head.bias.detach()[tokens]
-        logits = F.linear(normed, head.weight.detach()[tokens], bias)
+        weight = weight_of(head)[tokens]
+        logits = F.linear(normed.to(weight.device), weight, bias)
         if self.logit_scale != 1.0:
             logits = logits * self.logit_scale
         return self.logit_cap * torch.tanh(logits / self.logit_cap) if self.logit_cap > 0 else logits

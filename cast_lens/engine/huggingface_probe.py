@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..interventions import Intervention
-from ..models.decoder import HookedDecoder, attention_as
+from ..models.decoder import HookedDecoder, attention_as, input_device
 from . import reference
 from .attention import attend_masked
 from .forward import run_pass
@@ -79,9 +79,10 @@ class _Probe:
 
     def __init__(self, model: HookedDecoder) -> None:
         self.model = model
-        self.device = model.hf_model.device
+        self.device = input_device(model.hf_model)
         self.head = _check_outside(model)
         self.specs: list[list[AttentionSpec]] = [[] for _ in model.layers]
+        self.attends: list[nn.Module] = []
         self.key_bytes = 0
         self.outputs: list[int] = []
         self.residuals: list[Tensor] = []
@@ -93,7 +94,7 @@ class _Probe:
                 raise UnfitError(f"{type(layer).__name__} makes no use of transformers' attention interface")
             if len(found) > 1:
                 raise UnfitError(f"{type(layer).__name__} attends {len(found)} times")
-        parts = HuggingFaceParts.of(self.model, self.head, tuple(self.outputs))
+        parts = HuggingFaceParts.of(self.model, self.head, tuple(self.outputs), self.attends)
         axes = _check_outline(parts, self.model.cfg.n_ctx, self._tokens(7))
         scale, cap = _logit_function(parts, self.device)
         rows = HuggingFaceRows(
@@ -130,6 +131,7 @@ class _Probe:
         def attend(call: AttentionCall) -> Tensor:
             spec = _spec(call)
             self.specs[current[0]].append(spec)
+            self.attends.append(call.module)
             self.key_bytes = max(self.key_bytes, (call.k[0].numel() + call.v[0].numel()) * call.k.element_size())
             return _causal(spec, call)
 
@@ -202,7 +204,7 @@ def _check_outside(model: HookedDecoder) -> nn.Linear:
     """
     hf_model = model.hf_model
     devices = {parameter.device for parameter in hf_model.parameters()}
-    if len(devices) > 1:
+    if len(devices) > 1 and getattr(hf_model, "hf_device_map", None) is None:
         raise UnfitError(f"the model is spread over {len(devices)} devices")
     if not model.takes_positions:
         raise UnfitError(f"{type(hf_model).__name__} takes no position_ids that count from 0")
@@ -334,7 +336,7 @@ def _compare(model: HookedDecoder, rows: HuggingFaceRows) -> None:
     text = tuple((7 * i + 1) % model.cfg.d_vocab for i in range(LENGTH))
     texts = [text, (*text[:9], 2, 3)]
     prompts = [TokenPrompt(text) for text in texts]
-    batch = build_batch(prompts, answers=False, device=model.hf_model.device)
+    batch = build_batch(prompts, answers=False, device=input_device(model.hf_model))
     direction = torch.linspace(-1.0, 1.0, rows.d_model)
     item = Intervention(direction, (len(rows.attention) - 1) // 2, 3.0)
     tails = run_pass(rows, batch, [item]).tails

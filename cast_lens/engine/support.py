@@ -61,6 +61,7 @@ def _tampered(model: HookedTransformer) -> str | None:
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             return f"hooks are attached ({name or 'the model'})"
-        if "forward" in vars(module):
+        # accelerate brings the weights of a module to where they are used; that changes no number.
+        if "forward" in vars(module) and not hasattr(module, "_hf_hook"):
             return f"{name or 'the model'} has a forward of its own"
     return None

@@ -14,8 +14,8 @@ from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import VECTOR_METHODS, Condition, Setting, SourceTask, zero_shot_condition
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
-from ..models import fingerprint, load_model
-from ..models.identity import check_layers
+from ..models import HookedDecoder, fingerprint, load_model
+from ..models.identity import check_layers, quantisation
 from ..models.lens import HookedTransformer
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
@@ -313,6 +313,7 @@ def model_facts(workspace: Workspace) -> dict[str, Any]:
         "n_layers": int(cfg.n_layers),
         "d_model": int(cfg.d_model),
         "dtype": workspace.config.dtype,
+        "quantisation": quantisation(workspace.model),
         "device": str(cfg.device),
         "plain_route": unsupported(workspace.model),
     }
@@ -321,5 +322,7 @@ def model_facts(workspace: Workspace) -> dict[str, Any]:
 def parameter_count(model: HookedTransformer) -> int:
     """Parameters of a model; an unembedding that repeats the embedding (tied weights) counts once."""
     total = sum(parameter.numel() for parameter in model.parameters())
+    if isinstance(model, HookedDecoder):
+        return total
     tied = model.W_E.shape == model.W_U.T.shape and bool((model.W_E == model.W_U.T).all())
     return total - (model.W_U.numel() if tied else 0)

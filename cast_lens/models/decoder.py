@@ -64,7 +64,7 @@ class HookedDecoder(HookedTransformer):
         """As ``nn.Module.to``; ``cfg`` says where the model is and in which dtype."""
         kwargs.pop("print_details", None)
         nn.Module.to(self, *args, **kwargs)
-        self.cfg.device, self.cfg.dtype = str(self.hf_model.device), self.hf_model.dtype
+        self.cfg.device, self.cfg.dtype = str(input_device(self.hf_model)), self.hf_model.dtype
         return self
 
     def forward(  # type: ignore[override]
@@ -98,9 +98,9 @@ class HookedDecoder(HookedTransformer):
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         if attention_mask is None and self.tokenizer is not None:
             attention_mask = self._real(tokens, padding_side)
-        inputs: dict[str, Any] = {"input_ids": tokens.to(self.hf_model.device)}
+        inputs: dict[str, Any] = {"input_ids": tokens.to(input_device(self.hf_model))}
         if attention_mask is not None and not bool(attention_mask.all()):
-            inputs.update(self._padding(attention_mask.to(self.hf_model.device).long()))
+            inputs.update(self._padding(attention_mask.to(input_device(self.hf_model)).long()))
         with attention_as(self.hf_model, "eager"), self._hooked():
             logits: Tensor = self.hf_model(**inputs, use_cache=False).logits
         return logits if return_type == "logits" else None
@@ -154,7 +154,7 @@ class HookedDecoder(HookedTransformer):
         blanks = [[pad] * (width - len(ids)) for ids in rows]
         padded = [[*blank, *ids] if left else [*ids, *blank] for blank, ids in zip(blanks, rows, strict=True)]
         tokens = torch.tensor(padded, dtype=torch.long)
-        return tokens.to(self.hf_model.device) if move_to_device else tokens
+        return tokens.to(input_device(self.hf_model)) if move_to_device else tokens
 
     def to_string(self, tokens: Int[Tensor, "*batch position"] | list[int]) -> str | list[str]:  # type: ignore[override]
         """Text of tokens, special tokens included."""
@@ -191,7 +191,7 @@ class HookedDecoder(HookedTransformer):
         """
         given = isinstance(input, Tensor)
         tokens = input if isinstance(input, Tensor) else self.to_tokens(input, prepend_bos, "left")
-        tokens = (tokens[None] if tokens.ndim == 1 else tokens).to(self.hf_model.device)
+        tokens = (tokens[None] if tokens.ndim == 1 else tokens).to(input_device(self.hf_model))
         mask = torch.ones_like(tokens) if given or self.tokenizer is None else self._real(tokens, "left").long()
         end = None if self.tokenizer is None else self.tokenizer.eos_token_id
         generator = torch.Generator(device=tokens.device).manual_seed(seed)
@@ -238,8 +238,8 @@ class HookedDecoder(HookedTransformer):
         """Whether the model can be told positions that count from 0: some take none, some begin at another number."""
         if "position_ids" not in inspect.signature(self.hf_model.forward).parameters:
             return False
-        tokens = torch.linspace(1, self.cfg.d_vocab - 1, 6, device=self.hf_model.device).long()[None]
-        positions = torch.arange(6, device=self.hf_model.device)[None]
+        tokens = torch.linspace(1, self.cfg.d_vocab - 1, 6, device=input_device(self.hf_model)).long()[None]
+        positions = torch.arange(6, device=input_device(self.hf_model))[None]
         with attention_as(self.hf_model, "eager"), torch.no_grad():
             told = self.hf_model(input_ids=tokens, position_ids=positions, use_cache=False).logits
             alone = self.hf_model(input_ids=tokens, use_cache=False).logits
@@ -254,7 +254,7 @@ class HookedDecoder(HookedTransformer):
         """Whether a text that is padded on the left gives the logits that it gives alone, found out by running one."""
         if self.takes_positions:
             return True
-        tokens = torch.linspace(1, self.cfg.d_vocab - 1, 9, device=self.hf_model.device).long()[None]
+        tokens = torch.linspace(1, self.cfg.d_vocab - 1, 9, device=input_device(self.hf_model)).long()[None]
         mask = torch.ones_like(tokens)
         mask[:, :3] = 0
         with attention_as(self.hf_model, "eager"), torch.no_grad():
@@ -393,6 +393,15 @@ def attention_as(hf_model: PreTrainedModel, implementation: str) -> Iterator[Non
             config._attn_implementation_internal = name
 
 
+def input_device(hf_model: PreTrainedModel) -> torch.device:
+    """Where a model takes its tokens: where its embedding is, or is brought from memory or disk to be used."""
+    embedding = hf_model.get_input_embeddings()
+    where = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    if where is None:
+        return embedding.weight.device
+    return torch.device(f"cuda:{where}" if isinstance(where, int) else where)
+
+
 def decoder_layers(hf_model: PreTrainedModel) -> nn.ModuleList:
     """The list of a model's decoder layers.
 
@@ -430,7 +439,7 @@ def _config(hf_model: PreTrainedModel, config: PreTrainedConfig, n_layers: int, 
     )
     # What the configs of TransformerLens 3.9 and 4 take under different rules.
     cfg.d_mlp = _largest(_field(config, "intermediate_size"), 4 * width)
-    cfg.device = str(hf_model.device)
+    cfg.device = str(input_device(hf_model))
     cfg.default_prepend_bos = cfg.tokenizer_prepends_bos = False
     head = hf_model.get_output_embeddings()
     cfg.d_vocab_out = _vocabulary(head) if isinstance(head, nn.Linear) else cfg.d_vocab

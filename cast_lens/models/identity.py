@@ -93,9 +93,8 @@ def _weights(block: nn.Module) -> Iterator[Tensor]:
 
 def plain_weight(weight: Tensor) -> Tensor:
     """A weight as numbers, dequantised where it is a quantised tensor; never a copy of a plain one."""
-    weight = weight.detach()
     found: Tensor = weight.dequantize() if _is_packed(weight) else weight
-    return found
+    return found.detach()
 
 
 def _is_packed(weight: Tensor) -> bool:
@@ -110,7 +109,7 @@ def is_quantised(model: Any) -> bool:
 def quantisation(model: Any) -> str | None:
     """How the weights of a model are quantised, in a few words for a report; None where they are plain."""
     hf_model = model.hf_model if isinstance(model, HookedDecoder) else model
-    packed = {type(p.detach()).__name__ for p in hf_model.parameters() if _is_packed(p.detach())}
+    packed = {type(p).__name__ for p in hf_model.parameters() if _is_packed(p)}
     config = getattr(getattr(hf_model, "config", None), "quantization_config", None)
     if config is None and not packed:
         return None
