@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 EXPERIMENTS: dict[str, str] = {
     "transfer": "Do the vectors of tasks point the same way, and does one task's vector help another task?",
     "cross-domain": "Which method helps which target, from which source, and is it format or choice?",
+    "rivals": "Is the mean difference the right vector, or does another method do better on the same questions?",
     "cross-lingual": "Does a vector taken in one language help in another?",
     "ablation": "Which parts of the method matter: subtraction, selection, layers, positions, norms?",
     "layer-strength": "Where and how strongly does a vector work, and where does it break the model?",
