@@ -104,7 +104,7 @@ def test_weights_are_those_of_a_loop_with_hooks_and_autograd() -> None:
 def test_planted_weights_lower_the_loss() -> None:
     """One head adds what lowers the loss, the others add nothing: only its weight moves, in the right direction."""
     model = model_of()
-    prompts = firsts(model, icl_prompts(word_task(), replace(HOW, shuffle_labels=True), 4))
+    prompts = firsts(model, icl_prompts(word_task(), replace(HOW, shuffle_labels=True), 1))
     direction = torch.zeros(1, 4, 64, requires_grad=True)
     with frozen(model):
         answer_losses(model, prompts, PromptVectors(direction, (0, 1, 2, 3), position="prompt_last")).mean().backward()
