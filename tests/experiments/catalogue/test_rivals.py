@@ -17,7 +17,7 @@ from cast_lens.methods.field import placebo_of
 from tests.experiments.small import SMALL, joined, outcomes, planned, right, rows_of, small_config, words, workspace_of
 
 FEW = ("cast", "function vector", "state vector", "in-context vector", "library")
-TWO = replace(SMALL, sources=("review-sentiment", "news-topic"), targets=("yes-no-facts",))
+TWO = replace(SMALL, sources=("review-sentiment", "headline-topic"), targets=("yes-no-facts",))
 
 
 def made_up(cast: int, rival: int) -> dict[str, pd.DataFrame]:
@@ -115,9 +115,9 @@ def test_every_method_meets_the_same_queries_beside_its_placebo(
     again = run.compute(workspace, Cell("answers", "yes-no-facts"))
     pd.testing.assert_frame_equal(again, answers.reset_index(drop=True))
     method = FIELD_METHODS["state vector"]
-    place = chosen(workspace, "news-topic", method)
+    place = chosen(workspace, "headline-topic", method)
     assert int(place["layer"].iloc[0]) in config.layers
-    fitted = load_fitted(workspace, "news-topic", method)
+    fitted = load_fitted(workspace, "headline-topic", method)
     assert type(placebo_of(fitted, seed=1)) is type(fitted)
     frames = run.tables(rows, config, workspace.tasks)
     assert set(frames["costs"]["method"]) == {"zero-shot", *FEW[:-1]}
