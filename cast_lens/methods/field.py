@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..engine import capture
 from ..interventions import Operator, Position, Steering
@@ -18,13 +19,21 @@ from ..vectors import SteeringVector
 from .fitted import FittedMethod
 from .frequency import fast_vector, task_similarity
 from .function_vectors import HEADS, fit_function_vector, head_effects, random_heads_vector
-from .in_context_vectors import fit_implicit_context, fit_in_context_vector
-from .learned import fit_learned_vector, static_vector
+from .in_context_vectors import ImplicitContext, InContextVector, fit_implicit_context, fit_in_context_vector
+from .learned import LearnedVector, StaticVector, fit_learned_vector, static_vector
 from .state_vectors import StateVector, fit_state_vector
 from .training import Training
 from .vectors import SourceTask, contrastive_mean, task_vector
 
 Fitted = SteeringVector | FittedMethod
+_KINDS: dict[str, Callable[[Path], Fitted]] = {
+    "SteeringVector": SteeringVector.load,
+    "LearnedVector": LearnedVector.load,
+    "StaticVector": StaticVector.load,
+    "InContextVector": InContextVector.load,
+    "ImplicitContext": ImplicitContext.load,
+    "StateVector": StateVector.load,
+}
 Adapt = Callable[[SourceTask, SteeringVector, Sequence[Prompt]], SteeringVector]
 
 
@@ -55,6 +64,15 @@ class FieldMethod:
     def placebo_name(self) -> str:
         """How frames call its placebo."""
         return f"placebo: {self.name}"
+
+
+def read_fitted(path: Path, kind: str) -> Fitted:
+    """What a method fitted and saved, by the name of its class.
+
+    Raises:
+        ValueError: when the file holds something else, or is damaged.
+    """
+    return _KINDS[kind](path)
 
 
 def placebo_of(fitted: Fitted, *, seed: int = 0) -> Fitted:

@@ -21,7 +21,7 @@ from ...effects import NEUTRAL_TEXTS, text_effects
 from ...evaluation import evaluate
 from ...interventions import Steering
 from ...methods import Condition, cross_task_condition, evaluate_conditions, few_shot_condition
-from ...methods.field import FIELD_METHODS, FieldMethod, Fitted, at_setting, edits, placebo_of
+from ...methods.field import FIELD_METHODS, FieldMethod, Fitted, at_setting, edits, placebo_of, read_fitted
 from ...methods.fitted import FittedMethod
 from ...methods.library import VectorLibrary
 from ...placebos import placebo_seed
@@ -231,15 +231,8 @@ def _path(workspace: Workspace, source: str, method: FieldMethod) -> Path:
 
 def load_fitted(workspace: Workspace, source: str, method: FieldMethod) -> Fitted:
     """What a method fitted to a source, from disk; ``chosen`` puts it there."""
-    path = _path(workspace, source, method)
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in (SteeringVector, *_subclasses(FittedMethod))}
     kind = str(chosen(workspace, source, method)["kind"].iloc[0])
-    found: Fitted = kinds[kind].load(path)
-    return found
-
-
-def _subclasses(kind: type[FittedMethod]) -> list[type[FittedMethod]]:
-    return [one for child in kind.__subclasses__() for one in (child, *_subclasses(child))]
+    return read_fitted(_path(workspace, source, method), kind)
 
 
 def chosen(workspace: Workspace, source: str, method: FieldMethod) -> pd.DataFrame:
