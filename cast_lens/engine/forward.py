@@ -97,15 +97,8 @@ def run_pass(
     for layer, spec in enumerate(model.attention[: final + 1]):
         # At the last layer the trunk only lends keys and values.
         start, stop = n_trunk if layer == final else 0, n_trunk + n_tail * active
-        attend = _attention(
-            spec,
-            batch,
-            groups,
-            active,
-            cache,
-            only_tails=start > 0,
-            written=variants.written(layer, spec, observe_heads),
-        )
+        written = variants.written(layer, spec, observe_heads)
+        attend = _attention(spec, batch, groups, active, cache, written, only_tails=start > 0)
         done = model.run_block(layer, rows[:stop], place, attend, start=start)
         if done.data_ptr() != rows[start:].data_ptr():
             rows[start:stop] = done
@@ -209,9 +202,9 @@ def _attention(
     groups: tuple[list[TrunkGroup], list[TailGroup]],
     active: int,
     cache: KeysValues | None,
+    written: Callable[[Tensor], None],
     *,
     only_tails: bool,
-    written: Callable[[Tensor], None],
 ) -> Attend:
     """Attention of one block for all rows that exist; keeps their keys and values where there is a cache.
 
