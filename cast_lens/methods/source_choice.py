@@ -31,7 +31,6 @@ from torch import Tensor
 from ..engine import TokenPrompt, answer_losses, frozen, score, tokenise
 from ..interventions import PromptVectors, Steering
 from ..models.lens import HookedTransformer
-from ..stats import spearman
 from ..tasks import Prompt
 from ..vectors import SteeringVector
 
@@ -213,11 +212,16 @@ def within_targets(
     groups = [rows for rows in groups if all(len(np.unique(column)) > 1 for column in rows.T)]
     if not groups:
         return Within(float("nan"), float("nan"), 0)
-    value = float(np.mean([spearman(x, y) for x, y in (rows.T for rows in groups)]))
+    ranked = [np.stack([_standard_ranks(column) for column in rows.T]) for rows in groups]
+    value = float(np.mean([np.mean(x * y) for x, y in ranked]))
     draw = np.random.default_rng(seed)
-    null = [
-        float(np.mean([spearman(draw.permutation(rows[:, 0]), rows[:, 1]) for rows in groups]))
-        for _ in range(n_permutations)
-    ]
-    reached = sum(abs(one) >= abs(value) - 1e-12 for one in null)
+    exchanged = [draw.permuted(np.tile(x, (n_permutations, 1)), axis=1) @ y / len(y) for x, y in ranked]
+    null = np.mean(exchanged, axis=0)
+    reached = int((np.abs(null) >= abs(value) - 1e-12).sum())
     return Within(value, (1 + reached) / (1 + n_permutations), len(groups))
+
+
+def _standard_ranks(values: Float[np.ndarray, " source"]) -> Float[np.ndarray, " source"]:
+    """Ranks, ties averaged, with mean 0 and deviation 1: means of their products are Spearman's coefficients."""
+    ranks = pd.Series(values).rank().to_numpy(float)
+    return (ranks - ranks.mean()) / ranks.std()
