@@ -20,6 +20,7 @@ from cast_lens import (
     SteeringVector,
     Task,
     changed_answers,
+    difference_vectors,
     evaluate,
     load_model,
     load_task,
@@ -29,6 +30,7 @@ from cast_lens import (
     select,
     space_from_residuals,
     sweep,
+    sweep_source,
     zero_shot_prompts,
 )
 from cast_lens.effects import effect_table, text_effects, token_effects
@@ -100,6 +102,7 @@ def studies(
         layer, strength, n,
     )  # fmt: skip
     makers: dict[str, Callable[[Study], Made]] = {
+        "front": front,
         "scaling": scaling,
         "selection": selection,
         "steerability": response,
@@ -120,6 +123,20 @@ def titled(figure: go.Figure, *more: str) -> go.Figure:
     return figure.update_layout(
         title_subtitle={"text": "; ".join(more), "font": {"size": 13}}, margin={"t": room}
     )
+
+
+def front(study: Study) -> Made:
+    """The first figure of the README, from the lines of its example: one vector and one random direction."""
+    vector = difference_vectors(study.model, study.source).mean()
+    both = {"vector": vector, RANDOM: random_direction(vector)}
+    frame = sweep_source(study.model, zero_shot_prompts(study.source, study.source.validation), both)
+    return front_figure(frame, study.source.name)
+
+
+def front_figure(cells: pd.DataFrame, source: str) -> Made:
+    """The cells of ``sweep_source`` by share of right first tokens."""
+    frame = cells.assign(source=source)
+    return plots.plot_sweep(frame, source=source, metric="first_match"), frame
 
 
 def scaling(study: Study) -> Made:

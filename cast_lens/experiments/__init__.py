@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .choose_setting import chosen_setting, sweep_source
     from .config import RunConfig, make_config, read_toml
-    from .outcomes import contrast_table
+    from .outcomes import contrast_table, pooled_table, side_by_side
     from .runner import run, run_experiment
 
 __all__ = [
@@ -29,9 +29,11 @@ __all__ = [
     "chosen_setting",
     "contrast_table",
     "make_config",
+    "pooled_table",
     "read_toml",
     "run",
     "run_experiment",
+    "side_by_side",
     "sweep_source",
 ]
 _HOME = {
@@ -39,9 +41,11 @@ _HOME = {
     "chosen_setting": "choose_setting",
     "contrast_table": "outcomes",
     "make_config": "config",
+    "pooled_table": "outcomes",
     "read_toml": "config",
     "run": "runner",
     "run_experiment": "runner",
+    "side_by_side": "outcomes",
     "sweep_source": "choose_setting",
 }
 
