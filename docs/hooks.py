@@ -55,10 +55,28 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "API": ["api/index.md", *({title: f"api/{room}.md"} for room, title in _rooms())],
     }
     if (ROOT / "docs" / "findings").is_dir():
-        parts["Findings"] = _stored("findings", index=True)
+        whole = ["findings.md"] if (ROOT / "docs" / "findings.md").exists() else []
+        parts["Findings"] = [*whole, *_stored("findings", index=True)]
     nav: list[Any] = config.nav or []
     config.nav = [{key: parts.get(key, value)} for entry in nav for key, value in entry.items()]
+    _place_the_rest(config.nav)
     return config
+
+
+PLACES = {"serving.md": "How to", "scale.md": "How to", "coming-from.md": "How to", "architectures.md": "Concepts"}
+"""Where pages go that the navigation does not name; all others go under More."""
+
+
+def _place_the_rest(nav: list[Any]) -> None:
+    """Pages of ``docs/`` and ``docs/howto`` that the navigation does not name."""
+    named = set(re.findall(r"[\w./-]+\.md", repr(nav)))
+    docs = ROOT / "docs"
+    for path in sorted([*docs.glob("*.md"), *docs.glob("howto/*.md")]):
+        name = path.relative_to(docs).as_posix()
+        if name not in named:
+            wanted = "How to" if name.startswith("howto/") else PLACES.get(name, "More")
+            (part,) = (entry[wanted] for entry in nav if wanted in entry)
+            part.append(name)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -106,6 +124,8 @@ def _in_site(target: str) -> str:
     """Where the site has a file of the checkout."""
     if target == "README.md":
         return "index.md"
+    if target == "docs/findings.md" and not (ROOT / target).exists():
+        return "findings/index.md"
     if target == "notebooks/README.md":
         return "notebooks/index.md"
     if target.startswith("notebooks/") and target.endswith(".ipynb"):
