@@ -20,7 +20,7 @@ from ..interventions import PromptVectors, Steering
 from ..methods import Condition, evaluate_conditions
 from ..methods.adapters import AdapterDesign, train_adapter
 from ..methods.atv import ATV, Design, Expansion, Training, another_query, generator_texts, random_directions, train
-from ..methods.training_data import draw_examples
+from ..methods.training import draw_examples
 from ..steering import generate
 from ..tasks import Prompt, Task
 from .cells import Cell

@@ -16,7 +16,6 @@ from .fitted import FittedMethod
 from .frequency import fast_vector
 from .function_vectors import HeadEffects, function_vector, head_effects, universal_heads, vector_of_heads
 from .in_context_vectors import implicit_context, in_context_vector
-from .language import language_vector
 from .learned import learned_vector, static_vector
 from .library import VectorLibrary
 from .prompting import (
@@ -34,7 +33,7 @@ from .prompting import (
 )
 from .source_choice import fisher_embedding, h_score, next_token_distance, within_targets
 from .state_vectors import state_vector
-from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod
+from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod, language_vector
 
 __all__ = [
     "DIFFERENCE_KINDS",

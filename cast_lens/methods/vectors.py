@@ -9,7 +9,7 @@ a name of its own, ``cast (own vector)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from .. import placebos
 from ..engine import capture
-from ..extraction import Extraction, draw_samples, provenance
+from ..extraction import Extraction, difference_vectors, draw_samples, provenance
 from ..interventions import Operator, Position
 from ..models.lens import HookedTransformer
-from ..tasks import Prompt, Task, few_shot_prompts
+from ..tasks import Prompt, Split, Task, few_shot_prompts
 from ..vectors import DifferenceVectors, SteeringVector, chosen_rows
 from .conditions import Condition, Setting, steered
 
@@ -310,3 +310,45 @@ _METHODS = (
     ),
 )
 VECTOR_METHODS: dict[str, VectorMethod] = {method.name: method for method in _METHODS}
+
+
+def language_vector(
+    model: HookedTransformer,
+    source: Task,
+    target: Task,
+    *,
+    split: Split = "train",
+    layers: Sequence[int] | None = None,
+) -> SteeringVector:
+    """From the language of one task to that of another, by their parallel items (arXiv 2602.02326).
+
+    ``v[l]`` is the mean over parallel items of ``h[l](text in the target's language) - h[l](text in the source's)``, at
+    the last token of the bare texts, without instruction, cue or answer. It says which language a text is in and
+    nothing about the task: a task's vector that crosses languages has to beat it. Translations differ in length and
+    last word, and a difference of last tokens holds that too; the paper takes 19 languages and thousands of sentences,
+    a task of the suite has some dozens.
+
+    Args:
+        model: any ``HookedTransformer``.
+        source, target: one task in two languages: parallel items have the same id.
+        split: whose items are compared.
+        layers: block indices (all when None).
+
+    Raises:
+        ValueError: tasks without a parallel item.
+
+    >>> import cast_lens as cl
+    >>> english, german = (cl.load_task(f"review-sentiment{end}") for end in ("", ".de"))
+    >>> cl.methods.language_vector(model, english, german).norm()  # doctest: +SKIP
+    """
+    theirs = {example.id: example.input for example in target.split(split)}
+    pairs = [(theirs[one.id], one.input) for one in source.split(split) if one.id in theirs]
+    if not pairs:
+        raise ValueError(
+            f"{source.name!r} and {target.name!r} have no parallel item in their {split} splits; give one task in two "
+            "languages, whose items keep their ids"
+        )
+    made = difference_vectors(model, pairs=pairs, layers=layers).mean()
+    note = f"language vector: mean difference of {len(pairs)} parallel texts"
+    about = replace(made.provenance, task=f"{source.language} to {target.language}", note=note)
+    return SteeringVector(made.directions, made.layers, about)

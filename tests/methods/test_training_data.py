@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cast_lens.methods.atv import Design, Training, gather, train
-from cast_lens.methods.training_data import draw_examples
+from cast_lens.methods.training import draw_examples
 from cast_lens.tasks import Example, Task
 from tests.small_tasks import label_task, word_task
 from tests.tiny import tiny_model

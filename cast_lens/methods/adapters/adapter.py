@@ -6,11 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from ...engine import Progress, TokenPrompt, quiet, tokenise
-from ...engine.greedy import check_length, stop_rule, texts_of
+from ...engine import Progress, Scores, TokenPrompt, quiet, tokenise
+from ...engine.greedy import Stop, check_length, stop_rule, texts_of, write_greedily
+from ...engine.layout import END
+from ...engine.scores import greedy_tokens
+from ...engine.scores import written as written_answers
 from ...evaluation import answer_limit, outcome_frame
 from ...files import load_tensors, save_tensors
 from ...models.lens import HookedTransformer
@@ -18,8 +25,146 @@ from ...models.load import load_huggingface
 from ...tasks import Prompt
 from ...vectors import Provenance, model_label
 from ..training import Training, check_model, provenance_of, training_of
-from .peft_model import AdapterDesign, Wrapped, wrap
-from .scoring import AdapterOutput, score_and_decode
+from .peft_model import AdapterDesign, Wrapped, padded, selected, wrap
+
+# Tokens that a pass reads: enough to keep a processor busy.
+TOKENS = 2048
+# Tokens whose keys and values the answers of a pass may copy: 46 kB each in the embedded model.
+COPIED = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterOutput:
+    """What an adapted model gives, prompt by prompt.
+
+    Attributes:
+        logprobs: of each admissible answer; empty when they were not asked for.
+        matched: whether each answer is written as far as it is told from the others; see ``Scores.written``.
+        first: greedy first tokens.
+        written: greedy continuations; each ends with the token that stopped it.
+    """
+
+    logprobs: tuple[Float[Tensor, " choice"], ...]
+    matched: tuple[Float[Tensor, " choice"], ...]
+    first: Int[Tensor, " sample"]
+    written: tuple[tuple[int, ...], ...]
+
+    def scores(self, prompts: Sequence[TokenPrompt]) -> Scores:
+        """As the engine gives them, with one variant."""
+        logprobs, matched = (tuple(row[None] for row in rows) for rows in (self.logprobs, self.matched))
+        return Scores(logprobs, self.first[None], None, (), tuple(prompts), matched)
+
+
+@torch.no_grad()
+def score_and_decode(
+    wrapped: Wrapped,
+    prompts: Sequence[TokenPrompt],
+    *,
+    max_new_tokens: int,
+    stop: Stop,
+    progress: Progress,
+    scored: bool = True,
+) -> AdapterOutput:
+    """Score and decode.
+
+    Args:
+        wrapped: model and adapter.
+        prompts: each with its admissible answers.
+        max_new_tokens, stop: of decoding.
+        progress: wraps the passes.
+        scored: whether answers are scored, too.
+    """
+    logprobs: list[Tensor] = [torch.empty(0, dtype=torch.float32)] * len(prompts)
+    matched = list(logprobs)
+    first = torch.full((len(prompts),), -1)
+    written: list[tuple[int, ...]] = [()] * len(prompts)
+    passes = same_lengths(prompts)
+    for members in progress(passes, "adapter", len(passes)):
+        own = [prompts[index] for index in members]
+        logits, cache = _prompts(wrapped, [prompt.tokens for prompt in own])
+        tokens = greedy_tokens(logits)
+        first[members] = tokens.cpu()
+        if scored:
+            found = _answers(wrapped, own, logits, cache)
+            for index, row in zip(members, found, strict=True):
+                logprobs[index], matched[index] = row
+        for index, text in zip(members, _write(wrapped, cache, tokens, max_new_tokens, stop), strict=True):
+            written[index] = text
+    return AdapterOutput(tuple(logprobs), tuple(matched), first, tuple(written))
+
+
+def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
+    """Indices of prompts that run together: of one length, those that begin alike next to each other."""
+    found: list[list[int]] = []
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].tokens), prompts[index].tokens))
+    for index in order:
+        length = len(prompts[index].tokens)
+        if not found or len(prompts[found[-1][0]].tokens) != length or (len(found[-1]) + 1) * length > TOKENS:
+            found.append([])
+        found[-1].append(index)
+    return found
+
+
+def _prompts(wrapped: Wrapped, rows: list[tuple[int, ...]]) -> tuple[Float[Tensor, "row vocab"], Any]:
+    """Logits behind prompts of one length, and their keys and values."""
+    backbone, device = wrapped.backbone, wrapped.backbone.model.device
+    shared, cache = wrapped.opened(rows)
+    residual, cache = backbone.go_on(torch.tensor([row[shared:] for row in rows], device=device), cache)
+    return backbone.logits(residual[:, -1]).float(), cache
+
+
+def _answers(
+    wrapped: Wrapped, prompts: list[TokenPrompt], behind: Float[Tensor, "row vocab"], cache: Any
+) -> list[tuple[Float[Tensor, " choice"], Float[Tensor, " choice"]]]:
+    """Summed log-probability of each prompt's answers, and whether they are written greedily.
+
+    First tokens are at hand; later ones, and the answers' ends where they count, run behind copied keys.
+    """
+    log_probs, greedy = torch.log_softmax(behind, dim=-1), greedy_tokens(behind).tolist()
+    sums = [log_probs[row, [a[0] for a in p.answers]].cpu() for row, p in enumerate(prompts)]
+    hits = [[[_hit(greedy[row], (a[0],))] for a in p.answers] for row, p in enumerate(prompts)]
+    longer = [
+        (row, number, answer)
+        for row, prompt in enumerate(prompts)
+        for number, answer in enumerate(prompt.scored)
+        if len(answer) > 1
+    ]
+    device = behind.device
+    size = max(1, COPIED // (len(prompts[0].tokens) + wrapped.virtual))
+    for start in range(0, len(longer), size):
+        part = longer[start : start + size]
+        ids = padded([answer[:-1] for *_, answer in part], device)
+        residual, _ = wrapped.backbone.go_on(ids, selected(cache, [row for row, *_ in part], device))
+        for (row, number, answer), states in zip(part, residual, strict=True):
+            logits = wrapped.backbone.logits(states[: len(answer) - 1]).float()
+            wanted = [prompts[row].end if token == END else (token,) for token in answer[1:]]
+            steps = torch.log_softmax(logits, dim=-1)
+            sums[row][number] += sum(
+                step[list(tokens)].logsumexp(dim=-1).cpu() for step, tokens in zip(steps, wanted, strict=True)
+            )
+            hits[row][number] += map(_hit, greedy_tokens(logits).tolist(), wanted)
+    return [(own, written_answers(p, hit)) for p, own, hit in zip(prompts, sums, hits, strict=True)]
+
+
+def _hit(token: int, wanted: tuple[int, ...]) -> bool | None:
+    return None if token < 0 else token in wanted
+
+
+def _write(
+    wrapped: Wrapped, cache: Any, tokens: Int[Tensor, " row"], max_new_tokens: int, stop: Stop
+) -> list[tuple[int, ...]]:
+    """Greedy continuations from first tokens on; the cache is used up."""
+    rows = len(tokens)
+
+    def step(kept: list[int], tokens: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        nonlocal cache, rows
+        if len(kept) < rows:
+            cache, rows = selected(cache, kept, tokens.device), len(kept)
+        residual, cache = wrapped.backbone.go_on(tokens[:, None], cache)
+        return greedy_tokens(wrapped.backbone.logits(residual[:, -1]))
+
+    return write_greedily(tokens, step, max_new_tokens=max_new_tokens, stop=stop)
+
 
 KIND = "Adapter"
 

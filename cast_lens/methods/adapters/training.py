@@ -17,8 +17,18 @@ from ...engine import TokenPrompt
 from ...models.lens import HookedTransformer
 from ...models.load import load_huggingface
 from ...tasks import Task
-from ..training import History, Training, Watch, batches, run_epochs, silent, trained_on
-from ..training_data import TrainingData, TrainingItem, gather
+from ..training import (
+    History,
+    Training,
+    TrainingData,
+    TrainingItem,
+    Watch,
+    batches,
+    gather,
+    run_epochs,
+    silent,
+    trained_on,
+)
 from .adapter import Adapter
 from .peft_model import AdapterDesign, Wrapped, padded, peft_library, wrap
 

@@ -14,10 +14,11 @@
 - ``Generator``: what a small model of your own has to offer.
 """
 
-from ..training import Step, Training, Watch, loss_bar, silent
-from ..training_data import TrainingData, TrainingItem, gather, generator_texts
+from ..training import Step, Training, TrainingData, TrainingItem, Watch, gather, generator_texts, loss_bar, silent
 from .analysis import (
     Generated,
+    another_query,
+    constant_vectors,
     evaluate_atv,
     gains,
     generate_vectors,
@@ -25,9 +26,10 @@ from .analysis import (
     generated_cloud,
     generated_cosines,
     generated_norms,
+    random_directions,
+    task_means,
 )
 from .config import PAPER, PAPER_TRAINING, Design
-from .controls import another_query, constant_vectors, random_directions, task_means
 from .generators import BlocksGenerator, ConstantGenerator, Expansion, Generator, build_generator
 from .model import ATV
 from .training import train

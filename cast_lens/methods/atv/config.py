@@ -7,8 +7,7 @@ from typing import Literal
 
 from ...interventions import POSITIONS, Position
 from ...models import EMBEDDED
-from ..training import Training
-from ..training_data import GeneratorReads
+from ..training import GeneratorReads, Training
 
 GeneratorKind = Literal["blocks", "residual", "huggingface", "constant"]
 GENERATORS: tuple[GeneratorKind, ...] = ("blocks", "residual", "huggingface", "constant")

@@ -9,7 +9,7 @@ import pytest
 from cast_lens.engine import TokenPrompt
 from cast_lens.methods.adapters import training as module
 from cast_lens.methods.adapters.training import microbatches, microbatches_by_task, tokens_read
-from cast_lens.methods.training_data import TrainingItem
+from cast_lens.methods.training import TrainingItem
 
 
 def item(tokens: int, *, task: str = "a", answer: int = 1) -> TrainingItem:
