@@ -134,11 +134,7 @@ def compared(zero: pd.Series, cell: pd.DataFrame, metric: str, *, n_bootstrap: i
         return {**named, **dict.fromkeys(nothing, float("nan"))}
     baseline, values = baseline[known], values[known]
     repeated = named["n"] < len(queries)
-    options: dict[str, Any] = {
-        "clusters": queries if repeated else None,
-        "n_bootstrap": n_bootstrap,
-        "seed": seed,
-    }
+    options: dict[str, Any] = {"clusters": queries if repeated else None, "n_bootstrap": n_bootstrap, "seed": seed}
     level, gain = mean_interval(values, **options), paired_difference(baseline, values, **options)
     if repeated:
         flips = {"clusters": queries, "seed": seed, "n_permutations": PERMUTATIONS, "mid_p": True}

@@ -205,10 +205,5 @@ def different_pairs(config: RunConfig, targets: Sequence[str] = ()) -> list[tupl
 def prepare(workspace: Workspace, cell: Cell) -> pd.DataFrame:
     """The frame of a preparing cell: the setting that the workspace then has on disk."""
     setting = workspace.setting(cell.source, cell.variant)
-    row = {
-        "source": cell.source,
-        "method": cell.variant,
-        "layer": setting.layer,
-        "strength": setting.strength,
-    }
+    row = {"source": cell.source, "method": cell.variant, "layer": setting.layer, "strength": setting.strength}
     return pd.DataFrame([row])

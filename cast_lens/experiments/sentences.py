@@ -9,11 +9,7 @@ import pandas as pd
 
 from .outcomes import BASELINE
 
-NAMES = {
-    "exact_match": "exact match",
-    "valid": "label validity",
-    "choice_correct": "label-restricted accuracy",
-}
+NAMES = {"exact_match": "exact match", "valid": "label validity", "choice_correct": "label-restricted accuracy"}
 FORMAT_OR_CHOICE = (
     "A gain in exact match alone may be a matter of format; only a gain in label-restricted accuracy that the placebos "
     "do not share speaks for better answers."

@@ -26,15 +26,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from ..extraction import versions
-from ..files import (
-    DamagedFile,
-    is_temporary,
-    read_frame,
-    read_json,
-    remove_leftovers,
-    write_frame,
-    write_json,
-)
+from ..files import DamagedFile, is_temporary, read_frame, read_json, remove_leftovers, write_frame, write_json
 from .config import RunConfig
 
 if TYPE_CHECKING:

@@ -48,10 +48,7 @@ def vectors_of_queries(workspace: Workspace, atv: ATV, name: str) -> PromptVecto
 def atv_placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int) -> list[Condition]:
     """Random directions of the vectors' own norms; vectors of other queries of the task."""
     tasks = [prompt.task for prompt in prompts]
-    noise, other = (
-        random_directions(edit, seed=seed),
-        another_query(edit, tasks, same_task=True, seed=seed),
-    )
+    noise, other = (random_directions(edit, seed=seed), another_query(edit, tasks, same_task=True, seed=seed))
     return [
         Condition(RANDOM, prompts, intervention=noise, seed=seed),
         Condition(ANOTHER, prompts, intervention=other, seed=seed),
@@ -59,12 +56,7 @@ def atv_placebos(prompts: tuple[Prompt, ...], edit: PromptVectors, *, seed: int)
 
 
 def atv_variants(
-    workspace: Workspace,
-    atv: ATV,
-    seen: dict[str, Task],
-    prompts: tuple[Prompt, ...],
-    edit: PromptVectors,
-    after: str,
+    workspace: Workspace, atv: ATV, seen: dict[str, Task], prompts: tuple[Prompt, ...], edit: PromptVectors, after: str
 ) -> list[Condition]:
     """Other strengths; one vector for the task, for all tasks; another task's vectors.
 
@@ -101,13 +93,7 @@ def _mean(atv: ATV, task: Task) -> Float[Tensor, "1 layer d_model"]:
     return atv.vectors(generator_texts(task, chosen, atv.design.reads)).mean(dim=0, keepdim=True)
 
 
-ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (
-    ATV_NAME,
-    "atv low-rank",
-    "static atv",
-    "lora",
-    "prefix-tuning",
-)
+ATV_FULL, ATV_LOW, STATIC, LORA, PREFIX = (ATV_NAME, "atv low-rank", "static atv", "lora", "prefix-tuning")
 TRAINED = {
     ATV_FULL: "adaptive task vector, one full linear map",
     ATV_LOW: "adaptive task vector of rank ``atv_rank``",
@@ -284,9 +270,7 @@ def _adapter(workspace: Workspace, method: str, tasks: list[Task], training: Tra
 
     about = {"parameters": made.n_parameters, "setting": made.setting, "steps": made.steps}
     return Fitted(
-        outcomes,
-        lambda prompt: made.answer([prompt]),
-        {**about, "validation": made.validation, "train_seconds": taken},
+        outcomes, lambda prompt: made.answer([prompt]), {**about, "validation": made.validation, "train_seconds": taken}
     )
 
 
@@ -302,14 +286,7 @@ def _vectors(
 ) -> Fitted:
     config, model = workspace.config, workspace.model
     continued, started = folder.exists(), time.perf_counter()
-    made = train(
-        model,
-        tasks,
-        design=shape,
-        training=training,
-        folder=folder,
-        progress=workspace.progress,
-    )
+    made = train(model, tasks, design=shape, training=training, folder=folder, progress=workspace.progress)
     taken = float("nan") if continued else time.perf_counter() - started
     own = {task.name: task for task in tasks}
 

@@ -334,9 +334,7 @@ def row_distances(matrix: Float[np.ndarray, "row column"]) -> Float[np.ndarray, 
     return np.sqrt(squares.sum(axis=2) / np.where(count > 0, count, np.nan))
 
 
-def best_cut(
-    distances: Float[np.ndarray, "row row"],
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], float]:
+def best_cut(distances: Float[np.ndarray, "row row"]) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], float]:
     """Labels at the cut of the tree with the best silhouette, order of the leaves, and that silhouette."""
     tree = linkage(squareform(distances, checks=False), method="average")
     cuts = [fcluster(tree, count, criterion="maxclust") - 1 for count in range(2, len(distances))]

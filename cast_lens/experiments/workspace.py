@@ -19,15 +19,7 @@ from ..models.identity import check_layers, quantisation
 from ..models.lens import HookedTransformer
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
-from ..tasks import (
-    Example,
-    Prompt,
-    Task,
-    few_shot_prompts,
-    load_task,
-    sample_examples,
-    zero_shot_prompts,
-)
+from ..tasks import Example, Prompt, Task, few_shot_prompts, load_task, sample_examples, zero_shot_prompts
 from ..tasks import label_counts as tasks_label_counts
 from ..tasks.loading import field_names
 from ..vectors import DifferenceVectors, SteeringVector

@@ -108,13 +108,7 @@ def retrieved_condition(
 
 
 def random_text_condition(
-    source: Task,
-    target: Task,
-    examples: Sequence[Example],
-    *,
-    shots: int,
-    seed: int = 0,
-    length: Length = word_count,
+    source: Task, target: Task, examples: Sequence[Example], *, shots: int, seed: int = 0, length: Length = word_count
 ) -> Condition:
     """Placebo of prompting: the source's demonstrations replaced by random words of equal length.
 
@@ -391,13 +385,7 @@ def _cross_task(ask: _Ask) -> Condition:
 def _retrieved(ask: _Ask) -> Condition:
     assert ask.embed is not None
     return retrieved_condition(
-        ask.source,
-        ask.target,
-        ask.examples,
-        shots=ask.shots,
-        embed=ask.embed,
-        candidates=CANDIDATES,
-        seed=ask.seed,
+        ask.source, ask.target, ask.examples, shots=ask.shots, embed=ask.embed, candidates=CANDIDATES, seed=ask.seed
     )
 
 

@@ -105,13 +105,7 @@ class VectorMethod:
         return f"{self.name} (own vector)" if source == target else self.name
 
     def condition(
-        self,
-        vector: SteeringVector,
-        prompts: tuple[Prompt, ...],
-        setting: Setting,
-        *,
-        source: str,
-        seed: int = 0,
+        self, vector: SteeringVector, prompts: tuple[Prompt, ...], setting: Setting, *, source: str, seed: int = 0
     ) -> Condition:
         """Zero-shot prompts of a target under the vector, with the method's own operator and position.
 
@@ -120,11 +114,7 @@ class VectorMethod:
         """
         if not prompts:
             raise ValueError("prompts is empty; give the target's zero-shot prompts")
-        place = replace(
-            setting,
-            operator=self.operator or setting.operator,
-            position=self.position or setting.position,
-        )
+        place = replace(setting, operator=self.operator or setting.operator, position=self.position or setting.position)
         name = self.name_on(source=source, target=prompts[0].task)
         return steered(vector, prompts, place, source=source, method=name, seed=seed)
 
@@ -244,9 +234,7 @@ _METHODS = (
         about="mean few-shot minus zero-shot residual of the chosen samples (arXiv 2507.13236)",
     ),
     VectorMethod(
-        "cast: all samples",
-        contrastive_mean_of_all,
-        about="the same over every sample: the ablation of the selection",
+        "cast: all samples", contrastive_mean_of_all, about="the same over every sample: the ablation of the selection"
     ),
     VectorMethod(
         "few-shot mean",
@@ -313,12 +301,7 @@ VECTOR_METHODS: dict[str, VectorMethod] = {method.name: method for method in _ME
 
 
 def language_vector(
-    model: HookedTransformer,
-    source: Task,
-    target: Task,
-    *,
-    split: Split = "train",
-    layers: Sequence[int] | None = None,
+    model: HookedTransformer, source: Task, target: Task, *, split: Split = "train", layers: Sequence[int] | None = None
 ) -> SteeringVector:
     """From the language of one task to that of another, by their parallel items (arXiv 2602.02326).
 

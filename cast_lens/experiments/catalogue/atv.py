@@ -17,29 +17,13 @@ from typing import Any
 import pandas as pd
 
 from ... import plots
-from ...methods import (
-    Condition,
-    evaluate_conditions,
-    few_shot_condition,
-    retrieved_condition,
-    steered,
-)
+from ...methods import Condition, evaluate_conditions, few_shot_condition, retrieved_condition, steered
 from ...methods.prompting import CANDIDATES
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, gain_lines, pooled_table, side_by_side
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    at_least_one,
-    increasing,
-    joined,
-)
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, increasing, joined
 from ..trained_methods import (
     ADAPTERS,
     ANOTHER,
@@ -270,13 +254,7 @@ def prompted(workspace: Workspace, target: str) -> list[Condition]:
     examples = test_examples(config, task)
     made = few_shot_condition(task, examples, shots=config.shots, seed=config.seed)
     similar = retrieved_condition(
-        task,
-        task,
-        examples,
-        shots=config.shots,
-        embed=workspace.embed,
-        candidates=CANDIDATES,
-        seed=config.seed,
+        task, task, examples, shots=config.shots, embed=workspace.embed, candidates=CANDIDATES, seed=config.seed
     )
     named = [
         Condition(f"few-shot, k={config.shots}", made.prompts, seed=config.seed),

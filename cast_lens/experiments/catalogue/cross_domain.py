@@ -14,14 +14,7 @@ import pandas as pd
 
 from ... import plots
 from ...extraction import token_length
-from ...methods import (
-    PROMPT_METHODS,
-    VECTOR_METHODS,
-    AnyCondition,
-    Condition,
-    evaluate_conditions,
-    few_shot_condition,
-)
+from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, evaluate_conditions, few_shot_condition
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig

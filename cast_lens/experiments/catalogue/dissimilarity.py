@@ -20,17 +20,7 @@ from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
 from ..outcomes import BASELINE, holm, side_by_side
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    different_pairs,
-    joined,
-    settings_first,
-)
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, different_pairs, joined, settings_first
 from ..transfer_matrix import CAST, DISTANCES, RANDOM, as_matrix, changes_of, crossed_outcomes, matrix_test
 from ..workspace import Workspace, fits, test_examples
 

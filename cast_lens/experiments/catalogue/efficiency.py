@@ -25,12 +25,7 @@ from ...engine.tokens import longest_prompt
 from ...evaluation import answer_limit
 from ...extraction import draw_samples
 from ...interventions import Intervention
-from ...methods import (
-    batched,
-    cross_task_condition,
-    few_shot_condition,
-    retrieved_condition,
-)
+from ...methods import batched, cross_task_condition, few_shot_condition, retrieved_condition
 from ...methods.prompting import CANDIDATES, residual_layer
 from ...plots.comparisons import plot_costs
 from ...steering import generate
@@ -39,26 +34,8 @@ from ...tasks.templates import body
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..costs import (
-    answer_flops,
-    counted,
-    counted_flops,
-    forward_flops,
-    measured,
-    peak_megabytes,
-    seconds,
-    sweep_flops,
-)
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    at_least_one,
-    settings_first,
-)
+from ..costs import answer_flops, counted, counted_flops, forward_flops, measured, peak_megabytes, seconds, sweep_flops
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..workspace import Workspace, test_examples
 
 # Tokens of a numbered line beside its answer, as ``methods.batched`` allows.
@@ -310,11 +287,7 @@ def on_engine(
 
 
 def with_hooks(
-    workspace: Workspace,
-    prompts: tuple[Prompt, ...],
-    held: tuple[int, ...],
-    room: int,
-    edit: Intervention | None,
+    workspace: Workspace, prompts: tuple[Prompt, ...], held: tuple[int, ...], room: int, edit: Intervention | None
 ) -> Contender:
     """A method that answers through hooks."""
     edits = [] if edit is None else [edit]
@@ -367,10 +340,7 @@ def vector_flops(workspace: Workspace, name: str) -> int:
     """Extraction and sweep, every prompt run in full; the finalists' whole answers are left out."""
     config, task, cfg = workspace.config, workspace.tasks[name], workspace.model.cfg
     samples = draw_samples(task, workspace.extraction())
-    made = [
-        *few_shot_prompts(task, samples, shots=config.shots, seed=config.seed),
-        *zero_shot_prompts(task, samples),
-    ]
+    made = [*few_shot_prompts(task, samples, shots=config.shots, seed=config.seed), *zero_shot_prompts(task, samples)]
     extraction = sum(forward_flops(cfg, new=length, read=0) for length in lengths_of(workspace, made))
     tokens = tokenise(workspace.model, zero_shot_prompts(task, workspace.validation(name)), chat=config.chat)
     sizes = [(len(one.tokens), sum(len(answer) - 1 for answer in one.answers)) for one in tokens]

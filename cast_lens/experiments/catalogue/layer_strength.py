@@ -170,12 +170,7 @@ def optimum(
         "luck": float(gains[best].mean()) - halves.value,
         **width(where, gains.mean(axis=1)),
     }
-    kept = {
-        "example": np.arange(gains.shape[1]),
-        CHOSEN: gains[chosen],
-        ORACLE: gains[best],
-        HALVES: held_out,
-    }
+    kept = {"example": np.arange(gains.shape[1]), CHOSEN: gains[chosen], ORACLE: gains[best], HALVES: held_out}
     return row, kept
 
 

@@ -327,10 +327,7 @@ def source_alone(workspace: Workspace, source: str) -> dict[str, float]:
     layer, found = workspace.setting(source).layer, workspace.differences(source)
     row = found.layers.index(layer)
     alone = replace(
-        found,
-        few_shot=found.few_shot[:, row : row + 1],
-        zero_shot=found.zero_shot[:, row : row + 1],
-        layers=(layer,),
+        found, few_shot=found.few_shot[:, row : row + 1], zero_shot=found.zero_shot[:, row : row + 1], layers=(layer,)
     )
     measures = cohesion([alone], n_bootstrap=2, seed=workspace.config.seed).iloc[0]
     chosen = workspace.chosen(source)

@@ -17,29 +17,13 @@ import pandas as pd
 
 from ... import plots
 from ...engine.tokens import longest_prompt
-from ...methods import (
-    Condition,
-    cross_task_condition,
-    evaluate_conditions,
-    few_shot_condition,
-    steered,
-)
+from ...methods import Condition, cross_task_condition, evaluate_conditions, few_shot_condition, steered
 from ...placebos import placebo_seed, random_direction, random_subsets
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
 from ..outcomes import contrast_table, gain_lines, once, pooled_table, side_by_side
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    at_least_one,
-    increasing,
-    joined,
-)
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, increasing, joined
 from ..workspace import ANSWER_ROOM, Workspace, test_examples
 
 # In-task demonstrations are drawn so many times at most.
@@ -48,11 +32,7 @@ CAST = "cast"
 IN_TASK = "few-shot"
 CROSS = "cross-task few-shot"
 PLACEBO = "placebo: random direction"
-WHAT = {
-    CAST: "source samples",
-    IN_TASK: "demonstrations of the target",
-    CROSS: "demonstrations of the source",
-}
+WHAT = {CAST: "source samples", IN_TASK: "demonstrations of the target", CROSS: "demonstrations of the source"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +177,7 @@ class Scaling(Experiment):
                 f"Lines of the gain in {name} by number, for steering, in-task and cross-task demonstrations, and a "
                 "level one for random directions.",
                 plots.plot_scaling(
-                    frame,
-                    x_title="samples or demonstrations",
-                    y_title="gain, percentage points",
-                    share=False,
+                    frame, x_title="samples or demonstrations", y_title="gain, percentage points", share=False
                 ),
                 frame,
             )

@@ -198,10 +198,7 @@ class SelectionExperiment(Experiment):
             for method in (*self.rivals, RANDOM)
         }
         rows = []
-        for one in [
-            *self.subsets(config, found),
-            Subset(ALL, len(found), config.seed, tuple(range(len(found)))),
-        ]:
+        for one in [*self.subsets(config, found), Subset(ALL, len(found), config.seed, tuple(range(len(found))))]:
             mean = torch.from_numpy(values[list(one.indices)].mean(axis=0))[None]
             rows.append(
                 {
@@ -323,12 +320,7 @@ def choose(
 
 
 def halves_cosine(
-    found: DifferenceVectors,
-    values: Float[np.ndarray, "sample d_model"],
-    method: str,
-    budget: int,
-    *,
-    seeds: range,
+    found: DifferenceVectors, values: Float[np.ndarray, "sample d_model"], method: str, budget: int, *, seeds: range
 ) -> float:
     """Mean cosine between the means that a method chooses in two halves of the pool; NaN when they are too small."""
     n = len(found)
@@ -400,11 +392,7 @@ def methods_table(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     random subsets exceeded.
     """
     frame = side_by_side(
-        outcomes,
-        _comparisons(outcomes),
-        n_bootstrap=config.bootstrap,
-        seed=config.seed,
-        metrics=_metrics(outcomes),
+        outcomes, _comparisons(outcomes), n_bootstrap=config.bootstrap, seed=config.seed, metrics=_metrics(outcomes)
     )
     effects = _effects(outcomes, ["source"])
     found: list[dict[str, Any]] = []
@@ -443,12 +431,7 @@ def geometry_table(geometry: pd.DataFrame) -> pd.DataFrame:
         rest = geometry[(geometry["source"] == source) & (geometry["budget"] == budget)]
         draws = rest.loc[rest["selection"] == RANDOM, "cosine"].to_numpy()
         own = float(part["cosine"].mean())
-        row = {
-            "source": source,
-            "selection": selection,
-            "budget": int(budget),
-            "pool": int(part["pool"].iloc[0]),
-        }
+        row = {"source": source, "selection": selection, "budget": int(budget), "pool": int(part["pool"].iloc[0])}
         row |= {"layer": int(part["layer"].iloc[0]), "cosine": own}
         row |= {"resampled": part["resampled"].mean(), "halves": part["halves"].mean()}
         if len(draws):

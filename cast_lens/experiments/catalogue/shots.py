@@ -29,16 +29,7 @@ from ..cells import Cell
 from ..choose_setting import best_strengths
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, gain_lines, once, pooled_table, side_by_side
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    increasing,
-    settings_first,
-)
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, increasing, settings_first
 from ..stability import cosine_lines, mean_cosines, sampling_cosines
 from ..workspace import Workspace, fits
 
@@ -154,8 +145,7 @@ class Shots(Experiment):
         left_out = f"Left out, beyond the train split or the context of every source: {', '.join(gone)}."
         headline = "; ".join(part for part in told if part)
         return Findings(
-            f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING,
-            (left_out,) if gone else (),
+            f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING, (left_out,) if gone else ()
         )
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:

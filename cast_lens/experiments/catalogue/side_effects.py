@@ -21,16 +21,7 @@ from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, pooled_table
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    at_least_one,
-    settings_first,
-)
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..transfer_matrix import CAST, RANDOM, crossed_outcomes, steerable
 from ..workspace import Workspace
 

@@ -20,13 +20,7 @@ from torch import Tensor
 from ... import plots
 from ...engine import Scores, score
 from ...interventions import Intervention
-from ...stats import (
-    mean_interval,
-    paired_difference,
-    paired_permutation_test,
-    steerability,
-    steerability_summary,
-)
+from ...stats import mean_interval, paired_difference, paired_permutation_test, steerability, steerability_summary
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig

@@ -233,10 +233,7 @@ def residuals(workspace: Workspace, source: str, wording: str) -> DifferenceVect
     how = replace(workspace.extraction(), chat=is_chat(workspace, wording))
     plain, task = workspace.differences(source), worded(wording, workspace.tasks[source])
     queries = draw_samples(workspace.tasks[source], how)
-    prompts: list[Prompt] = [
-        *shown_prompts(workspace.model, task, queries, how),
-        *zero_shot_prompts(task, queries),
-    ]
+    prompts: list[Prompt] = [*shown_prompts(workspace.model, task, queries, how), *zero_shot_prompts(task, queries)]
     states = capture(workspace.model, prompts, chat=how.chat, progress=workspace.progress)
     about = replace(plain.provenance, chat=how.chat, note=f"prompts worded otherwise: {wording}")
     n = len(queries)

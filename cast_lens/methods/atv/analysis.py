@@ -302,9 +302,7 @@ def generated_cloud(
     return frame.assign(x=points[:, 0], y=points[:, 1], explained_x=explained[0], explained_y=explained[1])
 
 
-def _pca(
-    values: Float[np.ndarray, "sample d"],
-) -> tuple[Float[np.ndarray, "sample 2"], Float[np.ndarray, " 2"]]:
+def _pca(values: Float[np.ndarray, "sample d"]) -> tuple[Float[np.ndarray, "sample 2"], Float[np.ndarray, " 2"]]:
     """Points and shares of variance; scikit-learn turns each axis so that its largest loading is positive."""
     if not (values != values[0]).any():
         return np.zeros((len(values), 2)), np.zeros(2)

@@ -250,9 +250,7 @@ class Expansion(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def standards(
-    states: Float[Tensor, "sample d_small"],
-) -> tuple[Float[Tensor, " d_small"], Float[Tensor, " d_small"]]:
+def standards(states: Float[Tensor, "sample d_small"]) -> tuple[Float[Tensor, " d_small"], Float[Tensor, " d_small"]]:
     """Mean and standard deviation of each coordinate; 1 where it does not vary."""
     exact = states.detach().double()
     mean = exact.mean(dim=0)

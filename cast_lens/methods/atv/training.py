@@ -125,19 +125,11 @@ def save_bad_batch(folder: Path, items: list[TrainingItem], vectors: Tensor, *, 
     """Write the prompts of a step whose loss or gradient is not finite, and the vectors that were added to them."""
     rows = [
         {"task": item.task, "sample": item.sample, "template": item.template, "text": item.text}
-        | {
-            "answer": item.answer,
-            "generator_text": item.generator_text,
-            "tokens": item.prompt.tokens,
-            "loss": loss,
-        }
+        | {"answer": item.answer, "generator_text": item.generator_text, "tokens": item.prompt.tokens, "loss": loss}
         for item, loss in zip(items, losses, strict=True)
     ]
     save_tensors(
-        folder / f"{BAD_BATCH}.safetensors",
-        {"vectors": vectors.detach().cpu()},
-        kind="vectors",
-        about={"step": step},
+        folder / f"{BAD_BATCH}.safetensors", {"vectors": vectors.detach().cpu()}, kind="vectors", about={"step": step}
     )
     text = json.dumps({"step": step, "items": rows}, ensure_ascii=False, indent=1)
     return atomic_write(folder / f"{BAD_BATCH}.json", text.encode())
@@ -324,11 +316,7 @@ class TrainingJob:
         prefix = None if self.prefixes is None else self.prefixes.gather(batch)
         with self.training.precision(torch.device(self.model.cfg.device or "cpu")):
             losses = answer_losses(
-                self.model,
-                [item.prompt for item in items],
-                steering,
-                prefix=prefix,
-                recompute=self.training.recompute,
+                self.model, [item.prompt for item in items], steering, prefix=prefix, recompute=self.training.recompute
             )
         return vectors, losses
 
