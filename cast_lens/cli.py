@@ -60,6 +60,12 @@ class RunCommand:
         overwrite: discard what an earlier run wrote to the directory.
         workers: processes; the numbers stay the same.
         retry_failed: compute failed cells again.
+        shard: which of several processes on one folder this is, as 3/20; give them the same --out. Whoever ends last
+            writes the report; the same command picks up what a lost one left.
+        ray: let a Ray cluster compute: local, auto or its address; this process alone writes. Without --workers, as
+            many workers as fit.
+        gpus_per_worker: GPUs that each worker on Ray takes.
+        cpus_per_worker: CPUs that each worker on Ray takes.
         quiet: say nothing but the result, warnings and errors.
         verbose: show progress within each step, and the traceback of an unexpected error.
     """
@@ -70,6 +76,10 @@ class RunCommand:
     overwrite: bool = False
     workers: int = 1
     retry_failed: bool = False
+    shard: str = ""
+    ray: str = ""
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 1.0
     quiet: bool = False
     verbose: bool = False
 
@@ -265,15 +275,22 @@ def _add_run(to: typer.Typer, name: str, names: tuple[str, ...]) -> None:
 
 def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
     """Run experiments as they were typed, then write the report and say what came out."""
-    how = RunCommand(**{one.name: given.pop(one.name) for one in fields(RunCommand) if one.name in given})
+    typed = {one.name: given.pop(one.name) for one in fields(RunCommand) if one.name in given}
+    how = RunCommand(**typed)
     file = Path(how.config) if how.config else None
     values = {**(read_toml(file) if file else {}), **given}
     config, own = _settings(names, values, quick=how.quick, origin=str(file or "options"))
     if not 1 <= how.workers <= 256:
         raise ValueError(f"workers={how.workers} must be from 1 to 256")
+    from .experiments.executors import RayCluster, Share
     from .experiments.runner import check_options
     from .experiments.store import RunDirectory, begin_latest, default_directory
 
+    shard = Share.parse(how.shard) if how.shard else None
+    if shard is not None and not how.out:
+        raise ValueError("--shard needs --out: the folder that all shards share")
+    workers = how.workers if "workers" in typed else 0
+    cluster = RayCluster(how.ray, workers, how.gpus_per_worker, how.cpus_per_worker) if how.ray else None
     able, refused = _planned(names, config, own, quick=how.quick)
     say = _silent if how.quiet else _say
     for name, reason in refused.items():
@@ -285,7 +302,11 @@ def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
 
     out = Path(how.out) if how.out else default_directory(RUNS, config, usable)
     begun = partial(begin_latest, RUNS / LATEST) if not how.out else _silent
-    broken = _row(able, config, out, how, say=say, begun=begun)
+    run = partial(_experiment_runner(how), shard=shard, ray=cluster)
+    broken = _row(able, config, out, how, run, say=say, begun=begun)
+    if shard is not None and not broken and not all(_finished(out, one.name) for one in able):
+        typer.echo(f"Shard {how.shard} is done; the last shard to end writes the report of {out}")
+        return
     _tell(out, [one.name for one in able], broken)
 
 
@@ -332,11 +353,27 @@ def _planned(
     return able, refused
 
 
+def _experiment_runner(how: RunCommand) -> Callable[..., object]:
+    from .engine.progress import bars, quiet
+    from .experiments.runner import run_experiment
+    from .models import load_model
+
+    # One process keeps the model from experiment to experiment; workers have their own.
+    load = lru_cache(maxsize=1)(load_model) if how.workers == 1 else load_model
+    shown = bars if how.verbose else quiet
+    return partial(run_experiment, workers=how.workers, retry_failed=how.retry_failed, load=load, progress=shown)
+
+
+def _finished(out: Path, name: str) -> bool:
+    return (out / "experiments" / name / "result.parquet").is_file()
+
+
 def _row(
     experiments: Sequence[Experiment],
     config: RunConfig,
     out: Path,
     how: RunCommand,
+    run: Callable[..., object],
     *,
     say: Callable[[str], None],
     begun: Callable[[Path], object],
@@ -345,15 +382,9 @@ def _row(
 
     One that fails does not take the others down; what stops one alone, or two alike, was wrong in what was given.
     """
-    from .engine.progress import bars, quiet
-    from .experiments.runner import failed_cells, run_experiment
+    from .experiments.runner import failed_cells
     from .files import DamagedFile, disk_failed
-    from .models import load_model
 
-    # One process keeps the model from experiment to experiment; workers have their own.
-    load = lru_cache(maxsize=1)(load_model) if how.workers == 1 else load_model
-    shown = bars if how.verbose else quiet
-    run = partial(run_experiment, workers=how.workers, retry_failed=how.retry_failed, load=load, progress=shown)
     broken: dict[str, str] = {}
     overwrite = how.overwrite
     for one in experiments:

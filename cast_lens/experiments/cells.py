@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -54,6 +53,37 @@ class Cell:
         parts += [f"draw {self.draw}"] if self.draw else []
         words = re.sub(r"[^\w.]+", "-", " ".join(part for part in parts if part)).strip("-")
         return f"{words[:80]}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What became of a cell.
+
+    Attributes:
+        frame: its rows; None when it failed.
+        error: why, in a line; empty when it did not fail.
+        traceback: where.
+    """
+
+    frame: pd.DataFrame | None
+    error: str = ""
+    traceback: str = ""
+
+
+def attempt(cell: Cell, make: Callable[[Cell], pd.DataFrame]) -> Made:
+    """Make a cell, or say why it could not be made.
+
+    Raises:
+        DamagedFile, OSError: a damaged file or a full disk, which is no fault of the cell.
+    """
+    try:
+        return Made(make(cell))
+    except DamagedFile:
+        raise
+    except Exception as error:
+        if disk_failed(error):
+            raise
+        return Made(None, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +177,17 @@ class Grid:
         Raises:
             DamagedFile, OSError: a damaged file or a full disk, which is no fault of the cell.
         """
-        try:
-            frame = make(cell)
-        except DamagedFile:
-            raise
-        except Exception as error:
-            if disk_failed(error):
-                raise
-            line = f"{type(error).__name__}: {error}"
-            about: dict[str, Any] = {
-                "cell": asdict(cell),
-                "error": line,
-                "traceback": traceback.format_exc(),
-            }
-            write_json(self.failure(cell), about)
-            return line
-        write_frame(self.file(cell), frame)
+        made = attempt(cell, make)
+        self.keep(cell, made)
+        return made.error
+
+    def keep(self, cell: Cell, made: Made) -> None:
+        """Write what became of a cell: its frame, or its failure."""
+        if made.frame is None:
+            write_json(self.failure(cell), {"cell": asdict(cell), "error": made.error, "traceback": made.traceback})
+            return
+        write_frame(self.file(cell), made.frame)
         self.failure(cell).unlink(missing_ok=True)
-        return ""
 
     def rows(self) -> dict[str, pd.DataFrame]:
         """Finished results by kind of cell, each in the plan's order; a kind without a row is missing."""

@@ -32,6 +32,8 @@ from .config import RunConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+WAIT = 600.0
+"""Seconds that a shard waits for another one to open or finish the directory."""
 # Keys that change where or how fast numbers are made, not which numbers.
 INERT = ("device", "threads")
 # What a start writes before any work.
@@ -73,8 +75,13 @@ class RunDirectory:
         return read_json(self.path / name, **({"then": _THEN} if name in _MARKS else {}))
 
 
-def check_run(path: Path, config: RunConfig) -> None:
+def check_run(path: Path, config: RunConfig, *, shared: bool = False) -> None:
     """Refuse a directory in which a run of this configuration cannot be begun or continued; nothing is written.
+
+    Args:
+        path: of the directory.
+        config: of the run.
+        shared: whether other processes may work there.
 
     Raises:
         ValueError: when the directory holds a run of another configuration or other versions, is in use by another
@@ -83,27 +90,48 @@ def check_run(path: Path, config: RunConfig) -> None:
     _check_place(path)
     if not path.is_dir():
         return
-    if (path / ".lock").is_file():
+    if (path / ".lock").is_file() and not shared:
         _locked(path).release()
     _check_contents(RunDirectory(path), config)
 
 
 @contextmanager
-def open_run(path: Path, config: RunConfig) -> Iterator[RunDirectory]:
-    """Open or continue a run directory, for this process alone; temporary files of killed runs are removed.
+def open_run(path: Path, config: RunConfig, *, shared: bool = False) -> Iterator[RunDirectory]:
+    """Open or continue a run directory, and remove temporary files of killed runs.
+
+    Args:
+        path: of the directory.
+        config: of the run.
+        shared: let other processes open it as well; their temporary files are left alone. Otherwise it is this
+            process's alone.
 
     Raises:
         ValueError: as ``check_run``.
     """
     _check_place(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _locked(path)
-    try:
-        directory = RunDirectory(path)
+    directory = RunDirectory(path)
+    with sole(path, wait=shared):
         _check_contents(directory, config)
-        remove_leftovers(path)
+        if not shared:
+            remove_leftovers(path)
         _begin(directory, config)
+        if not shared:
+            yield directory
+    if shared:
         yield directory
+
+
+@contextmanager
+def sole(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Let no other process into a run directory meanwhile.
+
+    Raises:
+        InUse: when another process is there, at once or, with ``wait``, after ten minutes.
+    """
+    lock = _locked(path, seconds=WAIT if wait else 0)
+    try:
+        yield
     finally:
         lock.release()
 
@@ -121,10 +149,10 @@ def _check_place(path: Path) -> None:
         )
 
 
-def _locked(path: Path) -> FileLock:
+def _locked(path: Path, *, seconds: float = 0) -> FileLock:
     lock = FileLock(path / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=seconds)
     except Timeout:
         raise InUse(f"{path} is in use by another run; wait for it or choose another --out") from None
     except OSError as error:
