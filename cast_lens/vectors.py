@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .files import atomic_write, load_tensors, save_tensors
-from .interventions import Intervention, Operator, Position, PromptVectors
+from .interventions import Intervention, Operator, Position, PromptVectors, Steering
 
 if TYPE_CHECKING:
     from .models.lens import HookedTransformer
@@ -290,6 +291,49 @@ class SteeringVector:
         """Write to one safetensors file, provenance inside; whole or not at all."""
         about = _about(self.provenance, self.layers)
         return save_tensors(Path(path), {"directions": self.directions}, kind="SteeringVector", about=about)
+
+    def to_bytes(self) -> bytes:
+        """What ``save`` writes."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.save(Path(folder) / "vector.safetensors").read_bytes()
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        intervention: Steering | None = None,
+        measured: pd.DataFrame | None = None,
+        data: str = "",
+        license: str = "",
+        private: bool = False,
+    ) -> str:
+        """Publish on the Hugging Face Hub, with provenance and a model card; see ``cast_lens.share.hub.push_to_hub``.
+
+        Returns:
+            the address of the commit.
+        """
+        from .share.hub import push_to_hub
+
+        return push_to_hub(
+            self,
+            repo_id,
+            intervention=intervention,
+            measured=measured,
+            data=data,
+            license=license,
+            private=private,
+        )
+
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None) -> SteeringVector:
+        """Fetch from the Hugging Face Hub; see ``cast_lens.share.hub.from_hub``.
+
+        Raises:
+            ValueError: for a repository that does not exist or cannot be reached, or holds no vector.
+        """
+        from .share.hub import from_hub
+
+        return from_hub(repo_id, revision=revision)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SteeringVector:

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -392,7 +392,10 @@ def _stamp(path: Path) -> float:
 class Clock:
     """Says how far the cells are, and how long the rest may take: as long as finished cells of the same kind."""
 
-    def __init__(self, cells: Sequence[Cell], name: str, say: Say) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], name: str, say: Say, finished: Callable[[Cell], None] = lambda cell: None
+    ) -> None:
+        self.finished = finished
         self.name, self.say, self.total, self.done = name, say, len(cells), 0
         self.left = Counter(self._kind(cell) for cell in cells)
         self.made: Counter[str] = Counter()
@@ -411,6 +414,8 @@ class Clock:
 
     def tick(self, cell: Cell, error: str) -> None:
         """One more cell is done."""
+        if not error:
+            self.finished(cell)
         kind, now = self._kind(cell), time.time()
         self.seconds[kind] = self.seconds.get(kind, 0.0) + now - self.before
         self.before = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 
 from ..engine import Progress, quiet
-from ..files import read_json, write_frame
+from ..files import read_frame, read_json, write_frame
 from ..models import load_model
 from .catalogue import find
-from .cells import Grid
+from .cells import Cell, Grid
 from .config import RunConfig
 from .executors import Claims, Clock, Executor, Here, Pool, RayCluster, Shard, Share, claimed
 from .protocol import Experiment, Tasks
@@ -51,6 +51,7 @@ def run_experiment(
     overwrite: bool = False,
     shard: Share | None = None,
     ray: RayCluster | None = None,
+    on_row: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> pd.DataFrame:
     """Run one experiment in a run directory, or continue it.
 
@@ -70,6 +71,7 @@ def run_experiment(
         overwrite: discard what an earlier run wrote to the directory, once everything was checked.
         shard: work beside other processes, on any machine that sees ``out``; whoever ends last writes the tables.
         ray: let the workers of a Ray cluster compute; this process alone writes.
+        on_row: called in this process with each row of a cell that was computed now; see ``share.tracking``.
 
     Returns:
         the frame ``result`` of the experiment; all frames are in ``out/experiments/NAME``. Of a shard that is not the
@@ -119,12 +121,23 @@ def run_experiment(
         directory = stack.enter_context(open_run(out, config, shared=shared))
         begun(out)
         _begin(experiment, grid, directory, facts)
-        clock = Clock([cell for stage in stages for cell in stage], experiment.name, say)
+        told = partial(_tell_rows, grid, on_row) if on_row is not None else _silent
+        clock = Clock([cell for stage in stages for cell in stage], experiment.name, say, told)
         for stage in stages:
             compute.run(grid, stage, clock)
         if not shared:
             return _finish(experiment, config, tasks, grid, directory, time.time() - started, say)
         return _finish_last(experiment, config, tasks, grid, directory, time.time() - started, say)
+
+
+def _tell_rows(grid: Grid, on_row: Callable[[Mapping[str, Any]], object], cell: Cell) -> None:
+    if not cell.prepares:
+        for row in read_frame(grid.file(cell)).to_dict("records"):
+            on_row({"cell": cell.key, "kind": cell.kind, **{str(key): value for key, value in row.items()}})
+
+
+def _silent(cell: Cell) -> None:
+    """Tell nobody."""
 
 
 def _check_how(workers: int, shard: Share | None, ray: RayCluster | None, overwrite: bool) -> None:

@@ -15,9 +15,7 @@ Contexts are what is steered: under ``last`` the last token of a context and eve
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,11 +26,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from ..engine import TokenPrompt, score
 from ..engine.decoding import decode
-from ..engine.greedy import StopRule
-from ..engine.tokens import end_tokens
 from ..interventions import Steering
 from ..models import load_model
-from ..models.tokens import prefix_ids
+from .generation import greedy_texts, tokens_of
 from .imports import read_intervention
 
 # Of lm_eval/models/huggingface.py, so that answers are cut where the harness cuts those of its own model.
@@ -72,9 +68,9 @@ class CastLensLM(TemplateLM):
         super().__init__()
         named = isinstance(pretrained, str)
         self.model = load_model(pretrained, device=device or "cpu", dtype=dtype) if named else pretrained
-        self.tokenizer = self.model.tokenizer
+        self.tokenizer: Any = self.model.tokenizer
         self.max_gen_toks = int(max_gen_toks)
-        how = {"layer": layer, "strength": strength, "operator": operator, "position": position}
+        how: dict[str, Any] = {"layer": layer, "strength": strength, "operator": operator, "position": position}
         if not vector and any(value is not None for value in how.values()):
             raise ValueError("vector is empty, so layer, strength, operator and position have nothing to steer with")
         self.steering: list[Steering] = [read_intervention(vector, model=self.model, **how)] if vector else []
@@ -108,10 +104,7 @@ class CastLensLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Tokens of a text, behind what the tokenizer puts in front unless the text begins with it."""
-        prefix = list(prefix_ids(self.model)) if add_special_tokens is not False else []
-        if prefix and add_special_tokens is None and string.startswith(self.tokenizer.decode(prefix)):
-            prefix = []
-        return prefix + list(self.tokenizer.encode(string, add_special_tokens=False))
+        return tokens_of(self.model, string, special=add_special_tokens)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
@@ -120,7 +113,8 @@ class CastLensLM(TemplateLM):
         pairs = [_fitting(context, answer, limit) for _, context, answer in requests]
         prompts = _together(pairs)
         found = score(self.model, prompts, self.steering)
-        variant, results = len(self.steering), dict[_Pair, tuple[float, bool]]()
+        variant = len(self.steering)
+        results: dict[_Pair, tuple[float, bool]] = {}
         for place, prompt in enumerate(prompts):
             first = int(found.first_token[variant, place])
             values = found.answer_logprobs[place][variant].tolist()
@@ -139,8 +133,8 @@ class CastLensLM(TemplateLM):
         for length in {len(answer) for _, answer in open_ones}:
             same = [pair for pair in open_ones if len(pair[1]) == length]
             prompts = [TokenPrompt(context) for context, _ in same]
-            written = decode(self.model, prompts, self.steering, max_new_tokens=length, stop=lambda tokens: False)[-1]
-            for pair, tokens in zip(same, written, strict=True):
+            decoded = decode(self.model, prompts, self.steering, max_new_tokens=length, stop=lambda tokens: False)[-1]
+            for pair, tokens in zip(same, decoded, strict=True):
                 results[pair] = (results[pair][0], tokens == pair[1])
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -166,16 +160,11 @@ class CastLensLM(TemplateLM):
             asked.setdefault(_settings(request.args[1], self.max_gen_toks), []).append(number)
         texts = [""] * len(requests)
         for (until, longest), numbers in asked.items():
-            room = int(self.model.cfg.n_ctx) - longest
-            if room < 1:
-                raise ValueError(f"max_gen_toks={longest} leaves no room for a prompt in {self.model.cfg.n_ctx} tokens")
-            contexts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
-            prompts = [TokenPrompt(tuple(tokens)) for tokens in contexts]
-            stop = _Until(StopRule(self.tokenizer, end_tokens(self.model), None), until)
-            written = decode(self.model, prompts, self.steering, max_new_tokens=longest, stop=stop)[-1]
-            for number, tokens in zip(numbers, written, strict=True):
-                texts[number] = stop.text(tokens)
-                self.cache_hook.add_partial("generate_until", requests[number].args, texts[number])
+            contexts = [self.tok_encode(requests[number].args[0]) for number in numbers]
+            written = greedy_texts(self.model, contexts, self.steering, until=until, max_new_tokens=longest)
+            for number, text in zip(numbers, written, strict=True):
+                texts[number] = text
+                self.cache_hook.add_partial("generate_until", requests[number].args, text)
         return texts
 
 
@@ -218,25 +207,6 @@ def _settings(given: Mapping[str, Any], longest: int) -> tuple[tuple[str, ...], 
     return tuple([until] if isinstance(until, str) else until), int(found["max_gen_toks"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Until:
-    """Where an answer ends: an end token, or any of a task's stopping texts."""
-
-    ends: StopRule
-    marks: tuple[str, ...]
-
-    def __call__(self, written: Sequence[int]) -> bool:
-        """Whether an answer of these tokens has ended."""
-        return self.ends(written) or any(mark in (self.ends.text(written) or "") for mark in self.marks if mark)
-
-    def text(self, written: Sequence[int]) -> str:
-        """The answer without what ended it."""
-        text = self.ends.text(written) or ""
-        for mark in self.marks:
-            text = text.split(mark)[0] if mark else text
-        return text
-
-
 def main() -> None:
     """The harness's own command line, with this model registered."""
     from lm_eval.__main__ import cli_evaluate
@@ -246,4 +216,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Run as a script, the module is called __main__; registering it once under its own name is enough.
-    sys.exit(main())
+    main()
