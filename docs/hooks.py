@@ -160,9 +160,9 @@ def _notebook(path: Path) -> dict[str, str | bytes]:
             if "image/png" in output.get("data", {}):
                 # The picture says it; the interactive twin would need a library per figure.
                 output["data"].pop("text/html", None)
-    text, resources = MarkdownExporter(config={"NbConvertBase": {"display_data_priority": PRIORITY}}).from_notebook_node(
-        notebook, {"unique_key": path.stem, "output_files_dir": path.stem}
-    )
+    text, resources = MarkdownExporter(
+        config={"NbConvertBase": {"display_data_priority": PRIORITY}}
+    ).from_notebook_node(notebook, {"unique_key": path.stem, "output_files_dir": path.stem})
     found: dict[str, str | bytes] = {page: text}
     for name, content in resources["outputs"].items():
         found[posixpath.join("notebooks", name)] = content
@@ -191,7 +191,9 @@ def _public(room: str) -> list[str]:
     """Names in ``__all__``, or those that a file without one defines."""
     tree = _tree(room)
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(name, ast.Name) and name.id == "__all__" for name in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(name, ast.Name) and name.id == "__all__" for name in node.targets
+        ):
             return [name for name in ast.literal_eval(node.value)]
     kinds = (ast.FunctionDef, ast.ClassDef)
     return [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
@@ -204,14 +206,22 @@ def _api(room: str, title: str) -> str:
     for name in _public(room):
         # Constants are explained where they are used.
         if name[0].isalpha() and not name.isupper():
-            lines += [f"::: {_defined(room, name)}", "    options: {show_root_heading: true, show_root_toc_entry: true}", ""]
+            lines += [
+                f"::: {_defined(room, name)}",
+                "    options: {show_root_heading: true, show_root_toc_entry: true}",
+                "",
+            ]
     return "\n".join(lines)
 
 
 def _defined(room: str, name: str) -> str:
     """The module that defines a name: the room's own ``capture`` may be a file and a function of it."""
     for node in _tree(room).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and any((a.asname or a.name) == name for a in node.names):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.level == 1
+            and any((a.asname or a.name) == name for a in node.names)
+        ):
             source = _source(room)
             home = room if source is not None and source.name == "__init__.py" else room.rpartition(".")[0]
             inside = ".".join(part for part in (home, node.module) if part)
