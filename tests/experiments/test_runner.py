@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         samples=4,
         validation=3,
         test=4,
+        layers=(1, 2),
         strengths=(1.0, 2.0),
         placebos=2,
         finalists=2,
@@ -114,21 +114,23 @@ def test_the_same_numbers_from_two_processes(config: RunConfig, finished: Path, 
     assert contents(tmp_path / "out") == contents(finished)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+# Forked and not spawned: starting Python and importing PyTorch takes longer than all the work.
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_killed_and_continued_it_ends_with_the_same_bytes(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code = (
-        "from pathlib import Path; from cast_lens.experiments import RunConfig, run_experiment\n"
-        "from cast_lens.experiments.catalogue.cross_domain import CrossDomain\n"
-        f"run_experiment({RUN!r}, {config!r}, Path({str(out)!r}))"
-    )
-    job = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    job = os.fork()
+    if job == 0:
+        try:
+            run_experiment(RUN, config, out)
+        finally:
+            os._exit(0)
     cells = out / "experiments" / NAME / "cells"
     ends = time.time() + 120
-    while job.poll() is None and time.time() < ends and len(list(cells.glob("[!.]*.parquet"))) < 3:
+    while time.time() < ends and len(list(cells.glob("[!.]*.parquet"))) < 3:
         time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
     written = {path.name: path.stat().st_mtime_ns for path in cells.glob("[!.]*.parquet")}
     assert 3 <= len(written) < len(contents(finished))
     run_experiment(RUN, config, out)
@@ -194,7 +196,13 @@ def test_a_start_that_fails_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_start_that_fails_in_workers_leaves_nothing_behind(config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks its workers")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_start_that_fails_in_workers_leaves_nothing_behind(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forked)
     with pytest.raises(ValueError, match="99"):
         run_experiment(RUN, dataclasses.replace(config, layers=(99,)), tmp_path / "out", workers=2)
     assert list(tmp_path.iterdir()) == []

@@ -271,7 +271,9 @@ class CrossLingual(Experiment):
         if row is not None:
             told.insert(1, f"against a random direction that is {sentences.change(row)}")
         headline = "; ".join(part for part in told if part)
-        return Findings(f"{headline}." if headline else sentences.NOTHING)
+        languages = any(str(name).startswith(LANGUAGE) for name in frames["methods"].get("method", ()))
+        left_out = () if languages else ("Language vectors: no items of two languages share an id.",)
+        return Findings(f"{headline}." if headline else sentences.NOTHING, left_out=left_out)
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """The forest of methods, the matrix of languages, and cosines by layer."""
@@ -328,7 +330,7 @@ def steered_conditions(workspace: Workspace, family: Family, target: str) -> lis
         vector, way = workspace.vector(source), direction(family, target, source)
         shuffled = matched(workspace.shuffled(source), like=vector)
         tried = [(f"cast, {way}", vector, config.seed), (f"{SHUFFLED}, {way}", shuffled, config.seed)]
-        if source != target:
+        if source != target and are_parallel(workspace.tasks[source], workspace.tasks[target]):
             language = language_vector(
                 workspace.model, workspace.tasks[source], workspace.tasks[target], layers=vector.layers
             )
@@ -341,6 +343,11 @@ def steered_conditions(workspace: Workspace, family: Family, target: str) -> lis
             for method, made, seed in tried
         ]
     return conditions
+
+
+def are_parallel(one: Task, other: Task) -> bool:
+    """Whether two languages share items of the train split, so that a language vector can be taken."""
+    return not {example.id for example in one.train}.isdisjoint(example.id for example in other.train)
 
 
 def prompted_conditions(workspace: Workspace, family: Family, target: str, source: str) -> list[Condition]:
