@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Model": ("model", "device", "dtype", "threads", "chat", "chat_arguments", "encoder"),
     "Tasks": ("sources", "targets", "tasks", "hub", "fields", "folder", "hold_out"),
     "Vectors": ("shots", "samples", "select", "budget"),
-    "Steering": ("layers", "strengths", "operator", "position", "validation", "finalists"),
+    "Steering": ("layers", "strengths", "operator", "position", "rule", "validation", "finalists"),
     "Evaluation": ("test", "placebos", "bootstrap", "seed"),
 }
 """Headings of the options that all experiments share."""

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..effects import NEUTRAL_TEXTS, text_effects
 from ..engine import Progress, quiet, sweep
 from ..engine.sweep import DEFAULT_STRENGTHS
 from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position, Steering
-from ..methods import Setting
+from ..methods import Choice, Setting, candidate_layers, cell_outcomes, choose_setting, find_rule, unlabelled
 from ..models.lens import HookedTransformer
-from ..tasks import Prompt, zero_shot_prompts
+from ..placebos import matched
+from ..tasks import Example, Prompt, Task, sample_examples, zero_shot_prompts
+from ..tasks.types import Split
 from ..vectors import SteeringVector
 
 if TYPE_CHECKING:
@@ -28,6 +31,14 @@ if TYPE_CHECKING:
 
 FINALISTS = 12
 """Cells of a sweep whose answers are written in full before one is chosen."""
+CAST, SHUFFLED, RANDOM = "cast", "placebo: shuffled labels", "placebo: random direction"
+TABLED = (CAST, SHUFFLED, RANDOM)
+# Layers at which a setting for a target is looked for, unless the run names some.
+CANDIDATE_LAYERS = 8
+# Plain texts on which side effects are measured at every candidate.
+PLAIN_TEXTS = 8
+OWN = "own"
+"""The rule that chooses on the source itself; it is the only one that never looks at another task."""
 
 Editing = Callable[[float, int], Steering]
 """A variant at a strength, for a number of prompts."""
@@ -188,3 +199,185 @@ def _tried(workspace: Workspace, source: str, edits: Mapping[str, Editing]) -> p
         best_first(part, ["exact_match", "gold_logprob"]) for _, part in frame.groupby("variant", sort=False)
     )
     return frame.assign(chosen=frame.index.isin(ranked.drop_duplicates("variant").index))
+
+
+def directions_of(workspace: Workspace, source: str, methods: Sequence[str]) -> dict[str, SteeringVector]:
+    """A source's vector and its placebos as ``method|source|number``; all of one norm per layer."""
+    vector, found = workspace.vector(source), {}
+    for method in methods:
+        for number in range(workspace.config.placebos if method == RANDOM else 1):
+            name = f"{method}|{source}|{number}"
+            if method == RANDOM:
+                found[name] = workspace.random_direction(source, number=number)
+            else:
+                found[name] = vector if method == CAST else matched(workspace.shuffled(source), like=vector)
+    return found
+
+
+def candidate_table(
+    workspace: Workspace, name: str, *, labelled: bool, methods: Sequence[str] = TABLED
+) -> pd.DataFrame:
+    """What the vectors of all sources, and their placebos, do at every candidate to the queries of one task.
+
+    Args:
+        workspace: gives model, prompts, vectors and candidates.
+        name: of the task.
+        labelled: whether its gold answers are read. Of a target they are not.
+        methods: ``cast`` and placebos that are measured when the table is made.
+
+    Returns:
+        rows of ``methods.cell_outcomes`` with ``task, method, source, number``.
+    """
+    config, folder = workspace.config, _folder(methods, "labelled" if labelled else "unlabelled")
+
+    def make() -> pd.DataFrame:
+        task = workspace.tasks[name]
+        examples = choosing_examples(task, config.validation, seed=config.seed, labelled=labelled)
+        prompts = zero_shot_prompts(task, examples)
+        found = _measured(workspace, prompts if labelled else unlabelled(prompts), methods)
+        return found.assign(task=name)
+
+    return workspace.directory.frame(f"{folder}/{name}", make)
+
+
+def _folder(methods: Sequence[str], kind: str) -> str:
+    """Where tables of these methods are kept."""
+    return f"candidates/{' and '.join(methods)}/{kind}".replace(":", "")
+
+
+def _measured(workspace: Workspace, prompts: Sequence[Prompt], methods: Sequence[str]) -> pd.DataFrame:
+    config, found = workspace.config, _directions(workspace, methods)
+    frame = cell_outcomes(
+        workspace.model,
+        prompts,
+        found,
+        layers=_layers(workspace),
+        strengths=config.strengths,
+        operator=config.operator,
+        positions=(config.position,),
+        chat=config.chat,
+        progress=workspace.progress,
+    )
+    return _named(frame, "direction")
+
+
+def _directions(workspace: Workspace, methods: Sequence[str]) -> dict[str, SteeringVector]:
+    found: dict[str, SteeringVector] = {}
+    for source in workspace.config.sources:
+        found |= directions_of(workspace, source, methods)
+    return found
+
+
+def _named(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The frame with method, source and number in place of the name that joins them."""
+    parts = [str(name).split("|") for name in frame[column]]
+    names = {"method": [one[0] for one in parts], "source": [one[1] for one in parts]}
+    return frame.drop(columns=column).assign(**names, number=[int(one[2]) for one in parts])
+
+
+def _layers(workspace: Workspace) -> Sequence[int]:
+    return workspace.config.layers or candidate_layers(int(workspace.model.cfg.n_layers), CANDIDATE_LAYERS)
+
+
+def plain_text_table(workspace: Workspace, methods: Sequence[str] = TABLED) -> pd.DataFrame:
+    """Divergence on plain text at every candidate: ``method, source, number, layer, strength, position, kl``."""
+
+    def make() -> pd.DataFrame:
+        config = workspace.config
+        edits = {
+            f"{name}|{layer}|{strength}": vector.intervention(
+                layer, strength=strength, operator=config.operator, position=config.position
+            )
+            for name, vector in _directions(workspace, methods).items()
+            for layer in _layers(workspace)
+            for strength in config.strengths
+        }
+        found = text_effects(workspace.model, edits, NEUTRAL_TEXTS[:PLAIN_TEXTS])
+        found = found[found["variant"] > 0]
+        keys = ["name", "layer", "strength", "position"]
+        return _named(found.groupby(keys, sort=False)["kl"].mean().reset_index(), "name")
+
+    return workspace.directory.frame(_folder(methods, "plain-text"), make)
+
+
+def choosing_examples(task: Task, count: int, *, seed: int, labelled: bool) -> tuple[Example, ...]:
+    """Examples of a task on which settings are chosen: of its validation split, or of train where it has none.
+
+    They are none of the test examples. Balanced over the labels, where these may be read.
+    """
+    pool = task.validation or task.train
+    if labelled:
+        split: Split = "validation" if task.validation else "train"
+        return sample_examples(task, min(count, len(pool)), split=split, seed=seed)
+    drawn = np.random.default_rng(seed).permutation(len(pool))[:count]
+    return tuple(pool[index] for index in drawn)
+
+
+def choice_for(
+    workspace: Workspace,
+    source: str,
+    target: str,
+    *,
+    method: str = CAST,
+    number: int = 0,
+    rule: str = "",
+    labelled: Sequence[str] = (),
+    measured: Sequence[str] = TABLED,
+) -> Choice:
+    """Where and how strongly a source's vector steers a target, or that it stands aside.
+
+    No label of the target is read, unless target and source are one task: a vector's own task is no transfer, and
+    layer and strength are then those of rule ``own``.
+
+    Args:
+        workspace: gives model, tasks and tables.
+        source, target: tasks.
+        method, number: ``cast``, or a placebo and its draw, which goes through the same rule.
+        rule: key of ``methods.RULES``; empty for the run's.
+        labelled: tasks whose labels may be read, those of the target never; the run's sources when empty.
+        measured: methods of the tables, see ``candidate_table``.
+
+    Raises:
+        ValueError: see ``methods.choose_setting``.
+    """
+    name = rule or workspace.config.rule
+    # Placebos stand beside the vector under rule ``own``, unless tasks are named from which they can choose themselves.
+    if source == target or (name == OWN and (method == CAST or not labelled)):
+        setting = workspace.setting(source)
+        reason = f"layer {setting.layer}, strength {setting.strength:g}: best on the source's own validation split"
+        return Choice(setting, OWN, float("nan"), reason)
+    rules = find_rule(name)
+    wanted = {"method": method, "source": source, "number": number}
+    known = labelled or workspace.config.sources
+    # A target whose labels other choices may read has one table; none of its labels reach this one.
+    tables = [candidate_table(workspace, target, labelled=target in known, methods=measured)]
+    if rules.others != "unread" or name == OWN:
+        tables += [candidate_table(workspace, one, labelled=True, methods=measured) for one in known if one != target]
+    table = pd.concat(tables, ignore_index=True)
+    table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    if rules.guarded:
+        keys = [*wanted, "layer", "strength", "position"]
+        table = table.merge(plain_text_table(workspace, measured), on=keys, how="left")
+    return choose_setting(
+        table,
+        source=source,
+        target=target,
+        n_layers=int(workspace.model.cfg.n_layers),
+        rule=name,
+        operator=workspace.config.operator,
+    )
+
+
+def oracle_choice(
+    workspace: Workspace, source: str, target: str, *, method: str, number: int, measured: Sequence[str] = TABLED
+) -> Choice:
+    """The candidate that is best on the target's own validation labels, or none: what no rule may know."""
+    table = candidate_table(workspace, target, labelled=True, methods=measured)
+    wanted = {"method": method, "source": source, "number": number}
+    rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)].dropna(subset=["gain"])
+    best = rows.sort_values(["gain", "gold_logprob"], ascending=False, kind="stable").head(1)
+    if best.empty or not best["gain"].iloc[0] > 0:
+        return Choice(None, "oracle", 0.0, "no candidate gains on the target")
+    row = best.iloc[0]
+    setting = Setting(int(row["layer"]), float(row["strength"]), workspace.config.operator, row["position"])
+    return Choice(setting, "oracle", float(row["gain"]), "best on the target's own validation labels")

@@ -48,6 +48,20 @@ RANGES: Mapping[str, tuple[int, int]] = {
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "operator": ("add", "norm_preserving_add", "ablate", "replace"),
     "position": ("last", "prompt_last", "all"),
+    "rule": (
+        "own",
+        "mean",
+        "mean-guarded",
+        "mean-lower",
+        "worst",
+        "worst-lower",
+        "middle",
+        "weak-middle",
+        "target",
+        "target-lower",
+        "target-guarded",
+        "both",
+    ),
     "device": ("cpu", "cuda", "mps", "auto"),
     "dtype": ("float32", "bfloat16", "float16"),
 }
@@ -87,6 +101,7 @@ class RunConfig:
         test: test examples per target.
         layers: layers of the sweep; empty for all of them.
         strengths: strengths of the sweep.
+        rule: how layer and strength, or standing aside, are chosen for a target, see ``methods.RULES``.
         operator: how a vector enters the residual stream, see ``Intervention``.
         position: tokens that are steered, see ``Intervention``.
         placebos: random directions beside each vector.
@@ -113,10 +128,11 @@ class RunConfig:
     samples: int = 40
     select: str = "all"
     budget: int = 0
-    validation: int = 24
+    validation: int = 96
     test: int = 48
     layers: tuple[int, ...] = ()
-    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    strengths: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+    rule: str = "both"
     operator: Operator = "add"
     position: Position = "last"
     placebos: int = 2

@@ -5,6 +5,7 @@ writes anything.
   ``plot_cohesion``, ``plot_alignment``;
 - steering: ``plot_sweep``, ``plot_transfer_matrix``, ``plot_gain``, ``plot_split``, ``plot_steerability``,
   ``plot_pareto``, ``plot_token_effects``, ``plot_placebos``;
+- choosing: ``plot_rules``, ``plot_risk_coverage``, ``plot_headroom``;
 - samples and training: ``plot_scaling``, ``plot_selection``, ``plot_loss``;
 - adaptive task vectors: ``plot_atv_cosines``, ``plot_atv_norms``, ``plot_atv_against``,
   ``plot_atv_cloud``;
@@ -12,6 +13,7 @@ writes anything.
   ``task_style`` says which colour, marker and dash a task has in all of them.
 """
 
+from .choosing import plot_headroom, plot_risk_coverage, plot_rules
 from .clouds import (
     plot_alignment,
     plot_atv_against,
@@ -42,12 +44,15 @@ __all__ = [
     "plot_costs",
     "plot_entropy",
     "plot_gain",
+    "plot_headroom",
     "plot_loss",
     "plot_methods",
     "plot_parallelism",
     "plot_pareto",
     "plot_placebos",
     "plot_projection",
+    "plot_risk_coverage",
+    "plot_rules",
     "plot_scaling",
     "plot_selection",
     "plot_split",

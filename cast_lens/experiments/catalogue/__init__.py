@@ -22,6 +22,7 @@ EXPERIMENTS: dict[str, str] = {
     "zero-shot-sensitivity": "How far do vectors turn when the zero-shot prompt is worded differently?",
     "dissimilarity": "Does steering hold where source and target differ and prompting fails?",
     "transferability": "What does one vector do to many unrelated targets, and how is the matrix built?",
+    "choosing": "Which rule chooses layer and strength, or to stand aside, so that steering helps and does not harm?",
     "predict-transfer": "Can a harmful vector be told before a target label is used?",
     "steerability": "How does each example answer to the dose, and how many answer the wrong way?",
     "side-effects": "What does a vector cost on other tasks and on plain text?",

@@ -1,8 +1,9 @@
 """The main job: difference vectors, their parallelism, where steering works, and what it does to every target.
 
-Each source's contrastive mean is added at the layer and strength chosen on the source's own validation split. On every
-target it is compared, query by query, with zero-shot, with demonstrations of the target and of the source, with random
-directions of its norm, and with the vector of demonstrations whose answers were shuffled.
+Each source's contrastive mean is added at the layer and strength that the run's rule chooses for each target, without
+a label of it; the rule may also stand aside, and the outcome is then the unsteered answer. On every target it is
+compared, query by query, with zero-shot, with demonstrations of the target and of the source, with random directions of
+its norm, and with the vector of demonstrations whose answers were shuffled; both placebos go through the same rule.
 """
 
 from __future__ import annotations
@@ -15,22 +16,32 @@ import pandas as pd
 
 from ... import plots
 from ...geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
-from ...methods import AnyCondition, cross_task_condition, evaluate_conditions, few_shot_condition
+from ...methods import (
+    RULES,
+    VECTOR_METHODS,
+    AnyCondition,
+    Condition,
+    Setting,
+    cross_task_condition,
+    evaluate_conditions,
+    few_shot_condition,
+)
 from ...plots.clouds import projection_methods
 from ...plots.layout import in_order
 from ...vectors import DifferenceVectors
 from .. import sentences
 from ..cells import Cell
-from ..choose_setting import swept_placebo
+from ..choose_setting import CAST, RANDOM, choice_for, swept_placebo
 from ..config import RunConfig
 from ..outcomes import contrast_table, pooled_table, split_rows
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
-from ..transfer_matrix import is_finding, vector_conditions, with_families
+from ..transfer_matrix import is_finding, with_families
 from ..workspace import Workspace, test_examples
 
 METHODS = ("cast", "placebo: shuffled labels", "placebo: random direction")
 CONDITIONS = ("zero-shot", *METHODS, "cross-task few-shot", "few-shot")
 """In reading order: what the vector changed, whether placebos do the same, what demonstrations do."""
+CHOICES = ("target", "source", "method", "number", "decision", "layer", "strength", "rule", "score", "reason")
 PAIRWISE = ("parallelism", "cosines")
 GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
 """Tables on how the difference vectors of tasks relate; each is one cell."""
@@ -51,16 +62,17 @@ class Transfer(Experiment):
     name = "transfer"
     title = "Transfer between tasks"
     compared = (
-        "Every condition answered the same test queries of a target as zero-shot did. Layer and strength were chosen "
-        "on the source's own validation split; no label of a target was used to choose anything. Placebos are applied "
-        "at the same layer and strength with the same norm: random directions, one for each source and draw, and the "
-        "vector of demonstrations whose answers were shuffled."
+        "Every condition answered the same test queries of a target as zero-shot did. Layer and strength, or standing "
+        "aside, were chosen by the run's rule for each pair; no label of a target was used to choose anything, and "
+        "where the rule stands aside, the outcome is the unsteered answer. Placebos have the same norm and go through "
+        "the same rule: random directions, one for each source and draw, and the vector of demonstrations whose "
+        "answers were shuffled. Under rule `own` they take the setting of the vector that they stand beside."
     )
     limits = (
         f"{sentences.LIMITS} A high cosine between the vectors of two tasks does not mean that one helps the other, "
         "and a gain does not show that knowledge was transferred: look at format and choice, and at the placebos."
     )
-    shown = ("methods", "pairs", "split", "settings")
+    shown = ("methods", "pairs", "choices", "split", "settings")
 
     umap: bool = True
 
@@ -75,6 +87,7 @@ class Transfer(Experiment):
         cells += settings_first(config)
         cells += [Cell(name) for name in GEOMETRY if len(tasks) > 1 or name not in PAIRWISE]
         cells += [Cell("sweep", source=source) for source in config.sources]
+        cells += [Cell("choices", target) for target in config.targets]
         return cells + [Cell("outcomes", target) for target in config.targets]
 
     def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
@@ -85,6 +98,8 @@ class Transfer(Experiment):
             return swept_placebo(workspace, cell.source)
         if cell.kind == "outcomes":
             return target_outcomes(workspace, cell.target)
+        if cell.kind == "choices":
+            return choices(workspace, cell.target)
         return geometry(workspace, cell.kind, umap=self.umap)
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
@@ -92,8 +107,9 @@ class Transfer(Experiment):
 
         Returns:
             ``result``: one row per pair, condition and metric; ``pairs``: the same with the conditions side by side;
-            ``methods``: over all pairs; ``split``: format and choice; ``sweep`` and ``settings``: what was swept and
-            chosen; and the tables of ``GEOMETRY``.
+            ``methods``: over all pairs; ``choices``: where each pair is steered, or that it stands aside; ``split``:
+            format and choice; ``sweep`` and ``settings``: what was swept on the sources and is best there; and the
+            tables of ``GEOMETRY``.
         """
         outcomes = rows.get("outcomes", pd.DataFrame())
         options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
@@ -103,6 +119,7 @@ class Transfer(Experiment):
             "result": result,
             "pairs": side_by_side_pairs(result),
             "methods": pooled_table(outcomes, **options),
+            "choices": rows.get("choices", pd.DataFrame(columns=list(CHOICES))),
             "split": split_rows(outcomes, wanted=lambda name: name.startswith(("cast", "placebo")), **options),
             "sweep": sweep,
             "settings": chosen_cells(sweep),
@@ -111,7 +128,11 @@ class Transfer(Experiment):
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
         """The mean gain, its placebo, its parts; tasks without a split."""
-        parts = [sentences.transfer(frames["methods"], frames["result"]), split_sentence(frames["split"])]
+        parts = [
+            sentences.transfer(frames["methods"], frames["result"]),
+            aside_sentence(frames["choices"], config),
+            split_sentence(frames["split"]),
+        ]
         answered = in_order(frames["result"]["target"]) if len(frames["result"]) else []
         free = [name for name in answered if name not in set(frames["split"]["target"])]
         told = f"Free answers have no set of admissible answers, so {sentences.listed(free)} "
@@ -151,8 +172,56 @@ def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
         for source in config.sources
         if source != target
     ]
-    conditions += vector_conditions(workspace, base, METHODS)
+    conditions += chosen_conditions(workspace, base, METHODS)
     return evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
+
+
+def chosen_conditions(workspace: Workspace, base: Condition, methods: Sequence[str]) -> list[Condition]:
+    """Every source's vectors and placebos on the prompts of a target, where the run's rule puts each of them.
+
+    Where it stands aside, the condition has no intervention. Under rule ``own``, placebos take the setting of ``cast``.
+    """
+    target, found = base.prompts[0].task, []
+    for source in workspace.config.sources:
+        for name in methods:
+            method = VECTOR_METHODS[name]
+            for number in range(workspace.config.placebos if name == RANDOM else 1):
+                choice = choice_for(workspace, source, target, method=name, number=number)
+                if choice.setting is None:
+                    shown = method.name_on(source=source, target=target)
+                    found.append(Condition(shown, base.prompts, source=source, seed=number))
+                else:
+                    vector = method.fit(workspace.source(source, number=number))
+                    found.append(method.condition(vector, base.prompts, choice.setting, source=source, seed=number))
+    return found
+
+
+def choices(workspace: Workspace, target: str) -> pd.DataFrame:
+    """Where the vectors and placebos of every other source steer a target, or that they stand aside."""
+    rows = []
+    for source in workspace.config.sources:
+        for method in METHODS if source != target else ():
+            for number in range(workspace.config.placebos if method == RANDOM else 1):
+                choice = choice_for(workspace, source, target, method=method, number=number)
+                at = choice.setting or Setting(-1, 0.0)
+                named = (target, source, method, number, "steers" if choice.steers else "stands aside")
+                rows.append((*named, at.layer, at.strength, choice.rule, choice.score, choice.reason))
+    return pd.DataFrame(rows, columns=list(CHOICES))
+
+
+def aside_sentence(choices: pd.DataFrame, config: RunConfig) -> str:
+    """For how many pairs the rule stood aside, beside the same for placebos; empty where it cannot."""
+    if choices.empty or not RULES[config.rule].aside:
+        return ""
+    aside = choices["decision"] == "stands aside"
+    counts = [
+        (int(aside[rows].sum()), int(rows.sum())) for rows in (choices["method"] == CAST, choices["method"] != CAST)
+    ]
+    (own, pairs), (theirs, placebos) = counts
+    return (
+        f"Rule {config.rule} ({RULES[config.rule].about}) stands aside for {own} of {pairs} pairs; for placebos in "
+        f"{theirs} of {placebos} cases."
+    )
 
 
 def side_by_side_pairs(result: pd.DataFrame) -> pd.DataFrame:

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from cast_lens.experiments import RunConfig, run
-from cast_lens.experiments.catalogue.transfer import METHODS, Transfer
-from cast_lens.experiments.transfer_matrix import vector_conditions
+from cast_lens.experiments.catalogue.transfer import METHODS, Transfer, chosen_conditions
 from cast_lens.experiments.workspace import parameter_count
 from cast_lens.experiments.workspace import test_examples as asked_examples
 from cast_lens.tasks import load_task
@@ -138,7 +137,7 @@ def test_random_directions_differ_between_sources_and_draws(config: RunConfig, t
     workspace = workspace_of(experiment, config, tmp_path)
     edits = [
         condition.intervention
-        for condition in vector_conditions(workspace, workspace.base("yes-no-facts"), METHODS)
+        for condition in chosen_conditions(workspace, workspace.base("yes-no-facts"), METHODS)
         if condition.method.startswith("placebo: random direction")
     ]
     directions = torch.stack([edit.direction / edit.direction.norm() for edit in edits])  # type: ignore[union-attr]

@@ -1,0 +1,362 @@
+"""Which rule chooses layer and strength, or to stand aside, so that steering helps and does not harm?
+
+Every task is left out in turn: its labels are read by no rule, those of all other tasks may be. Each rule chooses for
+every source's vector, and, through the same tables, for random directions of its norm; what it chose is then run on the
+target's test queries. A rule is judged by its mean gain, by the harm that it does to single pairs, and by what it keeps
+of the gain where steering on the source's own setting helps. ``oracle`` reads the target's labels and is no rule.
+All of a task's queries are drawn with equal shares of its labels, those on which it is a target, too.
+
+The gate is a second question: from numbers that read no label of a target, learned on pairs of other tasks, is a pair
+to be steered at the source's own setting at all?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ... import plots
+from ...methods import RULES, VECTOR_METHODS, Choice, Condition, Setting, evaluate_conditions, find_rule
+from .. import sentences
+from ..cells import Cell
+from ..choose_setting import (
+    CAST,
+    OWN,
+    RANDOM,
+    candidate_table,
+    choice_for,
+    oracle_choice,
+    plain_text_table,
+)
+from ..config import RunConfig
+from ..outcomes import BASELINE, contrast_table, pooled_table
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
+from ..transfer_matrix import different_steerable
+from ..workspace import Workspace
+from .predict_transfer import leave_one_task_out
+
+ORACLE = "oracle"
+METRIC = "exact_match"
+METHODS = (CAST, RANDOM)
+CHOICES = ("target", "source", "method", "number", "rule", "layer", "strength", "score", "reason")
+PREDICTORS = ("believed", "believed_lower", "valid_before", "moved", "others_mean", "others_worst", "kl")
+"""What is known of a pair at the source's own setting without a label of the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing(Experiment):
+    """Which rule should choose?
+
+    Attributes:
+        rules: rules that are compared, keys of ``methods.RULES``; ``own`` is always among them.
+    """
+
+    name = "choosing"
+    title = "Choosing where to steer, or not to"
+    compared = (
+        "Each rule's choice for every pair on the same test queries as zero-shot; where a rule stands aside, the "
+        "outcome is the unsteered answer. Rules read labels of all tasks but the target. Random directions of the same "
+        "norm go through the same rules, each from its own measurements. `oracle` chooses by the target's labels."
+    )
+    limits = (
+        "Rules are compared on the tasks on which they are reported, so the best of them is a little flattered. A pair "
+        "counts as harmed when its own 95 % interval lies below zero, uncorrected: of pairs on which nothing happens, "
+        f"up to 2.5 % would. {sentences.LIMITS}"
+    )
+    shown = ("result", "gate", "pairs")
+
+    rules: tuple[str, ...] = tuple(RULES)
+
+    def __post_init__(self) -> None:
+        for name in self.rules:
+            find_rule(name)
+
+    @property
+    def compared_rules(self) -> tuple[str, ...]:
+        """The rules, ``own`` first."""
+        return tuple(dict.fromkeys((OWN, *self.rules)))
+
+    def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
+        """Settings and candidates on every task first; then one cell per target.
+
+        Raises:
+            ValueError: fewer than three tasks, or no pair of different tasks that can be steered.
+        """
+        if len(tasks) < 3:
+            raise ValueError(
+                f"choosing leaves a target out and compares other tasks; sources and targets name {len(tasks)}, give "
+                "three tasks or more"
+            )
+        names = different_steerable(config, tasks)
+        cells = settings_first(config)
+        cells += [Cell("candidates", target=name, prepares=True) for name in tasks]
+        return [*cells, Cell("plain text", prepares=True), *(Cell("outcomes", name) for name in names)]
+
+    def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
+        """Rows of one cell: candidates of a task, or the outcomes of all choices on a target."""
+        if cell.kind == "candidates":
+            return candidate_table(workspace, cell.target, labelled=True, methods=METHODS)
+        if cell.kind == "plain text":
+            return plain_text_table(workspace, METHODS)
+        return self._outcomes(workspace, cell.target)
+
+    def _outcomes(self, workspace: Workspace, target: str) -> pd.DataFrame:
+        """What every choice of every rule does to a target, and what was known of each pair before."""
+        base, chosen = workspace.base(target), self._choices(workspace, target)
+        conditions: dict[tuple[Any, ...], Condition] = {}
+        for key, choice in chosen.items():
+            place = (*key[:3], choice.setting)
+            if choice.setting is not None and place not in conditions:
+                conditions[place] = _steered(workspace, base, key, choice.setting)
+        found = evaluate_conditions(
+            workspace.model, [base, *conditions.values()], chat=workspace.config.chat, progress=workspace.progress
+        ).drop(columns=["text", "gold", "answer"])
+        n = len(base.prompts)
+        parts = [found.iloc[index * n : (index + 1) * n] for index in range(1 + len(conditions))]
+        zero, by_place = parts[0], dict(zip(conditions, parts[1:], strict=True))
+        frames = [zero.assign(rule="", score=np.nan, **dict.fromkeys(PREDICTORS, np.nan))]
+        for (method, source, number, rule), choice in chosen.items():
+            part = zero if choice.setting is None else by_place[method, source, number, choice.setting]
+            named = {"method": method, "source": source, "seed": number, "rule": rule, "score": choice.score}
+            known = _known(workspace, source, target, method, number) if rule == OWN else {}
+            frames.append(part.assign(**named, **{name: known.get(name, np.nan) for name in PREDICTORS}))
+        return pd.concat(frames, ignore_index=True)
+
+    def _choices(self, workspace: Workspace, target: str) -> dict[tuple[str, str, int, str], Choice]:
+        labelled, found = tuple(workspace.tasks), {}
+        for source in workspace.config.sources:
+            if source == target:
+                continue
+            for method, draws in ((CAST, 1), (RANDOM, workspace.config.placebos)):
+                for number in range(draws):
+                    which: dict[str, Any] = {"method": method, "number": number, "measured": METHODS}
+                    for rule in self.compared_rules:
+                        choice = choice_for(workspace, source, target, rule=rule, labelled=labelled, **which)
+                        found[method, source, number, rule] = choice
+                    found[method, source, number, ORACLE] = oracle_choice(workspace, source, target, **which)
+        return found
+
+    def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
+        """How the rules do.
+
+        Returns:
+            ``result``: one row per rule and method, see ``judged``; ``pairs``: one row per pair, rule and metric;
+            ``gate``: one row per predictor, see ``gates``; ``curve``: risk and coverage of each predictor.
+        """
+        outcomes = rows.get("outcomes", pd.DataFrame())
+        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
+        keys = ("target", "method", "source", "rule")
+        pairs = contrast_table(outcomes, keys=keys, tested=lambda name: name == CAST, **options)
+        pairs = pairs[pairs["method"] != BASELINE].reset_index(drop=True)
+        known = outcomes[outcomes["rule"] == OWN].drop_duplicates(list(keys)) if len(outcomes) else outcomes
+        curve = curves(pairs, known)
+        return {
+            "result": judged(outcomes, pairs, **options),
+            "pairs": pairs,
+            "gate": gates(curve),
+            "curve": curve,
+        }
+
+    def findings(self, frames: Frames, config: RunConfig) -> Findings:
+        """The rule that does least harm and most good, beside the source's own setting and random directions."""
+        return Findings(headline(frames["result"]))
+
+    def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
+        """Gain of every rule, and risk against coverage."""
+        result, curve = frames["result"], frames["curve"]
+        if len(result):
+            yield ReportFigure(
+                "rules",
+                "What each rule gains and harms",
+                "Each mark is a rule: mean change in exact match over all pairs against the share of pairs that it "
+                "harms (interval below zero). Up and to the left is better; grey marks are random directions under "
+                "the same rule.",
+                "Scatter plot of mean gain by share of harmed pairs, one mark per rule and kind of direction.",
+                plots.plot_rules(result),
+                result,
+            )
+        if len(curve):
+            yield ReportFigure(
+                "curve",
+                "Risk and coverage",
+                "Pairs are steered in the order of a predictor that reads no label of the target, learned on pairs of "
+                "other tasks. To the right more pairs are steered; the line is the mean change over all pairs, those "
+                "left alone counting 0.",
+                "Lines of mean change by share of pairs that are steered, one for each predictor.",
+                plots.plot_risk_coverage(curve),
+                curve,
+            )
+
+
+EXPERIMENT = Choosing
+
+
+def _steered(workspace: Workspace, base: Condition, key: tuple[Any, ...], setting: Setting) -> Condition:
+    method, source, number, _ = key
+    vector = VECTOR_METHODS[method].fit(workspace.source(source, number=number))
+    return VECTOR_METHODS[method].condition(vector, base.prompts, setting, source=source, seed=number)
+
+
+def _known(workspace: Workspace, source: str, target: str, method: str, number: int) -> dict[str, float]:
+    """The predictors of a pair at the candidate nearest to the source's own setting; no label of the target is read."""
+    own, wanted = workspace.setting(source), {"method": method, "source": source, "number": number}
+
+    def here(frame: pd.DataFrame) -> pd.Series:
+        rows = frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        far = (rows["layer"] - own.layer).abs() + 100 * (rows["strength"] - own.strength).abs()
+        return rows.loc[far.idxmin()]
+
+    seen, plain = (
+        here(candidate_table(workspace, target, labelled=True, methods=METHODS)),
+        here(plain_text_table(workspace, METHODS)),
+    )
+    others = [
+        here(candidate_table(workspace, name, labelled=True, methods=METHODS))["gain"]
+        for name in workspace.tasks
+        if name not in (source, target)
+    ]
+    return {
+        **{name: float(seen[name]) for name in ("believed", "valid_before", "moved")},
+        "believed_lower": float(seen["believed"] - 1.645 * seen["believed_se"]),
+        "others_mean": float(np.mean(others)),
+        "others_worst": float(np.min(others)),
+        "kl": float(plain["kl"]),
+    }
+
+
+def judged(outcomes: pd.DataFrame, pairs: pd.DataFrame, *, n_bootstrap: int, seed: int) -> pd.DataFrame:
+    """One row per rule and method, in exact match.
+
+    Args:
+        outcomes: rows of all targets.
+        pairs: what ``contrast_table`` says of each pair and rule.
+        n_bootstrap, seed: see ``contrast_table``.
+
+    Returns:
+        ``rule, method, pairs, steered`` (of them), ``n``; ``gain, gain_low, gain_high`` (over queries); ``gain_tasks,
+        gain_tasks_low, gain_tasks_high`` (over targets); ``choice_gain`` (label-restricted accuracy); ``harmed,
+        helped`` (pairs whose interval lies below, above zero), ``harmed_share``, ``worst`` (gain of the worst pair),
+        ``kept`` (share of rule ``own``'s gain that is kept on the pairs where that interval lies above zero; NaN
+        where there is none).
+    """
+    if outcomes.empty:
+        return pd.DataFrame(columns=["rule", "method", "pairs", "steered", "n", "gain", "harmed_share"])
+    pooled = pooled_table(
+        outcomes, by=("rule", "method"), n_bootstrap=n_bootstrap, seed=seed, metrics=(METRIC, "choice_correct")
+    )
+    choice = pooled[pooled["metric"] == "choice_correct"].set_index(["rule", "method"])["gain"]
+    exact = pairs[pairs["metric"] == METRIC]
+    own = exact[exact["rule"] == OWN].set_index(["method", "target", "source"])
+    rows = []
+    for row in pooled[pooled["metric"] == METRIC].to_dict("records"):
+        part = exact[(exact["rule"] == row["rule"]) & (exact["method"] == row["method"])]
+        if part.empty:
+            continue
+        base = own.loc[row["method"]].reindex(pd.MultiIndex.from_frame(part[["target", "source"]]))
+        gained = (base["gain_low"] > 0).to_numpy()
+        kept = part["gain"].to_numpy()[gained].sum() / base["gain"].to_numpy()[gained].sum() if gained.any() else np.nan
+        harmed = int((part["gain_high"] < 0).sum())
+        rows.append(
+            {
+                **{name: row[name] for name in ("rule", "method", "pairs", "n", "gain", "gain_low", "gain_high")},
+                "steered": int((part["layer"] >= 0).sum()),
+                **{name: row[name] for name in ("gain_tasks", "gain_tasks_low", "gain_tasks_high")},
+                "choice_gain": choice.get((row["rule"], row["method"]), np.nan),
+                "harmed": harmed,
+                "helped": int((part["gain_low"] > 0).sum()),
+                "harmed_share": harmed / len(part),
+                "worst": float(part["gain"].min()),
+                "kept": kept,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(pairs: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Risk against coverage of each predictor, at the sources' own settings.
+
+    Each pair is scored from pairs in which its target has no part (see ``leave_one_task_out``).
+
+    Returns:
+        one row per predictor and number of steered pairs: ``predictor, n`` (pairs), ``steered, coverage, gain`` (mean
+        over all pairs), ``harm`` (share of the steered pairs that lose), ``gate`` (whether this is where the learned
+        threshold cuts), ``gate_gain`` (mean gain under that threshold).
+    """
+    columns = ["predictor", "n", "steered", "coverage", "gain", "harm", "gate", "gate_gain"]
+    exact = (
+        pairs[(pairs["metric"] == METRIC) & (pairs["rule"] == OWN) & (pairs["method"] == CAST)] if len(pairs) else pairs
+    )
+    if exact.empty:
+        return pd.DataFrame(columns=columns)
+    merged = exact.merge(known[["target", "source", "method", *PREDICTORS]], on=["target", "source", "method"])
+    rows = []
+    for name in PREDICTORS:
+        part = merged.dropna(subset=[name]).reset_index(drop=True)
+        if len(part) < 4:
+            continue
+        found = leave_one_task_out(part, part[name].to_numpy(float))
+        rows += _curve(name, part["gain"].to_numpy(float), found.scores, found.harmful)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _curve(name: str, gains: np.ndarray, scores: np.ndarray, harmful: np.ndarray) -> list[dict[str, Any]]:
+    order, n = np.argsort(-scores, kind="stable"), len(gains)
+    sums, losses = np.cumsum(gains[order]), np.cumsum(gains[order] < 0)
+    steered, gated = int((~harmful).sum()), float(np.where(harmful, 0.0, gains).mean())
+    return [
+        {
+            "predictor": name,
+            "n": n,
+            "steered": count,
+            "coverage": count / n,
+            "gain": float(sums[count - 1]) / n if count else 0.0,
+            "harm": float(losses[count - 1]) / count if count else 0.0,
+            "gate": count == steered,
+            "gate_gain": gated,
+        }
+        for count in range(n + 1)
+    ]
+
+
+def gates(curve: pd.DataFrame) -> pd.DataFrame:
+    """One row per predictor: what a gate with it gains, beside steering always and the best that any cut would gain.
+
+    Returns:
+        ``predictor, n, steered, gain`` (mean over all pairs under the learned threshold), ``always`` (steering every
+        pair), ``best_cut`` (mean gain at the best place of the curve, seen with the labels), ``harm`` (share of losing
+        pairs among the steered ones where the threshold cuts).
+    """
+    rows = []
+    for name, part in curve.groupby("predictor", sort=False):
+        cut = part[part["gate"]].iloc[0]
+        about = {"predictor": name, "n": int(cut["n"]), "steered": int(cut["steered"]), "gain": float(cut["gate_gain"])}
+        ends = {"always": float(part["gain"].iloc[-1]), "best_cut": float(part["gain"].max())}
+        rows.append({**about, **ends, "harm": float(cut["harm"])})
+    return pd.DataFrame(rows, columns=["predictor", "n", "steered", "gain", "always", "best_cut", "harm"])
+
+
+def headline(result: pd.DataFrame) -> str:
+    """The best rule by gain among those that harm least, with its placebo, beside rule ``own``."""
+    found = result[(result["method"] == CAST) & (result["rule"] != ORACLE)] if len(result) else result
+    if found.empty:
+        return sentences.NOTHING
+    rules: Sequence[str] = [str(name) for name in found["rule"]]
+    ranked = found.assign(harm=found["harmed_share"] > 0.05).sort_values(["harm", "gain"], ascending=[True, False])
+    told = [_told(result, str(ranked["rule"].iloc[0]))]
+    if OWN in rules and ranked["rule"].iloc[0] != OWN:
+        told.append(_told(result, OWN))
+    return "; ".join(told) + "."
+
+
+def _told(result: pd.DataFrame, rule: str) -> str:
+    rows = {row["method"]: row for row in result[result["rule"] == rule].to_dict("records")}
+    row = rows[CAST]
+    noise = f" (random directions {sentences.change(rows[RANDOM], 'gain')})" if RANDOM in rows else ""
+    return (
+        f"rule {rule} steers {row['steered']} of {row['pairs']} pairs and changes exact match by "
+        f"{sentences.change(row, 'gain')}{noise}, harms {row['harmed']} pairs, worst {sentences.points(row['worst'])}"
+    )
