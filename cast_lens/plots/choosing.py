@@ -75,8 +75,8 @@ def plot_risk_coverage(frame: pd.DataFrame) -> go.Figure:
                 legendgroup=str(name),
                 line={"color": colour, "dash": DASHES[index % len(DASHES)]},
                 customdata=np.stack([rows["steered"], 100 * rows["harm"]], axis=1),
-                hovertemplate="%{customdata[0]:.0f} pairs steered: %{y:+.1f} points, %{customdata[1]:.0f} % of them lose"
-                f"<extra>{name}</extra>",
+                hovertemplate="%{customdata[0]:.0f} pairs steered: %{y:+.1f} points, %{customdata[1]:.0f} % of them "
+                f"lose<extra>{name}</extra>",
             )
         )
         figure.add_trace(

@@ -134,7 +134,7 @@ def test_pairs_put_the_conditions_beside_each_other(finished: Path) -> None:
 
 def test_random_directions_differ_between_sources_and_draws(config: RunConfig, tmp_path: Path) -> None:
     experiment = Transfer(umap=False)
-    workspace = workspace_of(experiment, config, tmp_path)
+    workspace = workspace_of(experiment, replace(config, rule="own"), tmp_path)
     edits = [
         condition.intervention
         for condition in chosen_conditions(workspace, workspace.base("yes-no-facts"), METHODS)
