@@ -50,6 +50,7 @@ _HOME = {
     "capture": "engine",
     "changed_answers": "evaluation",
     "chosen_setting": "experiments",
+    "choose_setting": "methods",
     "cohesion": "geometry",
     "cosine_matrix": "geometry",
     "cross_task": "tasks",
@@ -73,6 +74,7 @@ _HOME = {
     "parallelism": "geometry",
     "project": "geometry",
     "random_direction": "placebos",
+    "recommend": "recommend",
     "sample_examples": "tasks",
     "score": "engine",
     "select": "selection",
@@ -144,6 +146,7 @@ if TYPE_CHECKING:
     )
     from .models import list_models, load_model
     from .placebos import random_direction
+    from .recommend import recommend
     from .selection import Selection, select, space_from_residuals
     from .share import export, import_intervention, import_vector
     from .steering import generate, steer

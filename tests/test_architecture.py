@@ -35,6 +35,7 @@ RANK = {
     "evaluation": 6,
     "methods": 7,
     "share": 7,
+    "recommend": 8,
     "experiments": 8,
     "report": 9,
     "explore": 10,

@@ -19,7 +19,7 @@ from ..engine import Progress, quiet, sweep
 from ..engine.sweep import DEFAULT_STRENGTHS
 from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position, Steering
-from ..methods import Choice, Setting, candidate_layers, cell_outcomes, choose_setting, find_rule, unlabelled
+from ..methods import Choice, Setting, candidate_layers, cell_outcomes, choose_from, find_rule, unlabelled
 from ..models.lens import HookedTransformer
 from ..placebos import matched
 from ..tasks import Example, Prompt, Task, sample_examples, zero_shot_prompts
@@ -338,7 +338,7 @@ def choice_for(
         measured: methods of the tables, see ``candidate_table``.
 
     Raises:
-        ValueError: see ``methods.choose_setting``.
+        ValueError: see ``methods.choose_from``.
     """
     name = rule or workspace.config.rule
     # Placebos stand beside the vector under rule ``own``, unless tasks are named from which they can choose themselves.
@@ -358,7 +358,7 @@ def choice_for(
     if rules.guarded:
         keys = [*wanted, "layer", "strength", "position"]
         table = table.merge(plain_text_table(workspace, measured), on=keys, how="left")
-    return choose_setting(
+    return choose_from(
         table,
         source=source,
         target=target,

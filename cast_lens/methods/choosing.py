@@ -1,9 +1,9 @@
 """Where and how strongly to steer, or whether to: one function chooses, by one of several rules.
 
 Candidates are layers × strengths × positions, and *not to steer*. ``cell_outcomes`` measures what directions do at
-every candidate to the queries of one task, in one pass. ``choose_setting`` reads such tables of several tasks and
-applies a rule of ``RULES``. Rules read the labels of source tasks. Of a target they read no label, at most what can be
-seen on its unlabelled queries:
+every candidate to the queries of one task, in one pass. ``choose_from`` reads such tables of several tasks and applies
+a rule of ``RULES``; ``choose_setting`` does both for one vector and one task. Rules read the labels of source tasks. Of
+a target they read no label, at most what can be seen on its unlabelled queries:
 
 - whether an answer is admissible at all, and
 - the *believed* change: how probable the unsteered model itself held the answers that are written under steering,
@@ -41,6 +41,7 @@ LABELLED = ("gain", "gain_se", "right", "lost", "choice_gain", "gold_logprob")
 """Columns of ``cell_outcomes`` that rest on gold answers; of a target no rule reads them."""
 UNLABELLED = ("believed", "believed_se", "valid", "valid_before", "moved")
 """Columns that need queries and admissible answers only."""
+STRENGTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 # One-sided 95 %: a lower bound is meant.
 Z = 1.645
 # The paper's middle layers are 16 to 20 of 32 (arXiv 2507.13236).
@@ -300,8 +301,23 @@ class Choice:
         """Whether anything is added."""
         return self.setting is not None
 
+    @property
+    def layer(self) -> int:
+        """Of the setting; -1 where the rule stands aside."""
+        return -1 if self.setting is None else self.setting.layer
 
-def choose_setting(
+    @property
+    def strength(self) -> float:
+        """Of the setting; 0 where the rule stands aside."""
+        return 0.0 if self.setting is None else self.setting.strength
+
+    @property
+    def position(self) -> Position:
+        """Of the setting; ``last`` where the rule stands aside."""
+        return "last" if self.setting is None else self.setting.position
+
+
+def choose_from(
     table: pd.DataFrame,
     *,
     source: str,
@@ -327,6 +343,57 @@ def choose_setting(
     """
     evidence = _evidence(table, source=source, target=target, n_layers=n_layers)
     return _choose(evidence, find_rule(rule), rule, operator)
+
+
+def choose_setting(
+    model: HookedTransformer,
+    prompts: Sequence[Prompt],
+    vector: SteeringVector,
+    *,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    positions: Sequence[Position] = ("last",),
+    operator: Operator = "add",
+    labelled: bool = True,
+    chat: bool = False,
+    progress: Progress = quiet,
+) -> Choice:
+    """Where and how strongly a vector helps on these prompts, or that it does not.
+
+    Args:
+        model: the model that the vector was taken from.
+        prompts: zero-shot prompts of one task; not those on which the choice is then praised.
+        vector: what is added.
+        layers: block indices; eight between a fifth and nine tenths of the depth when None.
+        strengths, positions, operator, chat, progress: see ``cell_outcomes``.
+        labelled: choose by the lower bound of the gain in right answers, which reads the prompts' gold answers; False
+            to choose by the lower bound of the believed change, which reads none.
+
+    Returns:
+        a choice with ``layer, strength, position``, and ``steers`` False where no candidate is shown to help.
+
+    Raises:
+        ValueError: see ``engine.sweep``; prompts without gold, or admissible, answers, on which nothing can be chosen.
+    """
+    n_layers = int(model.cfg.n_layers)
+    given = tuple(prompts) if labelled else unlabelled(prompts)
+    table = cell_outcomes(
+        model,
+        given,
+        {"vector": vector},
+        layers=layers or [one for one in candidate_layers(n_layers, 8) if one in vector.layers],
+        strengths=strengths,
+        operator=operator,
+        positions=positions,
+        chat=chat,
+        progress=progress,
+    ).assign(task="labelled" if labelled else "target")
+    known = table["gain" if labelled else "believed"].notna()
+    if not known.any():
+        needed = "gold answers" if labelled else "admissible answers (choices or labels)"
+        raise ValueError(f"the prompts have no {needed}, so no setting can be chosen on them")
+    rule = "worst-lower" if labelled else "target-lower"
+    return choose_from(table, source="", target="target", n_layers=n_layers, rule=rule, operator=operator)
 
 
 def find_rule(name: str) -> Rule:
