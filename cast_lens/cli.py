@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .experiments.protocol import Experiment
     from .methods.atv import Design, Training
+    from .recommend import Recommendation
     from .tasks import Task
 
 ABOUT = "Cross-task Activation Steering Transfer: difference vectors, parallelism, steering, with controls."
@@ -133,6 +134,45 @@ class AtvEvalCommand:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RecommendCommand:
+    """What ``recommend`` takes.
+
+    Attributes:
+        task: file of queries, one record or text per line, which need no answers; or the name of a task.
+        sources: labelled tasks, comma-separated (default: four of the suite that ships).
+        folder: folder of JSONL tasks in which sources are looked for.
+        labels: admissible answers, comma-separated, where the queries have no choices.
+        instruction: what opens the prompts of the queries.
+        model: embedded name, hub name, local folder or .gguf file.
+        device: cpu, cuda, mps or auto.
+        dtype: float32, bfloat16 or float16.
+        queries: of each task, at most, on which settings are compared.
+        samples: of each source, which make its vector.
+        chat: use the model's chat template.
+        seed: of samples, queries and random directions.
+        out: folder for the vector, the recommendation and the answers (default: nothing is written).
+        quiet: say nothing but the result, warnings and errors.
+        verbose: show progress within each step, and the traceback of an unexpected error.
+    """
+
+    task: str = ""
+    sources: tuple[str, ...] = ()
+    folder: str = ""
+    labels: tuple[str, ...] = ()
+    instruction: str = ""
+    model: str = "smollm2-135m-instruct"
+    device: str = "cpu"
+    dtype: str = "float32"
+    queries: int = 32
+    samples: int = 16
+    chat: bool = False
+    seed: int = 0
+    out: str = ""
+    quiet: bool = False
+    verbose: bool = False
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -195,6 +235,29 @@ def tasks(
         ]
         _table(("task", "kind", "examples", "labels"), rows)
         typer.echo("Examples: in the train, validation and test split.")
+
+    explained(job)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of the main job, one per model.")],
+    out: Annotated[str, typer.Option(help="HTML file for the figure; the numbers go beside it.")] = "compare.html",
+    metric: Annotated[str, typer.Option(help="exact_match, valid or choice_correct.")] = "exact_match",
+) -> None:
+    """Compare runs of several models: gain against headroom, one mark per pair."""
+
+    def job() -> None:
+        from .experiments.compare import compare as compared
+        from .plots import plot_headroom, write_figure
+
+        found = compared(runs, metric=metric)
+        for model, part in found.groupby("model", sort=False):
+            gain, room = 100 * part["gain"].mean(), 100 * part["headroom"].mean()
+            typer.echo(f"{model}: mean gain {gain:+.1f} points over {len(part)} pairs, headroom {room:+.1f}")
+        path = Path(out)
+        write_figure(plot_headroom(found), found, path.parent, path.stem, png="never")
+        typer.echo(f"Figure: {path.with_suffix('.html')}")
 
     explained(job)
 
@@ -431,6 +494,64 @@ atv = typer.Typer(
 app.add_typer(atv, name="atv")
 
 
+def _recommend(given: dict[str, Any]) -> None:
+    """Recommend a vector for queries without answers, or nothing."""
+    how = _taken(RecommendCommand, given)
+    if not how.task:
+        raise ValueError("--task is missing; give a file of queries, one per line, or the name of a task")
+    from .tasks import load_task
+
+    named = [load_task(name, tasks=how.folder or None) for name in how.sources]
+    if how.task.startswith((".", "/")) or Path(how.task).suffix in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
+        if not Path(how.task).is_file():
+            raise ValueError(f"--task {how.task} is no file; give a file of queries, one per line, or a task's name")
+        task: Any = Path(how.task)
+    else:
+        task = load_task(how.task, tasks=how.folder or None)
+    from .engine.progress import bars, quiet
+    from .models import load_model
+    from .recommend import SOURCES, recommend
+
+    say = _silent if how.quiet else _say
+    say(f"Loading {how.model}")
+    found = recommend(
+        load_model(how.model, device=how.device, dtype=how.dtype),
+        task,
+        sources=named or SOURCES,
+        labels=how.labels or None,
+        instruction=how.instruction or None,
+        queries=how.queries,
+        samples=how.samples,
+        chat=how.chat,
+        seed=how.seed,
+        say=say,
+        progress=bars if how.verbose else quiet,
+    )
+    _print_recommendation(found)
+    if how.out:
+        typer.echo(f"Saved: {found.save(how.out)}")
+
+
+def _print_recommendation(found: Recommendation) -> None:
+    rows = [
+        (
+            row["source"],
+            row["direction"],
+            row["decision"],
+            row["layer"],
+            row["strength"],
+            f"{100 * row['expected']:+.0f}",
+        )
+        for row in found.sources.to_dict("records")
+    ]
+    _table(("source", "direction", "decision", "layer", "strength", "expected"), rows)
+    for number, row in enumerate(found.answers.to_dict("records"), start=1):
+        query = str(row["query"]).strip().splitlines()
+        shown = max(query[1:] or query or [""], key=len)[:60]
+        typer.echo(f"{number}. {shown}: {str(row['before']).strip()!r} → {str(row['after']).strip()!r}")
+    typer.echo(repr(found))
+
+
 def _train(given: dict[str, Any]) -> None:
     from .engine import bars
     from .methods.atv import loss_bar
@@ -488,8 +609,11 @@ def _show(given: dict[str, Any]) -> None:
 
 
 def _add_commands() -> None:
-    """``run`` and those of ``atv``."""
+    """``run``, ``recommend`` and those of ``atv``."""
     _add_run(app, "run", ("transfer",))
+    app.command("recommend", help="Say which vector helps a task without labels, where and how strongly, or none.")(
+        command(_recommend, declared("cli.py", "RecommendCommand", "Command"), explained=explained)
+    )
     where = "A run directory, or its atv.safetensors."
     shared, own = declared("cli.py", "AtvCommand", "Command"), partial(declared, "cli.py", group="Command")
     training = (

@@ -1,0 +1,77 @@
+"""A recommendation for queries without answers: it reads no label, saves what it recommends, and refuses bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cast_lens as cl
+from cast_lens.recommend import Recommendation, corrected, recommend
+from tests.tiny import tiny_model
+
+TEXTS = [f"The {thing} was {how}." for thing in ("film", "meal", "trip", "book") for how in ("fine", "dull", "long")]
+
+
+def made(task: object) -> Recommendation:
+    small = {"queries": 4, "samples": 3, "shots": 2, "layers": (1, 2), "strengths": (1.0, 4.0)}
+    sources = ("review-sentiment", "yes-no-facts")
+    return recommend(tiny_model("llama"), task, sources=sources, labels=("good", "bad"), **small)  # type: ignore[arg-type]
+
+
+def test_queries_without_answers_are_enough_and_answers_change_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(json.dumps({"input": text}) for text in TEXTS))
+    found = made(file)
+    assert found.target == "mine"
+    assert found.steers == (found.vector is not None)
+    assert len(found.answers) == 4
+    assert set(found.sources["direction"]) == {"vector", "random direction"}
+    assert len(found.sources) == 4
+    # The same queries with answers: nothing else comes out.
+    with_answers = made([{"input": text, "answer": "bad"} for text in TEXTS])
+    assert with_answers.sources["expected"].tolist() == found.sources["expected"].tolist()
+    assert with_answers.sources["layer"].tolist() == found.sources["layer"].tolist()
+    folder = found.save(tmp_path / "out")
+    about = json.loads((folder / "recommendation.json").read_text())
+    assert about["target"] == "mine"
+    assert (folder / "vector.safetensors").is_file() == found.steers
+    if found.steers:
+        assert cl.SteeringVector.load(folder / "vector.safetensors").layers
+        assert found.intervention().layer == found.choice.layer
+    else:
+        assert "add nothing" in repr(found)
+        with pytest.raises(ValueError, match="nothing is recommended"):
+            found.intervention()
+    assert "mine" in found._repr_html_()
+
+
+def test_an_expectation_is_corrected_by_known_cases() -> None:
+    assert np.isnan(corrected(0.2, [0.1, 0.1])[1])
+    middle, low, high = corrected(0.2, [-0.1, 0.0, 0.1, -0.2, -0.1])
+    assert middle == pytest.approx(0.14)
+    assert low < middle < high
+    # A further case of the same spread falls outside one time in twenty.
+    generator = np.random.default_rng(0)
+    inside = []
+    for _ in range(400):
+        drawn = generator.normal(0, 0.05, size=9)
+        _, low, high = corrected(0.0, drawn[:8].tolist())
+        inside.append(low <= drawn[8] <= high)
+    assert 0.92 <= np.mean(inside) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("nowhere.jsonl", "is no file"),
+        (["only", "two"], "holds 2 queries"),
+        ([1, 2, 3], "query 1: expected a text or a record, got int"),
+        ("review-sentimant", "review-sentiment"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(task: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(task)
