@@ -46,8 +46,12 @@ compared with hooks on a padded batch. *Difference* is the largest one, over the
 |---|---|---|---|---|
 """
 TAIL = """
+
 No tiny model could be built of these, for their configs keep large sizes or are particular about how sizes go together:
 {missing}. They are looked at like any other when a model of theirs is loaded.
+"""
+UNSEEN = """
+The run that made this table was stopped before it had looked at {names}.
 """
 
 
@@ -96,8 +100,14 @@ def document(found: list[Found]) -> str:
     numbers = [f"{sum(one.route == route for one in seen)} {route}" for route in routes]
     counts = f"Of {len(seen)} architectures {', '.join(numbers[:-1])} and {numbers[-1]}."
     missing = ", ".join(f"`{one.name}`" for one in found if not one.route)
+    unseen = ", ".join(f"`{name}`" for name in NAMES if name not in {one.name for one in found})
     rows = [one.row() for one in sorted(seen, key=lambda one: (routes.index(one.route), one.name))]
-    return HEAD.format(version=version("transformers"), counts=counts) + "\n".join(rows) + TAIL.format(missing=missing)
+    return (
+        HEAD.format(version=version("transformers"), counts=counts)
+        + "\n".join(rows)
+        + TAIL.format(missing=missing)
+        + (UNSEEN.format(names=unseen) if unseen else "")
+    )
 
 
 def _kept() -> dict[str, Found]:
@@ -111,7 +121,7 @@ def main(names: list[str]) -> int:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     known = {} if names else _kept()
-    found = []
+    found: list[Found] = []
     for name in names or NAMES:
         found.append(known.get(name) or look(name))
         print(found[-1].row(), flush=True)
