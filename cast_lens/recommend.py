@@ -371,7 +371,8 @@ def _number(value: float) -> float | None:
 
 def _drawn(task: Task, count: int, *, seed: int) -> list[Example]:
     """Queries of a task without regard to their labels."""
-    pool = [*task.validation, *task.train, *task.test]
+    # In an order that is the queries' own: splits are stratified by answers.
+    pool = sorted((*task.validation, *task.train, *task.test), key=lambda one: one.input)
     return [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))[:count]]
 
 

@@ -31,7 +31,8 @@ def test_queries_without_answers_are_enough_and_answers_change_nothing(tmp_path:
     assert set(found.sources["direction"]) == {"vector", "random direction"}
     assert len(found.sources) == 4
     # The same queries with answers: nothing else comes out.
-    with_answers = made([{"input": text, "answer": "bad"} for text in TEXTS])
+    answers = ["good" if index < 4 else "bad" for index in range(len(TEXTS))]
+    with_answers = made([{"input": text, "answer": one} for text, one in zip(TEXTS, answers, strict=True)])
     assert with_answers.sources["expected"].tolist() == found.sources["expected"].tolist()
     assert with_answers.sources["layer"].tolist() == found.sources["layer"].tolist()
     folder = found.save(tmp_path / "out")
