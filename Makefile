@@ -34,9 +34,9 @@ test: $(VENV)/.installed-dev
 
 # TransformerLens 4 in an environment of its own, which finds everything else in the other one.
 TL4 := .venv-tl4
-TL4_TESTS := tests/engine tests/models/test_decoder.py tests/models/test_bridge.py tests/models/test_identity.py \
-	tests/test_hooks.py tests/test_steering.py tests/test_steered_decoding.py tests/test_extraction.py tests/report \
-	tests/experiments/test_runner.py
+TL4_TESTS := tests/engine/test_huggingface.py tests/engine/test_architectures.py tests/engine/test_devices.py \
+	tests/engine/test_equality.py tests/models/test_decoder.py tests/models/test_bridge.py tests/test_hooks.py \
+	tests/test_steering.py tests/test_steered_decoding.py tests/test_extraction.py tests/report
 
 test-tl4: $(TL4)/.installed
 	OMP_NUM_THREADS=1 $(TL4)/bin/python -m pytest -n 2 --dist loadgroup $(TL4_TESTS) $(ARGS)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Tests of what a ``HookedTransformer`` has and a ``HookedDecoder`` lacks: a KV cache, streaming, blocks that can be run
 # by themselves, re-entry at a layer. TransformerLens 4 has no ``HookedTransformer``.
 _OF_HOOKED_TRANSFORMER = {
+    "test_decoder.py": (
+        "test_a_folder_of_an_unknown_architecture_loads",
+        "test_a_known_architecture_can_be_run_by_its_own_modules",
+    ),
     "test_hooks.py": (
         "test_nothing_is_left_after_an_exception_in_a_pass",
         "test_an_error_of_the_callers_own_is_not_covered_up",
