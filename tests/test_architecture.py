@@ -36,6 +36,7 @@ RANK = {
     "methods": 7,
     "share": 7,
     "recommend": 8,
+    "backends": 8,
     "experiments": 8,
     "report": 9,
     "explore": 10,
