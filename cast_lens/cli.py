@@ -173,6 +173,29 @@ class RecommendCommand:
     verbose: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ExportCommand:
+    """What ``export`` takes.
+
+    Attributes:
+        out: file to write.
+        layer: block to steer; a vector of a single layer needs none.
+        strength: factor (default: 1, or what an exported intervention says).
+        operator: what is done there (default: add).
+        position: which tokens are edited (default: last).
+        format: safetensors, gguf, lm-eval, easysteer or script (default: from the ending of --out).
+        blocks: for lm-eval, the name of the list of blocks in the Hugging Face model.
+    """
+
+    out: str
+    layer: int | None = None
+    strength: float | None = None
+    operator: str = ""
+    position: str = ""
+    format: str = ""
+    blocks: str = "layers"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -608,8 +631,35 @@ def _show(given: dict[str, Any]) -> None:
     typer.echo(f"parameters trained: {about['n_parameters']}")
 
 
+def _export(given: dict[str, Any]) -> None:
+    """Write a vector with its setting for another engine."""
+    from .share import export, import_vector, read_intervention
+
+    if not given.get("out"):
+        raise ValueError("--out is missing: give the file to write, ending in .gguf, .pt, .json, .py or .safetensors")
+    how = _taken(ExportCommand, given)
+    setting = {"operator": how.operator or None, "position": how.position or None}
+    steering = read_intervention(given["path"], layer=how.layer, strength=how.strength, **setting)
+    made = export(
+        steering,
+        how.out,
+        format=how.format or None,
+        provenance=import_vector(given["path"]).provenance,
+        blocks=how.blocks,
+    )
+    typer.echo(f"{made}: {steering!r}")
+
+
 def _add_commands() -> None:
-    """``run``, ``recommend`` and those of ``atv``."""
+    """``run``, ``export``, ``recommend`` and those of ``atv``."""
+    app.command("export", help="Write a vector for llama.cpp, lm-eval, EasySteer or plain transformers.")(
+        command(
+            _export,
+            declared("cli.py", "ExportCommand", "Command"),
+            explained=explained,
+            argument="A vector: of this package, or of another tool.",
+        )
+    )
     _add_run(app, "run", ("transfer",))
     app.command("recommend", help="Say which vector helps a task without labels, where and how strongly, or none.")(
         command(_recommend, declared("cli.py", "RecommendCommand", "Command"), explained=explained)

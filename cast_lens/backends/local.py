@@ -1,4 +1,4 @@
-"""The model in this process: through the one-pass engine, and through plain hooks, the route that it is tested against."""
+"""The model in this process: through the one-pass engine, and through the plain hooks that it is tested against."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Models on serving engines: EasySteer and vllm-lens, both on vLLM.
 
-Written from their documentation and tested against fakes that behave as documented; docs/serving.md says which versions,
-and that neither ran on hardware here.
+Written from their documentation and tested against fakes that behave as documented; docs/serving.md says which
+versions, and that neither ran on hardware here.
 
 An answer is scored as part of a request: prompt and answer are its tokens, and the log-probabilities of the answer's
 tokens are read off. An intervention at ``last`` then edits the last prompt token and the answer's tokens, which are
