@@ -122,9 +122,9 @@ class CastLensLM(TemplateLM):
                 results[prompt.tokens, answer] = (value, answer[0] == first)
         self._confirm(results)
         given = [results[pair] for pair in pairs]
-        for (key, *_), result in zip(requests, given, strict=True):
-            if key is not None:
-                self.cache_hook.add_partial("loglikelihood", key, result)
+        for request, result in zip(requests, given, strict=True):
+            if request[0] is not None:
+                self.cache_hook.add_partial("loglikelihood", request[0], result)
         return given
 
     def _confirm(self, results: dict[_Pair, tuple[float, bool]]) -> None:
