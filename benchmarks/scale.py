@@ -29,7 +29,7 @@ MODELS: dict[str, Any] = {
     "70 B": SimpleNamespace(n_layers=80, d_model=8192, n_heads=64, n_key_value_heads=8, d_head=128, d_mlp=28672),
 }
 for _shape in MODELS.values():
-    _shape.__dict__ |= {"gated_mlp": True, "attn_only": False, "num_experts": None, "d_vocab_out": 128256}
+    vars(_shape).update(gated_mlp=True, attn_only=False, num_experts=None, d_vocab_out=128256)
 # Dense bfloat16 peak of one H100 SXM by its data sheet, and the share of it that is assumed to be reached.
 PEAK, UTILISATION = 989e12, (0.1, 0.3, 0.5)
 
