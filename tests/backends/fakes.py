@@ -39,6 +39,9 @@ class Engine:
 
     def __init__(self) -> None:
         self.model, self.tokenizer = tiny_hf_model("llama"), tiny_tokenizer()
+        # vLLM also ends a text at the tokens of the generation config.
+        listed = self.model.generation_config.eos_token_id
+        self._ends = {self.tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}
         self._kept: dict[tuple[str, tuple[int, ...]], Edits] = {}
 
     def get_tokenizer(self) -> Any:
@@ -82,7 +85,7 @@ class Engine:
             if len(written) == size:
                 prompt = logits.log_softmax(-1)
             written.append(int(logits[-1].argmax()))
-            if written[-1] == self.tokenizer.eos_token_id:
+            if written[-1] in self._ends:
                 break
         told = [None] + [
             {token: SimpleNamespace(logprob=float(prompt[place, token]))} for place, token in enumerate(tokens[1:])
