@@ -33,8 +33,7 @@ def load_task(
 
     Args:
         name: ``review-sentiment``, or ``review-sentiment.de`` for another language; English may be written
-            out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``. ``lm-eval:arc_easy`` is a task of
-            lm-evaluation-harness; ``tasks`` is then a folder of its definitions.
+            out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``.
         tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.formats`.
         hub: take the data set of this name from the Hugging Face hub; needs a network or its cache.
         seed: chooses the validation items where a folder has none, and the items of large hub data sets.
@@ -51,10 +50,6 @@ def load_task(
     """
     if hub and tasks is not None:
         raise ValueError("hub=True and tasks=... exclude each other; give one of them")
-    if name.startswith("lm-eval:"):
-        from .lm_eval_tasks import PREFIX, load_lm_eval  # An extra, and slow to import.
-
-        return load_lm_eval(name.removeprefix(PREFIX), folder=None if tasks is None else Path(tasks), seed=seed)
     name = canonical(name)
     if hub:
         from .hub import load_hub  # It is only needed here, and needs the network.
