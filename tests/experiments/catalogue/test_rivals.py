@@ -16,7 +16,7 @@ from cast_lens.methods import FIELD_METHODS
 from cast_lens.methods.field import placebo_of
 from tests.experiments.small import SMALL, joined, outcomes, planned, right, rows_of, small_config, words, workspace_of
 
-FEW = ("cast", "function vector", "state vector", "in-context vector", "library")
+FEW = ("cast", "function vector", "in-context vector", "state vector", "library")
 TWO = replace(SMALL, sources=("review-sentiment", "headline-topic"), targets=("yes-no-facts",))
 
 
