@@ -315,6 +315,11 @@ def split_rows(
     return _table(rows, columns)
 
 
+def as_gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``side_by_side`` for ``plots.plot_methods``: the difference and its interval are called a gain."""
+    return rows.rename(columns={"difference": "gain", "low": "gain_low", "high": "gain_high"})
+
+
 def gain_lines(rows: pd.DataFrame, x: pd.Series, methods: pd.Series) -> pd.DataFrame:
     """Rows of a pooled table for ``plots.plot_scaling``: ``x``, ``method``, and ``y, low, high`` in points."""
     ends = {"y": "gain", "low": "gain_low", "high": "gain_high"}

@@ -39,6 +39,12 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
+def headline(parts: Sequence[str]) -> str:
+    """One sentence of its clauses, empty ones left out; ``NOTHING`` without any."""
+    told = "; ".join(part for part in parts if part)
+    return f"{told[0].upper()}{told[1:]}." if told else NOTHING
+
+
 def metrics(frame: pd.DataFrame) -> list[str]:
     """The metrics that a table has, in reading order."""
     return [name for name in NAMES if (frame["metric"] == name).any()]

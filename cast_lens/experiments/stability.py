@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..vectors import DifferenceVectors
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Of the line in a figure of cosines.
 SAMPLING = "placebo: another draw of samples"
@@ -75,6 +73,33 @@ def resampled_cosine(differences: Float[np.ndarray, "sample d_model"], *, replic
     return float((across / np.maximum(lengths, np.finfo(np.float64).tiny)).mean())
 
 
+def turns(geometry: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """How far vectors turn at the layer of the setting, over sources.
+
+    Args:
+        geometry: ``source, cosine`` (to the vector that is not changed), ``sampling, at_setting`` and ``by``.
+        by: columns that say what was changed.
+
+    Returns:
+        ``by, sources, cosine, cosine_low, cosine_high`` (mean and range), ``sampling`` (the cosine that another draw of
+        samples would give), ``further, no_further`` (sources whose vector turns further than that, or does not).
+    """
+    here = geometry[geometry["at_setting"]] if len(geometry) else geometry
+    return pd.DataFrame(
+        {
+            **dict(zip(by, named, strict=True)),
+            "sources": len(part),
+            "cosine": part["cosine"].mean(),
+            "cosine_low": part["cosine"].min(),
+            "cosine_high": part["cosine"].max(),
+            "sampling": part["sampling"].mean(),
+            "further": int((part["cosine"] < part["sampling"]).sum()),
+            "no_further": int((part["cosine"] >= part["sampling"]).sum()),
+        }
+        for named, part in (here.groupby(list(by), sort=False) if len(here) else ())
+    )
+
+
 def cosine_lines(geometry: pd.DataFrame, methods: pd.Series, *, samples: int) -> pd.DataFrame:
     """Cosines by layer for ``plots.plot_scaling``: one line per method, and what sampling alone would do.
 
@@ -86,8 +111,6 @@ def cosine_lines(geometry: pd.DataFrame, methods: pd.Series, *, samples: int) ->
     Returns:
         ``method, x`` (layer), ``y, low, high`` (mean and range), ``n``.
     """
-    import pandas as pd
-
     spread = {"y": ("cosine", "mean"), "low": ("cosine", "min"), "high": ("cosine", "max")}
     lines = geometry.assign(method=methods)
     noise = geometry.assign(method=SAMPLING, cosine=geometry["sampling"])

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ..extraction import draw_samples
-from ..methods import VECTOR_METHODS, Condition, evaluate_conditions, steered
+from ..methods import VECTOR_METHODS, Condition, steered
 from ..stats import HypothesisTest, mean_interval, silhouette, spearman
 from ..tasks import Task
 from ..tasks.templates import body
@@ -69,8 +69,8 @@ def _outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
         for draw in range(config.placebos):
             noise = workspace.random_direction(source, number=draw)
             conditions.append(steered(noise, base.prompts, setting, source=source, method=RANDOM, seed=draw))
-    found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
-    return found.drop(columns="text").assign(own=found["source"] == target)
+    found = workspace.outcomes(conditions)
+    return found.assign(own=found["source"] == target)
 
 
 def changes_of(outcomes: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:

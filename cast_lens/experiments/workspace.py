@@ -12,7 +12,15 @@ import pandas as pd
 from ..engine import Progress, quiet, tokenise, unsupported
 from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
-from ..methods import VECTOR_METHODS, Condition, Setting, SourceTask, zero_shot_condition
+from ..methods import (
+    VECTOR_METHODS,
+    AnyCondition,
+    Condition,
+    Setting,
+    SourceTask,
+    evaluate_conditions,
+    zero_shot_condition,
+)
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
 from ..models import HookedDecoder, fingerprint, load_model
 from ..models.identity import check_layers, quantisation
@@ -159,6 +167,11 @@ class Workspace:
         """A random direction of the norm of a source's contrastive mean; another one for every source and number."""
         return random_direction(self.vector(name), seed=placebo_seed(name, self.config.seed, number))
 
+    def placebos(self, name: str, vector: SteeringVector) -> list[tuple[int, SteeringVector]]:
+        """Numbered random directions of the norm of any vector of a source, as many as the run asks for."""
+        seeds = [placebo_seed(name, self.config.seed, number) for number in range(self.config.placebos)]
+        return [(number, random_direction(vector, seed=seed)) for number, seed in enumerate(seeds)]
+
     def shuffled(self, name: str) -> SteeringVector:
         """The mean difference vector of demonstrations with shuffled answers, over the same samples."""
         chosen = self.chosen(name)
@@ -195,6 +208,12 @@ class Workspace:
     def validation(self, name: str) -> tuple[Example, ...]:
         """The validation examples of a source; see ``validation_examples``."""
         return validation_examples(self.config, self.tasks[name])
+
+    def outcomes(self, conditions: Sequence[AnyCondition], *, chat: bool | None = None) -> pd.DataFrame:
+        """Rows of ``evaluate_conditions`` without the answers' texts; ``chat`` is the run's unless given."""
+        chat = self.config.chat if chat is None else chat
+        found = evaluate_conditions(self.model, conditions, chat=chat, progress=self.progress)
+        return found.drop(columns=["text"])
 
     def base(self, name: str) -> Condition:
         """Zero-shot on the test examples of a target: what everything is compared with."""

@@ -24,15 +24,15 @@ import pandas as pd
 
 from ... import plots
 from ...interventions import Operator, Position, PromptVectors, Steering
-from ...methods import Condition, Setting, evaluate_conditions
-from ...placebos import matched, placebo_seed, random_direction
+from ...methods import Condition, Setting
+from ...placebos import matched
 from ...selection import select, space_from_residuals
 from ...vectors import SteeringVector
 from .. import sentences
 from ..cells import Cell
 from ..choose_setting import best_strengths
 from ..config import RunConfig
-from ..outcomes import BASELINE, contrast_table, once, pooled_table, side_by_side
+from ..outcomes import BASELINE, as_gains, contrast_table, once, pooled_table, side_by_side
 from ..protocol import (
     Experiment,
     Findings,
@@ -138,15 +138,13 @@ class Ablation(Experiment):
             conditions.append(named(variant.name, intervention=edit, seed=variant.seed))
             if variant.seed > config.seed:
                 continue
-            for number in range(config.placebos):
-                seed = placebo_seed(cell.source, config.seed, number)
-                noise = random_direction(variant.vector, seed=seed)
+            for number, noise in workspace.placebos(cell.source, variant.vector):
                 edit = steering(variant, noise, variant.strength or 0.0, len(base.prompts))
                 conditions.append(named(placebo_of(variant.name), intervention=edit, seed=number))
-        found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
         groups = {variant.name: variant.group for variant in variants}
         groups |= {placebo_of(name): group for name, group in groups.items()}
-        return found.drop(columns=["text"]).assign(group=found["method"].map(groups).fillna(""))
+        found = workspace.outcomes(conditions)
+        return found.assign(group=found["method"].map(groups).fillna(""))
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
         """What each part changes.
@@ -181,8 +179,7 @@ class Ablation(Experiment):
             sentences.gain(frames["methods"], CAST),
             sentences.tally(rows, "variants, against cast in exact match,"),
         ]
-        headline = "; ".join(part for part in told if part)
-        return Findings(f"{headline}." if headline else sentences.NOTHING)
+        return Findings(sentences.headline(told))
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """Gains of all variants over zero-shot, and differences to the reference."""
@@ -200,7 +197,7 @@ class Ablation(Experiment):
             )
         against = versus[versus["against"] == CAST]
         if len(against):
-            renamed = against.rename(columns={"difference": "gain", "low": "gain_low", "high": "gain_high"})
+            renamed = as_gains(against)
             yield ReportFigure(
                 "against_cast",
                 "Every variant against the contrastive mean",

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from ... import plots
-from ...methods import Condition, evaluate_conditions, few_shot_condition, retrieved_condition, steered
+from ...methods import Condition, few_shot_condition, retrieved_condition, steered
 from ...methods.prompting import CANDIDATES
 from .. import sentences
 from ..cells import Cell
@@ -142,8 +142,7 @@ class AdaptiveTaskVectors(Experiment):
         conditions = (
             prompted(workspace, cell.target) if cell.kind == "prompted" else steered_by_cast(workspace, cell.target)
         )
-        found = evaluate_conditions(workspace.model, conditions, progress=workspace.progress)
-        frame = found.drop(columns=["text"]).assign(part="outcome", examples=0, held_out="")
+        frame = workspace.outcomes(conditions).assign(part="outcome", examples=0, held_out="")
         if cell.target != workspace.config.targets[0]:
             return frame
         chosen = [one for one in conditions if one.method != CAST_PLACEBO and one.source in ("", cell.target)]
@@ -215,8 +214,7 @@ class AdaptiveTaskVectors(Experiment):
                 if known:
                     told.append(f"{WHERE[fold].lower()} ATV gains {' and '.join(known)} in {sentences.NAMES[metric]}")
                     break
-        headline = "; ".join(told)
-        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+        return Findings(sentences.headline(told))
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """One forest per fold, the learning curve, the variants."""

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ... import plots
 from ...extraction import token_length
-from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, evaluate_conditions, few_shot_condition
+from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, few_shot_condition
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
@@ -130,10 +130,7 @@ class CrossDomain(Experiment):
             conditions = [self.prompting_condition(workspace, cell)]
         if not conditions:
             return pd.DataFrame()
-        found = evaluate_conditions(
-            workspace.model, conditions, chat=workspace.config.chat, progress=workspace.progress
-        )
-        return found.drop(columns=["text"]).assign(draw=cell.draw)
+        return workspace.outcomes(conditions).assign(draw=cell.draw)
 
     def prompting_condition(self, workspace: Workspace, cell: Cell) -> AnyCondition:
         """One prompting method with one source."""

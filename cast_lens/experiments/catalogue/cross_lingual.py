@@ -21,7 +21,6 @@ from ... import plots
 from ...methods import (
     Condition,
     cross_task_condition,
-    evaluate_conditions,
     few_shot_condition,
     language_vector,
     steered,
@@ -227,10 +226,10 @@ class CrossLingual(Experiment):
             conditions = prompted_conditions(workspace, family, cell.target, cell.source)
         if not conditions:
             return pd.DataFrame()
-        found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
+        found = workspace.outcomes(conditions)
         everywhere = [workspace.tasks[name] for name in family.names.values()]
         foreign = foreign_labels(everywhere, workspace.tasks[cell.target])
-        return found.drop(columns=["text"]).assign(
+        return found.assign(
             base=family.base, foreign=[float(normalise_answer(text) in foreign) for text in found["answer"]]
         )
 
@@ -270,10 +269,9 @@ class CrossLingual(Experiment):
         row = sentences.row_of(frames["versus"], method=f"cast, {OUT}", against=f"{RANDOM}, {OUT}")
         if row is not None:
             told.insert(1, f"against a random direction that is {sentences.change(row)}")
-        headline = "; ".join(part for part in told if part)
         languages = any(str(name).startswith(LANGUAGE) for name in frames["methods"].get("method", ()))
         left_out = () if languages else ("Language vectors: no items of two languages share an id.",)
-        return Findings(f"{headline}." if headline else sentences.NOTHING, left_out=left_out)
+        return Findings(sentences.headline(told), left_out)
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """The forest of methods, the matrix of languages, and cosines by layer."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ... import plots
-from ...methods import cross_task_condition, evaluate_conditions
+from ...methods import cross_task_condition
 from ...stats import mean_interval
 from .. import sentences
 from ..cells import Cell
@@ -140,8 +140,7 @@ def prompted_rows(workspace: Workspace, target: str) -> pd.DataFrame:
     fitting = [condition for condition in made if fits(workspace, condition.prompts)]
     if not fitting:
         return pd.DataFrame()
-    found = evaluate_conditions(workspace.model, fitting, chat=config.chat, progress=workspace.progress)
-    return found.drop(columns="text").assign(own=False)
+    return workspace.outcomes(fitting).assign(own=False)
 
 
 def distance_rows(workspace: Workspace, target: str) -> pd.DataFrame:

@@ -155,8 +155,7 @@ class Efficiency(Experiment):
                 once = result.loc[name, "once_gflops"] / result.loc[name, "gflops"]
                 told.append(f"making the vector and choosing its setting costs as much as {once:.0f} steered queries")
                 break
-        headline = "; ".join(told)
-        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+        return Findings(sentences.headline(told))
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """Operations per query, by method."""

@@ -267,8 +267,7 @@ class LayerStrength(Experiment):
                 )
         pairs = frames["pairs"]
         told.append(sentences.tally(pairs[pairs["metric"] == AIMS[0]], "pairs at the chosen cell"))
-        headline = "; ".join(part for part in told if part)
-        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+        return Findings(sentences.headline(told))
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """One grid per target, and the cost of strength."""

@@ -17,8 +17,8 @@ import pandas as pd
 
 from ... import plots
 from ...engine.tokens import longest_prompt
-from ...methods import Condition, cross_task_condition, evaluate_conditions, few_shot_condition, steered
-from ...placebos import placebo_seed, random_direction, random_subsets
+from ...methods import Condition, cross_task_condition, few_shot_condition, steered
+from ...placebos import placebo_seed, random_subsets
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
@@ -90,13 +90,13 @@ class Scaling(Experiment):
         """Outcomes of one cell; a prompt that does not fit the context gives one row with its length."""
         context = int(workspace.model.cfg.n_ctx)
         if cell.kind == "steered":
-            return outcomes(workspace, self.steered(workspace, cell)).assign(tokens=0, context=context)
+            return workspace.outcomes(self.steered(workspace, cell)).assign(tokens=0, context=context)
         condition = prompted(workspace, cell)
         tokens = longest_prompt(workspace.model, condition.prompts, chat=workspace.config.chat) + ANSWER_ROOM
         if tokens > context:
             named = {"method": condition.method, "source": condition.source, "target": cell.target}
             return pd.DataFrame([{**named, "tokens": tokens, "context": context}])
-        return outcomes(workspace, [condition]).assign(tokens=tokens, context=context)
+        return workspace.outcomes([condition]).assign(tokens=tokens, context=context)
 
     def steered(self, workspace: Workspace, cell: Cell) -> list[Condition]:
         """Zero-shot, means of more and more samples, and random directions of the norm of the mean of all."""
@@ -116,8 +116,7 @@ class Scaling(Experiment):
             subsets = random_subsets(found, size, count=self.repeats, seed=seed)
             for number, vector in enumerate(subsets.values()):
                 add(vector, named(CAST, size), number)
-        for number in range(config.placebos):
-            noise = random_direction(found.mean(), seed=placebo_seed(source, config.seed, number))
+        for number, noise in workspace.placebos(source, found.mean()):
             add(noise, PLACEBO, number)
         return made
 
@@ -210,13 +209,6 @@ def draws(repeats: int) -> int:
 def sizes(config: RunConfig, budgets: tuple[int, ...]) -> list[int]:
     """Numbers of source samples: 1, 2, the budgets, all."""
     return sorted({n for n in (1, 2, *budgets) if n < config.samples} | {config.samples})
-
-
-def outcomes(workspace: Workspace, conditions: list[Condition]) -> pd.DataFrame:
-    """Outcomes without the answers' texts."""
-    config = workspace.config
-    found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
-    return found.drop(columns=["text"])
 
 
 def prompted(workspace: Workspace, cell: Cell) -> Condition:

@@ -19,15 +19,14 @@ import torch
 from jaxtyping import Float
 
 from ... import plots
-from ...methods import OUTCOMES, Condition, evaluate_conditions, steered
-from ...placebos import placebo_seed, random_direction
+from ...methods import OUTCOMES, Condition, steered
 from ...selection import METHODS, Selection, select, space_from_residuals
 from ...stats import adjust_p_values, placebo_test, stratified_placebo_test
 from ...vectors import DifferenceVectors
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..outcomes import BASELINE, SIGNIFICANT, gain_lines, once, pooled_table, side_by_side
+from ..outcomes import BASELINE, SIGNIFICANT, as_gains, gain_lines, once, pooled_table, side_by_side
 from ..protocol import (
     Experiment,
     Findings,
@@ -172,9 +171,7 @@ class SelectionExperiment(Experiment):
         base, setting = workspace.base(target), workspace.setting(source, reference(config))
         whole = found.mean()
         made = [(whole, ALL, config.seed)]
-        for number in range(config.placebos):
-            noise = random_direction(whole, seed=placebo_seed(source, config.seed, number))
-            made.append((noise, PLACEBO, number))
+        made += [(noise, PLACEBO, number) for number, noise in workspace.placebos(source, whole)]
         for one in self.subsets(config, found):
             made.append((found.mean(one.indices), named(one.selection, one.budget), one.seed))
         conditions: list[Condition] = [base]
@@ -182,8 +179,7 @@ class SelectionExperiment(Experiment):
             steered(vector, base.prompts, setting, source=source, method=method, seed=seed)
             for vector, method, seed in made
         ]
-        outcomes = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
-        return outcomes.drop(columns=["text"])
+        return workspace.outcomes(conditions)
 
     def subset_rows(self, workspace: Workspace, source: str) -> pd.DataFrame:
         """One row per subset: where its mean lies, without running the model on any target."""
@@ -282,7 +278,7 @@ class SelectionExperiment(Experiment):
         """Differences to random subsets, gains by budget, and a map for each source."""
         methods, samples = frames["methods"], frames["map"]
         if len(methods):
-            renamed = methods.rename(columns={"difference": "gain", "low": "gain_low", "high": "gain_high"})
+            renamed = as_gains(methods)
             yield ReportFigure(
                 "difference",
                 "Chosen minus random",

@@ -20,8 +20,7 @@ from ... import plots
 from ...extraction import Extraction, difference_vectors, draw_samples
 from ...geometry import cohesion
 from ...interventions import Steering
-from ...methods import Condition, evaluate_conditions, steered
-from ...placebos import placebo_seed, random_direction
+from ...methods import Condition, steered
 from ...tasks import Task, few_shot_prompts
 from ...vectors import DifferenceVectors, SteeringVector
 from .. import sentences
@@ -30,7 +29,7 @@ from ..choose_setting import best_strengths
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, gain_lines, once, pooled_table, side_by_side
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, increasing, settings_first
-from ..stability import cosine_lines, mean_cosines, sampling_cosines
+from ..stability import cosine_lines, mean_cosines, sampling_cosines, turns
 from ..workspace import Workspace, fits
 
 PLACEBO = "placebo: "
@@ -126,7 +125,7 @@ class Shots(Experiment):
         return {
             **{key: frame.assign(shots=[parsed(name) for name in frame["method"]]) for key, frame in tables.items()},
             "geometry": geometry,
-            "turns": turns(geometry),
+            "turns": turned(geometry),
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
@@ -143,10 +142,7 @@ class Shots(Experiment):
         known = set(geometry.get("shots", ())) | set(steps["shots"])
         gone = [str(k) for k in self.few_shots if k not in known]
         left_out = f"Left out, beyond the train split or the context of every source: {', '.join(gone)}."
-        headline = "; ".join(part for part in told if part)
-        return Findings(
-            f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING, (left_out,) if gone else ()
-        )
+        return Findings(sentences.headline(told), (left_out,) if gone else ())
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """Gain by number of demonstrations; cosine to the longest list by layer."""
@@ -237,18 +233,16 @@ def strengths(workspace: Workspace, source: str, means: dict[int, SteeringVector
 
 def outcomes(workspace: Workspace, cell: Cell, means: dict[int, SteeringVector]) -> pd.DataFrame:
     """Zero-shot, every vector and its placebos on a target."""
-    config, base = workspace.config, workspace.base(cell.target)
+    base = workspace.base(cell.target)
     chosen, setting = strengths(workspace, cell.source, means), workspace.setting(cell.source)
     conditions: list[Condition] = [base]
     for k, vector in means.items():
         place = replace(setting, strength=chosen[k])
         add = partial(steered, prompts=base.prompts, setting=place, source=cell.source)
         conditions.append(add(vector, method=named(k)))
-        for number in range(config.placebos):
-            noise = random_direction(vector, seed=placebo_seed(cell.source, config.seed, number))
+        for number, noise in workspace.placebos(cell.source, vector):
             conditions.append(add(noise, method=PLACEBO + named(k), seed=number))
-    found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
-    return found.drop(columns=["text"])
+    return workspace.outcomes(conditions)
 
 
 def geometry_rows(workspace: Workspace, source: str, made: dict[int, DifferenceVectors]) -> pd.DataFrame:
@@ -277,31 +271,17 @@ def geometry_rows(workspace: Workspace, source: str, made: dict[int, DifferenceV
     return pd.concat(frames, ignore_index=True)
 
 
-def turns(geometry: pd.DataFrame) -> pd.DataFrame:
-    """How far the vectors of each number of demonstrations turn and grow, at the setting's layer, over sources.
-
-    Returns:
-        ``shots, sources, cosine, cosine_low, cosine_high`` (to the vector of the longest list: mean and range),
-        ``sampling`` (the cosine that another draw of queries would give), ``no_further`` (sources whose vector turns
-        no further than that), ``norm_ratio`` (to the norms of the longest lists).
-    """
+def turned(geometry: pd.DataFrame) -> pd.DataFrame:
+    """``stability.turns`` to the longest list, by number of demonstrations, with ``norm_ratio`` to its mean norm."""
     if geometry.empty:
         return pd.DataFrame()
-    here = geometry[geometry["at_setting"]]
-    longest = here.loc[here["shots"] == here["most"], "norm"].mean()
-    return pd.DataFrame(
-        {
-            "shots": shots,
-            "sources": len(part),
-            "cosine": part["cosine"].mean(),
-            "cosine_low": part["cosine"].min(),
-            "cosine_high": part["cosine"].max(),
-            "sampling": part["sampling"].mean(),
-            "no_further": int((part["cosine"] >= part["sampling"]).sum()),
-            "norm_ratio": part["norm"].mean() / longest,
-        }
-        for shots, part in here[here["shots"] < here["most"]].groupby("shots")
-    )
+    shorter = geometry["shots"] < geometry["most"]
+    longest = geometry.loc[geometry["at_setting"] & ~shorter, "norm"].mean()
+    norms = geometry[geometry["at_setting"] & shorter].groupby("shots")["norm"].mean()
+    found = turns(geometry[shorter].sort_values("shots", kind="stable"), ("shots",))
+    if found.empty:
+        return found
+    return found.drop(columns="further").assign(norm_ratio=found["shots"].map(norms) / longest)
 
 
 def cosine_figure(geometry: pd.DataFrame, config: RunConfig) -> ReportFigure:

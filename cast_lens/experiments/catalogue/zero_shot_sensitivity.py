@@ -19,8 +19,8 @@ import torch
 from ... import plots
 from ...engine import capture
 from ...extraction import draw_samples, shown_prompts
-from ...methods import Condition, evaluate_conditions, steered, zero_shot_condition
-from ...placebos import matched, placebo_seed, random_direction
+from ...methods import Condition, steered, zero_shot_condition
+from ...placebos import matched
 from ...tasks import Prompt, Task, zero_shot_prompts
 from ...vectors import DifferenceVectors, SteeringVector
 from .. import sentences
@@ -28,7 +28,7 @@ from ..cells import Cell
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, holm, pooled_table, side_by_side, with_verdicts
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
-from ..stability import cosine_lines, mean_cosines, sampling_cosines
+from ..stability import cosine_lines, mean_cosines, sampling_cosines, turns
 from ..workspace import Workspace, fits, test_examples
 
 DEFAULT = "default"
@@ -128,8 +128,7 @@ class ZeroShotSensitivity(Experiment):
         for source in config.sources:
             if source != cell.target:
                 conditions += steered_conditions(workspace, base, source, cell.variant)
-        found = evaluate_conditions(workspace.model, conditions, chat=chat, progress=workspace.progress)
-        return found.drop(columns=["text"]).assign(prompt=cell.variant)
+        return workspace.outcomes(conditions, chat=chat).assign(prompt=cell.variant)
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
         """What wordings change. Gains under a wording are over zero-shot under that wording.
@@ -150,7 +149,7 @@ class ZeroShotSensitivity(Experiment):
             "methods": by_prompt(found, pooled_table, **options),
             "versus": side_by_side(vectors, comparisons, within=("prompt",), **options),
             "geometry": geometry,
-            "turns": turns(geometry),
+            "turns": turned(geometry),
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
@@ -165,8 +164,7 @@ class ZeroShotSensitivity(Experiment):
         rows = versus[(versus["prompt"] == DEFAULT) & (versus["metric"] == "exact_match")]
         own = rows[rows["against"] == named(DEFAULT)]
         told.append(sentences.tally(own, "reworded vectors, against the default one in exact match,"))
-        headline = "; ".join(part for part in told if part)
-        return Findings(f"{headline[0].upper()}{headline[1:]}." if headline else sentences.NOTHING)
+        return Findings(sentences.headline(told))
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """Cosine by layer, and gains under the default prompts."""
@@ -260,9 +258,7 @@ def steered_conditions(workspace: Workspace, base: Condition, source: str, promp
     for (wording, side), found in reworded(workspace, source).items():
         if prompt in (DEFAULT, wording):
             tried.append((named(wording, side), matched(found.mean(), like=default), config.seed))
-    for number in range(config.placebos):
-        noise = random_direction(default, seed=placebo_seed(source, config.seed, number))
-        tried.append((PLACEBO, noise, number))
+    tried += [(PLACEBO, noise, number) for number, noise in workspace.placebos(source, default)]
     return [
         steered(vector, base.prompts, setting, source=source, method=method, seed=seed)
         for method, vector, seed in tried
@@ -313,31 +309,13 @@ def is_vector(method: object) -> bool:
     return method not in (BASELINE, PLACEBO)
 
 
-def turns(geometry: pd.DataFrame) -> pd.DataFrame:
-    """How far the vectors of each wording turn, at the setting's layer, over sources.
-
-    Returns:
-        ``side, wording, sources, cosine, cosine_low, cosine_high`` (to the default vector: mean and range),
-        ``sampling`` (the cosine that another draw of samples would give), ``further`` (sources whose vector turns
-        further than that), ``norm_ratio`` (to the default vector's norm).
-    """
+def turned(geometry: pd.DataFrame) -> pd.DataFrame:
+    """``stability.turns`` to the default vector, by side and wording, with the mean ``norm_ratio``."""
     if geometry.empty:
         return pd.DataFrame()
-    here = geometry[geometry["at_setting"]]
-    return pd.DataFrame(
-        {
-            "side": side,
-            "wording": wording,
-            "sources": len(part),
-            "cosine": part["cosine"].mean(),
-            "cosine_low": part["cosine"].min(),
-            "cosine_high": part["cosine"].max(),
-            "sampling": part["sampling"].mean(),
-            "further": int((part["cosine"] < part["sampling"]).sum()),
-            "norm_ratio": part["norm_ratio"].mean(),
-        }
-        for (side, wording), part in here.groupby(["side", "wording"], sort=False)
-    )
+    norms = geometry[geometry["at_setting"]].groupby(["side", "wording"], sort=False)["norm_ratio"].mean()
+    found = turns(geometry, ("side", "wording")).drop(columns="no_further")
+    return found.assign(norm_ratio=norms.to_numpy())
 
 
 def cosine_figure(geometry: pd.DataFrame, side: str, config: RunConfig) -> ReportFigure:
