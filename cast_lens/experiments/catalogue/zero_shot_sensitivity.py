@@ -314,7 +314,7 @@ def turned(geometry: pd.DataFrame) -> pd.DataFrame:
     if geometry.empty:
         return pd.DataFrame()
     norms = geometry[geometry["at_setting"]].groupby(["side", "wording"], sort=False)["norm_ratio"].mean()
-    found = turns(geometry, ("side", "wording")).drop(columns="no_further")
+    found = turns(geometry, ("side", "wording")).drop(columns="no_further", errors="ignore")
     return found.assign(norm_ratio=norms.to_numpy())
 
 
