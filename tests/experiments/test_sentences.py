@@ -53,3 +53,8 @@ def test_without_outcomes_the_headline_says_so() -> None:
 def test_an_interval_that_is_not_known_is_not_written() -> None:
     assert sentences.interval(-0.05, 0.0) == "[−5.0, 0.0]"
     assert sentences.interval(float("nan"), 0.1) == ""
+
+
+def test_a_headline_leaves_out_what_is_not_known() -> None:
+    assert sentences.headline(["one gains", "", "none loses"]) == "One gains; none loses."
+    assert sentences.headline(["", ""]) == sentences.NOTHING

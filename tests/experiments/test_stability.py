@@ -13,6 +13,7 @@ from cast_lens.experiments.stability import (
     mean_cosines,
     resampled_cosine,
     sampling_cosines,
+    turns,
 )
 from cast_lens.vectors import DifferenceVectors, Provenance
 
@@ -83,3 +84,21 @@ def test_lines_average_a_method_and_end_with_the_noise_of_sampling() -> None:
     ]
     frame = pd.DataFrame(expected, columns=["method", "x", "y", "low", "high"])
     pd.testing.assert_frame_equal(found, frame.assign(n=40))
+
+
+def test_turns_are_counted_at_the_layer_of_the_setting() -> None:
+    cosines = {"cosine": [0.9, 0.5, 0.1], "sampling": [0.8, 0.8, 0.8], "at_setting": [True, True, False]}
+    found = turns(pd.DataFrame({"shots": [1, 1, 1], "source": ["a", "b", "a"], **cosines}), ("shots",))
+    assert found.to_dict("records") == [
+        {
+            "shots": 1,
+            "sources": 2,
+            "cosine": pytest.approx(0.7),
+            "cosine_low": 0.5,
+            "cosine_high": 0.9,
+            "sampling": pytest.approx(0.8),
+            "further": 1,
+            "no_further": 1,
+        }
+    ]
+    assert turns(pd.DataFrame(), ("shots",)).empty
