@@ -131,7 +131,7 @@ NEEDS = {
     "nearness to in-context learning": "unlabelled target queries, source demonstrations",
     "approach to in-context learning": "unlabelled target queries, source demonstrations",
     "task embedding": "unlabelled target queries",
-    "Fisher embedding": "unlabelled target queries, labelled source queries",
+    "Fisher embedding": "unlabelled target queries, their label words, labelled source queries",
     "H-score": "labelled target queries",
 }
 """What each predictor reads; none reads a gold answer of a test query."""
