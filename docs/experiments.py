@@ -122,9 +122,7 @@ cast-lens experiment all --quick --out runs/all      # every one, small
 The main job, `cast-lens run`, is one of them (`transfer`). Each is also a function that takes its own options by
 keyword: `cast_lens.experiments.shots(RunConfig(...), few_shots=(1, 4)) -> DataFrame`.
 
-A finished cell is a file. Killed at any moment, the same command ends with the same frames, bit for bit. `--workers
-N` uses N processes and changes no number; a cell that fails leaves its traceback and the others go on (`--retry-
-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv` take about two
+A finished cell is a file. Killed at any moment, the same command ends with the same frames, bit for bit. `--workers N` uses N processes and changes no number; a cell that fails leaves its traceback and the others go on (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv` take about two
 hours on two cores (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning
 (extra `peft`).
 """
