@@ -148,14 +148,7 @@ def steps_against_passes(given: argparse.Namespace) -> None:
             with peak_memory() as peak:
                 run()
             ratio = taken[name] / taken["forward-backward, frozen"]
-            rows.append(
-                {
-                    "route": name,
-                    "CPU s": taken[name],
-                    "times forward-backward": ratio,
-                    "MB": round(peak.above),
-                }
-            )
+            rows.append({"route": name, "CPU s": taken[name], "times forward-backward": ratio, "MB": round(peak.above)})
     tokens = sum(len(item.prompt.tokens) + len(item.prompt.answers[0]) for item in items)
     show(rows, as_json=given.json, title=f"A step on {len(items)} prompts, {tokens} tokens")
 

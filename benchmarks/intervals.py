@@ -98,11 +98,7 @@ def split() -> Iterator[dict[str, object]]:
                 sides = []
                 for validity, right in ((valid, 0.5), (0.9, 0.5 + effect)):
                     is_valid, is_right = generator.random(n) < validity, generator.random(n) < right
-                    columns = {
-                        "exact_match": is_valid & is_right,
-                        "valid": is_valid,
-                        "choice_correct": is_right,
-                    }
+                    columns = {"exact_match": is_valid & is_right, "valid": is_valid, "choice_correct": is_right}
                     sides.append(pd.DataFrame(columns).astype(float))
                 frame = gain_split(*sides, on=())
                 truth = np.array([form + choice, form, choice])
@@ -149,12 +145,7 @@ def over_tasks() -> Iterator[dict[str, object]]:
                 one["gain_tasks_low"] <= 0.3 <= one["gain_tasks_high"],
             ]
         pooled, misread, between = hits / (TRIALS // 4)
-        yield {
-            "tasks": tasks,
-            "pooled, these tasks": pooled,
-            "pooled, all tasks": misread,
-            "over tasks": between,
-        }
+        yield {"tasks": tasks, "pooled, these tasks": pooled, "pooled, all tasks": misread, "over tasks": between}
 
 
 def printed(rows: Iterator[dict[str, object]]) -> str:

@@ -48,12 +48,7 @@ def hooked(model: HookedTransformer, tokens: Tensor, item: Intervention) -> Floa
 
 
 def measure(
-    fast: HookedTransformer,
-    plain: HookedTransformer,
-    prompts: list[TokenPrompt],
-    *,
-    sampled: int,
-    rounds: int,
+    fast: HookedTransformer, plain: HookedTransformer, prompts: list[TokenPrompt], *, sampled: int, rounds: int
 ) -> dict[str, Any]:
     """One row of the table."""
     cells = grid(fast)
@@ -102,11 +97,7 @@ def main() -> None:
     fast, plain = load_model(given.model), as_transformer_lens(load_model(given.model))
     rows = [
         measure(
-            fast,
-            plain,
-            text_prompts(fast.tokenizer, given.prompts, length),
-            sampled=given.sampled,
-            rounds=given.rounds,
+            fast, plain, text_prompts(fast.tokenizer, given.prompts, length), sampled=given.sampled, rounds=given.rounds
         )
         for length in given.lengths
     ]

@@ -302,9 +302,7 @@ class Experiments(TyperGroup):
 
 
 experiment = typer.Typer(
-    cls=Experiments,
-    no_args_is_help=True,
-    help="The paper's experiments and their checks, with controls and intervals.",
+    cls=Experiments, no_args_is_help=True, help="The paper's experiments and their checks, with controls and intervals."
 )
 app.add_typer(experiment, name="experiment")
 
@@ -348,11 +346,7 @@ def _add_run(to: typer.Typer, name: str, names: tuple[str, ...]) -> None:
     """Add a command that runs experiments, with the options of those and no others."""
     alone = len(names) == 1
     own: Sequence[Option] = experiment_options(names[0]) if alone else ()
-    options = [
-        *(core_options() if alone else all_options()),
-        *own,
-        *declared("cli.py", "RunCommand", "Command"),
-    ]
+    options = [*(core_options() if alone else all_options()), *own, *declared("cli.py", "RunCommand", "Command")]
     what = EXPERIMENTS[names[0]] if alone else "Run every experiment, one after the other, in one directory."
     if name == "run":
         what = f"The main job: capture, parallelism, sweep, transfer matrix with placebos, report. {what}"

@@ -305,8 +305,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         plain = option.group == "Command"
         flags = (option.flag,) if plain else (f"{option.flag}/--no-{option.flag[2:]}",)
         kind = Annotated[
-            bool | None,
-            typer.Option(*flags, help=option.help, rich_help_panel=option.group, show_default=False),
+            bool | None, typer.Option(*flags, help=option.help, rich_help_panel=option.group, show_default=False)
         ]
     else:
         names = {"int": "NUMBER", "float": "NUMBER", "str": "TEXT"}[option.kind]

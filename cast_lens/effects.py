@@ -134,11 +134,7 @@ def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0)
 
 
 def token_effects(
-    model: HookedTransformer,
-    prompts: Prompts,
-    intervention: Steering,
-    *,
-    placebos: Interventions = (),
+    model: HookedTransformer, prompts: Prompts, intervention: Steering, *, placebos: Interventions = ()
 ) -> pd.DataFrame:
     """What the next-token distribution gains and loses, averaged over prompts.
 

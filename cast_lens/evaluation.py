@@ -24,15 +24,7 @@ from .tasks.sampling import warn_missing_classes
 SLACK = 3
 # Characters of a query and of an answer that a line about a change shows.
 QUERY_SHOWN, ANSWER_SHOWN = 60, 30
-OUTCOMES = (
-    "exact_match",
-    "valid",
-    "choice_correct",
-    "gold_logprob",
-    "gold_margin",
-    "first_match",
-    "first_valid",
-)
+OUTCOMES = ("exact_match", "valid", "choice_correct", "gold_logprob", "gold_margin", "first_match", "first_valid")
 
 
 def evaluate(

@@ -190,12 +190,7 @@ def token_length(model: HookedTransformer) -> Callable[[str], int]:
 
 
 def provenance(
-    model: HookedTransformer,
-    task: Task,
-    extraction: Extraction,
-    queries: Sequence[Example],
-    *,
-    note: str = "",
+    model: HookedTransformer, task: Task, extraction: Extraction, queries: Sequence[Example], *, note: str = ""
 ) -> Provenance:
     """Where a vector taken from these queries comes from."""
     return Provenance(
@@ -234,10 +229,5 @@ def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:
         )
     # Another seed than the demonstrations', or the first samples would be the demonstrations' next of kin.
     return sample_examples(
-        task,
-        extraction.samples,
-        split=extraction.split,
-        seed=extraction.seed + 1,
-        exclude=shown,
-        distinct=True,
+        task, extraction.samples, split=extraction.split, seed=extraction.seed + 1, exclude=shown, distinct=True
     )

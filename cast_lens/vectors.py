@@ -315,13 +315,7 @@ class SteeringVector:
         from .share.hub import push_to_hub
 
         return push_to_hub(
-            self,
-            repo_id,
-            intervention=intervention,
-            measured=measured,
-            data=data,
-            license=license,
-            private=private,
+            self, repo_id, intervention=intervention, measured=measured, data=data, license=license, private=private
         )
 
     @classmethod
@@ -524,9 +518,7 @@ def _combine(left: SteeringVector, right: SteeringVector, sign: float, symbol: s
         subtracted = f"({subtracted})"
     task = f"{left.provenance.task} {symbol} {subtracted}"
     return SteeringVector(
-        left.directions + sign * right.directions,
-        left.layers,
-        replace(left.provenance, task=task, sample_ids=()),
+        left.directions + sign * right.directions, left.layers, replace(left.provenance, task=task, sample_ids=())
     )
 
 

@@ -95,11 +95,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("codegen", "gptj"), _ROTARY),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), _GEMMA3N),
     "dots1": {"layer_types": ["full_attention"] * LAYERS},
-    "gpt_neo": {
-        "attention_types": [[["global", "local", "global"], 1]],
-        "window_size": 8,
-        "num_heads": HEADS,
-    },
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 8, "num_heads": HEADS},
     "falcon": {"num_kv_heads": HEADS, "ffn_hidden_size": 80},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},

@@ -59,8 +59,7 @@ def test_order_of_rows_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "limit"),
-    [(answers().drop(columns="answer"), 3), (answers().query("variant > 0"), 3), (answers(), 0)],
+    ("frame", "limit"), [(answers().drop(columns="answer"), 3), (answers().query("variant > 0"), 3), (answers(), 0)]
 )
 def test_refuses_what_is_not_from_evaluate(frame: pd.DataFrame, limit: int) -> None:
     with pytest.raises(ValueError, match="answers must come from evaluate"):

@@ -17,14 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from cast_lens.cli import RUNS, app, explained
-from cast_lens.cli_options import (
-    UNKNOWN,
-    _completion,
-    all_options,
-    core_options,
-    declared,
-    experiment_options,
-)
+from cast_lens.cli_options import UNKNOWN, _completion, all_options, core_options, declared, experiment_options
 from cast_lens.experiments.catalogue import EXPERIMENTS, find
 from cast_lens.experiments.config import RunConfig
 from cast_lens.methods.atv import Design, Training
@@ -76,21 +69,8 @@ def test_help_and_mistakes_answer_without_loading_pytorch() -> None:
         "    try: app(line.split(','))\n    except SystemExit as end: print('status', end.code)\n"
         "    assert not {'torch', 'pandas', 'transformer_lens'} & set(sys.modules), line\n"
     )
-    lines = [
-        "--help",
-        "run,--help",
-        "experiment,shots,--help",
-        "models",
-        "tasks",
-        "run,--sources,sciense",
-        "--version",
-    ]
-    lines += [
-        "run,--dtype,float23",
-        "experiment,shots,--few-shots,x",
-        "experiment,all,--help",
-        "atv,train,--help",
-    ]
+    lines = ["--help", "run,--help", "experiment,shots,--help", "models", "tasks", "run,--sources,sciense", "--version"]
+    lines += ["run,--dtype,float23", "experiment,shots,--few-shots,x", "experiment,all,--help", "atv,train,--help"]
     started = os.times().children_user
     done = subprocess.run([sys.executable, "-c", script, *lines], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -169,11 +149,7 @@ def test_only_the_options_that_an_experiment_has() -> None:
     ("error", "status", "told"),
     [
         (ValueError("shots=0"), 2, "cast-lens: shots=0"),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
-            1,
-            "No space left on device: /x/y. Finished work",
-        ),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "No space left on device: /x/y. Finished work"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "Permission denied: /x"),
         (ConnectionError("no network\nat all"), 1, "cast-lens: no network at all. Finished"),
         (KeyboardInterrupt(), 130, "interrupted"),

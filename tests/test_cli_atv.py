@@ -37,8 +37,7 @@ def test_train_eval_show(tmp_path: Path) -> None:
     assert {file.name for file in out.iterdir()} >= {"atv.safetensors", "checkpoint.safetensors", "loss.html"}
 
     code, text = invoke(
-        *("eval", str(out), "--model", str(folder), "--examples", "3"),
-        *("--tasks", "review-sentiment,yes-no-facts"),
+        *("eval", str(out), "--model", str(folder), "--examples", "3"), *("--tasks", "review-sentiment,yes-no-facts")
     )
     assert code == 0, text
     found = pd.read_csv(out / "eval_test.csv").set_index(["task", "outcome"])
@@ -69,10 +68,7 @@ def test_train_eval_show(tmp_path: Path) -> None:
         (("train", "--generator", "oracle"), "generator='oracle' is unknown"),
         (("train", "--layers", "a-b"), "--layers: 'a' is no number"),
         (("train", "--hold-out", "nothing"), "--hold-out 'nothing' is none of the tasks"),
-        (
-            ("train", "--templates", "rhyme", "--tasks", "science", "--model", "/no/such/folder"),
-            "/no/such/folder",
-        ),
+        (("train", "--templates", "rhyme", "--tasks", "science", "--model", "/no/such/folder"), "/no/such/folder"),
         (("eval", "/no/such/file"), "/no/such/file is no file"),
         (("show", "/no/such/file"), "/no/such/file is no file"),
     ],

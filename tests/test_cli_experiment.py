@@ -109,17 +109,7 @@ def test_a_failed_cell_gives_status_1(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_quick_changes_defaults_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[Experiment, RunConfig]] = []
     without_work(monkeypatch, lambda experiment, config, *_, **__: asked.append((experiment, config)))
-    arguments = [
-        "experiment",
-        "shots",
-        "--quick",
-        "--shots",
-        "7",
-        "--few-shots",
-        "3,9",
-        "--out",
-        str(tmp_path),
-    ]
+    arguments = ["experiment", "shots", "--quick", "--shots", "7", "--few-shots", "3,9", "--out", str(tmp_path)]
     toml = tmp_path / "run.toml"
     toml.write_text('sources = ["science", "geography", "present-past"]\nsamples = 30\n')
     done = CliRunner().invoke(app, [*arguments, "--config", str(toml)])

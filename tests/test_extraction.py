@@ -9,13 +9,7 @@ import pytest
 import torch
 
 from cast_lens.engine import capture, reference, score, tokenise
-from cast_lens.extraction import (
-    Extraction,
-    difference_vectors,
-    draw_samples,
-    shown_prompts,
-    token_length,
-)
+from cast_lens.extraction import Extraction, difference_vectors, draw_samples, shown_prompts, token_length
 from cast_lens.models import fingerprint
 from cast_lens.tasks import demonstrations, few_shot, zero_shot
 from tests.closeness import assert_close

@@ -29,11 +29,7 @@ from cast_lens.files import (
 
 FRAME = pd.DataFrame({"task": [f"t{index}" for index in range(40)], "gain": np.linspace(-1, 1, 40), "x": None})
 ABOUT = {"layers": [0, 1], "note": "öß", "ratio": 0.1, 3: "three"}
-TENSORS = {
-    "a": torch.arange(6.0).reshape(2, 3),
-    "half": torch.ones(3, dtype=torch.bfloat16),
-    "none": torch.ones(0),
-}
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16), "none": torch.ones(0)}
 
 
 def write(folder: Path, kind: str) -> Path:

@@ -238,13 +238,7 @@ def test_a_file_of_the_other_byte_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "stored",
-    [
-        "{",
-        "[1]",
-        "{}",
-        '{"model": 3, "fingerprint": "", "task": ""}',
-        '{"model": "", "fingerprint": "", "x": 1}',
-    ],
+    ["{", "[1]", "{}", '{"model": 3, "fingerprint": "", "task": ""}', '{"model": "", "fingerprint": "", "x": 1}'],
 )
 def test_a_damaged_provenance_is_refused(tmp_path: Path, stored: str) -> None:
     rows = {"direction.1": np.ones(4, dtype=np.float32)}

@@ -15,15 +15,7 @@ from cast_lens.models import fingerprint
 from cast_lens.models.lens import HookedTransformer
 from cast_lens.steering import steer
 from cast_lens.vectors import Provenance, SteeringVector
-from tests.steered import (
-    LAYER,
-    PROMPTS,
-    direction,
-    edit,
-    model_of,
-    no_trace,
-    residuals,
-)
+from tests.steered import LAYER, PROMPTS, direction, edit, model_of, no_trace, residuals
 from tests.tiny import tiny_model
 
 
@@ -51,11 +43,7 @@ class TestHooks:
 
         settings: Any = {"max_new_tokens": 2, "verbose": False} if run == "generate" else {}
         hooks: Any = [("blocks.2.hook_resid_post", fail)]
-        with (
-            pytest.raises(RuntimeError, match="mine"),
-            steer(model, edit()),
-            model.hooks(fwd_hooks=hooks),
-        ):
+        with pytest.raises(RuntimeError, match="mine"), steer(model, edit()), model.hooks(fwd_hooks=hooks):
             getattr(model, run)(PROMPTS[0], **settings)
         assert no_trace(model)
         assert torch.equal(model(PROMPTS[0]), type(model).forward(model, PROMPTS[0], "logits"))
@@ -198,9 +186,7 @@ class TestRefusals:
     def test_passes_that_stop_below_the_layer(self, stop_at_layer: int) -> None:
         message = r"ran 2 times, but the intervention at blocks\.1.*never edited.*stop_at_layer"
         self._refuses(
-            message,
-            lambda model: [model(prompt, stop_at_layer=stop_at_layer) for prompt in PROMPTS[:2]],
-            edit(),
+            message, lambda model: [model(prompt, stop_at_layer=stop_at_layer) for prompt in PROMPTS[:2]], edit()
         )
 
     def test_a_pass_that_begins_above_the_layer(self) -> None:

@@ -169,10 +169,7 @@ def test_defaults_are_those_of_the_paper() -> None:
         (dict(layer=-1), r"layer=-1 is negative; layers count from 0"),
         (dict(strength=math.nan), r"strength=nan must be a finite number"),
         (dict(strength=-math.inf), r"strength=-inf must be a finite number"),
-        (
-            dict(operator="multiply"),
-            r"operator='multiply' is unknown; choose one of add, norm_preserving_add",
-        ),
+        (dict(operator="multiply"), r"operator='multiply' is unknown; choose one of add, norm_preserving_add"),
         (dict(position="first"), r"position='first' is unknown; choose one of last, prompt_last, all"),
         (dict(direction=torch.zeros(4), operator="ablate"), r"zero direction cannot be ablated"),
     ],

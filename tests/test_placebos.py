@@ -8,14 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cast_lens.placebos import (
-    matched,
-    placebo_seed,
-    random_direction,
-    random_like,
-    shuffled_coordinates,
-    zero,
-)
+from cast_lens.placebos import matched, placebo_seed, random_direction, random_like, shuffled_coordinates, zero
 from cast_lens.vectors import Provenance, SteeringVector
 
 D_MODEL = 256

@@ -29,11 +29,7 @@ def _chosen(running: ForwardPass, position: Position, length: int | list[int] | 
 @pytest.mark.parametrize("position", ["last", "prompt_last"])
 @pytest.mark.parametrize(
     ("mask", "expected"),
-    [
-        (None, [[0, 0, 0, 1], [0, 0, 0, 1]]),
-        (LEFT, [[0, 0, 0, 1], [0, 0, 0, 1]]),
-        (RIGHT, [[0, 1, 0, 0], [0, 0, 0, 1]]),
-    ],
+    [(None, [[0, 0, 0, 1], [0, 0, 0, 1]]), (LEFT, [[0, 0, 0, 1], [0, 0, 0, 1]]), (RIGHT, [[0, 1, 0, 0], [0, 0, 0, 1]])],
 )
 def test_a_prompt_is_edited_at_its_last_real_token(
     mask: list[list[int]] | None, expected: list[list[int]], position: Position

@@ -189,21 +189,11 @@ class TestGenerate:
         for interventions in (items, []):
             expected = [decode(oracle(model, prompt, interventions)) for prompt in PROMPTS]
             got = generate(
-                model,
-                PROMPTS,
-                interventions=interventions,
-                max_new_tokens=NEW,
-                stop=None,
-                use_cache=use_cache,
+                model, PROMPTS, interventions=interventions, max_new_tokens=NEW, stop=None, use_cache=use_cache
             )
             assert got == expected
             assert generate(
-                model,
-                PROMPTS[0],
-                interventions=interventions,
-                max_new_tokens=NEW,
-                stop=None,
-                use_cache=use_cache,
+                model, PROMPTS[0], interventions=interventions, max_new_tokens=NEW, stop=None, use_cache=use_cache
             ) == [expected[0]]
 
     def test_answers_end_at_stop_and_at_end_of_text(self) -> None:

@@ -236,10 +236,7 @@ class TestPadding:
 
     def test_without_a_tokenizer_the_mask_tells(self) -> None:
         toy = toy_model()
-        tokens, mask = (
-            torch.tensor([[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]]),
-            torch.tensor([[1] * 3 + [0] * 2, [1] * 5]),
-        )
+        tokens, mask = (torch.tensor([[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]]), torch.tensor([[1] * 3 + [0] * 2, [1] * 5]))
         plain = residuals(toy, tokens, attention_mask=mask)
         with steer(toy, Intervention(torch.ones(8), 0)):
             steered = residuals(toy, tokens, attention_mask=mask)

@@ -167,16 +167,8 @@ class TestRefusals:
             (torch.zeros(0, 6), (), r"one or more increasing block indices"),
             (torch.full((1, 6), torch.nan), (0,), r"directions holds NaN or infinite"),
             (torch.full((1, 6), torch.inf), (0,), r"directions holds NaN or infinite"),
-            (
-                torch.zeros(1, 6, dtype=torch.bfloat16),
-                (0,),
-                r"must be float32 on the CPU, got torch\.bfloat16",
-            ),
-            (
-                torch.zeros(1, 6, device="meta"),
-                (0,),
-                r"must be float32 on the CPU, got torch\.float32 on meta",
-            ),
+            (torch.zeros(1, 6, dtype=torch.bfloat16), (0,), r"must be float32 on the CPU, got torch\.bfloat16"),
+            (torch.zeros(1, 6, device="meta"), (0,), r"must be float32 on the CPU, got torch\.float32 on meta"),
         ],
     )
     def test_steering_vector(self, directions: Tensor, layers: tuple[int, ...], message: str) -> None:

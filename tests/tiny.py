@@ -123,13 +123,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", {**_GROUPED, "sliding_window": _WINDOW}),
     "gpt-oss": (
         "GptOssConfig",
-        {
-            **_GROUPED,
-            "head_dim": 24,
-            "num_local_experts": 4,
-            "num_experts_per_tok": 2,
-            "sliding_window": _WINDOW,
-        },
+        {**_GROUPED, "head_dim": 24, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": _WINDOW},
     ),
     "olmoe": ("OlmoeConfig", {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
     "apertus": ("ApertusConfig", {**_GROUPED, "rope_parameters": _LLAMA3}),
@@ -169,10 +163,7 @@ def _backend(bos: bool) -> str:
 def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with at most ``VOCAB`` tokens; ``bos`` makes it prepend ``<s>`` itself."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_backend(bos)),
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
+        tokenizer_object=Tokenizer.from_str(_backend(bos)), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
 
 

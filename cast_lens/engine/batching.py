@@ -80,12 +80,7 @@ def cache_bytes(model: HookedTransformer) -> int:
 
 
 def plan_batches(
-    prompts: Sequence[TokenPrompt],
-    *,
-    max_rows: int,
-    variants: int = 1,
-    whole: bool = False,
-    answers: bool = True,
+    prompts: Sequence[TokenPrompt], *, max_rows: int, variants: int = 1, whole: bool = False, answers: bool = True
 ) -> Iterator[list[int]]:
     """Indices of prompts that run together, each prompt once.
 

@@ -115,11 +115,7 @@ def _beginnings(prompts: Sequence[TokenPrompt], positions: tuple[int, ...]) -> l
 
 
 def _capture(
-    model: HookedTransformer,
-    ready: list[TokenPrompt],
-    chosen: tuple[int, ...],
-    memory_mb: float,
-    progress: Progress,
+    model: HookedTransformer, ready: list[TokenPrompt], chosen: tuple[int, ...], memory_mb: float, progress: Progress
 ) -> Float[Tensor, "sample layer d_model"]:
     """``capture`` of tokens at their last one."""
     result = torch.empty(len(ready), len(chosen), int(model.cfg.d_model), dtype=torch.float32)

@@ -70,13 +70,7 @@ def answer(
     stop = stop_rule(model, stop_at_newline=stop_at_newline)
     ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
     written = decode(
-        model,
-        ready,
-        interventions,
-        max_new_tokens=max_new_tokens,
-        stop=stop,
-        memory_mb=memory_mb,
-        progress=progress,
+        model, ready, interventions, max_new_tokens=max_new_tokens, stop=stop, memory_mb=memory_mb, progress=progress
     )
     return texts_of(stop, written)
 
@@ -149,11 +143,7 @@ class _Rows:
 
 
 def _decode(
-    model: HookedTransformer,
-    prompts: list[TokenPrompt],
-    interventions: list[Steering],
-    max_new_tokens: int,
-    stop: Stop,
+    model: HookedTransformer, prompts: list[TokenPrompt], interventions: list[Steering], max_new_tokens: int, stop: Stop
 ) -> list[list[tuple[int, ...]]]:
     kernel = row_model(model)
     whole = bool(interventions) and interventions[0].position == "all"
@@ -251,10 +241,7 @@ def _step(
     x, place = model.begin(tokens, positions, longest=int(positions.max()) + 1)
     paths = rows.paths(batch)
     steered = [
-        (
-            item,
-            (edited_tokens(item.position, positions, lasts) & (rows.variant == variant)).nonzero().flatten(),
-        )
+        (item, (edited_tokens(item.position, positions, lasts) & (rows.variant == variant)).nonzero().flatten())
         for variant, item in enumerate(interventions, start=1)
     ]
     for layer, spec in enumerate(model.attention):
@@ -267,11 +254,7 @@ def _step(
 
 
 def _attention(
-    spec: AttentionSpec,
-    rows: _Rows,
-    layer: int,
-    trunk: tuple[Tensor, Tensor],
-    paths: list[tuple[slice, Path]],
+    spec: AttentionSpec, rows: _Rows, layer: int, trunk: tuple[Tensor, Tensor], paths: list[tuple[slice, Path]]
 ) -> Attend:
     """Attention of one block for decoded rows, which keep their new keys and values."""
 

@@ -82,12 +82,7 @@ class Prefixes:
     @classmethod
     @torch.no_grad()
     def of(
-        cls,
-        model: HookedTransformer,
-        prompts: Sequence[TokenPrompt],
-        *,
-        memory_mb: float,
-        progress: Progress = quiet,
+        cls, model: HookedTransformer, prompts: Sequence[TokenPrompt], *, memory_mb: float, progress: Progress = quiet
     ) -> Prefixes:
         """Run the prompts and keep what fits into ``memory_mb`` megabytes."""
         store = cls(model, tuple(prompts))
@@ -280,10 +275,7 @@ def _mask(rows: _Rows, prefix: Prefix | None, window: int | None) -> Bool[Tensor
 
 
 def _attention(
-    spec: AttentionSpec,
-    rows: _Rows,
-    mask: Bool[Tensor, "sample 1 column key"],
-    prefix: tuple[Tensor, Tensor] | None,
+    spec: AttentionSpec, rows: _Rows, mask: Bool[Tensor, "sample 1 column key"], prefix: tuple[Tensor, Tensor] | None
 ) -> Attend:
     """Attention of one block, to the prefix and among the rows."""
 

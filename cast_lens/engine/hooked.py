@@ -217,10 +217,7 @@ def rotate(
     cos, sin = cos[:, None], sin[:, None]
     if x.requires_grad:
         a, b = x[..., first], x[..., second]
-        halves = (
-            a * cos[..., first] - b * sin[..., first],
-            b * cos[..., second] + a * sin[..., second],
-        )
+        halves = (a * cos[..., first] - b * sin[..., first], b * cos[..., second] + a * sin[..., second])
         both = torch.stack(halves, dim=-1).flatten(-2) if adjacent else torch.cat(halves, dim=-1)
         return torch.cat((both, x[..., width:]), dim=-1)
     turned = x.new_empty(x.shape)
@@ -337,13 +334,7 @@ class HookedRows:
         return rows, Place(positions, longest)
 
     def run_block(
-        self,
-        layer: int,
-        rows: Float[Tensor, "row d_model"],
-        place: Place,
-        attend: Attend,
-        *,
-        start: int = 0,
+        self, layer: int, rows: Float[Tensor, "row d_model"], place: Place, attend: Attend, *, start: int = 0
     ) -> Float[Tensor, "late_row d_model"]:
         """See ``RowModel``; works in place unless ``rows`` ask for gradients."""
         block = self.blocks[layer]
@@ -359,10 +350,7 @@ class HookedRows:
             known = len(attention.rotary_cos)
             if place.longest > known:
                 attention._extend_rotary_embeddings(min(self.n_ctx, max(place.longest, 2 * known)))
-            place.angles[block.kind] = (
-                attention.rotary_cos[place.positions],
-                attention.rotary_sin[place.positions],
-            )
+            place.angles[block.kind] = (attention.rotary_cos[place.positions], attention.rotary_sin[place.positions])
         found = place.angles[block.kind]
         return None if found is None else (found[0][:count], found[1][:count])
 

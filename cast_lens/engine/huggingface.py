@@ -278,13 +278,7 @@ class HuggingFaceRows:
         return rows, calls
 
     def run_block(
-        self,
-        layer: int,
-        rows: Float[Tensor, "row d_model"],
-        place: list[Call],
-        attend: Attend,
-        *,
-        start: int = 0,
+        self, layer: int, rows: Float[Tensor, "row d_model"], place: list[Call], attend: Attend, *, start: int = 0
     ) -> Float[Tensor, "late_row d_model"]:
         """See ``RowModel``."""
 

@@ -20,15 +20,7 @@ from ..models.decoder import HookedDecoder, attention_as, input_device
 from . import reference
 from .attention import attend_masked
 from .forward import run_pass
-from .huggingface import (
-    ATTENTION,
-    AttentionCall,
-    Call,
-    HuggingFaceParts,
-    HuggingFaceRows,
-    attending,
-    make_mask,
-)
+from .huggingface import ATTENTION, AttentionCall, Call, HuggingFaceParts, HuggingFaceRows, attending, make_mask
 from .layout import TokenPrompt, build_batch
 from .model import AttentionSpec
 
@@ -60,15 +52,7 @@ def probe(model: HookedDecoder) -> HuggingFaceRows:
             _compare(model, rows)
         except UnfitError:
             raise
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            KeyError,
-            IndexError,
-            AssertionError,
-        ) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
             first = str(error).strip().split("\n")[0][:120]
             raise UnfitError(f"it does not run on rows ({type(error).__name__}: {first})") from error
     return rows

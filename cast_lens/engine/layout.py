@@ -214,11 +214,7 @@ class Batch:
 
 
 def build_batch(
-    prompts: Sequence[TokenPrompt],
-    *,
-    whole: bool = False,
-    answers: bool = True,
-    device: str | torch.device = "cpu",
+    prompts: Sequence[TokenPrompt], *, whole: bool = False, answers: bool = True, device: str | torch.device = "cpu"
 ) -> Batch:
     """Lay out some prompts; see the module's first lines."""
     trunk = Trunk() if whole else build_trunk([prompt.tokens[:-1] for prompt in prompts])

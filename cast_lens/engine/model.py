@@ -18,11 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Attend = Callable[
-    [
-        Float[Tensor, "row head d_head"],
-        Float[Tensor, "row kv_head d_head"],
-        Float[Tensor, "row kv_head d_head"],
-    ],
+    [Float[Tensor, "row head d_head"], Float[Tensor, "row kv_head d_head"], Float[Tensor, "row kv_head d_head"]],
     Float[Tensor, "row heads_d_head"],
 ]
 """Attention: from rotated queries, keys and values to what is read, heads side by side. Scales the queries itself."""

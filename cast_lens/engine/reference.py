@@ -96,11 +96,7 @@ def head_outputs(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tenso
 
 @torch.no_grad()
 def logits(
-    model: HookedTransformer,
-    tokens: Sequence[int],
-    *,
-    prompt_length: int,
-    intervention: Steering | None = None,
+    model: HookedTransformer, tokens: Sequence[int], *, prompt_length: int, intervention: Steering | None = None
 ) -> Float[Tensor, "position vocab"]:
     """Logits at every position of prompt + continuation, steered or not; float32."""
     hooks = [] if intervention is None else edit_hooks(intervention, prompt_length)

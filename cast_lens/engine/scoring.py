@@ -177,12 +177,7 @@ class Collected:
     def scores(self, interventions: Sequence[Steering], prompts: Sequence[TokenPrompt]) -> Scores:
         """Everything, when all of it is there, with a warning of what cannot be used."""
         found = Scores(
-            tuple(self.logprobs),
-            self.first,
-            self.logits,
-            tuple(interventions),
-            tuple(prompts),
-            tuple(self.written),
+            tuple(self.logprobs), self.first, self.logits, tuple(interventions), tuple(prompts), tuple(self.written)
         )
         warn_of_answers_alike(prompts, stacklevel=4)
         warn_of_overflow(found, stacklevel=4)

@@ -145,12 +145,7 @@ class Here:
         """Model and tasks, checked against what will be read."""
         if self._workspace is None:
             self._workspace = Workspace.loaded(
-                self.config,
-                dict(self.tasks),
-                self.directory,
-                load=self.load,
-                progress=self.progress,
-                say=self.say,
+                self.config, dict(self.tasks), self.directory, load=self.load, progress=self.progress, say=self.say
             )
         return self._workspace
 

@@ -219,10 +219,7 @@ def _finish(
         "seconds": kept["seconds"] + seconds,
     }
     directory.write_json(summary, about)
-    rows, again = (
-        grid.rows(),
-        f"tracebacks are in {grid.path / 'failed'}. Mend the cause and give --retry-failed",
-    )
+    rows, again = (grid.rows(), f"tracebacks are in {grid.path / 'failed'}. Mend the cause and give --retry-failed")
     if not rows:
         raise RuntimeError(f"{experiment.name}: no cell has a result; {again}")
     try:

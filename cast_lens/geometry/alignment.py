@@ -30,11 +30,7 @@ from .resampling import (
 
 
 def alignment(
-    differences: Sequence[DifferenceVectors],
-    *,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    differences: Sequence[DifferenceVectors], *, n_bootstrap: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
     """Mean cosine of the samples of each task to the mean difference of each task, its own included.
 
@@ -86,13 +82,7 @@ def alignment_samples(differences: Sequence[DifferenceVectors]) -> pd.DataFrame:
     for layer in differences[0].layers:
         cosines = _sample_cosines(differences, _checked_gram(differences, layer))
         for target, values in zip(differences, cosines, strict=True):
-            columns = {
-                "task": owners,
-                "sample_id": ids,
-                "other": target.task,
-                "layer": layer,
-                "cosine": values,
-            }
+            columns = {"task": owners, "sample_id": ids, "other": target.task, "layer": layer, "cosine": values}
             frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 

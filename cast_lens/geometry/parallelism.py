@@ -35,11 +35,7 @@ from .resampling import (
 
 
 def parallelism(
-    differences: Sequence[DifferenceVectors],
-    *,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
+    differences: Sequence[DifferenceVectors], *, n_bootstrap: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
     """How parallel the mean differences of every two tasks are, layer by layer.
 
@@ -124,12 +120,7 @@ def cosine_matrix(differences: Sequence[DifferenceVectors], layer: int, *, clust
     order = _leaf_order(cosine) if clustered and len(differences) > 2 else np.arange(len(differences))
     rows, columns = np.repeat(order, len(order)), np.tile(order, len(order))
     names = np.array([one.task for one in differences], dtype=object)
-    values = {
-        "task_a": names[rows],
-        "task_b": names[columns],
-        "layer": layer,
-        "cosine": cosine[rows, columns],
-    }
+    values = {"task_a": names[rows], "task_b": names[columns], "layer": layer, "cosine": cosine[rows, columns]}
     return pd.DataFrame(values)
 
 
@@ -157,9 +148,7 @@ def _cosine_of(inner: Float[np.ndarray, "task task"]) -> Float[np.ndarray, "task
     return cosine
 
 
-def _pairs(
-    differences: Sequence[DifferenceVectors],
-) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+def _pairs(differences: Sequence[DifferenceVectors]) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
     return np.triu_indices(len(differences), k=1)
 
 

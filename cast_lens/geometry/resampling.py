@@ -158,9 +158,7 @@ def band(
 
 
 def check_mean_norms(
-    differences: Sequence[DifferenceVectors],
-    gram: Float[np.ndarray, "total total"],
-    layer: int,
+    differences: Sequence[DifferenceVectors], gram: Float[np.ndarray, "total total"], layer: int
 ) -> None:
     """Refuse a task whose mean difference has no direction.
 

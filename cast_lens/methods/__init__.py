@@ -1,15 +1,6 @@
 """Methods under one protocol: each makes ``Condition`` objects, ``evaluate_conditions`` runs them."""
 
-from .choosing import (
-    RULES,
-    Choice,
-    candidate_layers,
-    cell_outcomes,
-    choose_from,
-    choose_setting,
-    find_rule,
-    unlabelled,
-)
+from .choosing import RULES, Choice, candidate_layers, cell_outcomes, choose_from, choose_setting, find_rule, unlabelled
 from .conditions import (
     OUTCOMES,
     AnyCondition,

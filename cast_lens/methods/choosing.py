@@ -318,13 +318,7 @@ class Choice:
 
 
 def choose_from(
-    table: pd.DataFrame,
-    *,
-    source: str,
-    target: str,
-    n_layers: int,
-    rule: str,
-    operator: Operator = "add",
+    table: pd.DataFrame, *, source: str, target: str, n_layers: int, rule: str, operator: Operator = "add"
 ) -> Choice:
     """Choose layer, strength and position of one direction for one target, or to stand aside.
 

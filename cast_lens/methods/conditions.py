@@ -212,11 +212,7 @@ AnyCondition = Condition | BatchedCondition
 
 
 def evaluate_conditions(
-    model: HookedTransformer,
-    conditions: Sequence[AnyCondition],
-    *,
-    chat: bool = False,
-    progress: Progress = quiet,
+    model: HookedTransformer, conditions: Sequence[AnyCondition], *, chat: bool = False, progress: Progress = quiet
 ) -> pd.DataFrame:
     """Outcomes of several conditions, one row per example and condition.
 

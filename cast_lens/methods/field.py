@@ -83,11 +83,7 @@ def placebo_of(fitted: Fitted, *, seed: int = 0) -> Fitted:
 
 
 def edits(
-    method: FieldMethod,
-    fitted: FittedMethod,
-    *,
-    strengths: Sequence[float],
-    layers: Sequence[int] = (),
+    method: FieldMethod, fitted: FittedMethod, *, strengths: Sequence[float], layers: Sequence[int] = ()
 ) -> list[tuple[int, float, Steering]]:
     """Layer (-1: all of them), strength and edit of every setting of a fitted method that is not a single vector."""
     if isinstance(fitted, StateVector):

@@ -172,12 +172,7 @@ def read_gguf(
         implementation_of(config, implementation)  # refuses before gigabytes are read
     with _explained(path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            **where,
-            config=config,
-            dtype=dtype,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **_dequantise(),
+            **where, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True, **_dequantise()
         )
         model, report = loaded
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))

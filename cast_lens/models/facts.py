@@ -268,12 +268,7 @@ def gpt_oss(config: PretrainedConfig) -> Facts:
 def olmo(config: PretrainedConfig) -> Facts:
     """OLMo: layer norms without weights, clipped queries, keys and values."""
     _require(config, num_key_value_heads=config.num_attention_heads)
-    return {
-        **_rotary_decoder(config),
-        "normalization_type": "LN",
-        "final_rms": False,
-        "clip_qkv": config.clip_qkv,
-    }
+    return {**_rotary_decoder(config), "normalization_type": "LN", "final_rms": False, "clip_qkv": config.clip_qkv}
 
 
 def apertus(config: PretrainedConfig) -> Facts:

@@ -91,10 +91,7 @@ _ENTRIES = (
     Architecture("Gemma2ForCausalLM", "Gemma 2", facts.gemma2, _biased("gemma")),
     Architecture("Gemma3ForCausalLM", "Gemma 3, 270M and 1B", facts.gemma3, _biased("gemma")),
     Architecture(
-        "Gemma3ForConditionalGeneration",
-        "Gemma 3, its text decoder",
-        facts.gemma3_multimodal,
-        _biased("gemma"),
+        "Gemma3ForConditionalGeneration", "Gemma 3, its text decoder", facts.gemma3_multimodal, _biased("gemma")
     ),
     Architecture("GemmaForCausalLM", "Gemma", facts.gemma, _biased("gemma")),
     Architecture("GptOssForCausalLM", "gpt-oss, dequantised", facts.gpt_oss, converter("gpt_oss")),

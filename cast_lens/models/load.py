@@ -194,9 +194,7 @@ def _adopted(hf_model: PreTrainedModel, label: str) -> HookedDecoder:
 
 
 def _finish(
-    model: HookedTransformer,
-    tokenizer: PreTrainedTokenizerBase | None,
-    arguments: Mapping[str, Any] | None,
+    model: HookedTransformer, tokenizer: PreTrainedTokenizerBase | None, arguments: Mapping[str, Any] | None
 ) -> HookedTransformer:
     if tokenizer is not None:
         attach_tokenizer(model, tokenizer)

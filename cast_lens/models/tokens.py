@@ -273,10 +273,5 @@ def _ensure_padding(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> None:
     """A padding token within the embedding; padded positions are masked, so any token will do."""
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < d_vocab:
         return
-    choices = (
-        tokenizer.eos_token,
-        tokenizer.bos_token,
-        tokenizer.unk_token,
-        tokenizer.convert_ids_to_tokens(0),
-    )
+    choices = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
     tokenizer.pad_token = next(token for token in choices if token is not None)

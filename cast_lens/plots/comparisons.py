@@ -166,11 +166,7 @@ def reached(frame: pd.DataFrame, *, share: bool = True) -> list[str]:
 
 
 def _bars(
-    values: Float[np.ndarray, " placebo"],
-    edges: Float[np.ndarray, " edge"],
-    kind: str,
-    pattern: str,
-    form: str,
+    values: Float[np.ndarray, " placebo"], edges: Float[np.ndarray, " edge"], kind: str, pattern: str, form: str
 ) -> go.Bar:
     counts, _ = np.histogram(values, edges)
     return go.Bar(

@@ -46,11 +46,7 @@ def plot_scaling(
                 mode="lines+markers",
                 name=method,
                 legendgroup=method,
-                line={
-                    "color": style.colour,
-                    "width": 2,
-                    "dash": "dot" if method.startswith("placebo") else "solid",
-                },
+                line={"color": style.colour, "width": 2, "dash": "dot" if method.startswith("placebo") else "solid"},
                 marker={"symbol": style.symbol, "size": 8},
                 customdata=rows[["low", "high"]].to_numpy(),
                 hovertemplate=f"{method}<br>%{{x}} {x_title}: %{{y:{form}}} "
@@ -75,10 +71,7 @@ def plot_steerability(frame: pd.DataFrame, *, y_title: str = "log-odds of the go
     """
     require(frame, ["sample", "strength", "score", "anti_steerable"], figure="plot_steerability")
     figure = blank("Response of each example to the strength", height=460, x="strength", y=y_title)
-    for against, name, colour in (
-        (False, "follows", PALETTE[0]),
-        (True, "goes against (anti-steerable)", PALETTE[7]),
-    ):
+    for against, name, colour in ((False, "follows", PALETTE[0]), (True, "goes against (anti-steerable)", PALETTE[7])):
         rows = frame[frame["anti_steerable"].astype(bool) == against].sort_values(["sample", "strength"])
         figure.add_trace(_threads(rows, name, colour))
     figure.update_xaxes(zeroline=True)
@@ -109,10 +102,7 @@ def _threads(rows: pd.DataFrame, name: str, colour: str) -> go.Scatter:
 
 
 def plot_pareto(
-    frame: pd.DataFrame,
-    *,
-    x_title: str = "loss elsewhere, percentage points",
-    y_title: str = "gain, percentage points",
+    frame: pd.DataFrame, *, x_title: str = "loss elsewhere, percentage points", y_title: str = "gain, percentage points"
 ) -> go.Figure:
     """Gain on the target against side effects elsewhere: up and to the left is better.
 
@@ -209,10 +199,7 @@ def plot_selection(frame: pd.DataFrame) -> go.Figure:
     chosen = frame["chosen"].astype(bool)
     largest = frame["influence"].max()
     figure = blank("Source samples: influence and choice", height=560)
-    for rows, name, opacity in (
-        (frame[~chosen], "not chosen", 0.55),
-        (frame[chosen], "chosen, in order", 1.0),
-    ):
+    for rows, name, opacity in ((frame[~chosen], "not chosen", 0.55), (frame[chosen], "chosen, in order", 1.0)):
         picked = name.startswith("chosen")
         figure.add_trace(
             go.Scatter(
@@ -301,12 +288,7 @@ def _placebo_marks(rows: pd.DataFrame, names: list[str]) -> go.Scatter:
         y=[visible(token) for token in long["token"]],
         mode="markers",
         name="placebo" if len(names) == 1 else f"{len(names)} placebos",
-        marker={
-            "symbol": "circle-open",
-            "size": 8,
-            "color": NEUTRAL,
-            "line": {"width": 1.5, "color": NEUTRAL},
-        },
+        marker={"symbol": "circle-open", "size": 8, "color": NEUTRAL, "line": {"width": 1.5, "color": NEUTRAL}},
         customdata=long["placebo"],
         hovertemplate="%{y}: %{x:+.1f} points<br>%{customdata}<extra></extra>",
     )

@@ -111,10 +111,7 @@ def _panels(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _nulls(panel: pd.DataFrame) -> Iterator[go.Scatter]:
-    names = {
-        "null_pairs": ("null: no change of prompt", 0.16),
-        "null_random": ("null: random directions", 0.30),
-    }
+    names = {"null_pairs": ("null: no change of prompt", 0.16), "null_random": ("null: random directions", 0.30)}
     by_layer = panel.groupby("layer")
     for column, (name, alpha) in names.items():
         if f"{column}_low" not in panel or f"{column}_high" not in panel:

@@ -21,18 +21,7 @@ BACKGROUND: dict[Theme, str] = {"light": "#ffffff", "dark": "#14171c"}
 TEXT: dict[Theme, str] = {"light": "#1f2328", "dark": "#dfe3e8"}
 GRID: dict[Theme, str] = {"light": "#e4e7eb", "dark": "#2b313a"}
 
-PALETTE = (
-    "#1e69b4",
-    "#d2691e",
-    "#1ea587",
-    "#b478c3",
-    "#5a693c",
-    "#c300a5",
-    "#8787ff",
-    "#d20000",
-    "#a55a78",
-    "#962dff",
-)
+PALETTE = ("#1e69b4", "#d2691e", "#1ea587", "#b478c3", "#5a693c", "#c300a5", "#8787ff", "#d20000", "#a55a78", "#962dff")
 NEUTRAL = "#7a7f87"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -206,13 +195,7 @@ def template(theme: Theme) -> go.layout.Template:
             "size": 14,
             "color": text,
         },
-        title={
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "pad": {"l": 14, "t": 14},
-            "font": {"size": 17},
-        },
+        title={"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 14, "t": 14}, "font": {"size": 17}},
         paper_bgcolor=BACKGROUND[theme],
         plot_bgcolor=BACKGROUND[theme],
         colorway=list(PALETTE),

@@ -174,8 +174,4 @@ def _update(panels: Sequence[pd.DataFrame], metric: str) -> list[Any]:
             "outlinewidth": 0,
         },
     }
-    return [
-        {"z": [nested(value.round(4)) for value in values]},
-        {"coloraxis": axis},
-        list(range(len(panels))),
-    ]
+    return [{"z": [nested(value.round(4)) for value in values]}, {"coloraxis": axis}, list(range(len(panels)))]

@@ -215,10 +215,7 @@ def plot_split(frame: pd.DataFrame, *, method: str = "cast") -> go.Figure:
     parts = [f"{part}{end}" for part in ("total", "format", "choice") for end in ("", "_low", "_high")]
     require(frame, ["target", "source", "method", *parts], figure="plot_split")
     require_choice(
-        "method",
-        method,
-        [name for name in in_order(frame["method"]) if name.startswith(method)],
-        figure="plot_split",
+        "method", method, [name for name in in_order(frame["method"]) if name.startswith(method)], figure="plot_split"
     )
     rows = frame[frame["method"].str.startswith(method)]
     at = np.arange(len(rows), dtype=np.float64)

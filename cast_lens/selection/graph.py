@@ -323,10 +323,7 @@ def pynndescent_neighbours(
 
 
 def measured_recall(
-    units: Float[np.ndarray, "sample d_model"],
-    cosine: Float[np.ndarray, "sample k"],
-    *,
-    generator: np.random.Generator,
+    units: Float[np.ndarray, "sample d_model"], cosine: Float[np.ndarray, "sample k"], *, generator: np.random.Generator
 ) -> float:
     """Share of found neighbours that are as near as the true k-th nearest, over a random sample of rows."""
     samples, k = cosine.shape

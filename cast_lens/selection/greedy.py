@@ -138,10 +138,7 @@ class Steps:
         self.taken = np.zeros(self.samples, dtype=bool)
 
     def choose(
-        self,
-        sample: int,
-        combined: Float[np.ndarray, " sample"],
-        diversity: Float[np.ndarray, " sample"] | None = None,
+        self, sample: int, combined: Float[np.ndarray, " sample"], diversity: Float[np.ndarray, " sample"] | None = None
     ) -> None:
         """Record one choice and all the scores that it was made from."""
         self.note(combined, diversity)

@@ -103,12 +103,7 @@ def _condense(
     count, labels = connected_components(links, directed=True, connection="strong")
     between = labels[tails] != labels[heads]
     sizes = np.bincount(labels, minlength=count)
-    return (
-        labels.astype(np.int64) + start,
-        sizes,
-        labels[tails][between] + start,
-        labels[heads][between] + start,
-    )
+    return (labels.astype(np.int64) + start, sizes, labels[tails][between] + start, labels[heads][between] + start)
 
 
 def expected_spread(graph: SimilarityGraph, chosen: Sequence[int], *, cascades: int, seed: int) -> tuple[float, float]:

@@ -47,10 +47,7 @@ _ERRORS = (
 
 
 def import_vector(
-    path: str | os.PathLike[str],
-    *,
-    layers: Sequence[int] | None = None,
-    model: HookedTransformer | None = None,
+    path: str | os.PathLike[str], *, layers: Sequence[int] | None = None, model: HookedTransformer | None = None
 ) -> SteeringVector:
     """Read a steering vector that any tool wrote.
 

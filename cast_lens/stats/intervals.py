@@ -104,11 +104,7 @@ TIES = 1e-9
 
 
 def paired_proportions(
-    baseline: ArrayLike,
-    treated: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    confidence: float = 0.95,
+    baseline: ArrayLike, treated: ArrayLike, *, clusters: ArrayLike | None = None, confidence: float = 0.95
 ) -> Estimate:
     """Difference ``treated - baseline`` of two shares of the same examples, with a score interval.
 
@@ -249,10 +245,7 @@ def exact_interval(gained: int, lost: int, n: int, *, confidence: float = 0.95) 
     for tango in tango_interval(gained, lost, n, confidence=confidence):
         around = np.clip(value + (tango - value) * np.linspace(0.7, 1.6, STEPS), -1, 1).tolist()
         inside = [place for place, one in enumerate(around) if kept(one)]
-        near, far = (
-            around[inside[-1]] if inside else value,
-            around[min(inside[-1] + 1 if inside else 0, STEPS - 1)],
-        )
+        near, far = (around[inside[-1]] if inside else value, around[min(inside[-1] + 1 if inside else 0, STEPS - 1)])
         for _ in range(10 if near != far else 0):
             middle = (near + far) / 2
             near, far = (middle, far) if kept(middle) else (near, middle)

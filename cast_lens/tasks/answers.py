@@ -35,14 +35,7 @@ CUES = ("Label:", "Answer:")
 # is what the task is about (capitalising words, say).
 _COPIES = 0.2
 # Marks that end a clause, and their forms in other scripts, which are written without a blank behind them.
-_WIDE = {
-    ",": "，、،፣﹐︐︑､၊",
-    ".": "。．｡।॥۔።﹒︒។။།։",
-    ":": "：﹕׃፥",
-    ";": "；؛﹔፤",
-    "!": "！﹗՜",
-    "?": "？؟﹖՞፧",
-}
+_WIDE = {",": "，、،፣﹐︐︑､၊", ".": "。．｡।॥۔።﹒︒។။།։", ":": "：﹕׃፥", ";": "；؛﹔፤", "!": "！﹗՜", "?": "？؟﹖՞፧"}
 _SAME = str.maketrans(
     {"‐": "-", "‑": "-", "−": "-", "﹣": "-", "’": "'", "‘": "'", "ʼ": "'", "٪": "%", "٫": ".", "٬": ","}
 )
@@ -53,9 +46,7 @@ _DRESS, _TAIL = "`|~<>=^", "%‰#&@/\\′″"
 _VULGAR = "\u00bc-\u00be\u2150-\u215e"
 _SIGNED = re.compile(rf"(?=[-.,])-?[$€£¥₹₩₽]?-?[.,]?[\d{_VULGAR}]")
 _CLOSERS = "\"'”»«“„)\\]}*_`"
-_BOUNDARY = re.compile(
-    rf"[{_CLOSERS}]*(?:\s*$|…|—|\s?[.,:;!?]+[{_CLOSERS}]*(?:\s|$)|\s+[-–—]+\s)",
-)
+_BOUNDARY = re.compile(rf"[{_CLOSERS}]*(?:\s*$|…|—|\s?[.,:;!?]+[{_CLOSERS}]*(?:\s|$)|\s+[-–—]+\s)")
 _AMOUNT = re.compile(
     r"(?P<sign>[+-]?)\s*(?P<before>[^\w\s.,'+/-]?)\s*(?P<inner>[+-]?)"
     r"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?"
@@ -340,9 +331,7 @@ def _piece(line: str) -> str:
 
 def _amount(text: str) -> tuple[Fraction, str] | None:
     spelt = re.sub(
-        f"[{_VULGAR}]",
-        lambda found: " " + unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/"),
-        text,
+        f"[{_VULGAR}]", lambda found: " " + unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/"), text
     ).strip()
     found = _AMOUNT.fullmatch(spelt)
     if found is None or (found["sign"] and found["inner"]):

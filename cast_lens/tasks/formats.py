@@ -31,13 +31,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _NOT_TASKS = ("task.json", "instructions.json")
 
 
-_NAMES: Mapping[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    bool: "true/false",
-    type(None): "null",
-}
+_NAMES: Mapping[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true/false", type(None): "null"}
 _SHOWN = 300
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 _BETWEEN = re.compile(r"[\s,]*")

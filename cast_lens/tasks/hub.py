@@ -125,10 +125,7 @@ def _options(question: str, options: tuple[str, ...], right: int) -> Item:
 def _passage(context: str, question: str, options: tuple[str, ...], right: int) -> Item:
     item = _options(f"{context}\n{question}", options, right)
     return Item(
-        item.input,
-        item.answer,
-        item.choices,
-        {**(item.fields or {}), "context": context, "question": question},
+        item.input, item.answer, item.choices, {**(item.fields or {}), "context": context, "question": question}
     )
 
 
@@ -147,11 +144,7 @@ HUB: Mapping[str, HubData] = {
     "ag_news": HubData("fancyzhx/ag_news", None, {"train": "train", "test": "test"}, _text("text", _NEWS), _NEWS),
     "sst2": HubData(_GLUE, "sst2", _VALIDATION_IS_TEST, _text("sentence", _SENTIMENT), _SENTIMENT),
     "mnli": HubData(
-        _GLUE,
-        "mnli",
-        {"train": "train", "test": "validation_matched"},
-        _pair("premise", "hypothesis", _NLI),
-        _NLI,
+        _GLUE, "mnli", {"train": "train", "test": "validation_matched"}, _pair("premise", "hypothesis", _NLI), _NLI
     ),
     "qqp": HubData(_GLUE, "qqp", _VALIDATION_IS_TEST, _pair("question1", "question2", _QUORA), _QUORA),
     "boolq": HubData("google/boolq", None, _VALIDATION_IS_TEST, _boolq, ("True", "False")),

@@ -194,10 +194,7 @@ def task_from_records(
             f"records holds {len(placed)}; give at least {len(SPLITS)}, one each for train, validation and test"
         )
     settings = Settings(
-        instruction=instruction,
-        template=template,
-        labels=None if labels is None else tuple(labels),
-        where=name,
+        instruction=instruction, template=template, labels=None if labels is None else tuple(labels), where=name
     )
     lines = lines_of(placed, stem=name, language=language, fields=fields)
     return task_of({"": lines}, name=name, language=language, origin="records", settings=settings, seed=seed)

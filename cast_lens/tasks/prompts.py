@@ -280,12 +280,7 @@ def word_count(text: str) -> int:
 
 
 def with_random_text(
-    prompts: Sequence[Prompt],
-    task: Task,
-    *,
-    seed: int = 0,
-    length: Length = word_count,
-    instruction: bool = True,
+    prompts: Sequence[Prompt], task: Task, *, seed: int = 0, length: Length = word_count, instruction: bool = True
 ) -> list[Prompt]:
     """The same prompts with each demonstration replaced by random words of equal length.
 

@@ -23,17 +23,7 @@ from .types import Example
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "id": (),
     "input": ("text", "sentence", "question", "prompt", "query", "content"),
-    "answer": (
-        "output",
-        "target",
-        "label_text",
-        "label",
-        "answerKey",
-        "completion",
-        "response",
-        "gold",
-        "class",
-    ),
+    "answer": ("output", "target", "label_text", "label", "answerKey", "completion", "response", "gold", "class"),
     "choices": ("options",),
     "fields": (),
     "lang": ("language",),
@@ -102,11 +92,7 @@ def read_lines(path: Path, *, language: str = "en", fields: Mapping[str, str] | 
 
 
 def lines_of(
-    records: Iterable[tuple[Any, str]],
-    *,
-    stem: str,
-    language: str = "en",
-    fields: Mapping[str, str] | None = None,
+    records: Iterable[tuple[Any, str]], *, stem: str, language: str = "en", fields: Mapping[str, str] | None = None
 ) -> list[Line]:
     """Records with their places as lines; arguments and errors as in `read_lines`.
 
@@ -193,8 +179,7 @@ def _columns(record: Record, fields: Mapping[str, str] | None, where: str) -> di
     found |= mapped
     if absent := [name for name in ("input", "answer") if name not in found]:
         texts = sorted(
-            (name for name in record if isinstance(record[name], str | int)),
-            key=lambda name: len(str(record[name])),
+            (name for name in record if isinstance(record[name], str | int)), key=lambda name: len(str(record[name]))
         )
         guess = f"input={texts[-1]},answer={texts[0]}" if len(texts) > 1 else "input=text,answer=label"
         raise ValueError(
@@ -219,11 +204,7 @@ def _expanded(record: Record, columns: Columns, spare_id: str, where: str, langu
         return [_plain(made | split | {"choices": sorted((wanted, other))}, where, language)]
     texts = zip(answer, (wanted, other), strict=True)
     return [
-        _plain(
-            {"id": f"{name}-{label}", "input": text, "answer": label, "choices": answer} | split,
-            where,
-            language,
-        )
+        _plain({"id": f"{name}-{label}", "input": text, "answer": label, "choices": answer} | split, where, language)
         for label, text in texts
     ]
 

@@ -419,10 +419,7 @@ def disjoint(splits: Splits, *, where: str) -> Splits:
     """
     validation = _without(splits.validation, splits.test)
     train = _without(splits.train, (*validation, *splits.test))
-    lost = {
-        "train": len(splits.train) - len(train),
-        "validation": len(splits.validation) - len(validation),
-    }
+    lost = {"train": len(splits.train) - len(train), "validation": len(splits.validation) - len(validation)}
     dropped = sum(lost.values())
     sizes = {"train": len(train), "validation": len(validation), "test": len(splits.test)}
     if empty := [name for name, size in sizes.items() if not size]:
@@ -433,8 +430,7 @@ def disjoint(splits: Splits, *, where: str) -> Splits:
     if dropped:
         told = " and ".join(f"{count} of the {name} split" for name, count in lost.items() if count)
         warnings.warn(
-            f"{where}: {told} dropped, because a later split (test, or validation) asks the same input",
-            stacklevel=2,
+            f"{where}: {told} dropped, because a later split (test, or validation) asks the same input", stacklevel=2
         )
     return Splits(train, validation, splits.test, splits.dropped + dropped)
 

@@ -145,12 +145,10 @@ KNOWN: Mapping[str, KnownTask] = {
         3,
     ),
     "arc_easy": _multiple_choice(
-        QUESTION_OPTIONS,
-        "Answer the school science question with the letter of the right option: A, B, C or D.",
+        QUESTION_OPTIONS, "Answer the school science question with the letter of the right option: A, B, C or D."
     ),
     "arc_challenge": _multiple_choice(
-        QUESTION_OPTIONS,
-        "Answer the school science question with the letter of the right option: A, B, C or D.",
+        QUESTION_OPTIONS, "Answer the school science question with the letter of the right option: A, B, C or D."
     ),
     "commonsense_qa": _multiple_choice(
         QUESTION_OPTIONS,
@@ -161,8 +159,7 @@ KNOWN: Mapping[str, KnownTask] = {
         QUESTION_OPTIONS, "Answer the science question with the letter of the right option: A, B, C or D."
     ),
     "medmcqa": _multiple_choice(
-        QUESTION_OPTIONS,
-        "Answer the medical exam question with the letter of the right option: A, B, C or D.",
+        QUESTION_OPTIONS, "Answer the medical exam question with the letter of the right option: A, B, C or D."
     ),
 }
 

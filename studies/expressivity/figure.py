@@ -25,9 +25,7 @@ def plot_students(frame: pd.DataFrame) -> go.Figure:
         ValueError: when a column is missing or the frame is empty.
     """
     require(
-        frame,
-        ["teacher", "rank", "student", "left", "left_low", "left_high", "parameters"],
-        figure="plot_students",
+        frame, ["teacher", "rank", "student", "left", "left_low", "left_high", "parameters"], figure="plot_students"
     )
     teachers, students = in_order(frame["teacher"]), in_order(frame["student"])
     height = 190 + PANEL * len(teachers)

@@ -84,10 +84,7 @@ class FrozenTransformer:
         return tuple(getattr(self, field.name) for field in fields(self) if field.name != "shape")
 
     def residual(
-        self,
-        tokens: Int[Tensor, "sample position"],
-        adapter: Unmodified,
-        summary: Summary | None = None,
+        self, tokens: Int[Tensor, "sample position"], adapter: Unmodified, summary: Summary | None = None
     ) -> Residual:
         """The normalised residual after the last block."""
         x = self.embed[tokens]

@@ -23,11 +23,7 @@ def compared(model: HookedDecoder) -> Iterator[tuple[str, Tensor, Tensor]]:
     for variant, item in enumerate([None, *items]):
         logprobs, first = padded_scores(model, prompts, item)
         yield f"logits {variant}", got.logits[variant], first
-        yield (
-            f"answers {variant}",
-            torch.cat([rows[variant] for rows in got.answer_logprobs]),
-            torch.cat(logprobs),
-        )
+        yield (f"answers {variant}", torch.cat([rows[variant] for rows in got.answer_logprobs]), torch.cat(logprobs))
     yield "residuals", capture(model, prompts), _residuals(model, prompts)
     # Teacher-forced, so that rounding in a near tie cannot send the two routes down different paths.
     texts = [TokenPrompt(prompt.tokens) for prompt in prompts]

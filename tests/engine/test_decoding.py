@@ -63,11 +63,6 @@ def test_text_ends_at_a_newline_or_at_the_end_of_text() -> None:
     assert not stop_rule(model, stop_at_newline=False)([word, newline])
     assert stop_rule(model, stop_at_newline=False)([tokenizer.eos_token_id])
     texts = answer(model, ["Review: fine\nSentiment:", "The"], [], max_new_tokens=3)
-    tokens = decode(
-        model,
-        few_shot_prompts(())[:2],
-        max_new_tokens=3,
-        stop=stop_rule(model, stop_at_newline=True),
-    )
+    tokens = decode(model, few_shot_prompts(())[:2], max_new_tokens=3, stop=stop_rule(model, stop_at_newline=True))
     assert len(texts) == len(tokens) == 1
     assert all(isinstance(text, str) for text in texts[0])

@@ -125,10 +125,7 @@ def test_sweep_is_its_cells_one_by_one() -> None:
     layers = (0, 2)
     about = Provenance("tiny", fingerprint(model), "task")
     directions = torch.stack([direction(0), direction(1)])
-    vectors = {
-        "a": SteeringVector(directions, layers, about),
-        "b": SteeringVector(-directions, layers, about),
-    }
+    vectors = {"a": SteeringVector(directions, layers, about), "b": SteeringVector(-directions, layers, about)}
     found = sweep(model, prompts, vectors, strengths=(0.5, 2.0))
     frame = found.to_frame(source="s")
     assert list(frame["kind"].unique()) == ["unsteered", "a", "b"]

@@ -6,14 +6,7 @@ import pytest
 import torch
 
 from cast_lens.engine.batching import plan_batches
-from cast_lens.engine.layout import (
-    MIN_SHARED,
-    TokenPrompt,
-    build_batch,
-    build_tail,
-    build_trunk,
-    common_prefix,
-)
+from cast_lens.engine.layout import MIN_SHARED, TokenPrompt, build_batch, build_tail, build_trunk, common_prefix
 from tests.engine.cases import few_shot_prompts, tokens
 
 

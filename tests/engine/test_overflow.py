@@ -74,8 +74,7 @@ def test_a_sweep_counts_what_it_leaves_out(breaking: HookedTransformer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "strength"),
-    [(torch.float32, 1e39), (torch.float32, 1e25), (torch.float16, 1e5), (torch.bfloat16, 1e25)],
+    ("dtype", "strength"), [(torch.float32, 1e39), (torch.float32, 1e25), (torch.float16, 1e5), (torch.bfloat16, 1e25)]
 )
 @pytest.mark.parametrize("operator", ["add", "replace", "norm_preserving_add", "ablate"])
 def test_a_strength_beyond_the_dtype_is_refused(dtype: torch.dtype, strength: float, operator: str) -> None:

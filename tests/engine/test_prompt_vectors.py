@@ -128,11 +128,7 @@ def test_generate_with_a_cache_equals_the_reference() -> None:
     expected = reference.answer(model, prompts[0], mine, max_new_tokens=4, stop=stop)
     with steer(model, mine):
         got: Any = model.generate(
-            torch.tensor([prompts[0].tokens]),
-            max_new_tokens=4,
-            do_sample=False,
-            verbose=False,
-            return_type="tokens",
+            torch.tensor([prompts[0].tokens]), max_new_tokens=4, do_sample=False, verbose=False, return_type="tokens"
         )
     assert tuple(got[0, len(prompts[0].tokens) :].tolist())[: len(expected)] == expected
 

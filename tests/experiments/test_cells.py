@@ -12,12 +12,7 @@ import pytest
 from cast_lens.experiments.cells import Cell, Grid
 from cast_lens.files import DamagedFile
 
-CELLS = [
-    Cell("setting", source="a", prepares=True),
-    Cell("x", "t", "a"),
-    Cell("x", "t", "b"),
-    Cell("x", "t/u", "b"),
-]
+CELLS = [Cell("setting", source="a", prepares=True), Cell("x", "t", "a"), Cell("x", "t", "b"), Cell("x", "t/u", "b")]
 
 
 def rows(cell: Cell) -> pd.DataFrame:

@@ -12,12 +12,7 @@ from cast_lens.interventions import OPERATORS, POSITIONS
 
 def test_values_are_taken_over_and_typed() -> None:
     config = make_config({"shots": 3, "strengths": [1, 2.5], "sources": "science", "layers": [4]})
-    assert (config.shots, config.strengths, config.sources, config.layers) == (
-        3,
-        (1.0, 2.5),
-        ("science",),
-        (4,),
-    )
+    assert (config.shots, config.strengths, config.sources, config.layers) == (3, (1.0, 2.5), ("science",), (4,))
 
 
 @pytest.mark.parametrize(

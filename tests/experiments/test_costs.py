@@ -9,13 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-from cast_lens.experiments.costs import (
-    answer_flops,
-    forward_flops,
-    peak_megabytes,
-    seconds,
-    sweep_flops,
-)
+from cast_lens.experiments.costs import answer_flops, forward_flops, peak_megabytes, seconds, sweep_flops
 from tests.tiny import tiny_model
 
 

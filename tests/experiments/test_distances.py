@@ -27,11 +27,7 @@ def test_answers_are_labels_letters_or_nothing() -> None:
     assert answers_of(label_task()) == {"good", "bad"}
     assert answers_of(word_task()) == frozenset()
     options = tuple(Example(f"q{i}", f"question {i}", "x", choices=("x", "y", "z")) for i in range(3))
-    assert answers_of(replace(label_task(), kind="multiple-choice", labels=(), train=options)) == {
-        "a",
-        "b",
-        "c",
-    }
+    assert answers_of(replace(label_task(), kind="multiple-choice", labels=(), train=options)) == {"a", "b", "c"}
 
 
 def test_distances_of_a_task_to_itself_are_zero(tmp_path: Path) -> None:
@@ -44,14 +40,8 @@ def test_distances_of_a_task_to_itself_are_zero(tmp_path: Path) -> None:
 
 def test_kinds_of_answers_part_tasks(tmp_path: Path) -> None:
     workspace = grid_workspace(tmp_path)
-    assert (family_distance(workspace, "mood", "tone"), family_distance(workspace, "mood", "double")) == (
-        0.0,
-        1.0,
-    )
-    assert (label_distance(workspace, "mood", "tone"), label_distance(workspace, "mood", "double")) == (
-        0.0,
-        1.0,
-    )
+    assert (family_distance(workspace, "mood", "tone"), family_distance(workspace, "mood", "double")) == (0.0, 1.0)
+    assert (label_distance(workspace, "mood", "tone"), label_distance(workspace, "mood", "double")) == (0.0, 1.0)
     assert label_distance(workspace, "double", "double") == 0.0
     half = replace(workspace.tasks["tone"], labels=("GOOD", "poor", "fair"))
     mixed = replace(workspace, tasks={**workspace.tasks, "tone": half})

@@ -64,23 +64,13 @@ def test_equal_cells_are_told_apart_by_the_tie_break() -> None:
 def test_width_counts_cells_near_the_best() -> None:
     cells = pd.DataFrame({"layer": [1, 2, 3, 4], "strength": [1.0, 2.0, 1.0, 4.0]})
     found = width(cells, np.array([0.1, 0.5, 0.4, -0.2]))
-    assert found == {
-        "losing_share": 0.25,
-        "near_share": 0.5,
-        "near_layers": "2 to 3",
-        "near_strengths": "1 to 2",
-    }
+    assert found == {"losing_share": 0.25, "near_share": 0.5, "near_layers": "2 to 3", "near_strengths": "1 to 2"}
     assert np.isnan(width(cells, np.array([0.0, 0.0, -0.1, -0.2]))["near_share"])
 
 
 def test_the_optimum_says_what_was_chosen_and_what_was_best() -> None:
     cells = pd.DataFrame(
-        {
-            "layer": [1, 2],
-            "strength": [1.0, 1.0],
-            "chosen": [True, False],
-            "gold_logprob": [-1.0, -2.0],
-        }
+        {"layer": [1, 2], "strength": [1.0, 1.0], "chosen": [True, False], "gold_logprob": [-1.0, -2.0]}
     )
     gains = np.array([[1.0, 0.0, -1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     row, examples = optimum(cells, gains, seed=0)

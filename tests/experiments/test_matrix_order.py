@@ -60,10 +60,5 @@ def test_margins_are_means_over_pairs() -> None:
         for i in range(3)
     ]
     found = hubs(pd.DataFrame(rows), n_bootstrap=50, seed=0).set_index(["role", "task"])
-    assert found.loc[("source", "x"), ["gain", "gain_least", "gain_most", "pairs"]].tolist() == [
-        0.75,
-        0.5,
-        1.0,
-        2,
-    ]
+    assert found.loc[("source", "x"), ["gain", "gain_least", "gain_most", "pairs"]].tolist() == [0.75, 0.5, 1.0, 2]
     assert found.loc[("target", "a"), "gain"] == 0.5

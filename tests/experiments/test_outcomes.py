@@ -46,9 +46,7 @@ def outcomes() -> pd.DataFrame:
     )
 
 
-def test_a_contrast_is_paired_tested_and_corrected_over_the_tested_methods_only(
-    outcomes: pd.DataFrame,
-) -> None:
+def test_a_contrast_is_paired_tested_and_corrected_over_the_tested_methods_only(outcomes: pd.DataFrame) -> None:
     found = contrast_table(outcomes, tested="cast".__eq__, n_bootstrap=200, seed=0)
     one = found[(found["method"] == "cast") & (found["source"] == "a") & (found["target"] == "t")]
     one = one[one["metric"] == "exact_match"].iloc[0]

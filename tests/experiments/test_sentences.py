@@ -11,8 +11,7 @@ from tests.experiments.small import joined, outcomes, right
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.031, "+3.1"), (-0.02, "−2.0"), (0.0004, "0.0"), (-0.0004, "0.0"), (float("nan"), "unknown")],
+    ("value", "text"), [(0.031, "+3.1"), (-0.02, "−2.0"), (0.0004, "0.0"), (-0.0004, "0.0"), (float("nan"), "unknown")]
 )
 def test_points_have_a_sign_unless_they_are_nothing_or_unknown(value: float, text: str) -> None:
     assert sentences.points(value) == text

@@ -15,11 +15,7 @@ def compare(rows: pd.DataFrame, pairs: list[tuple[str, str]], **options: object)
 
 def test_draws_are_averaged_before_they_are_compared() -> None:
     rows = joined(
-        [
-            outcomes("b", [1, 0, 0, 0], seed=0),
-            outcomes("b", [1, 1, 0, 0], seed=1),
-            outcomes("a", [1, 1, 1, 0]),
-        ]
+        [outcomes("b", [1, 0, 0, 0], seed=0), outcomes("b", [1, 1, 0, 0], seed=1), outcomes("a", [1, 1, 1, 0])]
     )
     row = compare(rows, [("a", "b")], metrics=("exact_match",)).iloc[0]
     assert (row["n"], row["value"], row["against_value"]) == (4, 0.75, 0.375)

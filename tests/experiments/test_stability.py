@@ -65,13 +65,7 @@ def test_the_resampled_cosine_is_the_mean_over_bootstrap_means() -> None:
 
 
 def test_lines_average_a_method_and_end_with_the_noise_of_sampling() -> None:
-    rows = [
-        (0, 0.5, 0.9, "a"),
-        (0, 0.7, 0.8, "a"),
-        (1, 0.2, 1.0, "a"),
-        (0, 0.1, 0.7, "b"),
-        (1, 0.3, 0.6, "b"),
-    ]
+    rows = [(0, 0.5, 0.9, "a"), (0, 0.7, 0.8, "a"), (1, 0.2, 1.0, "a"), (0, 0.1, 0.7, "b"), (1, 0.3, 0.6, "b")]
     geometry = pd.DataFrame(rows, columns=["layer", "cosine", "sampling", "who"], index=[7, 7, 3, 1, 0])
     found = cosine_lines(geometry, geometry["who"], samples=40)
     expected = [

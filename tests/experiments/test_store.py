@@ -74,13 +74,7 @@ def test_a_kill_at_any_moment_of_the_start_leaves_a_directory_that_is_begun_anew
 
 @pytest.mark.parametrize(
     "names",
-    [
-        (".lock",),
-        ("config.json",),
-        ("versions.json",),
-        (".config.json.1-0123abcd",),
-        ("versions.json", ".lock"),
-    ],
+    [(".lock",), ("config.json",), ("versions.json",), (".config.json.1-0123abcd",), ("versions.json", ".lock")],
 )
 def test_what_a_killed_start_left_is_no_stranger(tmp_path: Path, names: tuple[str, ...]) -> None:
     whole = begun(tmp_path / "whole", results=False)

@@ -7,11 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cast_lens.experiments.catalogue.predict_transfer import (
-    auroc_interval,
-    best_threshold,
-    leave_one_task_out,
-)
+from cast_lens.experiments.catalogue.predict_transfer import auroc_interval, best_threshold, leave_one_task_out
 from cast_lens.stats import auroc
 
 

@@ -8,13 +8,7 @@ import pandas as pd
 import pytest
 
 from cast_lens.engine import answer, tokenise
-from cast_lens.methods import (
-    AnyCondition,
-    batched,
-    evaluate_conditions,
-    few_shot_condition,
-    zero_shot_condition,
-)
+from cast_lens.methods import AnyCondition, batched, evaluate_conditions, few_shot_condition, zero_shot_condition
 from cast_lens.methods.conditions import UNKNOWN, parse_answers
 from cast_lens.tasks import Task, Template, is_valid
 from tests.small_tasks import label_task, word_task
@@ -86,9 +80,7 @@ def test_rows_have_the_columns_of_every_other_method(task: Task) -> None:
     pd.testing.assert_frame_equal(alone, rows, check_dtype=False)
 
 
-def test_answers_are_those_of_one_greedy_continuation_for_each_prompt(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_answers_are_those_of_one_greedy_continuation_for_each_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's own text is noise; what is parsed is what ``answer`` wrote for the joint prompts."""
     model, task = tiny_model("llama"), label_task()
     condition = batched(task, task.test, queries_per_prompt=3)

@@ -9,13 +9,7 @@ import pandas as pd
 import pytest
 
 from cast_lens.extraction import Extraction, difference_vectors
-from cast_lens.methods import (
-    RULES,
-    cell_outcomes,
-    choose_from,
-    choose_setting,
-    unlabelled,
-)
+from cast_lens.methods import RULES, cell_outcomes, choose_from, choose_setting, unlabelled
 from cast_lens.methods.choosing import LABELLED
 from cast_lens.tasks import load_task, zero_shot_prompts
 from tests.tiny import tiny_model

@@ -68,10 +68,7 @@ def named(**change: Any) -> Task:
         ([named(validation=())], "'mood' has no validation examples"),
         ([label_task("mood"), named(labels=("good", "awful"))], "two tasks are named 'mood'"),
         ([named(kind="free", labels=(), train=(Example("a", "x", " "),))], "mood a has an empty answer"),
-        (
-            [named(train=(Example("a", "long " * 600, "good"),))],
-            "mood a needs .* more than the model's context",
-        ),
+        ([named(train=(Example("a", "long " * 600, "good"),))], "mood a needs .* more than the model's context"),
         ([named(validation=(Example("b", "long " * 600, "good"),))], "mood b needs"),
     ],
 )

@@ -141,10 +141,7 @@ def test_the_zero_vector_is_added_whatever_the_operator_of_the_run() -> None:
     method = VECTOR_METHODS["placebo: zero vector"]
     task = label_task("tone")
     condition = method.condition(
-        method.fit(of),
-        zero_shot_condition(task, task.test).prompts,
-        Setting(2, 3.0, "replace"),
-        source="mood",
+        method.fit(of), zero_shot_condition(task, task.test).prompts, Setting(2, 3.0, "replace"), source="mood"
     )
     assert condition.intervention is not None
     assert condition.intervention.operator == "add"
@@ -177,12 +174,7 @@ def test_a_task_vector_overwrites_the_last_prompt_token_alone() -> None:
     about = replace(vectors(noise(2, 3, 8, seed=1)).provenance, fingerprint=fingerprint(model))
     vector = SteeringVector(noise(3, 8, seed=2).round(), LAYERS, about)
     task = label_task("tone")
-    condition = method.condition(
-        vector,
-        zero_shot_condition(task, task.test).prompts,
-        Setting(2, 1.0),
-        source="mood",
-    )
+    condition = method.condition(vector, zero_shot_condition(task, task.test).prompts, Setting(2, 1.0), source="mood")
     edit = condition.intervention
     assert edit is not None
     assert (edit.operator, edit.strength, edit.position) == ("replace", 1.0, "prompt_last")

@@ -59,15 +59,7 @@ def test_a_folder_is_built_once(root: Path) -> None:
         lambda folder: (folder / cache.MANIFEST).write_text("[1]"),
         shutil.rmtree,
     ],
-    ids=[
-        "truncated",
-        "one byte",
-        "file gone",
-        "manifest gone",
-        "half a manifest",
-        "odd manifest",
-        "all gone",
-    ],
+    ids=["truncated", "one byte", "file gone", "manifest gone", "half a manifest", "odd manifest", "all gone"],
 )
 def test_a_damaged_folder_is_built_again(root: Path, damage: Callable[[Path], object]) -> None:
     build = Builder()

@@ -99,8 +99,7 @@ def test_settings_away_from_the_defaults(architecture: str, override: dict[str, 
 def test_a_multimodal_gemma_loads_as_its_text_decoder() -> None:
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Gemma3Config(
-        text_config=tiny_config("gemma3").to_dict(),
-        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        text_config=tiny_config("gemma3").to_dict(), vision_config={**vision, "image_size": 28, "patch_size": 14}
     )
     source: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     randomise(source, seed=0)

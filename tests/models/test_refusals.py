@@ -27,18 +27,10 @@ def _config(architecture: str, **override: Any) -> PretrainedConfig:
     [
         ("llama", {"mlp_bias": True}, "mlp_bias=True"),
         ("llama", {"hidden_act": "quick_gelu"}, "activation 'quick_gelu'"),
-        (
-            "llama",
-            {"rope_parameters": {**SCALED, "rope_type": "dynamic"}},
-            "scaling 'dynamic'",
-        ),
+        ("llama", {"rope_parameters": {**SCALED, "rope_type": "dynamic"}}, "scaling 'dynamic'"),
         ("llama", {"quantization_config": {"quant_method": "awq"}}, "weights are quantised"),
         ("llama", {"head_dim": 15}, "15 rotated dimensions"),
-        (
-            "phi3",
-            {"rope_parameters": {**SCALED, **LONG, "rope_type": "longrope"}},
-            "'longrope'",
-        ),
+        ("phi3", {"rope_parameters": {**SCALED, **LONG, "rope_type": "longrope"}}, "'longrope'"),
         ("phi", {"qk_layernorm": True}, "qk_layernorm=True"),
         ("phi", {"num_key_value_heads": 2}, "num_key_value_heads=2"),
         ("neox", {"attention_bias": False}, "attention_bias=False"),
@@ -49,16 +41,8 @@ def _config(architecture: str, **override: Any) -> PretrainedConfig:
         ("olmo", {"num_key_value_heads": 2}, "num_key_value_heads=2"),
         ("gemma", {"use_bidirectional_attention": True}, "not a causal decoder"),
         ("gpt-oss", {"swiglu_limit": 1.0}, "swiglu_limit=1.0"),
-        (
-            "qwen2",
-            {"layer_types": ["linear_attention"] * 4},
-            "layer_types has linear_attention",
-        ),
-        (
-            "qwen2-window",
-            {"rope_parameters": {**SCALED, "rope_type": "linear"}},
-            "'linear' on sliding layers",
-        ),
+        ("qwen2", {"layer_types": ["linear_attention"] * 4}, "layer_types has linear_attention"),
+        ("qwen2-window", {"rope_parameters": {**SCALED, "rope_type": "linear"}}, "'linear' on sliding layers"),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )

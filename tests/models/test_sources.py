@@ -115,10 +115,7 @@ def test_weights_that_lack_a_layer_are_not_made_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
-            "is an encoder-decoder",
-        ),
+        ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, "is an encoder-decoder"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "requires optimum"),
         ({"auto_map": {"AutoConfig": "code.Config"}, "model_type": "own"}, "trust_remote_code"),
     ],

@@ -82,14 +82,7 @@ def entropy() -> pd.DataFrame:
 
 def cohesion() -> pd.DataFrame:
     rows = [
-        (
-            task,
-            layer,
-            0.8 - 0.01 * layer - 0.05 * place,
-            0.7 - 0.01 * layer - 0.05 * place,
-            0.85 - 0.05 * place,
-            40,
-        )
+        (task, layer, 0.8 - 0.01 * layer - 0.05 * place, 0.7 - 0.01 * layer - 0.05 * place, 0.85 - 0.05 * place, 40)
         for place, task in enumerate(TASKS)
         for layer in LAYERS
     ]
@@ -184,10 +177,7 @@ def split(total: float | None = None, choice: float = 0.02) -> pd.DataFrame:
     rows = []
     for target in ("finance-sentiment", "geography"):
         for source in SOURCES:
-            for method, gain in (
-                ("cast", 0.35 if total is None else total),
-                ("placebo: random direction", 0.03),
-            ):
+            for method, gain in (("cast", 0.35 if total is None else total), ("placebo: random direction", 0.03)):
                 parts = {"total": gain, "format": gain - choice, "choice": choice}
                 ends = {f"{name}_low": value - 0.08 for name, value in parts.items()}
                 ends |= {f"{name}_high": value + 0.08 for name, value in parts.items()}
@@ -197,18 +187,8 @@ def split(total: float | None = None, choice: float = 0.02) -> pd.DataFrame:
 
 def outcomes(target: str) -> pd.DataFrame:
     rows = [
-        {
-            "target": target,
-            "sample": f"{target}-{i}",
-            "method": method,
-            "source": "science" * (method == "cast"),
-        }
-        | {
-            "text": f"Query {i}",
-            "gold": "good",
-            "answer": "good" if i % 2 else "It is",
-            "exact_match": float(i % 2),
-        }
+        {"target": target, "sample": f"{target}-{i}", "method": method, "source": "science" * (method == "cast")}
+        | {"text": f"Query {i}", "gold": "good", "answer": "good" if i % 2 else "It is", "exact_match": float(i % 2)}
         for method in METHODS
         for i in range(6)
     ]

@@ -6,12 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.plots import (
-    plot_atv_against,
-    plot_atv_cloud,
-    plot_atv_cosines,
-    plot_atv_norms,
-)
+from cast_lens.plots import plot_atv_against, plot_atv_cloud, plot_atv_cosines, plot_atv_norms
 
 
 def test_cosines_within_each_task_and_between_tasks() -> None:
@@ -46,13 +41,7 @@ def test_constant_vectors_of_the_own_and_of_other_tasks() -> None:
 @pytest.mark.parametrize("explained", [0.4, float("nan")])
 def test_clouds_are_coloured_by_task(explained: float) -> None:
     frame = pd.DataFrame(
-        {
-            "task": ["a", "a", "b"],
-            "sample_id": ["0", "1", "2"],
-            "layer": 2,
-            "x": [0.0, 1, 2],
-            "y": [3.0, 4, 5],
-        }
+        {"task": ["a", "a", "b"], "sample_id": ["0", "1", "2"], "layer": 2, "x": [0.0, 1, 2], "y": [3.0, 4, 5]}
     ).assign(explained_x=explained, explained_y=explained)
     figure = plot_atv_cloud(frame)
     assert [(trace.name, len(trace.x)) for trace in figure.data] == [("a", 2), ("b", 1)]

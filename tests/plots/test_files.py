@@ -11,14 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cast_lens.plots import (
-    plot_cohesion,
-    plot_parallelism,
-    plot_projection,
-    plot_sweep,
-    write_figure,
-    write_figures,
-)
+from cast_lens.plots import plot_cohesion, plot_parallelism, plot_projection, plot_sweep, write_figure, write_figures
 from cast_lens.plots.files import still
 from tests.plots import synthetic
 
@@ -27,13 +20,7 @@ def test_html_and_csv_are_written_and_share_one_library(tmp_path: Path) -> None:
     frame = synthetic.cohesion()
     folder = tmp_path / "new" / "figures"
     written = write_figures({name: (plot_cohesion(frame), frame) for name in ("one", "two")}, folder, png="never")
-    assert sorted(path.name for path in written) == [
-        "one.csv",
-        "one.html",
-        "plotly.min.js",
-        "two.csv",
-        "two.html",
-    ]
+    assert sorted(path.name for path in written) == ["one.csv", "one.html", "plotly.min.js", "two.csv", "two.html"]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "one.csv"), frame)
     page = (folder / "one.html").read_text(encoding="utf-8")
     assert len(page) < 200_000, "the library stands beside the page, not in it"

@@ -7,14 +7,7 @@ import pandas as pd
 import pytest
 
 from cast_lens import plots
-from cast_lens.plots.layout import (
-    hover_text,
-    metric_text,
-    percent,
-    percent_interval,
-    points,
-    points_interval,
-)
+from cast_lens.plots.layout import hover_text, metric_text, percent, percent_interval, points, points_interval
 from tests.plots import synthetic
 
 TOKENS = pd.DataFrame({"token": ["a"], "delta": [1.0]})

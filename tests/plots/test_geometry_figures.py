@@ -86,11 +86,7 @@ def test_cosine_matrix_mirrors_pairs_and_moves_with_the_slider() -> None:
     assert list(heat.x) == list(heat.y) == list(synthetic.TASKS)
     np.testing.assert_array_equal(np.diag(heat.z), 1)
     np.testing.assert_array_equal(heat.z, np.transpose(heat.z))
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmid, figure.layout.coloraxis.cmax) == (
-        -1,
-        0,
-        1,
-    )
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmid, figure.layout.coloraxis.cmax) == (-1, 0, 1)
     (slider,) = figure.layout.sliders
     assert [step.label for step in slider.steps] == ["0", "8", "16", "24"]
     assert slider.active == 1

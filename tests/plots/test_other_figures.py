@@ -6,14 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.plots import (
-    plot_loss,
-    plot_pareto,
-    plot_scaling,
-    plot_selection,
-    plot_steerability,
-    plot_token_effects,
-)
+from cast_lens.plots import plot_loss, plot_pareto, plot_scaling, plot_selection, plot_steerability, plot_token_effects
 from cast_lens.plots.style import NEUTRAL
 
 
@@ -78,13 +71,7 @@ def test_pareto_of_equal_points_keeps_one() -> None:
 
 def test_selection_numbers_the_chosen_in_order() -> None:
     frame = pd.DataFrame(
-        {
-            "x": [0, 1, 2],
-            "y": 0,
-            "influence": [1.0, 4.0, 2.0],
-            "rank": [1, 0, -1],
-            "chosen": [True, True, False],
-        }
+        {"x": [0, 1, 2], "y": 0, "influence": [1.0, 4.0, 2.0], "rank": [1, 0, -1], "chosen": [True, True, False]}
     ).assign(text=["one", "<two>", "three"])
     others, chosen = plot_selection(frame).data
     assert list(chosen.text) == ["2", "1"]

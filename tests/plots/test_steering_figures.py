@@ -148,11 +148,7 @@ def test_gain_shows_every_condition_with_its_interval() -> None:
     np.testing.assert_allclose(steered.error_x.arrayminus, 12)
     assert steered.marker.color == method_style("cast").colour
     assert figure.layout.xaxis.title.text == "percentage points"
-    assert list(figure.layout.yaxis.ticktext[:3]) == [
-        "<b>finance-sentiment</b>",
-        "← review-sentiment",
-        "← science",
-    ]
+    assert list(figure.layout.yaxis.ticktext[:3]) == ["<b>finance-sentiment</b>", "← review-sentiment", "← science"]
 
 
 def test_gain_gives_every_condition_a_height_of_its_own() -> None:

@@ -121,23 +121,11 @@ def test_placebos_are_grey_and_hollow_and_come_last() -> None:
     names = ["placebo: made up", "cast", "placebo: random direction", "few-shot"]
     assert all(method_style(name).colour == NEUTRAL for name in names if name.startswith("placebo"))
     assert all(method_style(name).symbol.endswith("-open") for name in names if name.startswith("placebo"))
-    assert sorted(names, key=method_order) == [
-        "few-shot",
-        "cast",
-        "placebo: random direction",
-        "placebo: made up",
-    ]
+    assert sorted(names, key=method_order) == ["few-shot", "cast", "placebo: random direction", "placebo: made up"]
 
 
 def test_prompting_comes_before_vectors_and_numbers_are_sorted_by_size() -> None:
-    names = [
-        "zero-shot",
-        "cross-task few-shot",
-        "batched",
-        "few-shot, k=2",
-        "few-shot, k=16",
-        "retrieved few-shot",
-    ]
+    names = ["zero-shot", "cross-task few-shot", "batched", "few-shot, k=2", "few-shot, k=16", "retrieved few-shot"]
     steering = ["cast", "few-shot mean", "few-shot mean, norm of cast", "task vector"]
     placebos = ["placebo: random direction", "placebo: random-text few-shot"]
     assert sorted([*placebos, *steering, *names][::-1], key=method_order) == [*names, *steering, *placebos]

@@ -113,12 +113,7 @@ def test_two_phase_vote_k(seed: int, budget: int, share: float) -> None:
     rows, method = points(seed), "vote-k-two-phase"
     got = select(rows, budget, method=method, seed=seed, parameters=settings, confidence=of_the_model)
     expected = literal.vote_k_two_phase(
-        edges,
-        budget,
-        10.0,
-        lambda chosen: np.roll(confidence, chosen[0]).tolist(),
-        first_phase=first,
-        seed=seed,
+        edges, budget, 10.0, lambda chosen: np.roll(confidence, chosen[0]).tolist(), first_phase=first, seed=seed
     )
     assert got.indices.tolist() == expected
     assert asked == ([] if budget == 1 else [expected[:first]])
@@ -200,16 +195,7 @@ def test_the_seed_matters_exactly_where_it_should(method: str) -> None:
     rows = np.random.default_rng(0).normal(size=(80, 6))
     confidence = np.linspace(0, 1, 80)
     choices = {
-        tuple(
-            select(
-                rows,
-                30,
-                method=method,
-                seed=seed,
-                differences=rows,
-                confidence=confidence,
-            ).indices
-        )
+        tuple(select(rows, 30, method=method, seed=seed, differences=rows, confidence=confidence).indices)
         for seed in range(5)
     }
     assert (len(choices) > 1) == (method in SEEDED)

@@ -100,10 +100,7 @@ def test_clusters_of_the_split() -> None:
     twice = pd.concat([after, after], ignore_index=True).assign(copy=np.repeat([0, 1], 40))
     on = ("sample_id", "copy")
     clustered = gain_split(doubled, twice, on=on, cluster="sample_id")
-    naive, single = (
-        gain_split(doubled, twice, on=on),
-        gain_split(before, after),
-    )
+    naive, single = (gain_split(doubled, twice, on=on), gain_split(before, after))
     widths = [(frame["high"] - frame["low"]).iloc[0] for frame in (clustered, naive, single)]
     assert widths[0] == pytest.approx(widths[2], rel=0.1)  # copies add no evidence
     assert widths[1] == pytest.approx(widths[2] / np.sqrt(2), rel=0.15)

@@ -46,12 +46,7 @@ def free_task(*, size: int = 12) -> Task:
 
 
 def _task(
-    name: str,
-    kind: Kind,
-    labels: tuple[str, ...],
-    splits: Mapping[str, tuple[Example, ...]],
-    *,
-    instruction: str = "",
+    name: str, kind: Kind, labels: tuple[str, ...], splits: Mapping[str, tuple[Example, ...]], *, instruction: str = ""
 ) -> Task:
     family = {"classification": "classification", "multiple-choice": "multiple-choice", "free": "word"}[kind]
     return Task(

@@ -236,10 +236,7 @@ def test_the_kind_can_be_set_where_it_would_be_guessed_wrong(tmp_path: Path) -> 
     ("settings", "message"),
     [
         ({"instructions": "x"}, r'"instructions" is unknown; known are kind, family, instruction'),
-        (
-            {"kind": "regression"},
-            r"\"kind\": expected one of classification, multiple-choice, free, got 'regression'",
-        ),
+        ({"kind": "regression"}, r"\"kind\": expected one of classification, multiple-choice, free, got 'regression'"),
         ({"family": 3}, r'"family": expected text, got 3'),
         ({"labels": ["yes"]}, r'"labels": expected a list of two or more different texts'),
         ({"labels": ["yes", "yes"]}, r'"labels": expected a list of two or more different texts'),
@@ -319,12 +316,7 @@ NLI = ("entailment", "neutral", "contradiction")
 BODIES = [
     ("mnli", ("premise", "hypothesis"), NLI, "Premise: p \nHypothesis: h \nLabel:"),
     ("xnli", ("premise", "hypothesis"), NLI, "Premise: p \nHypothesis: h \nLabel:"),
-    (
-        "qqp",
-        ("question1", "question2"),
-        ("not duplicate", "duplicate"),
-        "Question 1: p \nQuestion 2: h \nLabel:",
-    ),
+    ("qqp", ("question1", "question2"), ("not duplicate", "duplicate"), "Question 1: p \nQuestion 2: h \nLabel:"),
     ("boolq", ("passage", "question"), ("True", "False"), "Context: p \nQuestion: h \nAnswer:"),
     ("ag_news", ("x", "y"), ("world", "sports", "business", "technology"), "Sentence: test text 0 \nLabel:"),
 ]
@@ -365,9 +357,7 @@ def test_the_lettered_bodies_of_the_paper(tmp_path: Path, name: str, options: in
     assert zero_shot(task, task.test[0], instruction=False).text == text
 
 
-def test_a_folder_with_the_name_of_a_public_data_set_and_labels_of_its_own_is_worded_plainly(
-    tmp_path: Path,
-) -> None:
+def test_a_folder_with_the_name_of_a_public_data_set_and_labels_of_its_own_is_worded_plainly(tmp_path: Path) -> None:
     for name in ("ag_news", "sst2", "boolq", "commonsense_qa", "race", "mnli"):
         write_task(tmp_path / name, **YES_NO)
         with pytest.warns(
@@ -399,8 +389,7 @@ def test_one_record_with_other_choices_is_refused_with_its_line(tmp_path: Path) 
     rows[6]["choices"] = ["yes", "no", "maybe"]
     write_jsonl(folder / "train.jsonl", rows)
     with pytest.raises(
-        ValueError,
-        match=r"train\.jsonl:7: field \"choices\": got \['yes', 'no', 'maybe'\], but 15 of 16 records have",
+        ValueError, match=r"train\.jsonl:7: field \"choices\": got \['yes', 'no', 'maybe'\], but 15 of 16 records have"
     ):
         load_task("mood", tasks=tmp_path)
     write_settings(folder, kind="multiple-choice")
@@ -472,8 +461,7 @@ def test_two_tasks_of_one_name_are_an_error(tmp_path: Path) -> None:
     write_task(tmp_path / "words" / "mood", **FREE)
     write_task(tmp_path / "mood", **YES_NO)
     with pytest.raises(
-        ValueError,
-        match=r"two tasks are called 'mood': .*mood.*train\.jsonl and .*mood.*train\.jsonl; rename",
+        ValueError, match=r"two tasks are called 'mood': .*mood.*train\.jsonl and .*mood.*train\.jsonl; rename"
     ):
         load_task("mood", tasks=tmp_path)
 
@@ -508,10 +496,5 @@ def test_a_folder_comes_before_the_suite_that_ships_and_does_not_hide_the_rest(t
 def test_a_listing_says_what_loading_gives(tmp_path: Path) -> None:
     write_task(tmp_path / "mood", **YES_NO)
     (info,) = list_tasks(tmp_path)
-    assert (info.name, info.kind, info.family, info.language) == (
-        "mood",
-        "classification",
-        "classification",
-        "en",
-    )
+    assert (info.name, info.kind, info.family, info.language) == ("mood", "classification", "classification", "en")
     assert (info.sizes, info.labels, info.origin) == ((8, 2, 6), ("yes", "no"), str(tmp_path))

@@ -25,14 +25,7 @@ def with_fault(path: Path, **changes: Any) -> Path:
 
 
 def test_records_are_read_as_written(tmp_path: Path) -> None:
-    row = {
-        "id": "1",
-        "input": " Größe? ",
-        "choices": None,
-        "answer": " x ",
-        "lang": "de",
-        "fields": {"a": "b"},
-    }
+    row = {"id": "1", "input": " Größe? ", "choices": None, "answer": " x ", "lang": "de", "fields": {"a": "b"}}
     (line,) = read_lines(write_jsonl(tmp_path / "t.jsonl", [row]))
     assert (line.example.id, line.example.input, line.example.answer) == ("1", " Größe? ", "x")
     assert (line.example.language, line.example.fields, line.split) == ("de", {"a": "b"}, None)
@@ -120,10 +113,7 @@ def answers(path: Path, **more: Any) -> list[tuple[str, str]]:
         ("a.ndjson", "\n".join(json.dumps(word) for word in WORDS)),
         ("a.json", json.dumps({"examples": WORDS})),
         ("a.json", json.dumps({"train": WORDS[:4], "test": WORDS[4:]}, indent=2)),
-        (
-            "a.json",
-            json.dumps({"input": [w["input"] for w in WORDS], "output": [w["output"] for w in WORDS]}),
-        ),
+        ("a.json", json.dumps({"input": [w["input"] for w in WORDS], "output": [w["output"] for w in WORDS]})),
         ("a.csv", "input,output\n" + "".join(f"{w['input']},{w['output']}\r\n" for w in WORDS)),
         ("a.csv", "nr;output;input\n" + "".join(f"1;{w['output']};{w['input']}\n" for w in WORDS)),
         ("a.tsv", "input\toutput\n\n" + "".join(f"{w['input']}\t{w['output']}\n" for w in WORDS)),
@@ -149,10 +139,7 @@ def test_the_same_records_in_every_form(tmp_path: Path, name: str, text: str) ->
         ({"instruction": "Say it.", "input": "", "output": "it"}, ("Say it.", "it")),
         ({"question": "x", "choices": ["u", "v"], "answer": "B"}, ("x", "v")),
         ({"question": "x", "options": {"A": "u", "B": "v"}, "answer": "A"}, ("x", "u")),
-        (
-            {"question": "x", "choices": {"text": ["u", "v"], "label": ["1", "2"]}, "answerKey": "2"},
-            ("x", "v"),
-        ),
+        ({"question": "x", "choices": {"text": ["u", "v"], "label": ["1", "2"]}, "answerKey": "2"}, ("x", "v")),
         ({"passage": "p", "question": "q", "answer": True}, ("p\nq", "True")),
     ],
 )
@@ -189,17 +176,9 @@ def test_contrasting_texts_are_two_classes_or_two_options(tmp_path: Path) -> Non
     first, second = (line.example for line in read_lines(path))
     assert (first.input, first.answer, first.choices) == ("I love it", "positive", ("positive", "negative"))
     assert (second.input, second.answer, second.id) == ("I hate it", "negative", "t-1-negative")
-    asked = {
-        "question": "Would you?",
-        "answer_matching_behavior": "(B)",
-        "answer_not_matching_behavior": "(A)",
-    }
+    asked = {"question": "Would you?", "answer_matching_behavior": "(B)", "answer_not_matching_behavior": "(A)"}
     (line,) = read_lines(write_jsonl(path, [asked]))
-    assert (line.example.input, line.example.answer, line.example.choices) == (
-        "Would you?",
-        "(B)",
-        ("(A)", "(B)"),
-    )
+    assert (line.example.input, line.example.answer, line.example.choices) == ("Would you?", "(B)", ("(A)", "(B)"))
 
 
 def test_tables_say_what_is_wrong_and_where(tmp_path: Path) -> None:

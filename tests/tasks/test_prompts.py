@@ -354,7 +354,6 @@ def test_any_text_can_be_a_query() -> None:
     assert shown.demonstrations == few_shot(task, task.test[0], shots=2, seed=0).demonstrations
     assert shown.query == prompt.query.removeprefix("Definition: Judge it.\n")
     with pytest.raises(
-        ValueError,
-        match="the text 'why' cannot be a query of 'lettered', whose template shows input, options",
+        ValueError, match="the text 'why' cannot be a query of 'lettered', whose template shows input, options"
     ):
         zero_shot(lettered_task(), "why")

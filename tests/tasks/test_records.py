@@ -15,12 +15,7 @@ def test_a_list_or_a_frame_is_a_task_in_one_line() -> None:
     task = Task.from_records(
         ROWS, name="mood", instruction="Judge it.", template="Text: {input}\nMood:", labels=["good", "bad"]
     )
-    assert (task.name, task.kind, task.labels, task.origin) == (
-        "mood",
-        "classification",
-        ("good", "bad"),
-        "records",
-    )
+    assert (task.name, task.kind, task.labels, task.origin) == ("mood", "classification", ("good", "bad"), "records")
     assert (len(task.train), len(task.validation), len(task.test)) == (10, 4, 6)
     query = task.test[0]
     assert zero_shot(task, query).text == f"Definition: Judge it.\nText: {query.input}\nMood:"
@@ -34,11 +29,7 @@ def test_a_list_or_a_frame_is_a_task_in_one_line() -> None:
 def test_three_pairs_are_enough() -> None:
     task = Task.from_records([("hot", "cold"), ("big", "small"), ("up", "down")], name="opposites")
     assert task.kind == "free"
-    assert {e.input for part in (task.train, task.validation, task.test) for e in part} == {
-        "hot",
-        "big",
-        "up",
-    }
+    assert {e.input for part in (task.train, task.validation, task.test) for e in part} == {"hot", "big", "up"}
     assert zero_shot(task, task.test[0]).text == f"Q: {task.test[0].input}\nA:"
 
 

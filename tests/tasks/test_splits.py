@@ -122,8 +122,7 @@ def labelled(counts: dict[str, int]) -> list[Example]:
 
 
 @pytest.mark.parametrize(
-    "counts",
-    [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 5, "b": 1, "c": 30}, {"a": 7, "b": 7, "c": 7}],
+    "counts", [{"a": 40, "b": 40}, {"a": 90, "b": 8, "c": 2}, {"a": 5, "b": 1, "c": 30}, {"a": 7, "b": 7, "c": 7}]
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_carving_keeps_the_proportions_of_a_sorted_file(counts: dict[str, int], seed: int) -> None:

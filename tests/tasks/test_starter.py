@@ -30,13 +30,7 @@ def test_every_task_has_its_file_and_every_file_its_task() -> None:
 
 
 def test_the_suite_covers_what_it_promises() -> None:
-    assert {
-        "review-sentiment",
-        "headline-topic",
-        "finance-sentiment",
-        "question-type",
-        "yes-no-facts",
-    } <= set(CLASSES)
+    assert {"review-sentiment", "headline-topic", "finance-sentiment", "question-type", "yes-no-facts"} <= set(CLASSES)
     assert {"science", "geography", "everyday-sense"} == set(LETTERED)
     assert {f"{task}.{code}" for task in ("review-sentiment", "headline-topic") for code in ("de", "fr", "es")} == set(
         TRANSLATED

@@ -23,15 +23,7 @@ from ... import plots
 from ...methods import RULES, VECTOR_METHODS, Choice, Condition, Setting, evaluate_conditions, find_rule
 from .. import sentences
 from ..cells import Cell
-from ..choose_setting import (
-    CAST,
-    OWN,
-    RANDOM,
-    candidate_table,
-    choice_for,
-    oracle_choice,
-    plain_text_table,
-)
+from ..choose_setting import CAST, OWN, RANDOM, candidate_table, choice_for, oracle_choice, plain_text_table
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
@@ -154,12 +146,7 @@ class Choosing(Experiment):
         pairs = pairs[pairs["method"] != BASELINE].reset_index(drop=True)
         known = outcomes[outcomes["rule"] == OWN].drop_duplicates(list(keys)) if len(outcomes) else outcomes
         curve = curves(pairs, known)
-        return {
-            "result": judged(outcomes, pairs, **options),
-            "pairs": pairs,
-            "gate": gates(curve),
-            "curve": curve,
-        }
+        return {"result": judged(outcomes, pairs, **options), "pairs": pairs, "gate": gates(curve), "curve": curve}
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
         """The rule that does least harm and most good, beside the source's own setting and random directions."""

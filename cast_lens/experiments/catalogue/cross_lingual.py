@@ -18,13 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ... import plots
-from ...methods import (
-    Condition,
-    cross_task_condition,
-    few_shot_condition,
-    language_vector,
-    steered,
-)
+from ...methods import Condition, cross_task_condition, few_shot_condition, language_vector, steered
 from ...placebos import matched
 from ...tasks import Task, normalise_answer
 from ...tasks.formats import discover

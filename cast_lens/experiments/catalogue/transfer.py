@@ -163,10 +163,7 @@ def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
     """Outcomes of everything that is compared on a target, on the same examples."""
     config, task, base = workspace.config, workspace.tasks[target], workspace.base(target)
     examples = test_examples(config, task)
-    conditions: list[AnyCondition] = [
-        base,
-        few_shot_condition(task, examples, shots=config.shots, seed=config.seed),
-    ]
+    conditions: list[AnyCondition] = [base, few_shot_condition(task, examples, shots=config.shots, seed=config.seed)]
     conditions += [
         cross_task_condition(workspace.tasks[source], task, examples, shots=config.shots, seed=config.seed)
         for source in config.sources

@@ -33,10 +33,7 @@ def test_one_panel_per_teacher_and_one_line_per_student() -> None:
     assert figure.layout.yaxis.type == figure.layout.xaxis2.type == "log"
     assert list(figure.layout.xaxis2.ticktext) == ["1", "4"]
     assert figure.layout.xaxis2.title.text == "rank of the teacher"
-    assert [note.text for note in figure.layout.annotations] == [
-        "teacher: random LoRA",
-        "teacher: random prefix",
-    ]
+    assert [note.text for note in figure.layout.annotations] == ["teacher: random LoRA", "teacher: random prefix"]
 
 
 def test_the_unmodified_model_is_a_dashed_line_in_every_panel() -> None:

@@ -6,14 +6,7 @@ import pytest
 import torch
 
 from studies.expressivity.adapters import Additive, Learned, LoRA
-from studies.expressivity.fitting import (
-    Effort,
-    distributions,
-    divergence,
-    draw_sequences,
-    fit_student,
-    random_teacher,
-)
+from studies.expressivity.fitting import Effort, distributions, divergence, draw_sequences, fit_student, random_teacher
 from studies.expressivity.tests.small import SMALL, randomised, small_model, small_sequences
 from studies.expressivity.transformer import Unmodified
 

@@ -11,16 +11,7 @@ import torch
 from cast_lens.experiments.catalogue.ablation import Ablation, neighbours, settled, steering
 from cast_lens.experiments.workspace import Workspace
 from cast_lens.interventions import PromptVectors
-from tests.experiments.small import (
-    SMALL,
-    computed,
-    joined,
-    outcomes,
-    planned,
-    right,
-    rows_of,
-    words,
-)
+from tests.experiments.small import SMALL, computed, joined, outcomes, planned, right, rows_of, words
 
 RUN = Ablation(repeats=2)
 
@@ -73,8 +64,7 @@ def test_without_rows_tables_have_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("middle", "count", "expected"),
-    [(2, 3, (1, 2, 3)), (0, 3, (0, 1, 2)), (4, 3, (2, 3, 4)), (1, 9, (0, 1, 2, 3, 4))],
+    ("middle", "count", "expected"), [(2, 3, (1, 2, 3)), (0, 3, (0, 1, 2)), (4, 3, (2, 3, 4)), (1, 9, (0, 1, 2, 3, 4))]
 )
 def test_neighbouring_layers_stay_inside_the_model(middle: int, count: int, expected: tuple[int, ...]) -> None:
     assert neighbours((0, 1, 2, 3, 4), middle, count) == expected

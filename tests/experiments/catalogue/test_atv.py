@@ -10,15 +10,7 @@ import pytest
 
 from cast_lens.experiments import run_experiment
 from cast_lens.experiments import trained_methods as trained_module
-from cast_lens.experiments.catalogue.atv import (
-    CAST,
-    FAMILY,
-    SEEN,
-    TASK,
-    AdaptiveTaskVectors,
-    folded,
-    is_variant,
-)
+from cast_lens.experiments.catalogue.atv import CAST, FAMILY, SEEN, TASK, AdaptiveTaskVectors, folded, is_variant
 from cast_lens.experiments.trained_methods import (
     ANOTHER,
     ATV_FULL,
@@ -34,11 +26,7 @@ from cast_lens.experiments.trained_methods import (
 from cast_lens.experiments.workspace import load_tasks
 from tests.experiments.small import SMALL, small_config, words
 
-CONFIG = replace(
-    SMALL,
-    sources=("review-sentiment", "science"),
-    targets=("finance-sentiment", "yes-no-facts"),
-)
+CONFIG = replace(SMALL, sources=("review-sentiment", "science"), targets=("finance-sentiment", "yes-no-facts"))
 RUN = AdaptiveTaskVectors(
     atv_examples=(2, 4),
     atv_holdout_examples=3,
@@ -51,11 +39,7 @@ RUN = AdaptiveTaskVectors(
 
 def test_holdouts_are_targets_and_families_of_several() -> None:
     tasks = load_tasks(CONFIG)
-    assert holdouts(RUN, CONFIG, tasks) == [
-        "task:finance-sentiment",
-        "task:yes-no-facts",
-        "family:classification",
-    ]
+    assert holdouts(RUN, CONFIG, tasks) == ["task:finance-sentiment", "task:yes-no-facts", "family:classification"]
     assert held_out("", tasks) == set()
     assert held_out("family:classification", tasks) == {"review-sentiment", "finance-sentiment"}
     assert asked(CONFIG, "", tasks) == ["finance-sentiment", "yes-no-facts"]
@@ -109,13 +93,7 @@ def planted() -> dict[str, pd.DataFrame]:
             one |= {"examples": examples, "held_out": away, "layer": -1, "strength": 0.0, "seed": 0}
             right_here = float(index < right)
             rows.append(
-                {
-                    **one,
-                    "part": "outcome",
-                    "exact_match": right_here,
-                    "valid": 1.0,
-                    "choice_correct": right_here,
-                }
+                {**one, "part": "outcome", "exact_match": right_here, "valid": 1.0, "choice_correct": right_here}
             )
 
     for target in CONFIG.targets:

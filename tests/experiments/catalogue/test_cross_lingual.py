@@ -11,16 +11,7 @@ import pytest
 from cast_lens.experiments.catalogue.cross_lingual import CrossLingual, check_parallel, families, foreign_labels
 from cast_lens.experiments.workspace import Workspace
 from cast_lens.tasks import load_task
-from tests.experiments.small import (
-    SMALL,
-    computed,
-    joined,
-    outcomes,
-    planned,
-    right,
-    rows_of,
-    words,
-)
+from tests.experiments.small import SMALL, computed, joined, outcomes, planned, right, rows_of, words
 
 RUN = CrossLingual(languages=("de",))
 OUT, BACK, OWN = "to other languages", "from other languages", "own language"
@@ -60,10 +51,7 @@ def test_sources_of_one_language_are_refused_with_those_that_have_more() -> None
 def test_the_plan_goes_out_and_back() -> None:
     _, cells = planned(RUN)
     assert [cell.source for cell in cells if cell.prepares] == ["review-sentiment", "review-sentiment.de"]
-    assert [cell.target for cell in cells if cell.kind == "steered"] == [
-        "review-sentiment",
-        "review-sentiment.de",
-    ]
+    assert [cell.target for cell in cells if cell.kind == "steered"] == ["review-sentiment", "review-sentiment.de"]
     shown = {(cell.target, cell.source) for cell in cells if cell.kind == "prompted"}
     assert ("review-sentiment.de", "review-sentiment") in shown
     assert ("review-sentiment", "review-sentiment.de") in shown
@@ -79,10 +67,7 @@ def test_a_translation_of_a_test_item_in_training_is_refused() -> None:
         check_parallel(family, {**tasks, "review-sentiment.de": moved})
 
 
-@pytest.mark.parametrize(
-    ("out", "told"),
-    [(38, "gain"), (20, "not shown"), (2, "loss")],
-)
+@pytest.mark.parametrize(("out", "told"), [(38, "gain"), (20, "not shown"), (2, "loss")])
 def test_transfer_is_told_as_it_is(out: int, told: str) -> None:
     frames = RUN.tables(made_up(out), SMALL, {})
     versus = frames["versus"].query("metric == 'exact_match'").set_index(["method", "against"])

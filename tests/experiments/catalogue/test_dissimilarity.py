@@ -24,22 +24,14 @@ def far(target: str, source: str) -> float:
 
 
 def made(
-    right: Right,
-    prompted: Right,
-    *,
-    targets: tuple[str, ...] = TARGETS,
-    sources: tuple[str, ...] = SOURCES,
+    right: Right, prompted: Right, *, targets: tuple[str, ...] = TARGETS, sources: tuple[str, ...] = SOURCES
 ) -> dict[str, pd.DataFrame]:
     """Steered and prompted outcomes; all distances are one number of the pair."""
     steered = crossed(targets, sources, right)
     shown = crossed(targets, sources, prompted)
     shown = shown[shown["method"] == "cast"].assign(method="cross-task few-shot")
     rows = [
-        {
-            "target": target,
-            "source": source,
-            **dict.fromkeys(DISTANCES, far(target, source)),
-        }
+        {"target": target, "source": source, **dict.fromkeys(DISTANCES, far(target, source))}
         for target in targets
         for source in sources
     ]
@@ -98,11 +90,7 @@ def test_groups_keep_few_values_apart_and_cut_many_in_thirds() -> None:
 
 @pytest.mark.parametrize(
     ("right", "prompted", "said"),
-    [
-        (helps, nothing, "by +50.0 points"),
-        (nothing, nothing, "by 0.0 points"),
-        (harms, helps, "by −100.0 points"),
-    ],
+    [(helps, nothing, "by +50.0 points"), (nothing, nothing, "by 0.0 points"), (harms, helps, "by −100.0 points")],
 )
 def test_the_headline_fits_what_came_out(right: Right, prompted: Right, said: str) -> None:
     rows = made(right, prompted, targets=TARGETS[:2], sources=SOURCES[:2])

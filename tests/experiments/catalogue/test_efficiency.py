@@ -39,14 +39,7 @@ def workspaces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Wor
 
 def made(method: str, tokens: int, flops: float, *, target: str = "tone", once: float = 0.0) -> pd.DataFrame:
     """Two queries of the given costs, and both together."""
-    query = {
-        "part": "query",
-        "queries": 1,
-        "tokens": tokens,
-        "written": 2,
-        "flops": flops,
-        "flops_cached": flops / 2,
-    }
+    query = {"part": "query", "queries": 1, "tokens": tokens, "written": 2, "flops": flops, "flops_cached": flops / 2}
     rows = [{**query, "seconds": seconds} for seconds in (0.01, 0.03)]
     batch = {"part": "batch", "queries": 2, "seconds": 0.02, "megabytes": 5.0}
     return pd.DataFrame([*rows, batch]).assign(target=target, source="mood", method=method, once_flops=once)
@@ -72,13 +65,7 @@ def test_tables_are_means_per_query() -> None:
     )
     frames = RUN.tables({"cost": rows}, grid_config(), small_tasks())
     result = frames["result"].set_index("method")
-    assert result.loc[ZERO_ENGINE, ["tokens", "gflops", "flops_ratio", "n", "targets"]].tolist() == [
-        15,
-        3,
-        1,
-        4,
-        2,
-    ]
+    assert result.loc[ZERO_ENGINE, ["tokens", "gflops", "flops_ratio", "n", "targets"]].tolist() == [15, 3, 1, 4, 2]
     # Against zero-shot on the one target that it ran on.
     assert result.loc["few-shot, k=2", ["flops_ratio", "cached_ratio"]].tolist() == [6.0, 3.0]
     assert result.loc[CAST_HOOKS, "once_gflops"] == 100.0

@@ -70,12 +70,7 @@ def test_planted_effects_are_found() -> None:
     result, pairs = frames["result"], frames["pairs"].set_index(["kind", "metric"])
     assert len(result) == 9
     best = result[result["oracle"] & (result["kind"] == "cast")].iloc[0]
-    assert (best["layer"], best["strength"], best["first_match"], best["first_match_gained"]) == (
-        2,
-        1.0,
-        1.0,
-        10,
-    )
+    assert (best["layer"], best["strength"], best["first_match"], best["first_match_gained"]) == (2, 1.0, 1.0, 10)
     assert best["first_match_p"] == pytest.approx(1 / 2**10)
     own = pairs.loc[("cast", "first_match")]
     assert (own["gain"], own["oracle_gain"], own["halves_gain"], own["luck"]) == (0.5, 1.0, 1.0, 0.0)

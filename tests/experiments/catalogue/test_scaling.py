@@ -8,26 +8,14 @@ import pytest
 
 from cast_lens.experiments.catalogue.scaling import Scaling, sizes
 from cast_lens.experiments.workspace import Workspace
-from tests.experiments.small import (
-    SMALL,
-    computed,
-    joined,
-    outcomes,
-    planned,
-    right,
-    rows_of,
-    words,
-)
+from tests.experiments.small import SMALL, computed, joined, outcomes, planned, right, rows_of, words
 
 RUN = Scaling(few_shots=(1, 2, 40), budgets=(3,), repeats=2)
 
 
 def made_up(steered: tuple[int, int, int], shown: tuple[int, int]) -> dict[str, pd.DataFrame]:
     """Right answers of 60 with 1, 4 and 10 samples, and with 1 and 2 demonstrations."""
-    frames = [
-        outcomes("zero-shot", right(10, of=60)),
-        outcomes("placebo: random direction", right(10, of=60)),
-    ]
+    frames = [outcomes("zero-shot", right(10, of=60)), outcomes("placebo: random direction", right(10, of=60))]
     for n, count in zip((1, 4, 10), steered, strict=True):
         frames.append(outcomes(f"cast, {n}", right(count, of=60)))
     for k, count in zip((1, 2), shown, strict=True):

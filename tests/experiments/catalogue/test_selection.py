@@ -11,15 +11,7 @@ import pytest
 from cast_lens.experiments.catalogue.selection import SelectionExperiment, choose
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.workspace import Workspace
-from tests.experiments.small import (
-    SMALL,
-    computed,
-    joined,
-    outcomes,
-    planned,
-    rows_of,
-    words,
-)
+from tests.experiments.small import SMALL, computed, joined, outcomes, planned, rows_of, words
 
 RUN = SelectionExperiment(budgets=(2, 3), selections=("cast", "random"), repeats=2)
 

@@ -12,16 +12,7 @@ from cast_lens.experiments.catalogue.shots import Shots, all_vectors
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.stability import mean_cosines
 from cast_lens.experiments.workspace import Workspace
-from tests.experiments.small import (
-    SMALL,
-    computed,
-    joined,
-    outcomes,
-    planned,
-    right,
-    rows_of,
-    words,
-)
+from tests.experiments.small import SMALL, computed, joined, outcomes, planned, right, rows_of, words
 
 RUN = Shots(few_shots=(1, 2))
 
@@ -41,14 +32,7 @@ def test_the_plan_refuses_samples_that_leave_no_demonstrations() -> None:
         planned(Shots(few_shots=(4, 8)), replace(SMALL, samples=62))
 
 
-@pytest.mark.parametrize(
-    ("short", "long", "told"),
-    [
-        (12, 36, "gain"),
-        (20, 20, "not shown"),
-        (36, 12, "loss"),
-    ],
-)
+@pytest.mark.parametrize(("short", "long", "told"), [(12, 36, "gain"), (20, 20, "not shown"), (36, 12, "loss")])
 def test_steps_are_told_as_they_are(short: int, long: int, told: str) -> None:
     frames = RUN.tables(made_up(short, long), SMALL, {})
     steps = frames["steps"].set_index(["method", "against", "metric"])["difference"]
@@ -62,9 +46,7 @@ def test_steps_are_told_as_they_are(short: int, long: int, told: str) -> None:
     assert "after Holm's correction over 9 tests" in sentence
 
 
-def test_the_same_queries_stand_behind_every_list_and_longer_lists_hold_shorter_ones(
-    workspace: Workspace,
-) -> None:
+def test_the_same_queries_stand_behind_every_list_and_longer_lists_hold_shorter_ones(workspace: Workspace) -> None:
     made = all_vectors(workspace, "review-sentiment", (1, 2))
     assert list(made) == [1, 2]
     assert made[1].sample_ids == made[2].sample_ids

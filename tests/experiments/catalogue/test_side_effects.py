@@ -23,13 +23,7 @@ def with_text(right: Right, rise: float) -> dict[str, pd.DataFrame]:
     texts = []
     for text in range(3):
         for variant, method in enumerate(("zero-shot", "cast", RANDOM)):
-            row = {
-                "source": "mood",
-                "method": method,
-                "variant": variant,
-                "seed": 0,
-                "text": text,
-            }
+            row = {"source": "mood", "method": method, "variant": variant, "seed": 0, "text": text}
             row |= {"layer": 2 if variant else -1, "strength": 1.0, "operator": "add", "position": "last"}
             texts.append({**row, "tokens": 5, "nll": 3.0 + text + rise * (variant == 1), "kl": rise * (variant == 1)})
     return {"tasks": rows, "text": pd.DataFrame(texts)}

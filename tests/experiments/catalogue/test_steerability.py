@@ -92,10 +92,7 @@ def test_own_tasks_are_kept_apart_and_untested() -> None:
     ("slopes", "said"),
     [
         ([2.0, 1.0, 3.0, 2.5, 1.5, 2.2], ("by +2.03", " 0 % of the examples")),
-        (
-            [0.5, -0.5, 0.5, -0.5, 0.5, -0.5],
-            ("by +0.00", "50 % of the examples", "0 of 1 pairs gain a larger slope"),
-        ),
+        ([0.5, -0.5, 0.5, -0.5, 0.5, -0.5], ("by +0.00", "50 % of the examples", "0 of 1 pairs gain a larger slope")),
         ([-2.0, -1.0, -3.0, -2.5, -1.5, -2.2], ("by −2.03", "100 % of the examples")),
     ],
 )

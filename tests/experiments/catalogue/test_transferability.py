@@ -84,8 +84,7 @@ def test_a_source_is_not_a_target_of_its_own() -> None:
 def test_a_cell_repeats(tmp_path: Path) -> None:
     cell = Cell("steered", "tone")
     pd.testing.assert_frame_equal(
-        RUN.compute(grid_workspace(tmp_path / "a"), cell),
-        RUN.compute(grid_workspace(tmp_path / "b"), cell),
+        RUN.compute(grid_workspace(tmp_path / "a"), cell), RUN.compute(grid_workspace(tmp_path / "b"), cell)
     )
 
 

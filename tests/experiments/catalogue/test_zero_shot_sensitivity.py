@@ -6,25 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from cast_lens.experiments.catalogue.zero_shot_sensitivity import (
-    WORDINGS,
-    ZeroShotSensitivity,
-    changing,
-    reworded,
-)
+from cast_lens.experiments.catalogue.zero_shot_sensitivity import WORDINGS, ZeroShotSensitivity, changing, reworded
 from cast_lens.experiments.cells import Cell
 from cast_lens.experiments.workspace import Workspace
 from cast_lens.tasks import load_task, zero_shot_prompts
-from tests.experiments.small import (
-    SMALL,
-    computed,
-    joined,
-    outcomes,
-    planned,
-    right,
-    rows_of,
-    words,
-)
+from tests.experiments.small import SMALL, computed, joined, outcomes, planned, right, rows_of, words
 
 RUN = ZeroShotSensitivity()
 
@@ -92,10 +78,7 @@ def test_one_side_or_both_are_worded_otherwise(workspace: Workspace) -> None:
     assert both.sample_ids == plain.sample_ids
 
 
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [(38, "gain"), (20, "not shown"), (2, "loss")],
-)
+@pytest.mark.parametrize(("other", "told"), [(38, "gain"), (20, "not shown"), (2, "loss")])
 def test_vectors_are_told_apart_as_they_are(other: int, told: str) -> None:
     frames = RUN.tables(made_up(other), SMALL, {})
     own = frames["versus"].query("prompt == 'default' and metric == 'exact_match'").set_index(["method", "against"])
@@ -107,10 +90,7 @@ def test_vectors_are_told_apart_as_they_are(other: int, told: str) -> None:
     assert turned["further"].to_dict() == {"zero-shot side": 1, "both sides": 0}
     text = words(RUN.findings(frames, SMALL))
     assert "1 of 2 reworded vectors turn further" in text
-    assert frames["methods"].groupby("prompt")["baseline"].first().to_dict() == {
-        "blank lines": 0.4,
-        "default": 0.25,
-    }
+    assert frames["methods"].groupby("prompt")["baseline"].first().to_dict() == {"blank lines": 0.4, "default": 0.25}
     under = frames["methods"].query("prompt == 'blank lines' and metric == 'exact_match'").set_index("method")
     # The gain under a wording is over zero-shot under that wording: 20 and 24 of 40 against 16.
     assert under.loc["default vector", "gain"] == pytest.approx(4 / 40)

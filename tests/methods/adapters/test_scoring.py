@@ -120,11 +120,7 @@ def test_rows_that_end_leave_the_others_alone(pair: Pair, kind: str) -> None:
     model, source = pair()
     wrapped = untrained(model, source, AdapterDesign(kind, 5000)).wrapped  # type: ignore[arg-type]
     ready = tokenise(model, prompts())
-    options: dict[str, Any] = {
-        "max_new_tokens": 6,
-        "stop": lambda written: written[-1] % 3 == 0,
-        "progress": quiet,
-    }
+    options: dict[str, Any] = {"max_new_tokens": 6, "stop": lambda written: written[-1] % 3 == 0, "progress": quiet}
     together = score_and_decode(wrapped, ready, **options)
     apart = [score_and_decode(wrapped, [prompt], **options) for prompt in ready]
     assert list(together.written) == [one.written[0] for one in apart]

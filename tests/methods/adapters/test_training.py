@@ -127,16 +127,8 @@ def test_saved_adapters_answer_alike_and_are_refused_elsewhere(
     again = Adapter.load(path, model, source)
     prompts = zero_shot_prompts(tasks[0], tasks[0].test)
     assert adapter.evaluate(prompts).equals(again.evaluate(prompts))
-    assert (again.design, again.training, again.provenance) == (
-        adapter.design,
-        adapter.training,
-        adapter.provenance,
-    )
-    assert (again.steps, again.validation, again.setting) == (
-        adapter.steps,
-        adapter.validation,
-        adapter.setting,
-    )
+    assert (again.design, again.training, again.provenance) == (adapter.design, adapter.training, adapter.provenance)
+    assert (again.steps, again.validation, again.setting) == (adapter.steps, adapter.validation, adapter.setting)
     other, _ = pair("llama-tied")
     with pytest.raises(ValueError, match=r"was trained for .*llama.*load that model"):
         Adapter.load(path, other, source)
@@ -151,11 +143,7 @@ def test_what_cannot_be_trained_is_refused(
     def refused(match: str, *, source: str = source, given: Any = None, chosen: Any = None) -> None:
         with pytest.raises(ValueError, match=match):
             train_adapter(
-                model,
-                source,
-                tasks if given is None else given,
-                design=chosen or design("lora"),
-                training=SMALL,
+                model, source, tasks if given is None else given, design=chosen or design("lora"), training=SMALL
             )
 
     refused(r"tasks is empty", given=[])

@@ -22,12 +22,7 @@ def numbered(count: int = len(TASKS)) -> PromptVectors:
 
 
 def owners(vectors: PromptVectors) -> list[int]:
-    assert (vectors.layers, vectors.strength, vectors.position, vectors.fingerprint) == (
-        (1, 3),
-        0.5,
-        "all",
-        "f",
-    )
+    assert (vectors.layers, vectors.strength, vectors.position, vectors.fingerprint) == ((1, 3), 0.5, "all", "f")
     return [int(value) - 1 for value in vectors.directions[:, 0, 0]]
 
 

@@ -14,11 +14,7 @@ from cast_lens.methods.atv.generators import HuggingFaceGenerator
 from tests.closeness import assert_close
 from tests.tiny import VOCAB, tiny_hf_model, tiny_model, tiny_tokenizer
 
-TEXTS = [
-    "The capital of France is",
-    "yes",
-    "Question: which planet is the largest? (a) Mars (b) Jupiter Answer:",
-]
+TEXTS = ["The capital of France is", "yes", "Question: which planet is the largest? (a) Mars (b) Jupiter Answer:"]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])

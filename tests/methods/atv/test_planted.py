@@ -7,15 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cast_lens.methods.atv import ATV, Design, Training, train
-from tests.methods.atv.planted import (
-    BEST,
-    BEST_STATIC,
-    WORDS,
-    centred,
-    planted_model,
-    planted_task,
-    right_vectors,
-)
+from tests.methods.atv.planted import BEST, BEST_STATIC, WORDS, centred, planted_model, planted_task, right_vectors
 
 QUERIES = [f"t{query} ask" for query in range(WORDS)]
 TRAINING = Training(
@@ -34,11 +26,7 @@ TRAINING = Training(
 def trained(design: Design) -> tuple[ATV, list[float]]:
     losses: list[float] = []
     atv = train(
-        planted_model(),
-        [planted_task()],
-        design=design,
-        training=TRAINING,
-        watch=lambda step: losses.append(step.loss),
+        planted_model(), [planted_task()], design=design, training=TRAINING, watch=lambda step: losses.append(step.loss)
     )
     return atv, losses
 
