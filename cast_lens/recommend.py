@@ -31,6 +31,7 @@ from .models.lens import HookedTransformer
 from .placebos import placebo_seed, random_direction
 from .stats import t_interval
 from .tasks import Example, Prompt, Task, load_task, sample_examples, zero_shot_prompts
+from .tasks.types import Split
 from .vectors import SteeringVector
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class _Job:
 
     def _labelled(self, source: Task) -> list[Prompt]:
         pool = source.validation or source.test
-        split = "validation" if source.validation else "test"
+        split: Split = "validation" if source.validation else "test"
         examples = sample_examples(source, min(self.queries, len(pool)), split=split, seed=self.seed)
         return zero_shot_prompts(source, examples)
 

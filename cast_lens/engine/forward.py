@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -235,11 +235,13 @@ def _on(
     groups: tuple[list[TrunkGroup], list[TailGroup]], device: torch.device
 ) -> tuple[list[TrunkGroup], list[TailGroup]]:
     """The groups where a block attends: the layers of one model may be on several devices."""
-    if all(group.own_positions.device == device for group in (*groups[0], *groups[1])):
+    positions = [*(trunk.own_positions for trunk in groups[0]), *(tail.own_positions for tail in groups[1])]
+    if all(one.device == device for one in positions):
         return groups
     return [_moved(group, device) for group in groups[0]], [_moved(group, device) for group in groups[1]]
 
 
 def _moved(group: Group, device: torch.device) -> Group:
     values = {field.name: getattr(group, field.name) for field in fields(group)}
-    return replace(group, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
+    moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(group, **moved)

@@ -148,8 +148,8 @@ class OnRay:
         return int(room)
 
     def _start(self) -> None:
-        kind = ray.remote(Worker)
-        worker = kind.options(  # type: ignore[attr-defined]
+        kind: Any = ray.remote(Worker)
+        worker = kind.options(
             num_cpus=self.cluster.cpus_per_worker, num_gpus=self.cluster.gpus_per_worker, max_restarts=0
         ).remote(*self._given)
         self._starting[worker.ready.remote()] = worker

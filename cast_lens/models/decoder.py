@@ -398,7 +398,7 @@ def input_device(hf_model: PreTrainedModel) -> torch.device:
     embedding = hf_model.get_input_embeddings()
     where = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
     if where is None:
-        return embedding.weight.device
+        return next(embedding.parameters()).device
     return torch.device(f"cuda:{where}" if isinstance(where, int) else where)
 
 
