@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Tests of what a ``HookedTransformer`` has and a ``HookedDecoder`` lacks: a KV cache, streaming, blocks that can be run
 # by themselves, re-entry at a layer. TransformerLens 4 has no ``HookedTransformer``.
 _OF_HOOKED_TRANSFORMER = {
+    "test_equality.py": ("test_all_but_two_architectures_take_the_fast_path",),
     "test_decoder.py": (
         "test_a_folder_of_an_unknown_architecture_loads",
         "test_a_known_architecture_can_be_run_by_its_own_modules",
