@@ -264,12 +264,11 @@ class SteeringVector:
         check_vector(model, self)
         if k < 1 or model.tokenizer is None:
             raise ValueError(f"k={k} must be 1 or more, and the model must have a tokenizer")
-        unembedding = model.W_U.detach()
-        weights = getattr(model.ln_final, "w", torch.ones(()))
-        direction = self.at(layer).to(unembedding.device)
-        if "LayerNorm" in type(model.ln_final).__name__:
-            direction = direction - direction.mean()
-        logits = (direction * weights.detach().float()) @ unembedding.float()
+        unembedding = model.W_U.detach().float()
+        direction = self.at(layer).to(unembedding.device, model.W_U.dtype)[None, None]
+        with torch.no_grad():
+            normed = model.ln_final(direction) - model.ln_final(torch.zeros_like(direction))
+        logits = normed[0, 0].float() @ unembedding
         return [str(model.tokenizer.decode([int(token)])) for token in logits.topk(k).indices]
 
     def __add__(self, other: SteeringVector) -> SteeringVector:

@@ -34,7 +34,7 @@ FINALISTS = 12
 CAST, SHUFFLED, RANDOM = "cast", "placebo: shuffled labels", "placebo: random direction"
 TABLED = (CAST, SHUFFLED, RANDOM)
 # Layers at which a setting for a target is looked for, unless the run names some.
-CANDIDATE_LAYERS = 8
+CANDIDATE_LAYERS = 5
 # Plain texts on which side effects are measured at every candidate.
 PLAIN_TEXTS = 8
 OWN = "own"

@@ -128,7 +128,7 @@ class RunConfig:
     samples: int = 40
     select: str = "all"
     budget: int = 0
-    validation: int = 96
+    validation: int = 48
     test: int = 48
     layers: tuple[int, ...] = ()
     strengths: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)

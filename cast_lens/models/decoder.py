@@ -118,6 +118,14 @@ class HookedDecoder(HookedTransformer):
         found: Tensor = self.hf_model.get_output_embeddings().weight
         return found.T
 
+    @property
+    def ln_final(self) -> nn.Module:  # type: ignore[override]
+        """The norm in front of the unembedding: the last one beside the layers; the identity where there is none."""
+        layers = decoder_layers(self.hf_model)
+        beside = next(m for m in self.hf_model.modules() if any(child is layers for child in m.children()))
+        norms = [child for child in beside.children() if "norm" in type(child).__name__.lower()]
+        return norms[-1] if norms else nn.Identity()
+
     def to_tokens(
         self,
         input: str | list[str],

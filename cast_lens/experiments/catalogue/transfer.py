@@ -130,7 +130,7 @@ class Transfer(Experiment):
         """The mean gain, its placebo, its parts; tasks without a split."""
         parts = [
             sentences.transfer(frames["methods"], frames["result"]),
-            aside_sentence(frames["choices"], config),
+            aside_sentence(frames.get("choices", pd.DataFrame(columns=list(CHOICES))), config),
             split_sentence(frames["split"]),
         ]
         answered = in_order(frames["result"]["target"]) if len(frames["result"]) else []
