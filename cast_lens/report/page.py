@@ -225,6 +225,21 @@ def _labels(record: RunRecord) -> Table | None:
     return Table("labels", tables[0].columns, list(rows.values())) if tables else None
 
 
+def _chosen_how(config: Mapping[str, Any]) -> str:
+    """How layer and strength were chosen, in a sentence or two."""
+    count, rule = config.get("validation", "some"), config.get("rule", "own")
+    if rule == "own":
+        return (
+            f"Layer and strength are chosen for each source on {count} examples of its own validation split: no label "
+            "of a target is used to choose anything."
+        )
+    return (
+        f"Rule `{rule}` chooses layer and strength for each pair, or stands aside, on up to {count} queries per task "
+        "that are not test queries: no label of a target is used to choose anything, and placebos go through the same "
+        "rule."
+    )
+
+
 def method_sentences(config: Mapping[str, Any]) -> list[str]:
     """How a run works, in five sentences."""
     operator, position = config.get("operator", "add"), config.get("position", "last")
@@ -235,10 +250,9 @@ def method_sentences(config: Mapping[str, Any]) -> list[str]:
         f"The mean over {config.get('samples', 'the')} samples of a source task is that task's steering vector.",
         f"Steering {EDITS.get(operator, operator)} after one layer, {TOUCHED.get(position, position)}, while the "
         "model answers a target's query zero-shot; nothing is trained.",
-        f"Layer and strength are chosen for each source on {config.get('validation', 'some')} examples of its own "
-        "validation split: no label of a target is used to choose anything.",
+        _chosen_how(config),
         "All conditions answer the same test queries greedily and are compared with zero-shot query by query, and "
-        "each vector is compared with placebos at the same layer, strength and length: random directions, and a "
+        "each vector is compared with placebos of the same length: random directions, and a "
         "vector from demonstrations whose answers were shuffled.",
     ]
 
