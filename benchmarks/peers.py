@@ -1,9 +1,9 @@
 """The same vectors and the same sweep through steering-vectors, repeng and nnsight, as their documentation says.
 
 Run by ``make bench-peers`` in a virtual environment of its own. Vectors: mean difference at the last token between two
-lists of texts, at every layer, eight texts a batch. Sweep: 16 prompts of 30 tokens in one batch, 240 cells (30 layers ×
-8 strengths); peers run some of the cells and the rest is extrapolated. repeng steers every position, so it is compared
-with position ``all``; it trains principal components, no mean difference, so it has no row for vectors.
+lists of texts, at every layer, eight texts per batch. Sweep: 16 prompts of 30 tokens in one batch, 240 cells (30
+layers × 8 strengths); peers run some of the cells and the rest is extrapolated. repeng steers every position, so it
+is compared with position ``all``; it trains principal components, no mean difference, so it has no row for vectors.
 
 Every package runs in a process of its own, on a model that it loads itself, after one call that is not counted. The
 ratio is one of processor seconds, which other work on the machine changes less than it changes the clock's.

@@ -76,7 +76,7 @@ def text_effects(
         kept_mb: memory for full-vocabulary logits, in MB.
 
     Returns:
-        One row a variant and text: ``variant`` (0 unsteered), ``name, layer, strength, operator, position, text,
+        One row per variant and text: ``variant`` (0 unsteered), ``name, layer, strength, operator, position, text,
         tokens`` (scored), ``nll`` (mean negative log-likelihood of a scored token, nats; its exponential is the
         perplexity), ``kl`` (of the first scored token's distribution, unsteered against steered, nats).
 
@@ -145,7 +145,7 @@ def token_effects(
         placebos: the same edit without its content, such as random directions of its length; run in the same pass.
 
     Returns:
-        One row a token of the vocabulary, largest change first: ``token, before, after, delta`` (probabilities), and
+        One row per token of the vocabulary, largest change first: ``token, before, after, delta`` (probabilities), and
         the change under each placebo as ``placebo 1, placebo 2, ...``, as ``plots.plot_token_effects`` takes it. Half
         the sum of a column's absolute changes is the probability that is moved in all.
 

@@ -230,7 +230,7 @@ def capture_to_disk(
     Args:
         model, prompts, layers, chat, memory_mb: see ``capture``.
         folder: made as needed.
-        shard_samples: samples a file; by default as many as fit 64 MB.
+        shard_samples: samples per file; by default as many as fit 64 MB.
         progress: wraps the shards.
 
     Raises:

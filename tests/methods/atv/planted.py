@@ -22,7 +22,7 @@ from tests.toy import toy_model
 WORDS = 8
 USUAL = 9
 OF = USUAL + WORDS - 1
-# Loss of the best vector a query, and of the best vector for all of them, in nats.
+# Loss of the best vector per query, and of the best vector for all of them, in nats.
 BEST = -(USUAL / OF) * math.log(USUAL / OF) - (WORDS - 1) / OF * math.log(1 / OF)
 BEST_STATIC = math.log(WORDS)
 
