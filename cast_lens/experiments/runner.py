@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,60 +84,143 @@ def run_experiment(
     _check_how(workers, shard, ray, overwrite)
     started = time.time()
     config = replace(config, threads=config.threads or torch.get_num_threads())
-    shared = shard is not None
     # What can be refused at once comes first; nothing is written before the model is there and everything fits it.
-    if not overwrite:
-        check_run(out, config, shared=shared)
-        check_options(RunDirectory(out), experiment)
-    if not shared and claimed(out):
-        raise InUse(f"{out} is in use by shards; wait for them, join them with --shard, or choose another --out")
-    tasks = experiment.read_tasks(config)
-    grid = Grid.of(out / "experiments" / experiment.name, experiment.plan(config, tasks))
-    stages = [
-        [cell for cell in grid.cells if cell.prepares == prepares]
-        if overwrite
-        else grid.open_cells(prepares=prepares, retry_failed=retry_failed)
-        for prepares in (True, False)
-    ]
+    job = _Job.planned(experiment, config, out, shared=shard is not None, overwrite=overwrite, say=say)
+    stages = job.stages(everything=overwrite, retry_failed=retry_failed)
     todo = sum(map(len, stages))
-
-    def here(kind: Callable[..., Executor] = Here) -> Executor:
-        return kind(experiment, config, tasks, RunDirectory(out), load, progress, say)
-
     with _threads(config.threads), ExitStack() as stack:
-        if shard is not None:
-            compute = stack.enter_context(here(partial(Shard, shard, Claims(grid.path / "claims"))))
-        elif ray is not None and todo:
-            from .ray_executor import OnRay
-
-            compute = stack.enter_context(OnRay(ray, experiment, config, tasks, RunDirectory(out), say))
-        elif workers == 1 or todo <= 1:
-            compute = stack.enter_context(here())
-        else:
-            compute = stack.enter_context(Pool(experiment, config, out, min(workers, todo), say))
+        executor = job.executor(
+            workers=min(workers, todo), shard=shard, ray=ray if todo else None, here=(load, progress)
+        )
+        compute = stack.enter_context(executor)
         facts = compute.ready() if todo else None
         if overwrite:
             discard_run(out)
-        directory = stack.enter_context(open_run(out, config, shared=shared))
+        stack.enter_context(open_run(out, config, shared=job.shared))
         begun(out)
-        _begin(experiment, grid, directory, facts)
-        told = partial(_tell_rows, grid, on_row) if on_row is not None else _silent
-        clock = Clock([cell for stage in stages for cell in stage], experiment.name, say, told)
+        job.begin(facts)
+        finished = partial(_report_rows, job.grid, on_row) if on_row is not None else _ignore
+        clock = Clock([cell for stage in stages for cell in stage], experiment.name, say, finished)
         for stage in stages:
-            compute.run(grid, stage, clock)
-        if not shared:
-            return _finish(experiment, config, tasks, grid, directory, time.time() - started, say)
-        return _finish_last(experiment, config, tasks, grid, directory, time.time() - started, say)
+            compute.run(job.grid, stage, clock)
+        return job.summarise(time.time() - started)
 
 
-def _tell_rows(grid: Grid, on_row: Callable[[Mapping[str, Any]], object], cell: Cell) -> None:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One experiment in one run directory: what is asked, on which tasks, in which cells."""
+
+    experiment: Experiment
+    config: RunConfig
+    tasks: Tasks
+    grid: Grid
+    directory: RunDirectory
+    shared: bool
+    say: Say
+
+    @classmethod
+    def planned(
+        cls, experiment: Experiment, config: RunConfig, out: Path, *, shared: bool, overwrite: bool, say: Say
+    ) -> _Job:
+        """Check the directory, read the tasks and plan the cells; nothing is written."""
+        directory = RunDirectory(out)
+        if not overwrite:
+            check_run(out, config, shared=shared)
+            check_options(directory, experiment)
+        if not shared and claimed(out):
+            raise InUse(f"{out} is in use by shards; wait for them, join them with --shard, or choose another --out")
+        tasks = experiment.read_tasks(config)
+        grid = Grid.of(out / "experiments" / experiment.name, experiment.plan(config, tasks))
+        return cls(experiment, config, tasks, grid, directory, shared, say)
+
+    def stages(self, *, everything: bool, retry_failed: bool) -> list[list[Cell]]:
+        """Cells to compute: first those that prepare, then the others."""
+        if everything:
+            return [[cell for cell in self.grid.cells if cell.prepares == prepares] for prepares in (True, False)]
+        return [self.grid.open_cells(prepares=prepares, retry_failed=retry_failed) for prepares in (True, False)]
+
+    def executor(
+        self, *, workers: int, shard: Share | None, ray: RayCluster | None, here: tuple[Load, Progress]
+    ) -> Executor:
+        """Who computes the cells."""
+        given = (self.experiment, self.config, self.tasks, self.directory)
+        if shard is not None:
+            return Shard(shard, Claims(self.grid.path / "claims"), *given, *here, self.say)
+        if ray is not None:
+            from .ray_executor import OnRay
+
+            return OnRay(ray, *given, self.say)
+        if workers <= 1:
+            return Here(*given, *here, self.say)
+        return Pool(self.experiment, self.config, self.directory.path, workers, self.say)
+
+    def begin(self, facts: dict[str, Any] | None) -> None:
+        """Write the plan, the options, and what the model is if it was loaded."""
+        Grid.planned(self.grid.path, self.grid.cells)
+        self.directory.write_json(_options_file(self.experiment), self.experiment.options())
+        if facts is not None:
+            self.directory.write_json("model.json", facts)
+
+    def summarise(self, seconds: float) -> pd.DataFrame:
+        """Write the tables. A shard does so only if no cell is left to the others.
+
+        Of two shards that end at once, one follows the other, and both write the same frames.
+        """
+        name = self.experiment.name
+        if not self.shared:
+            return self._write_tables(seconds)
+        if any(self.stages(everything=False, retry_failed=False)):
+            self.say(
+                f"{name}: this shard is done; the others are still computing, and the last of them writes the tables"
+            )
+            return pd.DataFrame()
+        with sole(self.directory.path, wait=True):
+            return self._write_tables(seconds)
+
+    def _write_tables(self, seconds: float) -> pd.DataFrame:
+        name, failed = self.experiment.name, self.grid.failed()
+        for cell, error in failed:
+            self.say(f"{name}: cell {cell.key} failed: {error}")
+        self._write_summary(failed, seconds)
+        rows = self.grid.rows()
+        again = f"tracebacks are in {self.grid.path / 'failed'}. Fix the cause and give --retry-failed"
+        if not rows:
+            raise RuntimeError(f"{name}: no cell has a result; {again}")
+        try:
+            frames = self.experiment.tables(rows, self.config, self.tasks)
+        except Exception as error:
+            if not failed:
+                raise
+            raise RuntimeError(
+                f"{name}: without the failed cells no table can be made ({type(error).__name__}: {error}); {again}"
+            ) from error
+        frames["labels"] = label_counts(self.config, self.tasks)
+        files = {f"rows/{kind}": frame for kind, frame in rows.items()} | frames
+        for key, frame in files.items():
+            write_frame(self.grid.path / f"{key}.parquet", frame)
+        return frames["result"]
+
+    def _write_summary(self, failed: Sequence[tuple[Cell, str]], seconds: float) -> None:
+        file = f"experiments/{self.experiment.name}/summary.json"
+        before = self.directory.read_json(file) or {"seconds": 0.0}
+        about = {
+            "question": self.experiment.question,
+            "cells": len(self.grid.cells),
+            "done": len(self.grid.done()),
+            "failed": [[cell.key, error] for cell, error in failed],
+            "seconds": before["seconds"] + seconds,
+        }
+        self.directory.write_json(file, about)
+
+
+def _report_rows(grid: Grid, on_row: Callable[[Mapping[str, Any]], object], cell: Cell) -> None:
     if not cell.prepares:
         for row in read_frame(grid.file(cell)).to_dict("records"):
             on_row({"cell": cell.key, "kind": cell.kind, **{str(key): value for key, value in row.items()}})
 
 
-def _silent(cell: Cell) -> None:
-    """Tell nobody."""
+def _ignore(cell: Cell) -> None:
+    """Do nothing with a finished cell."""
 
 
 def _check_how(workers: int, shard: Share | None, ray: RayCluster | None, overwrite: bool) -> None:
@@ -148,30 +231,6 @@ def _check_how(workers: int, shard: Share | None, ray: RayCluster | None, overwr
             "shard goes with neither workers, ray nor overwrite: a shard is one process among others on the folder; "
             "start more shards, and discard an old run before the first of them"
         )
-
-
-def _begin(experiment: Experiment, grid: Grid, directory: RunDirectory, facts: dict[str, Any] | None) -> None:
-    Grid.planned(grid.path, grid.cells)
-    directory.write_json(_options_file(experiment), experiment.options())
-    if facts is not None:
-        directory.write_json("model.json", facts)
-
-
-def _finish_last(
-    experiment: Experiment,
-    config: RunConfig,
-    tasks: Tasks,
-    grid: Grid,
-    directory: RunDirectory,
-    seconds: float,
-    say: Say,
-) -> pd.DataFrame:
-    """Summarise if no cell is open any more; of two that end at once, one after the other, with the same frames."""
-    if any(grid.open_cells(prepares=prepares, retry_failed=False) for prepares in (True, False)):
-        say(f"{experiment.name}: this shard is done; others go on, and the last of them writes the tables")
-        return pd.DataFrame()
-    with sole(directory.path, wait=True):
-        return _finish(experiment, config, tasks, grid, directory, seconds, say)
 
 
 def _options_file(experiment: Experiment) -> str:
@@ -195,47 +254,6 @@ def check_options(directory: RunDirectory, experiment: Experiment) -> None:
             f"{directory.path} holds {experiment.name} with other options ({detail}); choose another --out, "
             "or give the same options to continue it"
         )
-
-
-def _finish(
-    experiment: Experiment,
-    config: RunConfig,
-    tasks: Tasks,
-    grid: Grid,
-    directory: RunDirectory,
-    seconds: float,
-    say: Say,
-) -> pd.DataFrame:
-    """Summarise what is there, and say what is not."""
-    failed, summary = grid.failed(), f"experiments/{experiment.name}/summary.json"
-    for cell, error in failed:
-        say(f"{experiment.name}: cell {cell.key} failed: {error}")
-    kept = directory.read_json(summary) or {"seconds": 0.0}
-    about = {
-        "question": experiment.question,
-        "cells": len(grid.cells),
-        "done": len(grid.done()),
-        "failed": [[cell.key, error] for cell, error in failed],
-        "seconds": kept["seconds"] + seconds,
-    }
-    directory.write_json(summary, about)
-    rows, again = (grid.rows(), f"tracebacks are in {grid.path / 'failed'}. Mend the cause and give --retry-failed")
-    if not rows:
-        raise RuntimeError(f"{experiment.name}: no cell has a result; {again}")
-    try:
-        frames = experiment.tables(rows, config, tasks)
-    except Exception as error:
-        if not failed:
-            raise
-        raise RuntimeError(
-            f"{experiment.name}: without the failed cells there is nothing to tell ({type(error).__name__}: {error}); "
-            f"{again}"
-        ) from error
-    frames["labels"] = label_counts(config, tasks)
-    files = {f"rows/{kind}": frame for kind, frame in rows.items()} | frames
-    for key, frame in files.items():
-        write_frame(grid.path / f"{key}.parquet", frame)
-    return frames["result"]
 
 
 def failed_cells(out: Path, name: str) -> int:

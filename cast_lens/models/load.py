@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -152,33 +153,57 @@ def load_model(
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):
         return _finish(name.eval(), tokenizer, chat_arguments)
-    wanted, place = _dtype(dtype), _device(device)
-    if is_bridge(name):
-        tokenizer = original_tokenizer(name) if tokenizer is None else tokenizer
-        bridge: Any = name
-        name, implementation = bridged_model(bridge), "transformers"
-        verify_logits(bridge, name, probe_ids(name, tokenizer))
-    given = isinstance(name, PreTrainedModel)
-    if isinstance(name, PreTrainedModel):
-        hf_model, label = name, name.config._name_or_path or type(name).__name__
-    elif isinstance(name, (str, os.PathLike)):
-        label = os.fspath(name)
-        reading = Reading(wanted, revision, tokenizer, implementation, device_map)
-        hf_model, tokenizer = read_model(label, reading)
-        if device_map is None:
-            torch.nn.Module.to(hf_model, place)
-    else:
-        raise ValueError(
-            f"name must be a name, a path, a PreTrainedModel, a TransformerBridge or a HookedTransformer, got "
-            f"{type(name).__name__}; a PeftModel needs its adapter merged first: merge_and_unload()"
-        )
-    if _implementation(hf_model, implementation) == "transformers":
-        return _finish(_adopted(hf_model, label), tokenizer, chat_arguments)
-    model = convert(hf_model, name=label, dtype=wanted or automatic_dtype(hf_model), device=place, copy=given)
-    verify_logits(model, hf_model, probe_ids(hf_model, tokenizer))
+    reading = Reading(_dtype(dtype), revision, tokenizer, implementation, device_map)
+    found = _read(name, reading, _device(device))
+    tokenizer = found.tokenizer
+    if _implementation(found.hf_model, found.implementation) == "transformers":
+        return _finish(_adopted(found.hf_model, found.label), tokenizer, chat_arguments)
+    kept = isinstance(name, PreTrainedModel)  # the caller goes on using it
+    precision = reading.dtype or automatic_dtype(found.hf_model)
+    model = convert(found.hf_model, name=found.label, dtype=precision, device=_device(device), copy=kept)
+    verify_logits(model, found.hf_model, probe_ids(found.hf_model, tokenizer))
     # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
-    vars(model)["generation_config"] = copy.deepcopy(getattr(hf_model, "generation_config", None))
+    vars(model)["generation_config"] = copy.deepcopy(getattr(found.hf_model, "generation_config", None))
     return _finish(model, tokenizer, chat_arguments)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """What ``name`` stood for: transformers' model, its tokenizer, what to call it, and whose modules are to run it."""
+
+    hf_model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    label: str
+    implementation: Implementation | None
+
+
+def _read(name: str | os.PathLike[str] | torch.nn.Module, reading: Reading, device: torch.device) -> _Found:
+    """Read ``name`` of ``load_model``: a name or path from disk or the hub, or a model in memory."""
+    if isinstance(name, (str, os.PathLike)):
+        hf_model, tokenizer = read_model(os.fspath(name), reading)
+        if reading.device_map is None:
+            torch.nn.Module.to(hf_model, device)
+        return _Found(hf_model, tokenizer, os.fspath(name), reading.implementation)
+    if is_bridge(name):
+        return _below_bridge(name, reading.tokenizer)
+    if isinstance(name, PreTrainedModel):
+        return _Found(name, reading.tokenizer, _label(name), reading.implementation)
+    raise ValueError(
+        f"name must be a name, a path, a PreTrainedModel, a TransformerBridge or a HookedTransformer, got "
+        f"{type(name).__name__}; a PeftModel needs its adapter merged first: merge_and_unload()"
+    )
+
+
+def _below_bridge(bridge: Any, tokenizer: PreTrainedTokenizerBase | None) -> _Found:
+    """The model below a TransformerBridge, once its logits were compared with the bridge's."""
+    tokenizer = original_tokenizer(bridge) if tokenizer is None else tokenizer
+    hf_model = bridged_model(bridge)
+    verify_logits(bridge, hf_model, probe_ids(hf_model, tokenizer))
+    return _Found(hf_model, tokenizer, _label(hf_model), "transformers")
+
+
+def _label(hf_model: PreTrainedModel) -> str:
+    return hf_model.config._name_or_path or type(hf_model).__name__
 
 
 def _implementation(hf_model: PreTrainedModel, wanted: Implementation | None) -> Implementation:
