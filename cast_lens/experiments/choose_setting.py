@@ -141,18 +141,9 @@ def _means(answers: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
 
 def swept_placebo(workspace: Workspace, source: str) -> pd.DataFrame:
     """The sweep that chose a source's setting, and the same sweep of a random direction of the vector's norm."""
-    config, found = workspace.config, workspace.sweep(source)
-    noise = sweep(
-        workspace.model,
-        zero_shot_prompts(workspace.tasks[source], workspace.validation(source)),
-        {"placebo: random direction": workspace.random_direction(source)},
-        layers=config.layers or None,
-        strengths=config.strengths,
-        operator=config.operator,
-        position=config.position,
-        chat=config.chat,
-        progress=workspace.progress,
-    ).to_frame()
+    found = workspace.sweep(source)
+    prompts = zero_shot_prompts(workspace.tasks[source], workspace.validation(source))
+    noise = workspace.grid(prompts, {RANDOM: workspace.random_direction(source)}).to_frame()
     rows = noise[noise["kind"] != "unsteered"].drop(columns=["operator", "position"])
     unknown = {"chosen": False, "changed": "", "source": source, "method": "cast"}
     return pd.concat([found, rows.assign(**unknown)], ignore_index=True)[list(found.columns)]

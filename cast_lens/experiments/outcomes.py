@@ -286,8 +286,6 @@ def split_rows(
     *,
     keys: Sequence[str] = ("target", "method", "source", "seed"),
     wanted: Callable[[str], bool],
-    n_bootstrap: int,
-    seed: int,
 ) -> pd.DataFrame:
     """The exact-match gain over zero-shot of each condition, split into format and choice.
 
@@ -331,7 +329,6 @@ def side_by_side(
     comparisons: Sequence[tuple[str, str]],
     *,
     within: Sequence[str] = (),
-    n_bootstrap: int,
     seed: int,
     metrics: Sequence[str] = OUTCOMES,
 ) -> pd.DataFrame:
@@ -345,7 +342,6 @@ def side_by_side(
             paired with every source of the other.
         comparisons: pairs of methods, ``(this, against that)``; pairs that lack rows are left out.
         within: compare within each value of these columns, ``target`` and ``source`` say; empty for all together.
-        n_bootstrap: unused by these tables, whose intervals are not resampled; kept for callers that share options.
         seed: of the exchanges.
         metrics: columns of 0 and 1; one that is NaN throughout has no row.
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from ..engine import Progress, quiet, tokenise, unsupported
+from ..engine import Progress, Sweep, quiet, sweep, tokenise, unsupported
 from ..engine.tokens import longest_prompt
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import (
     VECTOR_METHODS,
     AnyCondition,
     Condition,
+    FieldMethod,
     Setting,
     SourceTask,
+    VectorMethod,
     evaluate_conditions,
     zero_shot_condition,
 )
@@ -188,32 +190,58 @@ class Workspace:
 
     def sweep(self, name: str, method: str = "cast") -> pd.DataFrame:
         """The sweep from which the setting of a method's vector is chosen, with ``source`` and ``method``."""
-        config, how = self.config, VECTOR_METHODS[method]
-        return self.directory.frame(
-            f"settings/{method}/{name}".replace(":", ""),
-            lambda: sweep_source(
-                self.model,
-                zero_shot_prompts(self.tasks[name], self.validation(name)),
-                {"vector": self.vector(name, method)},
-                layers=config.layers or None,
-                strengths=how.strengths or config.strengths,
-                operator=how.operator or config.operator,
-                position=how.position or config.position,
-                finalists=config.finalists,
-                chat=config.chat,
-                progress=self.progress,
-            ).assign(source=name, method=method),
+
+        def make() -> pd.DataFrame:
+            prompts = zero_shot_prompts(self.tasks[name], self.validation(name))
+            found = self.swept(prompts, self.vector(name, method), VECTOR_METHODS[method])
+            return found.assign(source=name, method=method)
+
+        return self.directory.frame(f"settings/{method}/{name}".replace(":", ""), make)
+
+    def swept(
+        self, prompts: Sequence[Prompt], vector: SteeringVector, method: VectorMethod | FieldMethod
+    ) -> pd.DataFrame:
+        """Rows of ``sweep_source``: what a method leaves open is as the run has it."""
+        config = self.config
+        return sweep_source(
+            self.model,
+            prompts,
+            {"vector": vector},
+            layers=config.layers or None,
+            strengths=method.strengths or config.strengths,
+            operator=method.operator or config.operator,
+            position=method.position or config.position,
+            finalists=config.finalists,
+            chat=config.chat,
+            progress=self.progress,
+        )
+
+    def grid(self, prompts: Sequence[Prompt], directions: Mapping[str, SteeringVector]) -> Sweep:
+        """Prompts scored with every direction at each of the run's layers and strengths."""
+        config = self.config
+        return sweep(
+            self.model,
+            prompts,
+            directions,
+            layers=config.layers or None,
+            strengths=config.strengths,
+            operator=config.operator,
+            position=config.position,
+            chat=config.chat,
+            progress=self.progress,
         )
 
     def validation(self, name: str) -> tuple[Example, ...]:
         """The validation examples of a source; see ``validation_examples``."""
         return validation_examples(self.config, self.tasks[name])
 
-    def outcomes(self, conditions: Sequence[AnyCondition], *, chat: bool | None = None) -> pd.DataFrame:
-        """Rows of ``evaluate_conditions`` without the answers' texts; ``chat`` is the run's unless given."""
+    def outcomes(
+        self, conditions: Sequence[AnyCondition], *, chat: bool | None = None, texts: bool = False
+    ) -> pd.DataFrame:
+        """Rows of ``evaluate_conditions``, with the answers' texts if asked for; ``chat`` is the run's unless given."""
         chat = self.config.chat if chat is None else chat
         found = evaluate_conditions(self.model, conditions, chat=chat, progress=self.progress)
-        return found.drop(columns=["text"])
+        return found if texts else found.drop(columns="text")
 
     def base(self, name: str) -> Condition:
         """Zero-shot on the test examples of a target: what everything is compared with."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .sampling import class_of, in_turn, make_splits, stable_seed
-from .settings import Settings, wording
+from .loading import assembled, unknown_task
+from .sampling import in_turn, stable_seed
+from .settings import Settings
 from .templates import KNOWN
 from .types import Example, Task
 
@@ -192,8 +192,6 @@ def load_hub(name: str, *, seed: int = 0) -> Task:
         ValueError: for an unknown name, or a data set whose columns are not those we know.
         ConnectionError: when the hub cannot be reached.
     """
-    from .loading import unknown_task
-
     if name not in HUB:
         raise unknown_task(name, HUB)
     data = HUB[name]
@@ -246,27 +244,12 @@ def task_from_tables(name: str, data: HubData, tables: Mapping[str, Dataset], *,
     Raises:
         ValueError: when the columns are not those we know.
     """
-    kind = KNOWN[name.partition(".")[0]].kind
+    settings = Settings(kind=KNOWN[name.partition(".")[0]].kind, labels=data.labels)
     language = name.partition(".")[2] or "en"
     files = {ours: _sample(data, tables, ours, seed=seed, language=language) for ours in data.splits}
-    splits = make_splits(files, seed=seed, where=name, class_of=partial(class_of, kind))
-    examples = [example for part in files.values() for example in part]
-    template, instruction, family = wording(name, kind, data.labels, Settings(), examples)
     config = f" ({data.config})" if data.config else ""
-    return Task(
-        name=name,
-        kind=kind,
-        family=family,
-        template=template,
-        instruction=instruction,
-        labels=data.labels,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        language=language,
-        origin=f"hub: {data.path}{config} at {revision}",
-        dropped=splits.dropped,
-    )
+    origin = f"hub: {data.path}{config} at {revision}"
+    return assembled(files, settings, name=name, language=language, origin=origin, seed=seed)
 
 
 def _sample(data: HubData, tables: Mapping[str, Dataset], ours: str, *, seed: int, language: str) -> list[Example]:

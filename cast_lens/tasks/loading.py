@@ -150,13 +150,37 @@ def task_of(
     lines = _own_ids(lines)
     every = [line for part in lines.values() for line in part]
     check_ids(every)
-    examples = [line.example for line in every]
     kind = infer_kind(every, settings)
-    labels = settle(every, kind, settings)
+    settings = replace(settings, kind=kind, labels=settle(every, kind, settings))
+    files = {split: [_bare(line.example, kind) for line in part] for split, part in lines.items()}
+    return assembled(files, settings, name=name, language=language, origin=origin, seed=seed)
+
+
+def assembled(
+    files: Mapping[str, Sequence[Example]],
+    settings: Settings,
+    *,
+    name: str,
+    language: str,
+    origin: str | Path,
+    seed: int,
+) -> Task:
+    """A task of examples that were checked: worded, and split.
+
+    Args:
+        files: examples by split, see `make_splits`.
+        settings: kind, labels, and what else was said about the task.
+        name, language, origin, seed: see `task_of`.
+
+    Raises:
+        ValueError: a template that some example could not fill; see `make_splits`.
+    """
+    kind, labels = settings.kind, settings.labels or ()
+    assert kind is not None
+    examples = [example for part in files.values() for example in part]
     root = origin if isinstance(origin, Path) else None
     template, instruction, family = wording(name, kind, labels, settings, examples, root=root)
     check_wording(template, examples, kind, where=settings.where or name)
-    files = {split: [_bare(line.example, kind) for line in part] for split, part in lines.items()}
     splits = make_splits(files, seed=seed, where=name, class_of=partial(class_of, kind))
     return Task(
         name=name,

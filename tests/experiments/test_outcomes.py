@@ -102,7 +102,7 @@ def test_unknown_outcomes_are_left_out_and_counted(outcomes: pd.DataFrame) -> No
     assert one["gain"] == pytest.approx(5 / 8)
     pooled = pooled_table(outcomes, n_bootstrap=200, seed=0).set_index(["method", "metric"])
     assert tuple(pooled.loc[("cast", "exact_match"), ["n", "excluded"]]) == (28, 2)
-    split = split_rows(outcomes, wanted="cast".__eq__, n_bootstrap=200, seed=0)
+    split = split_rows(outcomes, wanted="cast".__eq__)
     assert list(split["excluded"]) == [2, 0, 0]
     assert list(split["n"]) == [8, 10, 10]
 
@@ -160,7 +160,7 @@ def test_the_interval_over_tasks_covers_the_mean_over_all_tasks() -> None:
 
 def test_the_split_adds_up_and_leaves_free_answers_out(outcomes: pd.DataFrame) -> None:
     free = rows("f", "zero-shot", "", [0, 1]).assign(valid=np.nan, choice_correct=np.nan)
-    found = split_rows(pd.concat([outcomes, free]), wanted="cast".__eq__, n_bootstrap=200, seed=0)
+    found = split_rows(pd.concat([outcomes, free]), wanted="cast".__eq__)
     np.testing.assert_allclose(found["format"] + found["choice"], found["total"], atol=1e-12)
     assert set(found["target"]) == {"t", "u"}
     # All answers were admissible before and after: nothing of it is format.

@@ -10,7 +10,7 @@ from tests.experiments.small import joined, outcomes
 
 
 def compare(rows: pd.DataFrame, pairs: list[tuple[str, str]], **options: object) -> pd.DataFrame:
-    return side_by_side(rows, pairs, n_bootstrap=50, seed=0, **options)  # type: ignore[arg-type]
+    return side_by_side(rows, pairs, seed=0, **options)  # type: ignore[arg-type]
 
 
 def test_draws_are_averaged_before_they_are_compared() -> None:

@@ -165,7 +165,7 @@ class Ablation(Experiment):
         tables = {
             "result": contrast_table(found, tested=lambda name: name in real, **options),
             "methods": pooled_table(found, **options),
-            "versus": side_by_side(found, comparisons, **options),
+            "versus": side_by_side(found, comparisons, seed=config.seed),
         }
         return {
             key: frame.assign(group=[groups.get(name, "") for name in frame["method"]]) for key, frame in tables.items()

@@ -158,7 +158,7 @@ class CrossDomain(Experiment):
         return {
             "result": with_families(contrast_table(outcomes, tested=is_finding, **options), tasks),
             "methods": pooled_table(outcomes, **options),
-            "split": split_rows(first, wanted=lambda name: is_finding(name) or name.startswith("placebo"), **options),
+            "split": split_rows(first, wanted=lambda name: is_finding(name) or name.startswith("placebo")),
             **({"draws": draws_table(outcomes)} if self.draws > 1 else {}),
         }
 

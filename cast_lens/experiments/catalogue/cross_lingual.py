@@ -252,7 +252,7 @@ class CrossLingual(Experiment):
                 source_language=[split_name(name)[1] if name else "" for name in result["source"]],
             ),
             "methods": methods,
-            "versus": versus(found, options),
+            "versus": versus(found, config.seed),
             "geometry": geometry,
             "nearness": nearness(geometry),
         }
@@ -379,7 +379,7 @@ def geometry_rows(workspace: Workspace, family: Family) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def versus(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
+def versus(found: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Transferred vectors against placebos, demonstrations, and the target language's own vector."""
     comparisons = []
     for way in (OUT, BACK, OWN):
@@ -390,7 +390,7 @@ def versus(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
         # What a language gives itself is compared with whatever comes from elsewhere, so its source is left open.
         own = found["source"] == found["target"]
         found = found.assign(source=found["source"].where(~own, ""))
-    return side_by_side(found, comparisons, **options)
+    return side_by_side(found, comparisons, seed=seed)
 
 
 def nearness(geometry: pd.DataFrame) -> pd.DataFrame:

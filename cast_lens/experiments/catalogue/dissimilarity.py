@@ -78,7 +78,7 @@ class Dissimilarity(Experiment):
         found = joined(rows, "steered", "prompted")
         found = found[~found["own"].astype(bool)].reset_index(drop=True) if len(found) else found
         distances = rows.get("distances", pd.DataFrame(columns=["target", "source", *DISTANCES]))
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed, "metrics": METRICS}
+        options: dict[str, Any] = {"seed": config.seed, "metrics": METRICS}
         steered = found[found["method"] != BASELINE] if len(found) else found
         pairs = side_by_side(steered, [(CAST, PROMPTED)], within=("target", "source"), **options)
         changes = all_changes(found)

@@ -22,7 +22,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ... import plots
 from ...effects import NEUTRAL_TEXTS, effect_table, text_effects
-from ...engine import sweep
 from ...stats import difference_interval, mcnemar_p_values, mean_interval
 from ...vectors import SteeringVector
 from .. import sentences
@@ -312,17 +311,8 @@ def grid_rows(workspace: Workspace, target: str) -> pd.DataFrame:
     """One row per grid cell; outcomes of its examples as digits, in the examples' order."""
     config = workspace.config
     named = [(source, kind, v) for source in config.sources for kind, v in both(workspace, source).items()]
-    found = sweep(
-        workspace.model,
-        workspace.base(target).prompts,
-        {str(index): vector for index, (_, _, vector) in enumerate(named)},
-        layers=config.layers or None,
-        strengths=config.strengths,
-        operator=config.operator,
-        position=config.position,
-        chat=config.chat,
-        progress=workspace.progress,
-    ).examples()
+    directions = {str(index): vector for index, (_, _, vector) in enumerate(named)}
+    found = workspace.grid(workspace.base(target).prompts, directions).examples()
     settings = {source: workspace.setting(source) for source in config.sources}
     rows = []
     for (name, layer, strength), part in found.groupby(["name", "layer", "strength"], sort=False):

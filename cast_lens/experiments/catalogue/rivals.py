@@ -20,7 +20,7 @@ from ... import plots
 from ...effects import NEUTRAL_TEXTS, text_effects
 from ...evaluation import evaluate
 from ...interventions import Steering
-from ...methods import Condition, cross_task_condition, evaluate_conditions, few_shot_condition
+from ...methods import Condition, cross_task_condition, few_shot_condition
 from ...methods.field import FIELD_METHODS, FieldMethod, Fitted, at_setting, edits, placebo_of, read_fitted
 from ...methods.fitted import FittedMethod
 from ...methods.library import VectorLibrary
@@ -30,7 +30,7 @@ from ...tasks import zero_shot_prompts
 from ...vectors import SteeringVector
 from .. import sentences
 from ..cells import Cell
-from ..choose_setting import best_first, sweep_source
+from ..choose_setting import best_first
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, different_pairs
@@ -123,8 +123,7 @@ class Rivals(Experiment):
                 conditions += steered_pair(workspace, source, method, base)
         if self.has_library(config):
             conditions += library_pair(workspace, target, base)
-        found = evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
-        return found.drop(columns="text")
+        return workspace.outcomes(conditions)
 
     def costs(self, workspace: Workspace, source: str) -> pd.DataFrame:
         """One row per method: trained numbers, seconds to fit, seconds per query, perplexity on neutral text."""
@@ -253,18 +252,7 @@ def _choose(workspace: Workspace, source: str, method: FieldMethod) -> pd.DataFr
     strengths = method.strengths or config.strengths
     if isinstance(fitted, SteeringVector):
         vector = fitted if method.adapt is None else method.adapt(workspace.source(source), fitted, prompts)
-        swept = sweep_source(
-            workspace.model,
-            prompts,
-            {"vector": vector},
-            layers=config.layers or None,
-            strengths=strengths,
-            operator=method.operator or config.operator,
-            position=method.position or config.position,
-            finalists=config.finalists,
-            chat=config.chat,
-            progress=workspace.progress,
-        )
+        swept = workspace.swept(prompts, vector, method)
         best = swept[swept["chosen"]].iloc[0]
         layer, strength = int(best["layer"]), float(best["strength"])
     else:

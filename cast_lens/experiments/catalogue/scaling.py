@@ -142,7 +142,7 @@ class Scaling(Experiment):
         return {
             "result": split(contrast_table(found, tested=lambda name: parsed(str(name))[1] > 0, **options)),
             "curves": curves,
-            "growth": growth(found, options),
+            "growth": growth(found, config.seed),
             "left_out": left_out.reset_index(drop=True),
         }
 
@@ -224,7 +224,7 @@ def prompted(workspace: Workspace, cell: Cell) -> Condition:
     return Condition(named(CROSS, cell.number), made.prompts, source=cell.source, seed=config.seed)
 
 
-def growth(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
+def growth(found: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Every step of every curve and its last doubling, and the ends of the curves against each other."""
     names = list(dict.fromkeys(found["method"])) if len(found) else []
     ends, last, comparisons = [], set(), []
@@ -238,7 +238,7 @@ def growth(found: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
         comparisons += [(named(curve, this), named(curve, that)) for this, that in pairs]
         ends += [named(curve, numbers[-1])] if numbers else []
     against = [(ends[0], other) for other in (*ends[1:], PLACEBO)] if ends and ends[0].startswith(CAST) else []
-    frame = split(side_by_side(found, [*comparisons, *against], **options))
+    frame = split(side_by_side(found, [*comparisons, *against], seed=seed))
     before = [parsed(name)[1] for name in frame["against"]]
     same = [parsed(a)[0] == parsed(b)[0] for a, b in zip(frame["method"], frame["against"], strict=True)]
     doublings = np.log2(frame["number"].astype(float) / np.where(same, before, np.nan))

@@ -361,7 +361,6 @@ def pairs_table(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
         outcomes[outcomes["method"] != BASELINE],
         _comparisons(outcomes),
         within=("target", "source"),
-        n_bootstrap=config.bootstrap,
         seed=config.seed,
         metrics=_metrics(outcomes),
     )
@@ -387,9 +386,7 @@ def methods_table(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     ``gain`` or ``loss`` where both are below 0.05. ``rank`` is the mean over sources of the share of
     random subsets exceeded.
     """
-    frame = side_by_side(
-        outcomes, _comparisons(outcomes), n_bootstrap=config.bootstrap, seed=config.seed, metrics=_metrics(outcomes)
-    )
+    frame = side_by_side(outcomes, _comparisons(outcomes), seed=config.seed, metrics=_metrics(outcomes))
     effects = _effects(outcomes, ["source"])
     found: list[dict[str, Any]] = []
     for row in frame.to_dict("records"):

@@ -120,7 +120,7 @@ class Shots(Experiment):
         tables = {
             "result": contrast_table(found, tested=lambda name: name in order, **options),
             "methods": pooled_table(found, **options),
-            "steps": side_by_side(steered, comparisons, **options),
+            "steps": side_by_side(steered, comparisons, seed=config.seed),
         }
         return {
             **{key: frame.assign(shots=[parsed(name) for name in frame["method"]]) for key, frame in tables.items()},

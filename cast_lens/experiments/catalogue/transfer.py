@@ -16,16 +16,7 @@ import pandas as pd
 
 from ... import plots
 from ...geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
-from ...methods import (
-    RULES,
-    VECTOR_METHODS,
-    AnyCondition,
-    Condition,
-    Setting,
-    cross_task_condition,
-    evaluate_conditions,
-    few_shot_condition,
-)
+from ...methods import RULES, VECTOR_METHODS, AnyCondition, Condition, Setting, cross_task_condition, few_shot_condition
 from ...plots.clouds import projection_methods
 from ...plots.layout import in_order
 from ...vectors import DifferenceVectors
@@ -120,7 +111,7 @@ class Transfer(Experiment):
             "pairs": side_by_side_pairs(result),
             "methods": pooled_table(outcomes, **options),
             "choices": rows.get("choices", pd.DataFrame(columns=list(CHOICES))),
-            "split": split_rows(outcomes, wanted=lambda name: name.startswith(("cast", "placebo")), **options),
+            "split": split_rows(outcomes, wanted=lambda name: name.startswith(("cast", "placebo"))),
             "sweep": sweep,
             "settings": chosen_cells(sweep),
             **{name: rows[name] for name in GEOMETRY if name in rows},
@@ -170,7 +161,7 @@ def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
         if source != target
     ]
     conditions += chosen_conditions(workspace, base, METHODS)
-    return evaluate_conditions(workspace.model, conditions, chat=config.chat, progress=workspace.progress)
+    return workspace.outcomes(conditions, texts=True)
 
 
 def chosen_conditions(workspace: Workspace, base: Condition, methods: Sequence[str]) -> list[Condition]:

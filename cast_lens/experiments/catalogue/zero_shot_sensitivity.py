@@ -147,7 +147,7 @@ class ZeroShotSensitivity(Experiment):
         return {
             "result": tested_together(by_prompt(found, contrast_table, tested=is_vector, **options)),
             "methods": by_prompt(found, pooled_table, **options),
-            "versus": side_by_side(vectors, comparisons, within=("prompt",), **options),
+            "versus": side_by_side(vectors, comparisons, within=("prompt",), seed=config.seed),
             "geometry": geometry,
             "turns": turned(geometry),
         }
