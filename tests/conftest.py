@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
 
 # Before any import of transformers or tokenizers, which read them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -72,13 +70,3 @@ def embedded() -> HookedTransformer:
     from cast_lens.models import load_model
 
     return load_model()
-
-
-@pytest.fixture(autouse=True)
-def _ties_weights() -> Iterator[None]:
-    """transformers switches weight tying off for the process while it loads; two loads at once can leave it off."""
-    modelling = sys.modules.get("transformers.modeling_utils")
-    before = modelling.PreTrainedModel.tie_weights if modelling else None
-    yield
-    if modelling and modelling.PreTrainedModel.tie_weights is not before:
-        modelling.PreTrainedModel.tie_weights = before

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -103,9 +105,30 @@ def _typical(expected: Float[Tensor, "1 position vocab"], got: Float[Tensor, "1 
     return float(((got - expected).norm(dim=-1) / spread).median())
 
 
+_LOADING = threading.RLock()
+_Arguments = ParamSpec("_Arguments")
+_Loaded = TypeVar("_Loaded")
+
+
+def one_at_a_time(load: Callable[_Arguments, _Loaded]) -> Callable[_Arguments, _Loaded]:
+    """The same function, in one thread at a time.
+
+    While transformers builds a model it switches the tying of weights, their initialisation and the default dtype for
+    the whole process. Two threads that load at once would restore each other's changes, and leave tying off for good.
+    """
+
+    @wraps(load)
+    def alone(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Loaded:
+        with _LOADING:
+            return load(*args, **kwargs)
+
+    return alone
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@one_at_a_time
 def load_model(
     name: str | os.PathLike[str] | torch.nn.Module = EMBEDDED,
     *,
@@ -252,6 +275,7 @@ def _device(device: str | torch.device) -> torch.device:
     return found
 
 
+@one_at_a_time
 def load_huggingface(source: str | os.PathLike[str], *, like: HookedTransformer) -> PreTrainedModel:
     """The same model as Hugging Face has it, float32 and in ``eval()`` mode, on the device of the other one.
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel, initialization
 
 from cast_lens.models import list_models, load_model
 from cast_lens.models.list import ARCHITECTURES as LOADABLE
+from tests.models.files import write_folder
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
 
 
@@ -66,3 +73,34 @@ def test_the_list_begins_with_the_embedded_model_and_has_every_architecture() ->
     assert (first.name, first.architecture) == ("smollm2-135m-instruct", "LlamaForCausalLM")
     assert [entry.architecture for entry in others] == list(LOADABLE)
     assert all(entry.name and entry.note for entry in list_models())
+
+
+def test_threads_that_load_at_once_leave_weights_tied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers switches tying off for the process while it builds a model: the first to begin must end last."""
+    ties = PreTrainedModel.tie_weights
+    write_folder(tmp_path, "llama-tied")
+    original, inside = initialization.no_tie_weights, threading.Barrier(2)
+    ended = [threading.Event(), threading.Event()]
+    places = iter((0, 1))
+
+    @contextmanager
+    def meeting() -> Iterator[None]:
+        with original():
+            place = next(places)
+            with suppress(threading.BrokenBarrierError):
+                inside.wait(0.5)
+            yield
+            if place == 1:
+                ended[0].wait(5)
+        ended[place].set()
+
+    monkeypatch.setattr(initialization, "no_tie_weights", meeting)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            models = list(pool.map(load_model, [tmp_path, tmp_path]))
+        assert PreTrainedModel.tie_weights is ties
+    finally:
+        PreTrainedModel.tie_weights = ties  # type: ignore[method-assign]
+    assert all(event.is_set() for event in ended)
+    assert torch.equal(models[0].W_U, models[0].W_E.T)
+    assert torch.equal(models[0].W_U, models[1].W_U)

@@ -22,6 +22,7 @@ from ...engine import capture, tokenise
 from ...models import EMBEDDED, fingerprint, load_model, model_name
 from ...models.identity import check_layers
 from ...models.lens import HookedTransformer
+from ...models.load import one_at_a_time
 from .config import SELF, Design, Pooling, Start
 
 # Texts that a small model reads at a time.
@@ -108,7 +109,8 @@ class HuggingFaceGenerator:
 
     def __init__(self, source: str, *, pooling: Pooling, trained: bool) -> None:
         try:
-            self.model: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+            load = one_at_a_time(AutoModel.from_pretrained)
+            self.model: Any = load(source, dtype=torch.float32).eval()
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             first = str(error).strip().split("\n")[0]
