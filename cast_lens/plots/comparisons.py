@@ -15,6 +15,9 @@ from .style import NEUTRAL, PALETTE, method_order, method_style
 METHODS_COLUMNS = ("method", "metric", "gain", "gain_low", "gain_high", "n")
 BARS = {"gflops": "prompts run in full", "cached_gflops": "common beginning of the prompts kept"}
 BINS = 40
+# Heights at which the names of effects are written above their lines, and pixels between them.
+LABEL_ROWS = 4
+LABEL_HEIGHT = 15
 PATTERNS = ("", "/", "x", ".")
 """Fill of the bars of a first, second, ... kind of placebo: all of them are grey."""
 TIE = 1e-12
@@ -135,14 +138,17 @@ def plot_placebos(
     for place, kind in enumerate(in_order(frame.loc[placebo, "method"])):
         own = values[(frame["method"] == kind).to_numpy()]
         figure.add_trace(_bars(own, edges, kind, PATTERNS[place % len(PATTERNS)], form))
-    observed = frame[~placebo]
-    for method, value in zip(observed["method"], observed["value"], strict=True):
-        _line(figure, str(method), float(value))
+    observed = frame[~placebo].sort_values("value", kind="stable")
+    # Names of neighbours at different heights, or they would overprint each other.
+    for place, (method, value) in enumerate(zip(observed["method"], observed["value"], strict=True)):
+        _line(figure, str(method), float(value), lift=place % LABEL_ROWS)
     counts = "<br>".join(reached(frame, share=share))
     figure.update_layout(barmode="stack", bargap=0, title_subtitle={"text": counts, "font": {"size": 13}})
-    figure.update_layout(margin={"t": 90 + 18 * counts.count("<br>")})
+    rows = min(LABEL_ROWS, len(observed))
+    figure.update_layout(margin={"t": 90 + 18 * counts.count("<br>") + LABEL_HEIGHT * (rows - 1)})
     figure.update_xaxes(tickformat=".0%" if share else "")
-    figure.update_yaxes(rangemode="tozero", tickformat="d")
+    most = max((max(trace.y, default=0) for trace in figure.data), default=0)
+    figure.update_yaxes(rangemode="tozero", tickformat="d", dtick=1 if most < 8 else None)
     return figure
 
 
@@ -180,9 +186,16 @@ def _bars(
     )
 
 
-def _line(figure: go.Figure, method: str, value: float) -> None:
+def _line(figure: go.Figure, method: str, value: float, *, lift: int) -> None:
     colour = method_style(method).colour
     figure.add_vline(x=value, line={"color": colour, "width": 3}, name=method)
     figure.add_annotation(
-        x=value, y=1, yref="paper", yanchor="bottom", text=method, showarrow=False, font={"color": colour}
+        x=value,
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        yshift=LABEL_HEIGHT * lift,
+        text=method,
+        showarrow=False,
+        font={"color": colour},
     )

@@ -35,7 +35,7 @@ PART_COLOURS = {"format": PALETTE[1], "choice": PALETTE[0]}
 
 
 def plot_transfer_matrix(
-    frame: pd.DataFrame, *, metrics: Sequence[str] = ("exact_match",), method: str = "cast"
+    frame: pd.DataFrame, *, metrics: Sequence[str] = ("exact_match",), method: str = "cast", reach: float | None = None
 ) -> go.Figure:
     """Gain over zero-shot of every source's vector (x) on every target (y), in percentage points.
 
@@ -49,11 +49,15 @@ def plot_transfer_matrix(
             source_family`` (tasks are then put beside their kin) and ``p_adjusted`` for hover.
         metrics: panels.
         method: rows to plot; methods whose names begin with it count, so that a source's own target is there.
+        reach: gain, in points, at which the colours end: give figures that are compared the same one. The largest of
+            the frame when None.
 
     Raises:
-        ValueError: when a column is missing, or a metric or the method is not in the frame.
+        ValueError: when a column is missing, a metric or the method is not in the frame, or ``reach`` is not positive.
     """
     require(frame, GAIN_COLUMNS, figure="plot_transfer_matrix")
+    if reach is not None and not reach > 0:
+        raise ValueError(f"plot_transfer_matrix: reach={reach} must be above 0, in percentage points")
     for metric in metrics:
         require_choice("metrics", metric, in_order(frame["metric"]), figure="plot_transfer_matrix")
     methods = [name for name in in_order(frame["method"]) if name.startswith(method)]
@@ -70,7 +74,7 @@ def plot_transfer_matrix(
     for place, metric in enumerate(metrics, start=1):
         part = rows[rows["metric"] == metric]
         figure.add_trace(_gains(part, targets, sources, size=size), row=1, col=place)
-    reach = max(float(np.nanmax(np.abs(100 * rows["gain"]))), 1.0)
+    reach = reach or max(float(np.nanmax(np.abs(100 * rows["gain"]))), 1.0)
     bar = {"title": {"text": "percentage<br>points"}, "tickformat": "d", **BAR}
     figure.update_layout(coloraxis={"cmin": -reach, "cmax": reach, "cmid": 0, "colorbar": bar})
     figure.update_yaxes(autorange="reversed", showgrid=False, ticklen=0)

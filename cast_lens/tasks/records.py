@@ -136,7 +136,8 @@ def _check_unicode(record: Record, where: str) -> None:
     """Refuse half of a character (a lone surrogate), which no file and no tokenizer can hold."""
     for name, value in record.items():
         try:
-            json.dumps({name: value}, ensure_ascii=False).encode("utf-8")
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            f"{name}{text}".encode()
         except UnicodeEncodeError:
             raise ValueError(
                 f"{where}: field {json.dumps(name)}: holds half of a character (a lone surrogate such as \\ud83d); "
