@@ -31,14 +31,14 @@ KEPT = ROOT / "runs" / "architectures.jsonl"
 LIMIT = 1e-4
 HEAD = """# Architectures
 
-Which causal language models of transformers {version} run on which route. The table is made by
+This page lists which route each causal language model of transformers {version} takes. The table is made by
 `python -m benchmarks.architectures`: for each architecture a tiny random model is built from a small config, and the
 engine's scores (unsteered and steered at the last, the last prompt and all tokens), residuals and decoded tokens are
-compared with hooks on a padded batch. *Difference* is the largest one, over the largest number compared.
+compared with hooks on a padded batch. *Difference* is the largest difference relative to the largest number compared.
 
-- **fast**: one pass over rows. Decided by looking at what the modules do with a few tokens, never by their name.
-- **plain**: hooks, prompt by prompt; the reason stands beside it. Equally exact, and slower.
-- **refused**: there is no residual stream to steer, or the model is no decoder.
+- **fast**: one pass over rows. A probe decides this from what the modules do with a few tokens, never from their names.
+- **plain**: hooks, prompt by prompt, for the reason given. Equally exact, but slower.
+- **refused**: there is no residual stream to steer, or the model is not a decoder.
 
 {counts}
 
@@ -47,8 +47,8 @@ compared with hooks on a padded batch. *Difference* is the largest one, over the
 """
 TAIL = """
 
-No tiny model could be built of these, for their configs keep large sizes or are particular about how sizes go together:
-{missing}. They are looked at like any other when a model of theirs is loaded.
+No tiny model could be built for these, because their configs fix large sizes or constrain how sizes combine:
+{missing}. When such a model is loaded, it is probed like any other.
 """
 UNSEEN = """
 The run that made this table was stopped before it had looked at {names}.

@@ -55,12 +55,12 @@ def summed(of_table: Callable[[int, int, int], tuple[float, float]], n: int, up:
 
 
 def plain() -> Iterator[dict[str, object]]:
-    """Three kinds of change at each rate: all gains, as many losses, and answers that are drawn anew."""
+    """Three kinds of change at each rate: all gains, as many losses, and answers that are redrawn."""
     for rate in RATES:
         row: dict[str, object] = {"rate": f"{rate:.2f}"}
         for n in SIZES:
             row[f"0 to rate, n={n}"] = summed(interval, n, rate, 0.0)
-            row[f"drawn anew, n={n}"] = summed(interval, n, rate * (1 - rate), rate * (1 - rate))
+            row[f"redrawn, n={n}"] = summed(interval, n, rate * (1 - rate), rate * (1 - rate))
             if n < 100:
                 row[f"bootstrap, 0 to rate, n={n}"] = summed(bootstrapped, n, rate, 0.0)
         yield row

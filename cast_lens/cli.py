@@ -1,6 +1,6 @@
-"""The command line: thin. Each command is made from the options object that it fills; see ``cli_options``.
+"""The command line. Each command is generated from the options object that it fills; see ``cli_options``.
 
-Heavy imports happen inside commands, after what was typed has been checked, so that help and mistakes answer at once.
+Heavy imports happen inside the commands, after the arguments have been checked, so that help and errors appear at once.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ LATEST = "latest"
 
 
 class Later(TyperGroup):
-    """Commands that are made when they are asked for: making one reads the classes whose fields are its options."""
+    """Commands that are built on demand, because building one parses the classes whose fields are its options."""
 
     later: ClassVar[Mapping[str, Callable[[typer.Typer], object]]] = {}
-    """What adds a command, by its name."""
+    """Functions that add a command, by its name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, those that are made later first."""
+        """All names; commands that are built on demand come first."""
         return [*self.later, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -90,23 +90,24 @@ app = typer.Typer(
 
 @dataclass(frozen=True, slots=True)
 class RunCommand:
-    """How a run is done; none of it changes a number but ``quick``.
+    """How a run is carried out; only ``quick`` changes any number.
 
     Attributes:
-        out: run directory; the same command continues a run begun there (default: runs/DATE-HASH, where HASH stands for
-            the configuration, with a link runs/latest).
-        config: TOML file with any of these options by name; what is typed wins.
-        quick: a small version, in less than a minute; what is given otherwise stays as given.
+        out: the run directory; the same command continues a run that was begun there (default: runs/DATE-HASH, where
+            HASH identifies the configuration, with a link from runs/latest).
+        config: a TOML file that sets any of these options by name; options on the command line take precedence.
+        quick: run a small version that takes less than a minute; options that you give keep their values.
         overwrite: discard what an earlier run wrote to the directory.
-        workers: processes; the numbers stay the same.
+        workers: how many processes compute; the numbers do not depend on it.
         retry_failed: compute failed cells again.
-        shard: which of several processes on one folder this is, as 3/20; give them the same --out. Whoever ends last
-            writes the report; the same command picks up what a lost one left.
-        ray: let a Ray cluster compute: local, auto or its address; this process alone writes. Without --workers, as
-            many workers as fit.
-        gpus_per_worker: GPUs that each worker on Ray takes.
-        cpus_per_worker: CPUs that each worker on Ray takes.
-        quiet: say nothing but the result, warnings and errors.
+        shard: run as one of several processes on the same folder, such as 3/20 for the third of twenty; give all of
+            them the same --out. The last one to finish writes the report, and repeating the command picks up what a
+            lost one left behind.
+        ray: let a Ray cluster compute: local, auto, or the address of the cluster; only this process writes files.
+            Without --workers, as many workers start as fit on the cluster.
+        gpus_per_worker: how many GPUs each Ray worker takes.
+        cpus_per_worker: how many CPUs each Ray worker takes.
+        quiet: print only the result, warnings and errors.
         verbose: show progress within each step, and the traceback of an unexpected error.
     """
 
@@ -126,14 +127,14 @@ class RunCommand:
 
 @dataclass(frozen=True, slots=True)
 class AtvCommand:
-    """What ``atv train`` and ``atv eval`` share.
+    """Options that ``atv train`` and ``atv eval`` share.
 
     Attributes:
-        tasks: tasks, comma-separated (default: the English ones that ship).
-        folder: folder of JSONL tasks (default: the suite that ships).
-        model: embedded name, hub name, local folder or .gguf file.
-        device: cpu, cuda, mps or auto.
-        dtype: float32, bfloat16 or float16.
+        tasks: which tasks to use (default: all English tasks of the built-in suite).
+        folder: a folder of task files to use instead of the built-in suite.
+        model: the model to load: the embedded one, a name on the Hugging Face hub, a local folder or a .gguf file.
+        device: where the model runs: cpu, cuda, mps or auto.
+        dtype: the precision of the weights: float32, bfloat16 or float16.
     """
 
     tasks: tuple[str, ...] = ()
@@ -145,12 +146,12 @@ class AtvCommand:
 
 @dataclass(frozen=True, slots=True)
 class AtvTrainCommand:
-    """What ``atv train`` takes besides.
+    """Further options of ``atv train``.
 
     Attributes:
-        hold_out: tasks to leave out, comma-separated.
-        paper: start from the values of arXiv 2506.03426's code, not from ours.
-        out: run directory; the same command continues a run begun there.
+        hold_out: tasks to leave out of training.
+        paper: start from the hyperparameters in the code of arXiv 2506.03426 instead of our own.
+        out: the run directory; the same command continues a run that was begun there.
     """
 
     hold_out: tuple[str, ...] = ()
@@ -160,12 +161,12 @@ class AtvTrainCommand:
 
 @dataclass(frozen=True, slots=True)
 class AtvEvalCommand:
-    """What ``atv eval`` takes besides.
+    """Further options of ``atv eval``.
 
     Attributes:
-        split: train, validation or test.
-        examples: examples per task at most.
-        seed: of the draw and the intervals.
+        split: which split to evaluate: train, validation or test.
+        examples: how many examples per task to evaluate, at most.
+        seed: the seed of the drawn examples and of the intervals.
     """
 
     split: str = "test"
@@ -175,23 +176,23 @@ class AtvEvalCommand:
 
 @dataclass(frozen=True, slots=True)
 class RecommendCommand:
-    """What ``recommend`` takes.
+    """Options of ``recommend``.
 
     Attributes:
-        task: file of queries, one record or text per line, which need no answers; or the name of a task.
-        sources: labelled tasks, comma-separated (default: four of the suite that ships).
-        folder: folder of JSONL tasks in which sources are looked for.
-        labels: admissible answers, comma-separated, where the queries have no choices.
-        instruction: what opens the prompts of the queries.
-        model: embedded name, hub name, local folder or .gguf file.
-        device: cpu, cuda, mps or auto.
-        dtype: float32, bfloat16 or float16.
-        queries: of each task, at most, on which settings are compared.
-        samples: of each source, which make its vector.
-        chat: use the model's chat template.
-        seed: of samples, queries and random directions.
-        out: folder for the vector, the recommendation and the answers (default: nothing is written).
-        quiet: say nothing but the result, warnings and errors.
+        task: a file with one query per line (a text or a record; answers are not needed), or the name of a task.
+        sources: labelled tasks from which vectors are taken (default: four tasks of the built-in suite).
+        folder: a folder of task files in which the sources are looked up.
+        labels: the admissible answers, if the queries do not list choices.
+        instruction: an instruction that opens the prompt of every query.
+        model: the model to load: the embedded one, a name on the Hugging Face hub, a local folder or a .gguf file.
+        device: where the model runs: cpu, cuda, mps or auto.
+        dtype: the precision of the weights: float32, bfloat16 or float16.
+        queries: how many queries of each task are used to compare settings, at most.
+        samples: how many samples of each source are averaged into its vector.
+        chat: format prompts with the model's chat template.
+        seed: the seed of samples, queries and random directions.
+        out: a folder for the vector, the recommendation and the answers (default: nothing is written).
+        quiet: print only the result, warnings and errors.
         verbose: show progress within each step, and the traceback of an unexpected error.
     """
 
@@ -214,16 +215,17 @@ class RecommendCommand:
 
 @dataclass(frozen=True, slots=True)
 class ExportCommand:
-    """What ``export`` takes.
+    """Options of ``export``.
 
     Attributes:
-        out: file to write.
-        layer: block to steer; a vector of a single layer needs none.
-        strength: factor (default: 1, or what an exported intervention says).
-        operator: what is done there (default: add).
-        position: which tokens are edited (default: last).
-        format: safetensors, gguf, lm-eval, easysteer or script (default: from the ending of --out).
-        blocks: for lm-eval, the name of the list of blocks in the Hugging Face model.
+        out: the file to write.
+        layer: the layer to steer; not needed for a vector with a single layer.
+        strength: the factor that scales the vector (default: 1, or the strength stored in the file).
+        operator: how the vector enters the residual stream: add, norm_preserving_add, ablate or replace (default: add).
+        position: which tokens are steered: last, prompt_last or all (default: last).
+        format: the format to write: safetensors, gguf, lm-eval, easysteer or script (default: chosen by the ending of
+            --out).
+        blocks: for lm-eval, the attribute of the Hugging Face model that holds its list of blocks.
     """
 
     out: str
@@ -246,7 +248,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def about(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Cross-task Activation Steering Transfer: difference vectors, parallelism, steering, with controls."""
@@ -254,7 +256,7 @@ def about(
 
 @app.command()
 def report(directory: Annotated[Path, typer.Argument(help="A run directory.")] = RUNS / LATEST) -> None:
-    """Write figures and report.html of a run directory anew, from the frames that are there."""
+    """Rebuild the figures and report.html of a run directory from the tables in it."""
 
     def job() -> None:
         from .report import publish
@@ -266,15 +268,15 @@ def report(directory: Annotated[Path, typer.Argument(help="A run directory.")] =
 
 @app.command()
 def models() -> None:
-    """List the models and architectures that load."""
+    """List the models and architectures that can be loaded."""
 
     def job() -> None:
         rows = [(EMBEDDED, "LlamaForCausalLM"), *called("models", "Architecture")]
         _table(("model", "architecture"), [(known, name) for known, name in rows])
         typer.echo(
-            f"{EMBEDDED} is fetched from PyPI once (93 MB; 135 M parameters,\n"
-            "Apache-2.0). Models of the other architectures load by hub name, from a local\n"
-            "folder or from a GGUF file."
+            f"{EMBEDDED} is downloaded from PyPI once (93 MB; 135 M parameters,\n"
+            "Apache-2.0). Models of the other architectures are loaded by hub name, from a\n"
+            "local folder or from a GGUF file."
         )
 
     explained(job)
@@ -282,10 +284,12 @@ def models() -> None:
 
 @app.command()
 def tasks(
-    tasks: Annotated[str | None, typer.Option(help="Folder of task files (default: the suite that ships).")] = None,
-    fields: Annotated[str, typer.Option(help="What the files call their fields: input=text,answer=label.")] = "",
+    tasks: Annotated[str | None, typer.Option(help="A folder of task files (default: the built-in suite).")] = None,
+    fields: Annotated[
+        str, typer.Option(help="The names of the fields in the files, such as input=text,answer=label.")
+    ] = "",
 ) -> None:
-    """List the tasks that there are."""
+    """List the tasks of the built-in suite or of a folder."""
 
     def job() -> None:
         from .tasks import list_tasks
@@ -297,18 +301,22 @@ def tasks(
             for info in list_tasks(tasks, fields=named)
         ]
         _table(("task", "kind", "examples", "labels"), rows)
-        typer.echo("Examples: in the train, validation and test split.")
+        typer.echo("Examples are counted per split: train/validation/test.")
 
     explained(job)
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories of the main job, one per model.")],
-    out: Annotated[str, typer.Option(help="HTML file for the figure; the numbers go beside it.")] = "compare.html",
-    metric: Annotated[str, typer.Option(help="exact_match, valid or choice_correct.")] = "exact_match",
+    runs: Annotated[list[Path], typer.Argument(help="Run directories that cast-lens run wrote, one per model.")],
+    out: Annotated[
+        str, typer.Option(help="The HTML file for the figure; the numbers are written next to it.")
+    ] = "compare.html",
+    metric: Annotated[
+        str, typer.Option(help="The outcome to compare: exact_match, valid or choice_correct.")
+    ] = "exact_match",
 ) -> None:
-    """Compare runs of several models: gain against headroom, one mark per pair."""
+    """Compare runs of several models: the gain of each pair of tasks against its headroom."""
 
     def job() -> None:
         from .experiments.compare import compare as compared
@@ -330,20 +338,22 @@ class Experiments(Later):
 
 
 experiment = typer.Typer(
-    cls=Experiments, no_args_is_help=True, help="The paper's experiments and their checks, with controls and intervals."
+    cls=Experiments,
+    no_args_is_help=True,
+    help="The paper's experiments and further ones that test its claims, with controls and intervals.",
 )
 app.add_typer(experiment, name="experiment")
 
 
 @experiment.command("list")
 def list_experiments() -> None:
-    """List the experiments with their questions."""
+    """List the experiments and the questions they answer."""
     _table(("experiment", "question"), list(EXPERIMENTS.items()))
 
 
 @experiment.command()
 def status(directory: Annotated[Path, typer.Argument(help="A run directory.")] = RUNS / LATEST) -> None:
-    """Show how far the experiments in a directory are, and what failed."""
+    """Show the progress of the experiments in a run directory, and which cells failed."""
 
     def job() -> None:
         from .experiments.cells import Grid
@@ -373,9 +383,9 @@ def _add_run(to: typer.Typer, name: str, names: tuple[str, ...]) -> None:
     alone = len(names) == 1
     own: Sequence[Option] = experiment_options(names[0]) if alone else ()
     options = [*(core_options() if alone else all_options()), *own, *declared("cli.py", "RunCommand", "Command")]
-    what = EXPERIMENTS[names[0]] if alone else "Run every experiment, one after the other, in one directory."
+    what = EXPERIMENTS[names[0]] if alone else "Run all experiments, one after the other, in one directory."
     if name == "run":
-        what = f"The main job: capture, parallelism, sweep, transfer matrix with placebos, report. {what}"
+        what = f"Run the main experiment: capture, parallelism, sweep, transfer matrix with placebos, report. {what}"
     example = "Examples:  cast-lens run --quick  |  cast-lens run --model Qwen/Qwen2.5-0.5B --sources science"
     if name != "run":
         example = f"Example:  cast-lens experiment {name} --quick --out runs/try"
@@ -383,7 +393,7 @@ def _add_run(to: typer.Typer, name: str, names: tuple[str, ...]) -> None:
 
 
 def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
-    """Run experiments as they were typed, then write the report and say what came out."""
+    """Run experiments with the given options, write the report and print the headlines."""
     typed = {one.name: given.pop(one.name) for one in fields(RunCommand) if one.name in given}
     how = RunCommand(**typed)
     file = Path(how.config) if how.config else None
@@ -397,7 +407,7 @@ def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
 
     shard = Share.parse(how.shard) if how.shard else None
     if shard is not None and not how.out:
-        raise ValueError("--shard needs --out: the folder that all shards share")
+        raise ValueError("--shard needs --out, the folder that all shards share")
     workers = how.workers if "workers" in typed else 0
     cluster = RayCluster(how.ray, workers, how.gpus_per_worker, how.cpus_per_worker) if how.ray else None
     able, refused = _planned(names, config, own, quick=how.quick)
@@ -414,13 +424,13 @@ def _run(names: tuple[str, ...], given: dict[str, Any]) -> None:
     run = partial(_experiment_runner(how), shard=shard, ray=cluster)
     broken = _row(able, config, out, how, run, say=say, begun=begun)
     if shard is not None and not broken and not all(_finished(out, one.name) for one in able):
-        typer.echo(f"Shard {how.shard} is done; the last shard to end writes the report of {out}")
+        typer.echo(f"Shard {how.shard} is done; the last shard to finish writes the report of {out}")
         return
     _tell(out, [one.name for one in able], broken)
 
 
 def check_model(name: str) -> None:
-    """Refuse what can be no model while nothing heavy is loaded; whether a hub has a name, only the hub can say.
+    """Refuse names that cannot be a model before anything heavy is loaded; only the hub knows which names it has.
 
     Raises:
         ValueError: for a path that does not exist, and for what looks like the embedded model misspelt.
@@ -439,7 +449,7 @@ def check_model(name: str) -> None:
 def _settings(
     names: Sequence[str], values: Mapping[str, Any], *, quick: bool, origin: str
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """What the experiments share, and the options of single ones, checked without loading anything."""
+    """The shared configuration and the options of single experiments, checked without loading anything."""
     shared = {one.name for one in core_options()}
     known = shared | {one.name for name in names for one in experiment_options(name)}
     for key in values:
@@ -459,7 +469,7 @@ def _settings(
 def _planned(
     names: Sequence[str], config: RunConfig, values: Mapping[str, Any], *, quick: bool
 ) -> tuple[list[Experiment], dict[str, str]]:
-    """The experiments that can be asked of these tasks, and why the others cannot, before any work starts."""
+    """The experiments that these tasks allow, and why the others are not possible, before any work starts."""
     from .experiments.catalogue import find
 
     able: list[Experiment] = []
@@ -485,7 +495,7 @@ def _experiment_runner(how: RunCommand) -> Callable[..., object]:
     from .experiments.runner import run_experiment
     from .models import load_model
 
-    # One process keeps the model from experiment to experiment; workers have their own.
+    # A single process reuses the model from experiment to experiment; workers load their own.
     load = lru_cache(maxsize=1)(load_model) if how.workers == 1 else load_model
     shown = bars if how.verbose else quiet
     return partial(run_experiment, workers=how.workers, retry_failed=how.retry_failed, load=load, progress=shown)
@@ -505,9 +515,10 @@ def _row(
     say: Callable[[str], None],
     begun: Callable[[Path], object],
 ) -> dict[str, str]:
-    """Run experiments one after the other; what went wrong, by name.
+    """Run experiments one after the other, and return the errors by name.
 
-    One that fails does not take the others down; what stops one alone, or two alike, was wrong in what was given.
+    An experiment that fails does not stop the others, unless it is the only one or two fail for the same reason: then
+    the input is wrong.
     """
     from .experiments.runner import failed_cells
     from .files import DamagedFile, disk_failed
@@ -534,7 +545,7 @@ def _row(
 
 
 def _tell(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
-    """Write the report, say the headlines and where they are; end with status 1 where something is missing."""
+    """Write the report and print the headlines; exit with status 1 if anything is missing."""
     from .report import publish
     from .report.record import read_run
 
@@ -547,20 +558,20 @@ def _tell(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
         typer.echo(f"Report: {page}")
     if broken:
         told = "; ".join(f"{name}: {why}" if why.endswith("failed") else name for name, why in sorted(broken.items()))
-        typer.echo(f"cast-lens: without a whole result: {told}. --retry-failed computes failed cells again", err=True)
+        typer.echo(f"cast-lens: incomplete: {told}. --retry-failed computes failed cells again", err=True)
         raise typer.Exit(1)
 
 
 atv = typer.Typer(
     cls=AtvCommands,
     no_args_is_help=True,
-    help="Adaptive task vectors: a small model reads the query and writes a vector for every layer.",
+    help="Adaptive task vectors: a small model reads the query and generates a vector for every layer.",
 )
 app.add_typer(atv, name="atv")
 
 
 def _recommend(given: dict[str, Any]) -> None:
-    """Recommend a vector for queries without answers, or nothing."""
+    """Recommend a vector for unlabelled queries, or recommend not to steer."""
     how = _taken(RecommendCommand, given)
     if not how.task:
         raise ValueError("--task is missing; give a file of queries, one per line, or the name of a task")
@@ -570,7 +581,7 @@ def _recommend(given: dict[str, Any]) -> None:
     named = [load_task(name, tasks=how.folder or None) for name in how.sources]
     if how.task.startswith((".", "/")) or Path(how.task).suffix in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
         if not Path(how.task).is_file():
-            raise ValueError(f"--task {how.task} is no file; give a file of queries, one per line, or a task's name")
+            raise ValueError(f"--task {how.task} is not a file; give a file of queries, one per line, or a task's name")
         task: Any = Path(how.task)
     else:
         task = load_task(how.task, tasks=how.folder or None)
@@ -649,7 +660,7 @@ def _evaluate(given: dict[str, Any]) -> None:
     from .models import load_model
 
     file = _atv_file(given["path"])
-    load_tensors(file, kind="ATV")  # a wrong path is told before a model is loaded
+    load_tensors(file, kind="ATV")  # a wrong path is reported before a model is loaded
     chosen = _chosen_tasks(where)
     loaded = load_model(*([where.model] if where.model else []), device=where.device, dtype=where.dtype)
     atv = ATV.load(file, loaded)
@@ -678,7 +689,7 @@ def _show(given: dict[str, Any]) -> None:
 
 
 def _export(given: dict[str, Any]) -> None:
-    """Write a vector with its setting for another engine."""
+    """Write a vector and its setting in the format of another tool."""
     from .share import export, import_vector, read_intervention
 
     if not given.get("out"):
@@ -705,20 +716,20 @@ def _add_export(to: typer.Typer) -> None:
             _export,
             declared("cli.py", "ExportCommand", "Command"),
             explained=explained,
-            argument="A vector: of this package, or of another tool.",
+            argument="The vector to export: a file that this package or another tool wrote.",
         )
     )
 
 
 def _add_recommend(to: typer.Typer) -> None:
-    about = "Say which vector helps a task without labels, where and how strongly, or none."
+    about = "Recommend a vector, layer and strength for a task without labels, or recommend not to steer."
     example = "Example:  cast-lens recommend --task queries.txt --labels yes,no"
     to.command("recommend", help=about, epilog=example)(
         command(_recommend, declared("cli.py", "RecommendCommand", "Command"), explained=explained)
     )
 
 
-ATV_PLACE = "A run directory, or its atv.safetensors."
+ATV_PLACE = "A run directory, or the file atv.safetensors in it."
 
 
 def _add_train(to: typer.Typer) -> None:
@@ -728,20 +739,20 @@ def _add_train(to: typer.Typer) -> None:
         *declared("methods/training.py", "Training", "Training"),
         *declared("cli.py", "AtvTrainCommand", "Command"),
     ]
-    to.command("train", help="Train an adaptive task vector against the frozen model; a killed run goes on.")(
-        command(_train, options, explained=explained)
-    )
+    to.command(
+        "train", help="Train an adaptive task vector on the frozen model; the same command resumes an interrupted run."
+    )(command(_train, options, explained=explained))
 
 
 def _add_eval(to: typer.Typer) -> None:
     options = [*declared("cli.py", "AtvCommand", "Command"), *declared("cli.py", "AtvEvalCommand", "Command")]
-    to.command("eval", help="Compare an adaptive task vector with the unsteered model, task by task.")(
+    to.command("eval", help="Compare an adaptive task vector with the unsteered model, one task at a time.")(
         command(_evaluate, options, explained=explained, argument=ATV_PLACE)
     )
 
 
 def _add_show(to: typer.Typer) -> None:
-    to.command("show", help="Say what an adaptive task vector is made of, how it was trained, and for which model.")(
+    to.command("show", help="Show what an adaptive task vector consists of, how it was trained, and for which model.")(
         command(_show, [], explained=explained, argument=ATV_PLACE)
     )
 
@@ -774,7 +785,7 @@ def _chosen_tasks(where: AtvCommand, hold_out: Sequence[str] = ()) -> list[Task]
     chosen = list(where.tasks) or [info.name for info in list_tasks(folder) if info.language == "en"]
     unknown = [name for name in hold_out if name not in chosen]
     if unknown:
-        raise ValueError(f"--hold-out {unknown[0]!r} is none of the tasks {', '.join(chosen)}")
+        raise ValueError(f"--hold-out {unknown[0]!r} is not one of the tasks {', '.join(chosen)}")
     return [load_task(name, tasks=folder) for name in chosen if name not in hold_out]
 
 
@@ -798,7 +809,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    # A name is there to be typed: it is never cut, however narrow the terminal.
+    # Names are typed again by users, so they are never cut, however narrow the terminal.
     widest = max((len(str(row[0])) for row in rows), default=0)
     for column in columns:
         first = column == columns[0]
@@ -809,10 +820,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def explained(job: Callable[[], None], *, quiet: bool = False, verbose: bool = False) -> None:
-    """Run a command; mistakes and full disks end in one clear line, an interruption says how to go on.
+    """Run a command; mistakes and full disks end in one clear line, and an interruption says how to continue.
 
-    The exit status is 2 for what the caller can mend in the command, 1 for what went wrong otherwise, 130 when it was
-    interrupted.
+    The exit status is 2 for a mistake in the command, 1 for any other error, and 130 after an interruption.
     """
     try:
         with _warnings_in_a_line():
@@ -821,7 +831,7 @@ def explained(job: Callable[[], None], *, quiet: bool = False, verbose: bool = F
         _say(f"cast-lens: {error}")
         raise typer.Exit(2) from None
     except OSError as error:
-        _say(f"cast-lens: {_line(error)}. Finished work is kept: the same command goes on when that is mended")
+        _say(f"cast-lens: {_line(error)}. Finished work is kept; fix this and give the same command to continue")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _say("cast-lens: interrupted. Finished work is kept; the same command continues it.")
@@ -831,7 +841,7 @@ def explained(job: Callable[[], None], *, quiet: bool = False, verbose: bool = F
     except Exception as error:
         if verbose:
             _traceback(error)
-        _say(f"cast-lens: {_line(error)}; --verbose shows where, if the command has it")
+        _say(f"cast-lens: {_line(error)}; --verbose, where the command has it, shows the traceback")
         raise typer.Exit(1) from None
 
 
@@ -852,7 +862,7 @@ def _traceback(error: BaseException) -> None:
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        # Others are for those who maintain the libraries that raise them.
+        # Other warnings are for the maintainers of the libraries that raise them.
         if issubclass(category, UserWarning):
             _say(f"cast-lens: warning: {' '.join(str(message).split())}")
 
@@ -870,7 +880,7 @@ def _silent(_: object) -> None:
 
 
 class _Lasting:
-    """A stream that outlives its reader: when a pipe is closed, what is written goes nowhere and the work goes on."""
+    """A stream that survives its reader: once a pipe is closed, output is dropped and the work goes on."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -1,8 +1,8 @@
-"""Options of commands, from the dataclasses that commands fill.
+"""Command-line options, generated from the dataclasses that the commands fill.
 
-A field is an option, its annotation says how text is read, the ``Attributes`` of the docstring are its help, and what
-``__post_init__`` checks is its range. Classes are read as text and not imported: importing an experiment loads PyTorch,
-which takes seconds, and help and mistakes are to be answered at once.
+Each field is an option: its annotation says how text is parsed, the ``Attributes`` section of the docstring is its
+help, and what ``__post_init__`` checks is its range. Classes are parsed as text, not imported: importing an experiment
+loads PyTorch, which takes seconds, and help and errors should appear at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """Headings of the options that all experiments share."""
 UNKNOWN = object()
-"""A default that cannot be told without importing the class."""
+"""A default that is not known without importing the class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,13 @@ class Option:
     Attributes:
         name: of the field.
         kind: ``int``, ``float``, ``bool`` or ``str``.
-        many: whether it takes several values, comma-separated.
-        default: value of the field; ``UNKNOWN`` where only importing would tell.
+        many: whether it takes several comma-separated values.
+        default: value of the field; ``UNKNOWN`` if only an import would show it.
         text: what it means.
         group: heading in the help.
         least: smallest number, where it is checked.
         most: largest number, where it is checked.
-        choices: the values that there are, where they are few.
+        choices: the admissible values, if there are few.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As it is typed."""
+        """How it is typed."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
     def help(self) -> str:
-        """What it means, its default and what it takes."""
+        """What it means, its default and its admissible values."""
         notes = []
         if self.default is not UNKNOWN and self.default not in ((), "", None) and self.kind != "bool":
             shown = self.default if self.many else (self.default,)
@@ -87,13 +87,13 @@ class Option:
         """The value that is written as that text.
 
         Raises:
-            ValueError: naming the option, when it is no such value.
+            ValueError: naming the option, when the text is not such a value.
         """
         if not self.many:
             return self._one(text.strip() if self.kind != "str" else text)
         items = [item.strip() for item in text.split(",") if item.strip()]
         if not items:
-            raise ValueError(f"{self.flag}: nothing is named in {text!r}")
+            raise ValueError(f"{self.flag}: {text!r} names nothing; give comma-separated values")
         if self.name == "layers":
             return [layer for item in items for layer in self._layers(item)]
         return [self._one(item) for item in items]
@@ -105,12 +105,12 @@ class Option:
             return int(text) if self.kind == "int" else float(text)
         except ValueError:
             whole = " whole" if self.kind == "int" and re.fullmatch(r"[-+]?\d*\.\d*", text) else ""
-            raise ValueError(f"{self.flag}: {text[:40]!r} is no{whole} number") from None
+            raise ValueError(f"{self.flag}: {text[:40]!r} is not a{whole} number") from None
 
     def _layers(self, item: str) -> range:
         first, dash, last = item.partition("-")
         if not first:
-            raise ValueError(f"{self.flag}: {item!r} is no layer; layers are counted from 0")
+            raise ValueError(f"{self.flag}: {item!r} is not a layer; layers are counted from 0")
         start, end = self._one(first), self._one(last if dash else first)
         if end < start:
             raise ValueError(f"{self.flag}: {item} runs backwards; write {end}-{start}")
@@ -196,23 +196,23 @@ def _is_experiment(node: ast.ClassDef) -> bool:
 
 
 def experiment_options(name: str) -> tuple[Option, ...]:
-    """What an experiment takes besides what all of them share."""
-    return declared(f"experiments/catalogue/{name.replace('-', '_')}.py", "", f"Only {name}")
+    """The options of one experiment beyond those that all of them share."""
+    return declared(f"experiments/catalogue/{name.replace('-', '_')}.py", "", f"Only for {name}")
 
 
 def core_options() -> tuple[Option, ...]:
-    """What all experiments share, in the order of ``GROUPS``."""
+    """The options that all experiments share, in the order of ``GROUPS``."""
     order = list(GROUPS)
     found = declared(CORE, "RunConfig", "Other")
     return tuple(sorted(found, key=lambda one: order.index(one.group) if one.group in order else len(order)))
 
 
 def all_options() -> tuple[Option, ...]:
-    """What any experiment takes; an option of several appears once."""
+    """The options of all experiments together; an option of several experiments appears once."""
     found = {one.name: one for one in core_options()}
     for name in EXPERIMENTS:
         for one in experiment_options(name):
-            found.setdefault(one.name, replace(one, group="Of single experiments"))
+            found.setdefault(one.name, replace(one, group="Single experiments"))
     return tuple(found.values())
 
 
@@ -268,9 +268,9 @@ def command(
 
     Args:
         run: called with the values by name.
-        options: of the command.
+        options: the options of the command.
         explained: runs a job and says what went wrong in it; it takes ``quiet`` and ``verbose``.
-        argument: help of an argument ``path`` in front of them; none when empty.
+        argument: help of a positional argument ``path``; empty for none.
     """
     by_name = {one.name: one for one in options}
 
@@ -301,7 +301,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 def _parameter(option: Option) -> inspect.Parameter:
     kind: Any
     if option.kind == "bool":
-        # What is off can only be switched on, where it belongs to the command and not to the numbers.
+        # A switch of the command itself is off by default and needs no opposite.
         plain = option.group == "Command"
         flags = (option.flag,) if plain else (f"{option.flag}/--no-{option.flag[2:]}",)
         kind = Annotated[
@@ -324,7 +324,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _completion(option: Option) -> Callable[[str], list[str]]:
-    """What TAB offers for an option; of a list, for what stands behind the last comma."""
+    """What TAB offers for an option; in a list, for the item after the last comma."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",") if option.many else ("", "", incomplete)

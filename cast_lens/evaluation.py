@@ -60,6 +60,15 @@ def evaluate(
 
     Warns:
         RuntimeWarning: logits were NaN or infinite, under which interventions.
+
+    >>> edits = {"cast": vector.intervention(2), "weak": vector.intervention(2, strength=0.1)}
+    >>> outcomes = evaluate(model, prompts, edits)
+    >>> outcomes.groupby("condition", sort=False).size()
+    condition
+    unsteered    2
+    cast         2
+    weak         2
+    dtype: int64
     """
     prompts = [prompts] if isinstance(prompts, Prompt) else list(prompts)
     tokens = tokenise(model, prompts, chat=chat)

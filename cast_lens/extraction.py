@@ -101,6 +101,11 @@ def difference_vectors(
     Raises:
         ValueError: more samples than the split holds; neither or both of ``task`` and ``pairs``; see ``capture`` and
             ``few_shot``.
+
+    >>> differences = difference_vectors(model, task, Extraction(samples=3, shots=2))
+    >>> differences.few_shot.shape                              # [sample, layer, d_model]
+    torch.Size([3, 4, 64])
+    >>> vector = differences.mean()
     """
     how = extraction or Extraction()
     if (task is None) == (pairs is None) or (pairs is not None and examples is not None):

@@ -131,7 +131,7 @@ def read_json(path: Path, *, then: str = "the same command makes it again") -> A
         then: what happens after a damaged file was deleted, for the message.
 
     Raises:
-        DamagedFile: when it is no JSON, or the checksum does not agree.
+        DamagedFile: when it is not JSON, or the checksum does not agree.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -179,7 +179,7 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Read what ``write_frame`` wrote, or any other parquet file.
 
     Raises:
-        DamagedFile: when it is no parquet, or the checksum does not agree.
+        DamagedFile: when it is not parquet, or the checksum does not agree.
     """
     import pandas as pd
     import pyarrow as pa
@@ -236,7 +236,7 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give the path of a file written by {kind}.save")
+        raise ValueError(f"{path} is not a file; give the path of a file written by {kind}.save")
     then = "and make it again or fetch it again"
     try:
         with safe_open(path, framework="pt") as file:

@@ -92,7 +92,7 @@ def import_gguf(path: str | os.PathLike[str]) -> SteeringVector:
     used with a warning.
 
     Raises:
-        ValueError: when the file is no GGUF control vector, or llama.cpp would refuse it.
+        ValueError: when the file is not a GGUF control vector, or llama.cpp would refuse it.
     """
     path = Path(path)
     file = read_gguf_file(path)
@@ -113,8 +113,8 @@ def _direction(tensor: GGUFTensor, file: GGUFFile) -> tuple[int, Float[Tensor, "
     name = re.fullmatch(r"direction\.([1-9]\d*)", tensor.name, flags=re.ASCII)
     if name is None or tensor.kind != "F32" or len(tensor.shape) != 1 or not tensor.size:
         raise ValueError(
-            f"{file.path}: tensor {tensor.name!r} ({tensor.kind}, shape {list(tensor.shape)}) is no direction.N with N "
-            "from 1, float32, of shape [d_model]"
+            f"{file.path}: tensor {tensor.name!r} ({tensor.kind}, shape {list(tensor.shape)}) is not a direction.N "
+            "with N from 1, float32, of shape [d_model]"
         )
     row = np.fromfile(file.path, dtype=f"{file.order}f4", count=tensor.shape[0], offset=tensor.start)
     return int(name[1]), torch.from_numpy(row.astype(np.float32))
@@ -183,7 +183,7 @@ def read_gguf_file(path: str | os.PathLike[str]) -> GGUFFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give the path of a GGUF file")
+        raise ValueError(f"{path} is not a file; give the path of a GGUF file")
     try:
         with path.open("rb") as file:
             begin = file.read(len(MAGIC))

@@ -331,7 +331,7 @@ class SublayerEdit(ABC):
         position, name, fingerprint: see ``Intervention``.
 
     Raises:
-        ValueError: layers that are no increasing block indices, a non-finite strength, an unknown position.
+        ValueError: layers that are not increasing block indices, a non-finite strength, an unknown position.
     """
 
     layers: tuple[int, ...]
@@ -408,7 +408,7 @@ def as_interventions(given: Interventions) -> list[Steering]:
     """A list of interventions in their order, each with the name that it was given by.
 
     Raises:
-        ValueError: something that is no intervention, by its name or index.
+        ValueError: something that is not an intervention, by its name or index.
     """
     named: list[tuple[object, Steering]]
     if isinstance(given, Mapping):

@@ -52,6 +52,10 @@ def random_direction(vector: SteeringVector, *, seed: int = 0) -> SteeringVector
     Args:
         vector: what it is a placebo for.
         seed: of a local generator; the same seed gives the same directions (see ``placebo_seed``).
+
+    >>> placebo = random_direction(vector, seed=1)
+    >>> abs(placebo.norm()[2] - vector.norm()[2]) < 1e-3        # the same norm at every layer
+    True
     """
     directions = random_like(vector.directions, seed=seed).float()
     return _placebo(vector, directions, f"random_direction({vector.provenance.task}, seed={seed})")

@@ -403,7 +403,7 @@ def _target(
             return load_task(str(given))
         if not path.is_file():
             raise ValueError(
-                f"task={str(given)!r} is no file; give a file of records, one query per line, or a task's name"
+                f"task={str(given)!r} is not a file; give a file of records, one query per line, or a task's name"
             )
         from .tasks.formats import read_records
 

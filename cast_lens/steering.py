@@ -69,6 +69,11 @@ def steer(
             exactly once or it cannot be known which tokens to edit; at the end, when the model was run but an
             intervention never edited a token (``stop_at_layer`` below its layer, a prompt that was run before
             the context).
+
+    >>> with steer(model, vector.intervention(2, strength=0.0)):
+    ...     steered = model("The sky is")
+    >>> bool((steered == model("The sky is")).all())            # strength 0 changes nothing
+    True
     """
     whole = plain_model(model)
     items = [item for given in interventions for item in as_interventions(given)]
@@ -129,6 +134,10 @@ def generate(
     Raises:
         ValueError: no or empty prompts, prompts longer than the context, an empty ``stop``, ``max_new_tokens`` below
             1, a negative temperature, ``on_text`` with several prompts; see also ``steer``.
+
+    >>> answers = generate(model, ["The sky is", "Grass is"], interventions=vector.intervention(2), max_new_tokens=3)
+    >>> len(answers)
+    2
     """
     check_length(max_new_tokens)
     rule = StopRule.of(model, stop)

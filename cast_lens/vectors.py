@@ -106,6 +106,12 @@ class SteeringVector:
         directions: [layer, d_model], float32 on the CPU.
         layers: block index of each row, 0-based (``hook_resid_post``), increasing.
         provenance: where it came from.
+
+    >>> vector = SteeringVector.from_tensor(torch.tensor([3.0, 4.0]), layer=7, task="mine")
+    >>> (2 * vector).norm()
+    {7: 10.0}
+    >>> vector.intervention(7, strength=0.5).strength
+    0.5
     """
 
     directions: Float[Tensor, "layer d_model"]
@@ -154,7 +160,7 @@ class SteeringVector:
             note: stored in the provenance.
 
         Raises:
-            ValueError: when the tensor is no finite vector of the model's width, or the layer does not exist.
+            ValueError: when the tensor is not a finite vector of the model's width, or the layer does not exist.
 
         >>> SteeringVector.from_tensor(torch.tensor([3.0, 4.0]), layer=7, task="mine").norm()
         {7: 5.0}
@@ -333,7 +339,7 @@ class SteeringVector:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: when the file is no saved steering vector.
+            ValueError: when the file is not a saved steering vector.
         """
         tensors, about = load_tensors(Path(path), kind="SteeringVector")
         return cls(_stored(tensors, "directions", path), *_origin(about, path))

@@ -66,11 +66,11 @@ def test_train_eval_show(tmp_path: Path) -> None:
     [
         (("train", "--tasks", "sciense"), "science"),
         (("train", "--generator", "oracle"), "generator='oracle' is unknown"),
-        (("train", "--layers", "a-b"), "--layers: 'a' is no number"),
-        (("train", "--hold-out", "nothing"), "--hold-out 'nothing' is none of the tasks"),
+        (("train", "--layers", "a-b"), "--layers: 'a' is not a number"),
+        (("train", "--hold-out", "nothing"), "--hold-out 'nothing' is not one of the tasks"),
         (("train", "--templates", "rhyme", "--tasks", "science", "--model", "/no/such/folder"), "/no/such/folder"),
-        (("eval", "/no/such/file"), "/no/such/file is no file"),
-        (("show", "/no/such/file"), "/no/such/file is no file"),
+        (("eval", "/no/such/file"), "/no/such/file is not a file"),
+        (("show", "/no/such/file"), "/no/such/file is not a file"),
     ],
 )
 def test_mistakes_end_in_one_line_and_code_2(

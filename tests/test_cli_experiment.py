@@ -68,7 +68,7 @@ def test_left_out_and_failed_ones_leave_the_others(monkeypatch: pytest.MonkeyPat
     assert ran == [name for name in EXPERIMENTS if name != "cross-lingual"]
     assert code == 1
     assert "cross-lingual: left out" in text
-    assert "without a whole result: ablation; scaling; shots." in text
+    assert "incomplete: ablation; scaling; shots." in text
 
 
 def test_a_mistake_that_repeats_ends_the_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_failed_cell_gives_status_1(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr("cast_lens.experiments.runner.failed_cells", lambda out, name: int(name == "shots"))
     code, text, _ = run_all(monkeypatch, tmp_path, {})
     assert code == 1
-    assert "without a whole result: shots: 1 cell failed. --retry-failed" in text
+    assert "incomplete: shots: 1 cell failed. --retry-failed" in text
 
 
 def test_quick_changes_defaults_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

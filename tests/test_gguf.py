@@ -122,7 +122,7 @@ def test_layer_zero_cannot_be_written(tmp_path: Path) -> None:
         ({"direction.0": np.ones(4, dtype=np.float32)}, r"tensor 'direction\.0' \(F32, shape \[4\]\) is no"),
         ({"blk.1.weight": np.ones(4, dtype=np.float32)}, r"tensor 'blk\.1\.weight'"),
         ({"direction.1": np.ones(4, dtype=np.float16)}, r"tensor 'direction\.1' \(F16"),
-        ({"direction.1": np.ones((2, 4), dtype=np.float32)}, r"\(F32, shape \[4, 2\]\) is no direction\.N"),
+        ({"direction.1": np.ones((2, 4), dtype=np.float32)}, r"\(F32, shape \[4, 2\]\) is not a direction\.N"),
         (
             {"direction.1": np.ones(4, dtype=np.float32), "direction.2": np.ones(5, dtype=np.float32)},
             r"one or more tensors direction\.N of one width",
@@ -136,7 +136,7 @@ def test_files_that_llama_cpp_would_refuse(tmp_path: Path, tensors: dict[str, An
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.gguf is no file"):
+    with pytest.raises(ValueError, match=r"none\.gguf is not a file"):
         import_gguf(tmp_path / "none.gguf")
     model = _write(tmp_path / "m.gguf", {"token_embd.weight": np.ones(4, dtype=np.float32)}, architecture="llama")
     with pytest.raises(ValueError, match="holds llama, not a controlvector; is it a model"):

@@ -67,7 +67,7 @@ def test_an_expectation_is_corrected_by_known_cases() -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("nowhere.jsonl", "is no file"),
+        ("nowhere.jsonl", "is not a file"),
         (["only", "two"], "holds 2 queries"),
         ([1, 2, 3], "query 1: expected a text or a record, got int"),
         ("review-sentimant", "review-sentiment"),

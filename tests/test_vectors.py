@@ -233,7 +233,7 @@ class TestFiles:
         assert os.listdir(tmp_path) == ["v.safetensors"]
 
     def test_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"none\.safetensors is no file; .*SteeringVector\.save"):
+        with pytest.raises(ValueError, match=r"none\.safetensors is not a file; .*SteeringVector\.save"):
             SteeringVector.load(tmp_path / "none.safetensors")
 
     @pytest.mark.parametrize("keep", [0, 4, 100, -1])
@@ -280,7 +280,7 @@ class TestAtomicWrite:
     def test_interrupted_while_writing(self, tmp_path: Path) -> None:
         path = atomic_write(tmp_path / "data", b"old")
         with pytest.raises(TypeError):
-            atomic_write(path, "text is no bytes")  # type: ignore[arg-type]
+            atomic_write(path, "text is not bytes")  # type: ignore[arg-type]
         assert path.read_bytes() == b"old"
         assert os.listdir(tmp_path) == ["data"]
 

@@ -63,7 +63,7 @@ def capture(
     chat: bool = False,
     memory_mb: float = DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
-) -> Tensor:
+) -> Float[Tensor, "sample *position layer d_model"]:
     """Residual stream after each block (``hook_resid_post``) at the last prompt token, or at tokens that you name.
 
     Prompts that begin alike run that part once; batches stay within the memory budget.
@@ -85,6 +85,9 @@ def capture(
 
     Raises:
         ValueError: see ``tokenise``; layers or positions out of range.
+
+    >>> capture(model, ["The sky is", "Grass is"]).shape        # a model with 4 layers of width 64
+    torch.Size([2, 4, 64])
     """
     chosen = check_layers(model, layers)
     ready = tokenise(model, prompts, chat=chat)
@@ -137,7 +140,7 @@ def rows_within(model: HookedTransformer, memory_mb: float) -> int:
     """Rows that a pass may hold within a memory budget (at least one).
 
     Raises:
-        ValueError: when the budget is no positive number.
+        ValueError: when the budget is not a positive number.
     """
     if not memory_mb > 0:
         raise ValueError(f"memory_mb={memory_mb} must be a positive number of megabytes")

@@ -157,7 +157,10 @@ class _Variants:
         return active
 
     def written(
-        self, layer: int, spec: AttentionSpec, observe: Callable[[int, Tensor], None] | None
+        self,
+        layer: int,
+        spec: AttentionSpec,
+        observe: Callable[[int, Float[Tensor, "column heads_d_head"]], None] | None,
     ) -> Callable[[Float[Tensor, "variant column heads_d_head"]], None]:
         """What is done, in place, to what the heads of one layer write."""
 
@@ -173,7 +176,9 @@ class _Variants:
 
         return edit
 
-    def branched(self, x: Tensor, layer: int) -> Tensor:
+    def branched(
+        self, x: Float[Tensor, "variant column kv_head d_head"], layer: int
+    ) -> Float[Tensor, "variant column kv_head d_head"]:
         """Give variants that branch off later their unsteered keys below their layer."""
         begins = [layer if index < 0 else _begin(self.interventions[index]) for index in self.order]
         source = [row if begin < layer else 0 for row, begin in enumerate(begins)]

@@ -39,7 +39,7 @@ class StopRule:
     Attributes:
         tokenizer: gives the text.
         ends: tokens that end a text; see ``end_tokens``.
-        mark: text that ends an answer and is no part of it; None for none.
+        mark: text that ends an answer and is not part of it; None for none.
     """
 
     tokenizer: Any

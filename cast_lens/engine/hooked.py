@@ -115,7 +115,7 @@ def mlp_adder(mlp: Any, norm: RowMap | None) -> RowAdder:
     return add
 
 
-def unless_zero(bias: Tensor) -> Tensor | None:
+def unless_zero(bias: Float[Tensor, " width"]) -> Float[Tensor, " width"] | None:
     """The bias, or None where adding it would only cost time."""
     return bias.detach() if bool(bias.any()) else None
 
@@ -149,8 +149,12 @@ class Block:
     attention: Any
 
     def qkv(
-        self, rows: Float[Tensor, "row d_model"], rotary: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        rows: Float[Tensor, "row d_model"],
+        rotary: tuple[Float[Tensor, "row rotary"], Float[Tensor, "row rotary"]] | None,
+    ) -> tuple[
+        Float[Tensor, "row head d_head"], Float[Tensor, "row kv_head d_head"], Float[Tensor, "row kv_head d_head"]
+    ]:
         """Queries [row, head, d_head] and keys, values [row, kv_head, d_head], normalised and rotated."""
         split = [heads * self.spec.d_head for heads in (self.spec.n_heads, self.spec.n_kv_heads, self.spec.n_kv_heads)]
         projected = F.linear(self.norm_attention(rows), self.w_qkv)

@@ -61,7 +61,7 @@ def _unknown_part(model: HookedTransformer) -> str | None:
 
 def _unknown_block(block: object) -> str | None:
     if type(block) is not TransformerBlock:
-        return f"{type(block).__name__} is no TransformerBlock"
+        return f"{type(block).__name__} is not a TransformerBlock"
     attention: AbstractAttention = block.attn
     if type(attention) not in (Attention, GroupedQueryAttention):
         return f"attention of class {type(attention).__name__}"

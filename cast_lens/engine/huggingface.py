@@ -73,7 +73,7 @@ AttentionMaskInterface.register(ATTENTION, _mask)
 
 
 @contextmanager
-def attending(attend: Callable[[AttentionCall], Tensor]) -> Iterator[None]:
+def attending(attend: Callable[[AttentionCall], Float[Tensor, "row heads_d_head"]]) -> Iterator[None]:
     """Within it, the registered attention is this function."""
     token = _running.set(attend)
     try:
@@ -96,7 +96,7 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
             module.forward = before
 
 
-def weight_of(head: nn.Linear) -> Tensor:
+def weight_of(head: nn.Linear) -> Float[Tensor, "d_vocab d_model"]:
     """The weight of an unembedding, from wherever it is kept and in whatever it is packed."""
     if not head.weight.is_meta:
         return plain_weight(head.weight)
@@ -168,7 +168,7 @@ class HuggingFaceParts:
         positions: Int[Tensor, " row"],
         *,
         last: Float[Tensor, "row d_model"] | None = None,
-        head: Callable[[Tensor], Tensor] | None = None,
+        head: Callable[[Float[Tensor, "1 row d_model"]], Float[Tensor, "1 row d_vocab"]] | None = None,
     ) -> tuple[list[Call], Any]:
         """The model's forward pass without its layers and its unembedding.
 
@@ -204,7 +204,7 @@ class HuggingFaceParts:
         call: Call,
         rows: Float[Tensor, "row d_model"],
         axes: Sequence[int | None],
-        attend: Callable[[AttentionCall], Tensor],
+        attend: Callable[[AttentionCall], Float[Tensor, "row heads_d_head"]],
     ) -> Float[Tensor, "row d_model"]:
         """A layer on the first rows of a call."""
         args, kwargs = call.with_rows(rows, axes)

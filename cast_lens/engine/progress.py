@@ -23,7 +23,7 @@ def quiet(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
 
 
 def bars(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """A bar with count, elapsed time and time left (rich) on standard error; nothing where that is no terminal."""
+    """A bar with count, elapsed time and time left (rich) on standard error; nothing where that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

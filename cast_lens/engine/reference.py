@@ -44,7 +44,7 @@ def places(intervention: Steering) -> list[tuple[int, Site | None, str]]:
 
 
 def edit_rows(
-    intervention: Steering, layer: int, site: Site | None, rows: Tensor, owners: Int[Tensor, " row"]
+    intervention: Steering, layer: int, site: Site | None, rows: Float[Tensor, "row ..."], owners: Int[Tensor, " row"]
 ) -> Float[Tensor, "row ..."]:
     """The edited rows at one of ``places``."""
     if site is None:

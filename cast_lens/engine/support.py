@@ -26,7 +26,7 @@ def unsupported(model: object) -> str | None:
         found = _probed(model) if tampered is None else tampered
         return found if isinstance(found, str) else None
     if not isinstance(model, HookedTransformer) or type(model).forward is not HookedTransformer.forward:
-        return f"{type(model).__name__} is no plain HookedTransformer"
+        return f"{type(model).__name__} is not a plain HookedTransformer"
     from .hooked_support import unknown_to_hooked
 
     return unknown_to_hooked(model) or _tampered(model)

@@ -120,20 +120,20 @@ def sweep(
     Args:
         model: the model that the vectors were taken from.
         prompts: with gold and admissible answers (``Prompt``), for anything but logits.
-        directions: a vector, several (each named by its task), or several by name (sources, placebos): a control is
-            one more entry.
-        layers: block indices; all layers that every vector holds when None.
-        strengths: finite factors.
-        operator: see ``Intervention``.
-        position: see ``Intervention``. ``all`` shares only the layers below the steered one and is slower.
+        directions: one vector, several (each named by its task), or a mapping of names to vectors and placebos.
+        layers, strengths: block indices (None: all that every vector holds), and finite factors.
+        operator, position: see ``Intervention``; position ``all`` shares only the layers below the steered one.
         chat: use the model's chat template.
         keep_logits: keep full-vocabulary logits (memory: cells × prompts × vocabulary × 4 bytes).
         labels_only: unembed the answers' first tokens only.
-        memory_mb: working memory above the model, in MB, without the result.
-        progress: wraps the batches.
+        memory_mb, progress: see ``score``.
 
     Raises:
         ValueError: no layers or strengths in common; a vector of another model; see ``score``.
+
+    >>> found = sweep(model, prompts, {"vector": vector}, layers=[1, 2], strengths=[1.0, 2.0])
+    >>> len(found.to_frame())                                   # four cells, and the unsteered model
+    5
     """
     named = _named(directions)
     if not named or not strengths:

@@ -74,7 +74,7 @@ def attempt(cell: Cell, make: Callable[[Cell], pd.DataFrame]) -> Made:
     """Make a cell, or say why it could not be made.
 
     Raises:
-        DamagedFile, OSError: a damaged file or a full disk, which is no fault of the cell.
+        DamagedFile, OSError: a damaged file or a full disk, which is not the fault of the cell.
     """
     try:
         return Made(make(cell))
@@ -175,7 +175,7 @@ class Grid:
             the error in a line; empty when the cell is finished.
 
         Raises:
-            DamagedFile, OSError: a damaged file or a full disk, which is no fault of the cell.
+            DamagedFile, OSError: a damaged file or a full disk, which is not the fault of the cell.
         """
         made = attempt(cell, make)
         self.keep(cell, made)

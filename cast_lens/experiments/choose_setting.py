@@ -317,7 +317,7 @@ def choice_for(
 ) -> Choice:
     """Where and how strongly a source's vector steers a target, or that it stands aside.
 
-    No label of the target is read, unless target and source are one task: a vector's own task is no transfer, and
+    No label of the target is read, unless target and source are one task: a vector's own task is not transfer, and
     layer and strength are then those of rule ``own``.
 
     Args:

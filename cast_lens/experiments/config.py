@@ -86,36 +86,42 @@ class RunConfig:
     """Everything that decides a run's numbers.
 
     Attributes:
-        model: see ``load_model``.
-        sources: tasks whose vectors are added.
-        targets: tasks that are steered.
-        tasks: folder of JSONL tasks; empty for the suite that ships.
-        hub: take tasks from the Hugging Face hub.
-        fields: ``name=column`` pairs that say what the records of ``tasks`` call their fields, such as ``input=text``,
-            ``answer=label``; not needed for the usual names.
-        shots: demonstrations in few-shot prompts.
-        samples: source samples averaged into a vector (also the samples of the geometry).
-        select: how the samples to average are chosen, a method of ``selection.select``; ``all`` averages every one.
-        budget: samples to choose; 0 for half of them. Without meaning for ``all``.
-        validation: source validation examples that choose layer and strength.
-        test: test examples per target.
-        layers: layers of the sweep; empty for all of them.
-        strengths: strengths of the sweep.
-        rule: how layer and strength, or standing aside, are chosen for a target, see ``methods.RULES``.
-        operator: how a vector enters the residual stream, see ``Intervention``.
-        position: tokens that are steered, see ``Intervention``.
-        placebos: random directions beside each vector.
-        finalists: sweep cells whose greedy answers are compared before one is chosen.
-        bootstrap: replicates of every interval.
-        encoder: sentence encoder by which texts are compared, in retrieval and in the embedding distance: a
-            sentence-transformers name or folder, with the extra ``embed``. Empty: the model's own residual, which
-            needs no second model.
-        chat: use the model's chat template.
-        chat_arguments: ``name=value`` pairs that the chat template is given, such as ``enable_thinking=false``.
-        seed: of samples, demonstrations, placebos and replicates.
-        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        threads: of PyTorch in each process; 0 for its own choice. Another number may change the last bits.
+        model: the model to steer: ``smollm2-135m-instruct`` (embedded), a name on the Hugging Face hub, a local folder
+            or a .gguf file.
+        sources: the tasks from which vectors are taken.
+        targets: the tasks that are steered.
+        tasks: a folder of task files to use instead of the built-in suite.
+        hub: load the tasks from the Hugging Face hub.
+        fields: the names of the fields in the task files, as ``name=column`` pairs such as ``input=text,answer=label``;
+            not needed for the usual names.
+        shots: how many demonstrations a few-shot prompt has.
+        samples: how many samples of each source are drawn; they are averaged into its vector and used for the geometry.
+        select: how to choose the samples that are averaged, by a method of ``selection.select``; ``all`` averages every
+            sample.
+        budget: how many samples to choose; 0 for half of them. Ignored if ``select`` is ``all``.
+        validation: how many validation examples of a task are used to choose layer and strength, at most.
+        test: how many test examples of each target are used, at most.
+        layers: the layers to sweep, such as 8,12-16; all layers if empty.
+        strengths: the strengths to sweep.
+        rule: the rule that chooses layer and strength for each pair of tasks, or decides not to steer; see
+            ``methods.RULES``.
+        operator: how a vector enters the residual stream: it is added, added with the norm kept, projected out, or put
+            in its place.
+        position: which tokens are steered: the last prompt token and each generated token (``last``), the last prompt
+            token alone (``prompt_last``), or every token (``all``).
+        placebos: how many random directions are compared with each vector.
+        finalists: how many of the best sweep cells are compared by their full answers before one is chosen.
+        bootstrap: how many bootstrap replicates each interval uses.
+        encoder: the sentence encoder that measures the similarity of texts, for retrieved demonstrations and for the
+            embedding distance: a sentence-transformers name or folder (needs the extra ``embed``). If empty, the
+            model's own residual stream is used.
+        chat: format prompts with the model's chat template.
+        chat_arguments: arguments of the chat template, as ``name=value`` pairs such as ``enable_thinking=false``.
+        seed: the seed of samples, demonstrations, placebos and bootstrap replicates.
+        device: where the model runs: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest device available.
+        dtype: the precision of the weights.
+        threads: how many threads PyTorch uses in each process; 0 lets PyTorch decide. A different number can change the
+            last bits of a result.
     """
 
     model: str = "smollm2-135m-instruct"
@@ -239,9 +245,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"--config {path}, line {line}: not in UTF-8; save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"--config {path} is no valid TOML: {error}") from error
+        raise ValueError(f"--config {path} is not valid TOML: {error}") from error
     except RecursionError:
-        raise ValueError(f"--config {path} is no valid TOML for a run: brackets are nested too deeply") from None
+        raise ValueError(f"--config {path} is not valid TOML for a run: brackets are nested too deeply") from None
 
 
 def _in_range(name: str, value: int, least: int, most: int, *, what: str = "") -> None:

@@ -87,7 +87,7 @@ class Share:
         """The share that is written ``3/20``.
 
         Raises:
-            ValueError: when it is no such share.
+            ValueError: when it is not written like that.
         """
         number, slash, of = text.partition("/")
         if slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ..methods import OUTCOMES
 from ..stats import (
@@ -273,7 +274,7 @@ def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) ->
     return _table(rows, columns)
 
 
-def detectable(before: np.ndarray, after: np.ndarray, n: int) -> float:
+def detectable(before: Float[np.ndarray, " row"], after: Float[np.ndarray, " row"], n: int) -> float:
     """The smallest gain of one pair that its n would show, at the share of changed examples that was seen."""
     changed = float(np.mean(before != after))
     if not 0 < changed < 1 or n < 2:

@@ -82,28 +82,15 @@ def run_experiment(
         RuntimeError: when every cell failed, or all workers died.
     """
     _check_how(workers, shard, ray, overwrite)
-    started = time.time()
     config = replace(config, threads=config.threads or torch.get_num_threads())
     # What can be refused at once comes first; nothing is written before the model is there and everything fits it.
     job = _Job.planned(experiment, config, out, shared=shard is not None, overwrite=overwrite, say=say)
     stages = job.stages(everything=overwrite, retry_failed=retry_failed)
     todo = sum(map(len, stages))
-    with _threads(config.threads), ExitStack() as stack:
-        executor = job.executor(
-            workers=min(workers, todo), shard=shard, ray=ray if todo else None, here=(load, progress)
-        )
-        compute = stack.enter_context(executor)
-        facts = compute.ready() if todo else None
-        if overwrite:
-            discard_run(out)
-        stack.enter_context(open_run(out, config, shared=job.shared))
-        begun(out)
-        job.begin(facts)
-        finished = partial(_report_rows, job.grid, on_row) if on_row is not None else _ignore
-        clock = Clock([cell for stage in stages for cell in stage], experiment.name, say, finished)
-        for stage in stages:
-            compute.run(job.grid, stage, clock)
-        return job.summarise(time.time() - started)
+    with _threads(config.threads):
+        cluster = ray if todo else None
+        executor = job.executor(workers=min(workers, todo), shard=shard, ray=cluster, here=(load, progress))
+        return job.run(stages, executor, discard=overwrite, begun=begun, on_row=on_row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +140,32 @@ class _Job:
         if workers <= 1:
             return Here(*given, *here, self.say)
         return Pool(self.experiment, self.config, self.directory.path, workers, self.say)
+
+    def run(
+        self,
+        stages: Sequence[Sequence[Cell]],
+        executor: Executor,
+        *,
+        discard: bool,
+        begun: Callable[[Path], object],
+        on_row: Callable[[Mapping[str, Any]], object] | None,
+    ) -> pd.DataFrame:
+        """Load the model, open the directory, compute the cells of each stage, and write the tables."""
+        started, path = time.time(), self.directory.path
+        cells = [cell for stage in stages for cell in stage]
+        finished = partial(_report_rows, self.grid, on_row) if on_row is not None else _ignore
+        with ExitStack() as stack:
+            workers = stack.enter_context(executor)
+            facts = workers.ready() if cells else None
+            if discard:
+                discard_run(path)
+            stack.enter_context(open_run(path, self.config, shared=self.shared))
+            begun(path)
+            self.begin(facts)
+            clock = Clock(cells, self.experiment.name, self.say, finished)
+            for stage in stages:
+                workers.run(self.grid, stage, clock)
+            return self.summarise(time.time() - started)
 
     def begin(self, facts: dict[str, Any] | None) -> None:
         """Write the plan, the options, and what the model is if it was loaded."""

@@ -1,4 +1,4 @@
-"""The few sentences that tables cannot say: headlines computed from their rows, true whatever came out, and limits."""
+"""Sentences that tables cannot express: headlines computed from their rows, and limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .outcomes import BASELINE
 
 NAMES = {"exact_match": "exact match", "valid": "label validity", "choice_correct": "label-restricted accuracy"}
 FORMAT_OR_CHOICE = (
-    "A gain in exact match alone may be a matter of format; only a gain in label-restricted accuracy that the placebos "
-    "do not share speaks for better answers."
+    "A gain in exact match alone may reflect format; only a gain in label-restricted accuracy that the placebos do "
+    "not share shows better answers."
 )
 LIMITS = (
     "These numbers hold for one model, these tasks, one template per task and one draw of demonstrations; intervals "
@@ -22,7 +22,7 @@ NOTHING = "No condition has an outcome that could be compared."
 
 
 def points(value: float) -> str:
-    """A share as signed percentage points; nothing that rounds to zero has a sign, and NaN is unknown."""
+    """A share as signed percentage points; a value that rounds to zero has no sign, and NaN is unknown."""
     if value != value:
         return "unknown"
     text = f"{100 * value:+.1f}".replace("-", "−")
@@ -106,7 +106,7 @@ def tally(rows: pd.DataFrame, what: str = "pairs", where: str = "") -> str:
 def transfer(methods: pd.DataFrame, result: pd.DataFrame, method: str = "cast") -> str:
     """The headline of a transfer experiment: mean gain, strongest placebo, verdicts of single pairs.
 
-    A source's vector on its own task is not transfer; it is used where there is nothing else.
+    A source's vector on its own task is not transfer; it is reported only if there is nothing else.
     """
     names = [name for name in (method, f"{method} (own vector)") if row_of(methods, method=name)]
     if not names:

@@ -85,7 +85,7 @@ def check_run(path: Path, config: RunConfig, *, shared: bool = False) -> None:
 
     Raises:
         ValueError: when the directory holds a run of another configuration or other versions, is in use by another
-            process, holds files that are no run, is a file or cannot be written.
+            process, holds files that are not part of a run, is a file or cannot be written.
     """
     _check_place(path)
     if not path.is_dir():
@@ -137,7 +137,7 @@ def sole(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _check_place(path: Path) -> None:
-    """Refuse a path that is no folder, or in which nothing can be written."""
+    """Refuse a path that is not a folder, or in which nothing can be written."""
     place = path
     while not place.exists() and place != place.parent:
         place = place.parent

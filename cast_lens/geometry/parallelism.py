@@ -68,6 +68,10 @@ def parallelism(
     Raises:
         ValueError: on fewer than two tasks, different models or layers, duplicate names, fewer than two
             samples, or a mean difference that is zero.
+
+    >>> frame = parallelism([differences, other], n_bootstrap=20)
+    >>> list(frame["layer"])                                    # one row per pair of tasks and layer
+    [0, 1, 2, 3]
     """
     check_comparable(differences, at_least=2)
     check_bootstrap(n_bootstrap, confidence)

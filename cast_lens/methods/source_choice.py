@@ -107,7 +107,7 @@ def h_score(
             coordinates.
 
     Raises:
-        ValueError: fewer than two samples or classes; a shrinkage that is no share.
+        ValueError: fewer than two samples or classes; a shrinkage that is not a share.
     """
     classes = labels.unique()
     if len(features) < 2 or len(classes) < 2 or not 0 <= shrinkage <= 1:

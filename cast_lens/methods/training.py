@@ -41,22 +41,24 @@ class Training:
     validation loss is kept.
 
     Attributes:
-        examples: training examples per task at most, balanced over the classes.
-        validation: validation examples per task at most.
-        templates: how each example is asked: ``own`` (the task's template with its definition), ``bare`` (without the
-            definition), ``plain`` (a template of the task's kind, whatever the task). Prompts that come out equal
-            count once. Validation asks in the first way only.
-        ending: text behind each answer, which the model learns to write too, so that decoding ends there; empty in
-            the recipe.
-        learning_rate, weight_decay: of Adam; constant, no warm-up, no clipping.
-        batch: prompts per step.
-        epochs: at most.
-        patience: epochs without a lower validation loss before training stops; the recipe never stops early.
-        seed: of the start, the choice of examples and the order of the prompts.
-        memory_mb: for keys and values of the prompts, kept from epoch to epoch.
-        recompute: gradient checkpointing: less memory, one more forward pass.
-        mixed_precision: run the large model in bfloat16 where torch's autocast does so.
-        checkpoint_steps: steps between checkpoints; one is also written after each epoch.
+        examples: how many training examples per task are used, at most, balanced over the classes.
+        validation: how many validation examples per task are used, at most.
+        templates: how each example is worded: ``own`` (the task's template with its definition), ``bare`` (without the
+            definition), or ``plain`` (a template for the task's kind, whatever the task). Identical prompts count once.
+            Validation uses the first wording only.
+        ending: text after each answer, which the model learns to write too, so that decoding stops there; the paper's
+            recipe has none.
+        learning_rate: the learning rate of Adam; constant, without warm-up or clipping.
+        weight_decay: the weight decay of Adam.
+        batch: prompts per training step.
+        epochs: the maximum number of epochs.
+        patience: how many epochs without a lower validation loss are allowed before training stops; the paper's recipe
+            never stops early.
+        seed: the seed of the initialisation, of the chosen examples and of the order of prompts.
+        memory_mb: the memory in MB for keys and values of the prompts, which are kept from epoch to epoch.
+        recompute: use gradient checkpointing: less memory, one more forward pass.
+        mixed_precision: run the large model in bfloat16 where PyTorch's autocast does so.
+        checkpoint_steps: how many steps lie between two checkpoints; one is also written after each epoch.
     """
 
     examples: int = 90

@@ -29,7 +29,7 @@ def bridged_model(bridge: Any) -> PreTrainedModel:
     """The Hugging Face model below a bridge, without the bridge's components, sharing its parameters.
 
     Raises:
-        ValueError: a bridge that is no wrapped ``PreTrainedModel``, whose weights were processed, or that has hooks.
+        ValueError: a bridge that is not a wrapped ``PreTrainedModel``, whose weights were processed, or that has hooks.
     """
     if bridge._weights_processed:
         raise ValueError(

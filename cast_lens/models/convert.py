@@ -158,7 +158,7 @@ def read_gguf(
     """Model and tokenizer of a GGUF file; the model's weights are plain ones of the dtype asked for.
 
     Raises:
-        ValueError: when the file is no whole GGUF file of a model that can be represented.
+        ValueError: when the file is not a whole GGUF file of a model that can be represented.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the path of a GGUF file")

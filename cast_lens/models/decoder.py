@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedRootModule
@@ -74,7 +74,7 @@ class HookedDecoder(HookedTransformer):
         *,
         prepend_bos: bool | None = None,
         padding_side: str | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Shaped[Tensor, "batch position"] | None = None,
         past_kv_cache: object = None,
     ) -> Float[Tensor, "batch position d_vocab"] | None:
         """Logits of whole sequences, padded on either side or not.
@@ -224,7 +224,7 @@ class HookedDecoder(HookedTransformer):
     def _real(
         self, tokens: Int[Tensor, "batch position"], padding_side: str | None = None
     ) -> Bool[Tensor, "batch position"]:
-        """Which tokens are no padding; a row of pad tokens alone is text (BOS as the pad token, say)."""
+        """Which tokens are not padding; a row of pad tokens alone is text (BOS as the pad token, say)."""
         bos = bool(self.cfg.default_prepend_bos)
         tokenizer: Any = self.tokenizer
         real = get_attention_mask(tokenizer, tokens, bos, padding_side).bool()

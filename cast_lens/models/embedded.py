@@ -210,7 +210,7 @@ def _explained(folder: Path, needed: int) -> Iterator[None]:
 
 @contextmanager
 def step(message: str) -> Iterator[None]:
-    """Show ``message`` and the time it takes on standard error; a plain line where that is no terminal."""
+    """Show ``message`` and the time it takes on standard error; a plain line where that is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         console.print(message, highlight=False)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from cast_lens.interventions import Intervention, PromptVectors, Steering, SublayerEdit
@@ -91,7 +92,7 @@ def _weights(block: nn.Module) -> Iterator[Tensor]:
                 yield plain_weight(parameter)
 
 
-def plain_weight(weight: Tensor) -> Tensor:
+def plain_weight(weight: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """A weight as numbers, dequantised where it is a quantised tensor; never a copy of a plain one."""
     found: Tensor = weight.dequantize() if _is_packed(weight) else weight
     return found.detach()
@@ -133,7 +134,7 @@ def check_layers(model: HookedTransformer, layers: Sequence[int] | None) -> tupl
     """The layers asked for, all of them when None.
 
     Raises:
-        ValueError: when a layer does not exist or is no integer, or the choice is empty or unordered.
+        ValueError: when a layer does not exist or is not an integer, or the choice is empty or unordered.
     """
     n_layers = int(model.cfg.n_layers)
     given = list(range(n_layers)) if layers is None else [*layers]
@@ -186,7 +187,7 @@ def check_interventions(
         samples: number of prompts; None when it is not known yet.
 
     Raises:
-        ValueError: something that is no intervention, a layer out of range, a direction of the wrong width, vectors
+        ValueError: something that is not an intervention, a layer out of range, a direction of the wrong width, vectors
             for another number of prompts, vectors of another model, or a strength beyond what the dtype can hold.
     """
     target, n_layers = f"the model {model_name(model)!r}", int(model.cfg.n_layers)

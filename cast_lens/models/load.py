@@ -140,38 +140,41 @@ def load_model(
     chat_arguments: Mapping[str, Any] | None = None,
     implementation: Implementation | None = None,
 ) -> HookedTransformer:
-    """Load a decoder with the weights as they were trained, hooks on its residual stream, in ``eval()`` mode.
+    """Load a decoder with unprocessed weights and hooks on its residual stream, in ``eval()`` mode.
 
-    No norm is folded and nothing is centred, so a residual here is the residual in Hugging Face. What comes back is a
-    ``HookedTransformer`` where TransformerLens 3.9 is installed and can represent the model; its logits are compared
-    with the Hugging Face model's on a probe text before it is handed over. Any other decoder, and all of them under
-    TransformerLens 4, come as a ``HookedDecoder``: transformers' own modules, with hooks on the residual stream under
-    the same names, and with everything in this package that needs no more. ``cfg.default_prepend_bos`` says whether
-    the tokenizer itself adds BOS.
+    No norm is folded and nothing is centred, so a residual here is the residual in Hugging Face. The result is a
+    ``HookedTransformer`` if TransformerLens 3.9 is installed and can represent the model; its logits are compared with
+    the Hugging Face model's on a probe text first. Any other decoder, and every decoder under TransformerLens 4, is
+    returned as a ``HookedDecoder``: transformers' own modules with hooks under the same names, which everything in this
+    package accepts. ``cfg.default_prepend_bos`` says whether the tokenizer itself adds BOS.
 
     Args:
-        name: the embedded model; a hub name (``"Qwen/Qwen2.5-0.5B"``); a folder that ``save_pretrained``
-            wrote; the path of a GGUF file (dequantised at every load); a Hugging Face model that is already
-            loaded, quantised or not (it is copied, and stays as it is; as a ``HookedDecoder`` it is adopted in
-            ``eval()`` mode, in its own dtype and place, and nothing is copied); a ``TransformerBridge``, of which the
-            Hugging Face model below it is adopted likewise; or a ``HookedTransformer``, returned as it is but for
-            ``eval()`` and ``tokenizer``.
-        dtype: of the weights, ``float32``, ``bfloat16`` or ``float16``; ``auto`` for float32 up to a thousand million
-            parameters and the checkpoint's own above; ignored for a model that is adopted.
-        device: as torch names it, or ``"auto"`` for the best there is; ignored for a model that is adopted.
-        device_map: spread the layers over devices, memory and disk (needs accelerate), as ``from_pretrained`` has it:
-            ``"auto"`` or a mapping of modules to devices. ``device`` is ignored then.
-        tokenizer: in place of the model's own; a loaded Hugging Face model has none without it.
+        name: the embedded model; a hub name (``"Qwen/Qwen2.5-0.5B"``); a folder that ``save_pretrained`` wrote; the
+            path of a GGUF file (dequantised at every load); a Hugging Face model in memory, quantised or not (copied,
+            or, as a ``HookedDecoder``, used in place with its own dtype and device, in ``eval()`` mode); a
+            ``TransformerBridge``, whose Hugging Face model is used in the same way; or a ``HookedTransformer``, which
+            is returned itself.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` is float32 up to a billion parameters and the
+            checkpoint's own dtype above. Ignored for a model that is used in place.
+        device: a torch device, or ``"auto"`` for the best available one; ignored for a model that is used in place.
+        device_map: spreads the layers over devices, memory and disk (needs accelerate), as in ``from_pretrained``:
+            ``"auto"`` or a mapping of modules to devices. ``device`` is then ignored.
+        tokenizer: replaces the model's own; a Hugging Face model in memory has none without it.
         revision: branch, tag or commit on the hub.
-        chat_arguments: what the chat template is given beside the messages wherever ``chat=True``
-            (``{"enable_thinking": False}``). A template that asks for today's date is told 2024-07-26, so that prompts
-            do not change overnight; ``{"today": "2026-01-31"}`` names another day.
-        implementation: ``"transformers"`` for a ``HookedDecoder`` of any decoder, ``"transformer_lens"`` to be refused
-            one; by default TransformerLens where it can represent the model.
+        chat_arguments: further arguments of the chat template (``{"enable_thinking": False}``). A template that asks
+            for today's date gets 2024-07-26, so that prompts do not change overnight; ``{"today": "2026-01-31"}`` sets
+            another date.
+        implementation: ``"transformers"`` for a ``HookedDecoder`` in any case, ``"transformer_lens"`` to refuse one;
+            by default TransformerLens if it can represent the model.
 
     Raises:
-        ValueError: when the model cannot be found, read or represented, or its logits differ; the message
-            says what to do.
+        ValueError: when the model cannot be found, read or represented, or its logits differ; with the way out.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model = load_model(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)))
+    >>> model.cfg.n_layers, model.cfg.d_model
+    (2, 8)
     """
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):

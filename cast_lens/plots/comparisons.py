@@ -119,7 +119,7 @@ def plot_placebos(
 
     Raises:
         ValueError: when a column is missing, the frame is empty, a value is not finite, ``bins`` is below 1, or there
-            is no placebo, or nothing but placebos.
+            is not a placebo, or nothing but placebos.
     """
     require(frame, ["method", "value"], figure="plot_placebos")
     placebo = frame["method"].str.startswith("placebo")

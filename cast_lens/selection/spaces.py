@@ -123,7 +123,7 @@ def name_rows(mask: Bool[np.ndarray, " sample"], *, shown: int = 8) -> str:
     return f"row {listed} is" if len(rows) == 1 else f"rows {listed}{more} are"
 
 
-def as_rows(name: str, values: Any) -> np.ndarray:
+def as_rows(name: str, values: Any) -> Float[np.ndarray, "sample d"]:
     """An array or tensor as a checked [n, d] float32 or float64 array.
 
     Raises:

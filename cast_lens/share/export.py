@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 
 from ..files import atomic_write, save_tensors, write_json
 from ..gguf import export_gguf
@@ -74,7 +75,7 @@ def export(
     if chosen not in FORMATS:
         told = f"format={format!r}" if format else f"the ending {path.suffix!r} of {path.name}"
         endings = ", ".join(f"{name} ({suffix})" for name, suffix in _SUFFIXES.items())
-        raise ValueError(f"{told} is no export format; choose one of {endings}")
+        raise ValueError(f"{told} is not an export format; choose one of {endings}")
     if path.suffix.lower() != _SUFFIXES[chosen]:
         raise ValueError(
             f"path={path.name!r} must end in {_SUFFIXES[chosen]} for format {chosen!r}: its reader looks at the ending"
@@ -121,7 +122,7 @@ def refuse(intervention: Steering, format: str, can: str, *, unless: bool) -> No
         )
 
 
-def directions_of(intervention: Steering) -> dict[int, torch.Tensor]:
+def directions_of(intervention: Steering) -> dict[int, Float[torch.Tensor, " d_model"]]:
     """Direction [d_model] of each layer, float32 on the CPU, strength aside."""
     if isinstance(intervention, Intervention):
         rows = [intervention.direction]

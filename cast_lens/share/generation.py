@@ -44,7 +44,7 @@ def greedy_texts(
         model: any that ``load_model`` gives.
         contexts: tokens; those that leave no room for an answer lose their beginning.
         steering: no intervention or one.
-        until: texts that end an answer and are no part of it.
+        until: texts that end an answer and are not part of it.
         max_new_tokens: longest answer.
 
     Raises:

@@ -152,7 +152,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _read(path: Path, layers: tuple[int, ...] | None) -> SteeringVector:
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give the path of a vector")
+        raise ValueError(f"{path} is not a file; give the path of a vector")
     with path.open("rb") as file:
         begin = file.read(9)
     if begin.startswith(MAGIC):
@@ -180,7 +180,7 @@ def _safetensors(path: Path, layers: tuple[int, ...] | None) -> SteeringVector:
                 return DifferenceVectors.load(path).mean()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}; fetch it again") from None
+        raise ValueError(f"{path} is not a whole safetensors file: {error}; fetch it again") from None
     if kind != KIND:
         return _vector_of(tensors, path, layers)
     tensors, about = load_tensors(path, kind=KIND)
@@ -216,12 +216,12 @@ def _torch_load(path: Path) -> Any:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named:
             raise _names_code(path, named[1]) from None
-        raise ValueError(f"{path} is no whole torch.save file: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path} is not a whole torch.save file: {str(error).splitlines()[0]}") from None
 
 
 def _names_code(path: Path, what: str) -> ValueError:
     return ValueError(
-        f"{path} asks to run {what}, which is no tensor; nothing of it was run. If you trust its origin, {_SAFE}"
+        f"{path} asks to run {what}, which is not a tensor; nothing of it was run. If you trust its origin, {_SAFE}"
     )
 
 
@@ -305,7 +305,7 @@ def _rows(found: Any, path: Path, layers: tuple[int, ...] | None) -> dict[int, T
             )
         return dict(zip(layers, rows, strict=True))
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__}, which is no vector; what can be read: {_FORMATS}")
+        raise ValueError(f"{path} holds a {type(found).__name__}, which is not a vector; what can be read: {_FORMATS}")
     rows_by_layer: dict[int, Tensor] = {}
     for key, value in found.items():
         layer = _layer(key)

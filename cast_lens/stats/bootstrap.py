@@ -52,6 +52,10 @@ def mean_interval(
 
     Raises:
         ValueError: on values that are empty, infinite or all unknown, or labels that do not fit.
+
+    >>> found = mean_interval([1, 1, 1, 0])
+    >>> round(found.value, 2), round(found.low, 2), round(found.high, 2)
+    (0.75, 0.3, 0.95)
     """
     known, _, chosen = as_known_pair(values=values, values_again=values)
     labels = None if clusters is None else np.asarray(clusters)

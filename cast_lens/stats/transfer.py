@@ -41,9 +41,7 @@ def gain_split(
     cluster: str | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """The gain in exact match, split without remainder into the *format* of the answer and the *choice* of it.
-
-    See the top of this file for the definition.
+    """The gain in exact match, split without remainder into *format* and *choice* as defined above.
 
     Args:
         baseline: one row per example with the columns ``exact_match``, ``valid``, ``choice_correct`` (0 or 1; NaN where
@@ -56,13 +54,17 @@ def gain_split(
 
     Returns:
         Rows ``total``, ``format``, ``choice`` with the columns ``part, value, low, high, n, baseline, steered,
-        excluded``. ``baseline`` and ``steered`` hold exact match, validity, and the mean of c on each side;
-        ``excluded`` counts the examples that were left out because an outcome of theirs is unknown. Of a whole frame,
-        the column ``condition`` comes first.
+        excluded`` (and ``condition`` for a whole frame). ``baseline`` and ``steered`` hold exact match, validity, and
+        the mean of c on each side; ``excluded`` counts the examples with an unknown outcome, which are left out.
 
     Raises:
         ValueError: on missing columns, one frame without an unsteered condition, outcomes other than 0 and 1, an exact
             match that is not valid, no example whose outcomes are known, or examples that are not the same, once each.
+
+    >>> before = pd.DataFrame({"exact_match": [0, 0, 1, 0], "valid": [0, 1, 1, 0], "choice_correct": [1, 0, 1, 1]})
+    >>> after = pd.DataFrame({"exact_match": [1, 0, 1, 1], "valid": [1, 1, 1, 1], "choice_correct": [1, 0, 1, 1]})
+    >>> gain_split(before, after).set_index("part")["value"].to_dict()
+    {'total': 0.5, 'format': 0.5, 'choice': 0.0}
     """
     if steered is None:
         each = [

@@ -141,7 +141,12 @@ def cross_task(
 
 
 def zero_shot_prompts(task: Task, examples: Iterable[Example | str] | str, *, instruction: bool = True) -> list[Prompt]:
-    """`zero_shot` of every example or text, in order; a single text is one query."""
+    """`zero_shot` of every example or text, in order; a single text is one query.
+
+    >>> from cast_lens.tasks import load_task, zero_shot_prompts
+    >>> [prompt.text for prompt in zero_shot_prompts(load_task("antonym"), ["hot", "big"])]
+    ['Q: hot\\nA:', 'Q: big\\nA:']
+    """
     return [zero_shot(task, example, instruction=instruction) for example in _queries(task, examples)]
 
 
@@ -156,7 +161,13 @@ def few_shot_prompts(
     instruction: bool = True,
     shuffle_labels: bool = False,
 ) -> list[Prompt]:
-    """`few_shot` of every example, in order."""
+    """`few_shot` of every example, in order.
+
+    >>> from cast_lens.tasks import few_shot_prompts, load_task
+    >>> prompts = few_shot_prompts(load_task("antonym"), ["hot", "big"], shots=3)
+    >>> print(prompts[0].text.splitlines()[-2])
+    Q: hot
+    """
     sampling = _Sampling(shots, seed, demonstrations, pool, instruction, shuffle_labels)
     return _in_task(task, _queries(task, examples), sampling)
 

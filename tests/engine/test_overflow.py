@@ -1,4 +1,4 @@
-"""Logits that are NaN or infinite are no answers: NaN in, NaN out, named in a warning; strengths that must end so."""
+"""Logits that are NaN or infinite are not answers: NaN in, NaN out, named in a warning; strengths that must end so."""
 
 from __future__ import annotations
 

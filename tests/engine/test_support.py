@@ -119,8 +119,8 @@ def test_another_class_of_model_is_refused_by_the_fast_path() -> None:
 
     model = tiny_model("llama")
     model.__class__ = Shouting
-    assert "no plain HookedTransformer" in str(unsupported(model))
-    assert "no plain HookedTransformer" in str(unsupported(nn.Linear(2, 2)))
+    assert "not a plain HookedTransformer" in str(unsupported(model))
+    assert "not a plain HookedTransformer" in str(unsupported(nn.Linear(2, 2)))
 
 
 def test_an_activation_that_is_not_the_one_in_the_config_is_used() -> None:

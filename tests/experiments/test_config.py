@@ -57,7 +57,7 @@ def test_toml(tmp_path: Path) -> None:
     path.write_text('shots = 2\nsources = ["science"]\n')
     assert make_config(read_toml(path)).shots == 2
     path.write_text("shots = = 2")
-    with pytest.raises(ValueError, match="no valid TOML"):
+    with pytest.raises(ValueError, match="not valid TOML"):
         read_toml(path)
     with pytest.raises(ValueError, match=r"nowhere\.toml: No such file"):
         read_toml(tmp_path / "nowhere.toml")
@@ -67,7 +67,7 @@ def test_toml(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run\.toml, line 2: not in UTF-8"):
         read_toml(path)
     path.write_text(f"layers = {'[' * 100_000}")
-    with pytest.raises(ValueError, match="no valid TOML"):
+    with pytest.raises(ValueError, match="not valid TOML"):
         read_toml(path)
 
 

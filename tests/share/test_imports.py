@@ -243,5 +243,5 @@ def test_no_vector_at_all(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello, this is text")
     with pytest.raises(ValueError, match="which is none of GGUF"):
         import_vector(tmp_path / "v.txt")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         import_vector(tmp_path / "absent")

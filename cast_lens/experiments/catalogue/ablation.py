@@ -1,6 +1,6 @@
-"""Parts of the method taken away or exchanged one at a time, each variant beside a placebo of its own.
+"""Parts of the method are removed or replaced one at a time, and each variant is compared with a placebo of its own.
 
-The reference is the contrastive mean as the run makes it. What is varied:
+The reference is the contrastive mean as the run computes it. The variants change:
 
 - contrast: the few-shot mean with nothing subtracted, as long as it is, with layer and strength of its own; and the
   few-shot and the zero-shot mean with the reference's norms, so that only directions differ;
@@ -8,9 +8,9 @@ The reference is the contrastive mean as the run makes it. What is varied:
 - layers: 3 and 5 neighbouring ones around the reference's, the strength divided among them;
 - position and operator: the other ones.
 
-Variants without a setting of their own keep the reference's layer and have their strength chosen on the source's
-validation split, from the run's strengths and two lower ones: no fewer chances than the reference had. Each placebo is
-a random direction with the variant's norms, in the variant's way, at its layer and strength.
+Variants without a setting of their own keep the reference's layer, and their strength is chosen on the source's
+validation split from the run's strengths and two lower ones, so that they have no fewer options than the reference had.
+Each placebo is a random direction with the variant's norms, applied in the same way at the same layer and strength.
 """
 
 from __future__ import annotations
@@ -84,23 +84,24 @@ class Ablation(Experiment):
     """Which parts of the method matter?
 
     Attributes:
-        repeats: random choices of samples.
+        repeats: how many times the samples are drawn at random.
     """
 
     name = "ablation"
     title = "Ablation"
     compared = (
-        "Every variant with the contrastive mean as the run makes it (cast), and with a random direction of the "
-        "variant's own norm, layer, strength, position and operator, on the same test queries over all pairs. The "
-        "few-shot mean has layer and strength of its own from the source's validation split; chosen, random and all "
-        "samples are added at those of cast; the others keep its layer and choose their strength there, from two "
-        "strengths more than it had. P-values are corrected after Holm over the table of comparisons."
+        "Every variant is compared with the contrastive mean as the run computes it (cast), and with a random "
+        "direction of the variant's own norm, layer, strength, position and operator, on the same test queries over "
+        "all pairs. The few-shot mean has its own layer and strength from the source's validation split; chosen, "
+        "random and all samples are added at the setting of cast; the other variants keep its layer and choose their "
+        "strength there, with two more strengths to choose from. P-values are Holm-adjusted over the table of "
+        "comparisons."
     )
     limits = (
-        f"{sentences.LIMITS} Variants are changed one at a time: how two changes act together is not seen. The "
-        "few-shot mean as it is has the length of a residual, many times that of cast, and may fail for that alone: "
-        "with the norm of cast only its direction is judged. A strength chosen on few validation queries is itself "
-        "uncertain, so a variant may do better at another strength."
+        f"{sentences.LIMITS} The variants change one part at a time, so interactions between changes are not seen. "
+        "The unscaled few-shot mean has the norm of a residual, many times that of cast, and may fail for that "
+        "reason alone; at the norm of cast only its direction is judged. A strength chosen on few validation queries "
+        "is itself uncertain, so a variant may do better at another strength."
     )
     shown = ("versus", "methods")
 
@@ -201,7 +202,7 @@ class Ablation(Experiment):
             yield ReportFigure(
                 "against_cast",
                 "Every variant against the contrastive mean",
-                f"Difference to {CAST} on the same queries over all pairs, with 95 % intervals.",
+                f"Difference from {CAST} on the same queries over all pairs, with 95 % intervals.",
                 "Forest plot of the difference between each variant and the contrastive mean.",
                 plots.plot_methods(renamed, baseline=CAST, sort=False),
                 renamed,
@@ -260,7 +261,7 @@ def variants(workspace: Workspace, source: str, repeats: int) -> Iterator[Varian
 
 
 def samples(workspace: Workspace, source: str, setting: Setting, repeats: int) -> Iterator[Variant]:
-    """Chosen, random and all samples, except the one that the reference uses."""
+    """Chosen, random and all samples, except the set that the reference uses."""
     config, found = workspace.config, workspace.differences(source)
     make = partial(
         Variant,

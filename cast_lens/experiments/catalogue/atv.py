@@ -1,11 +1,12 @@
-"""Adaptive task vectors against everything else that the same data and as many parameters can buy.
+"""Adaptive task vectors compared with what else the same data and as many parameters can buy.
 
-Trained on all tasks of the configuration (``seen``), on all but one (``task held out``), on all but one family
-(``family held out``); tested on the targets. Every method is trained on the same examples, in the same batches, with
-the same early stop; LoRA and prefix-tuning get the number of parameters of the adaptive task vector of low rank. CAST
-adds the target's own vector where the target is seen, and vectors of tasks that were not held out where it is not.
+The vectors are trained on all tasks of the configuration (``seen``), on all but one (``task held out``), or on all but
+one family (``family held out``), and tested on the targets. Every method is trained on the same examples, in the same
+batches, with the same early stopping; LoRA and prefix-tuning get the number of parameters of the low-rank adaptive task
+vector. CAST adds the target's own vector where the target is seen, and vectors of tasks that were not held out where it
+is not.
 
-Latency is measured and changes with the machine; everything else repeats exactly.
+Latency is measured and depends on the machine; everything else is exactly reproducible.
 """
 
 from __future__ import annotations
@@ -54,36 +55,39 @@ RETRIEVED = "retrieved few-shot, own task"
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveTaskVectors(Experiment):
-    """Does a vector written for each query beat a constant one, demonstrations and adapters?
+    """Does a vector that is generated for each query beat a constant one, demonstrations and adapters?
 
     Attributes:
-        atv_examples: training examples per task; the last number is compared, the others give the learning curve.
-        atv_holdout_examples: the same where something is held out; fewer, as each hold-out trains every method anew.
-        atv_epochs: of every method that is trained, at most.
-        atv_batch: prompts per step.
-        atv_rank: of the adaptive task vector whose number of parameters the adapters get too.
-        atv_methods: what is trained, keys of ``experiments.trained_methods.TRAINED``; empty for all that are there.
-        atv_holdouts: what is held out of training, ``task:NAME`` or ``family:NAME``; empty for every target and every
-            family of several.
-        queries: queries that are timed.
+        atv_examples: numbers of training examples per task; the largest is used for the comparison, the others for the
+            learning curve.
+        atv_holdout_examples: the number of training examples per task when a task is held out; smaller, because every
+            held-out task requires new training of every method.
+        atv_epochs: the maximum number of epochs for every trained method.
+        atv_batch: prompts per training step.
+        atv_rank: the rank of the adaptive task vector whose number of parameters the adapters are matched to.
+        atv_methods: which methods are trained, keys of ``experiments.trained_methods.TRAINED``; all that are installed
+            if empty.
+        atv_holdouts: what is held out of training, as ``task:NAME`` or ``family:NAME``; if empty, every target and
+            every family with several tasks.
+        queries: how many queries are timed.
     """
 
     name = "atv"
     title = "Adaptive task vectors"
     compared = (
-        "All methods on the same test queries of each target. What is trained saw the same examples, in the task's own "
-        "template, in the same batches, with the same early stop on the same validation examples; LoRA and "
-        "prefix-tuning have the parameters of the adaptive task vector of low rank. CAST adds the target's own mean "
-        "difference vector where the target is seen, and otherwise those of the tasks that were not held out; layer "
-        "and strength come from each source's own validation split. Demonstrations are the target's own throughout: on "
-        "held-out tasks they use labels that the others do not."
+        "All methods answered the same test queries of each target. Trained methods saw the same examples, in the "
+        "task's own template and in the same batches, with the same early stopping on the same validation examples; "
+        "LoRA and prefix-tuning have as many parameters as the low-rank adaptive task vector. CAST adds the target's "
+        "own mean difference vector where the target is seen, and otherwise those of the tasks that were not held "
+        "out; layer and strength come from each source's own validation split. Demonstrations are always the "
+        "target's own: on held-out tasks they use labels that the other methods do not."
     )
     limits = (
-        f"{sentences.LIMITS} One training per method and fold: intervals do not cover another seed of training. Each "
-        "method has one learning rate, chosen by validation loss on a small training of a few tasks; on other material "
-        "another may be better, and adapters are known to depend on theirs. Latency compares two runtimes: adapters "
-        "answer through transformers, everything else through hooks of TransformerLens, and the search for retrieved "
-        "demonstrations is not included."
+        f"{sentences.LIMITS} Each method is trained once per fold: intervals do not cover another training seed. Each "
+        "method has one learning rate, chosen by validation loss on a small training run with a few tasks; on other "
+        "data another may be better, and adapters are known to be sensitive to theirs. Latency compares two "
+        "runtimes: adapters answer through transformers, everything else through hooks of TransformerLens; the "
+        "search for retrieved demonstrations is not included."
     )
     shown = ("against", "methods", "variants", "costs")
 
@@ -119,7 +123,7 @@ class AdaptiveTaskVectors(Experiment):
             ValueError: with a chat template, which training does not know; see ``trained_methods`` and ``holdouts``.
         """
         if config.chat:
-            raise ValueError("chat=true: adaptive task vectors are trained without a chat template; leave it off")
+            raise ValueError("chat=true: adaptive task vectors are trained without a chat template; leave it out")
         if len(tasks) < 2:
             raise ValueError("atv compares seen with unseen tasks and needs two tasks or more; add sources or targets")
         methods = trained_methods(self)

@@ -1,13 +1,13 @@
 """Which rule chooses layer and strength, or to stand aside, so that steering helps and does not harm?
 
-Every task is left out in turn: its labels are read by no rule, those of all other tasks may be. Each rule chooses for
-every source's vector, and, through the same tables, for random directions of its norm; what it chose is then run on the
-target's test queries. A rule is judged by its mean gain, by the harm that it does to single pairs, and by what it keeps
-of the gain where steering on the source's own setting helps. ``oracle`` reads the target's labels and is no rule.
-All of a task's queries are drawn with equal shares of its labels, those on which it is a target, too.
+Every task is left out in turn: no rule reads its labels, but rules may read those of all other tasks. Each rule chooses
+a setting for every source's vector and, through the same tables, for random directions of its norm; the choice is then
+run on the target's test queries. A rule is judged by its mean gain, by the harm that it does to single pairs, and by
+how much it keeps of the gain where steering at the source's own setting helps. ``oracle`` reads the target's labels and
+is not a rule. All queries of a task are drawn with equal shares of its labels, also those on which it is a target.
 
-The gate is a second question: from numbers that read no label of a target, learned on pairs of other tasks, is a pair
-to be steered at the source's own setting at all?
+The gate is a second question: can a predictor that reads no label of the target, learned on pairs of other tasks,
+decide whether to steer a pair at the source's own setting at all?
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METRIC = "exact_match"
 METHODS = (CAST, RANDOM)
 CHOICES = ("target", "source", "method", "number", "rule", "layer", "strength", "score", "reason")
 PREDICTORS = ("believed", "believed_lower", "valid_before", "moved", "others_mean", "others_worst", "kl")
-"""What is known of a pair at the source's own setting without a label of the target."""
+"Predictors of a pair at the source's own setting that read no label of the target."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +44,21 @@ class Choosing(Experiment):
     """Which rule should choose?
 
     Attributes:
-        rules: rules that are compared, keys of ``methods.RULES``; ``own`` is always among them.
+        rules: the rules to compare, keys of ``methods.RULES``; ``own`` is always included.
     """
 
     name = "choosing"
     title = "Choosing where to steer, or not to"
     compared = (
-        "Each rule's choice for every pair on the same test queries as zero-shot; where a rule stands aside, the "
-        "outcome is the unsteered answer. Rules read labels of all tasks but the target. Random directions of the same "
-        "norm go through the same rules, each from its own measurements. `oracle` chooses by the target's labels."
+        "Each rule's choice for every pair is run on the same test queries as zero-shot; where a rule stands aside, "
+        "the outcome is the unsteered answer. Rules read labels of all tasks but the target. Random directions of "
+        "the same norm go through the same rules, each with its own measurements. `oracle` chooses by the target's "
+        "labels."
     )
     limits = (
-        "Rules are compared on the tasks on which they are reported, so the best of them is a little flattered. A pair "
-        "counts as harmed when its own 95 % interval lies below zero, uncorrected: of pairs on which nothing happens, "
-        f"up to 2.5 % would. {sentences.LIMITS}"
+        "Rules are compared on the tasks on which they are reported, so the best of them looks slightly better than "
+        "it is. A pair counts as harmed when its own 95 % interval is below zero, uncorrected: of pairs without any "
+        f"effect, up to 2.5 % would be. {sentences.LIMITS}"
     )
     shown = ("result", "gate", "pairs")
 
@@ -149,7 +150,9 @@ class Choosing(Experiment):
         return {"result": judged(outcomes, pairs, **options), "pairs": pairs, "gate": gates(curve), "curve": curve}
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """The rule that does least harm and most good, beside the source's own setting and random directions."""
+        """The rule with the least harm and the largest gain, compared with the source's own setting and random
+        directions.
+        """
         return Findings(headline(frames["result"]))
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
@@ -158,10 +161,10 @@ class Choosing(Experiment):
         if len(result):
             yield ReportFigure(
                 "rules",
-                "What each rule gains and harms",
-                "Each mark is a rule: mean change in exact match over all pairs against the share of pairs that it "
-                "harms (interval below zero). Up and to the left is better; grey marks are random directions under "
-                "the same rule.",
+                "Gain and harm of each rule",
+                "Each mark is a rule: the mean change in exact match over all pairs against the share of pairs that "
+                "it harms (interval below zero). Up and to the left is better; grey marks are random directions "
+                "under the same rule.",
                 "Scatter plot of mean gain by share of harmed pairs, one mark per rule and kind of direction.",
                 plots.plot_rules(result),
                 result,
@@ -170,10 +173,10 @@ class Choosing(Experiment):
             yield ReportFigure(
                 "curve",
                 "Risk and coverage",
-                "Pairs are steered in the order of a predictor that reads no label of the target, learned on pairs of "
-                "other tasks. To the right more pairs are steered; the line is the mean change over all pairs, those "
-                "left alone counting 0.",
-                "Lines of mean change by share of pairs that are steered, one for each predictor.",
+                "Pairs are steered in the order of a predictor that reads no label of the target and was learned on "
+                "pairs of other tasks. Further right, more pairs are steered; the line is the mean change over all "
+                "pairs, where an unsteered pair counts 0.",
+                "Lines of mean change by share of steered pairs, one per predictor.",
                 plots.plot_risk_coverage(curve),
                 curve,
             )
@@ -327,7 +330,7 @@ def gates(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(result: pd.DataFrame) -> str:
-    """The best rule by gain among those that harm least, with its placebo, beside rule ``own``."""
+    """The rule with the largest gain among those that harm least, its placebo, and rule ``own``."""
     found = result[(result["method"] == CAST) & (result["rule"] != ORACLE)] if len(result) else result
     if found.empty:
         return sentences.NOTHING

@@ -1,7 +1,7 @@
 """Every source × every target × every method: the paper's main table, with its placebos.
 
-Layer and strength of each vector method are chosen on the source's own validation split; placebos are applied at those
-of ``cast``. All conditions of a target answer the same test queries.
+Layer and strength of each vector method are chosen on the source's own validation split; placebos use the setting of
+``cast``. All conditions of a target answer the same test queries.
 """
 
 from __future__ import annotations
@@ -43,25 +43,26 @@ class CrossDomain(Experiment):
     """Which method helps which target, from which source?
 
     Attributes:
-        methods: vector methods, keys of ``methods.VECTOR_METHODS``; empty for all.
-        prompting: prompting methods, keys of ``methods.PROMPT_METHODS``; empty for all.
-        draws: draws of samples, demonstrations and placebos, each with vectors, layers and strengths of its own; the
-            queries stay. From 2 on, there are intervals over draws as well as over queries.
-        few_shots: numbers of in-task demonstrations; those that do not fit the context are left out and named.
-        retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
+        methods: the vector methods to compare, keys of ``methods.VECTOR_METHODS``; all if empty.
+        prompting: the prompting methods to compare, keys of ``methods.PROMPT_METHODS``; all if empty.
+        draws: how often samples, demonstrations and placebos are drawn; each draw gets vectors, layers and strengths of
+            its own, on the same queries. With two or more draws there are intervals over draws as well as over queries.
+        few_shots: how many demonstrations of the target a few-shot prompt has, one or more numbers; prompts that do not
+            fit the context are left out and named.
+        retrieved: how many demonstrations are retrieved per query; arXiv 2405.10548 uses one.
     """
 
     name = "cross-domain"
     title = "Cross-domain transfer"
     compared = (
-        "Every condition answered the same test queries of each target as zero-shot did. Layer and strength of every "
-        "vector method were chosen on the source's own validation split; placebos are applied at those of the "
-        "contrastive mean, with its norm."
+        "All conditions answered the same test queries of a target. Layer and strength of every vector method were "
+        "chosen on the source's own validation split. Placebos use the setting of the contrastive mean and have its "
+        "norm."
     )
     limits = (
-        f"{sentences.LIMITS} Where there are several draws, the table of draws has intervals over them; neither kind "
-        "covers other tasks. The column detectable says what a single pair would have to gain to be found with 80 % "
-        "power."
+        f"{sentences.LIMITS} With several draws, the table of draws has intervals over draws; neither kind of "
+        "interval covers other tasks. The column detectable is the gain that a single pair would need to be found "
+        "with 80 % power."
     )
     shown = ("methods", "draws", "result", "split")
 
@@ -90,12 +91,12 @@ class CrossDomain(Experiment):
         }
 
     def vector_methods(self, config: RunConfig) -> list[str]:
-        """The methods that are compared; the unselected mean is dropped where nothing is selected."""
+        """The vector methods to compare; the unselected mean is dropped if nothing is selected."""
         same = config.select == "all" and not self.methods
         return [name for name in self.methods or VECTOR_METHODS if not (same and name == "cast: all samples")]
 
     def prompt_methods(self) -> list[str]:
-        """The prompting methods beside in-task demonstrations."""
+        """The prompting methods besides demonstrations of the target."""
         every = [name for name in PROMPT_METHODS if name not in ("zero-shot", "few-shot")]
         return list(self.prompting or every)
 
@@ -180,7 +181,7 @@ class CrossDomain(Experiment):
             yield ReportFigure(
                 "matrix",
                 "What one task's vector does to another task",
-                "Change from zero-shot in percentage points, for the contrastive mean. Bold: the interval excludes "
+                "Change from zero-shot in percentage points for the contrastive mean. Bold: the interval excludes "
                 "zero.",
                 "Heat maps of gain by target and source for exact match, validity and label-restricted accuracy.",
                 plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered), method="cast"),
@@ -200,8 +201,8 @@ class CrossDomain(Experiment):
             yield ReportFigure(
                 "draws",
                 "All methods, over draws of samples and demonstrations",
-                "Mean gain over zero-shot over all pairs, averaged over draws; 95 % intervals (Student's) over draws, "
-                "each with samples, demonstrations, layer and strength of its own. Grey: placebos.",
+                "Mean gain over zero-shot over all pairs, averaged over draws. The 95 % intervals (Student's) are "
+                "over draws, each with its own samples, demonstrations, layer and strength. Grey: placebos.",
                 "Forest plot of the mean gain of each method, intervals over draws.",
                 plots.plot_methods(frames["draws"]),
                 frames["draws"],
@@ -210,7 +211,7 @@ class CrossDomain(Experiment):
             yield ReportFigure(
                 "split",
                 "Format and choice",
-                "Gain in exact match of the contrastive mean, made of format (more admissible answers) and choice.",
+                "Gain in exact match of the contrastive mean, split into format (more admissible answers) and choice.",
                 "Stacked bars of the format and the choice part of each gain.",
                 plots.plot_split(split, method="cast"),
                 split,
@@ -221,7 +222,7 @@ EXPERIMENT = CrossDomain
 
 
 def few_shot_conditions(workspace: Workspace, target: str, shots: int) -> list[Condition]:
-    """In-task demonstrations, when there are so many and they fit the context; otherwise nothing."""
+    """Demonstrations of the target itself, if it has that many and they fit the context; otherwise nothing."""
     config, task = workspace.config, workspace.tasks[target]
     if shots > len(task.train):
         return []

@@ -1,10 +1,10 @@
 """Does a vector taken in one language help in another?
 
-Each source task in its own language (English by default) steers the same task in the other languages, and back.
-Instruction, cues and labels are always those of the target's language. Beside each transferred vector are the
-target language's own vector, demonstrations of the source's language in the prompt, and two placebos. Parallel items
-keep their id and their split in every language, so that no vector is taken from a translation of what it is tested on;
-that is checked before any work.
+Each source task in its own language (English by default) steers the same task in the other languages, and vice versa.
+Instruction, cues and labels are always in the target's language. Each transferred vector is compared with the target
+language's own vector, with demonstrations in the source's language, and with two placebos. Parallel items keep their id
+and their split in every language, so that no vector is taken from a translation of its test items; this is checked
+before any work.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def families(config: RunConfig, languages: tuple[str, ...] = ()) -> list[Family]
 
 
 def check_parallel(family: Family, tasks: dict[str, Task]) -> None:
-    """Refuse families in which one language trains on what another one tests.
+    """Refuse families in which one language trains on test items of another.
 
     Raises:
         ValueError: when items of a test split are in another language's train or validation split under their id.
@@ -153,23 +153,24 @@ class CrossLingual(Experiment):
     """Does a vector taken in one language help in another?
 
     Attributes:
-        languages: of the targets, such as ``de`` or ``fr``; empty for all languages that the source tasks have.
+        languages: the languages of the targets, such as ``de`` or ``fr``; all languages of the source tasks if empty.
     """
 
     name = "cross-lingual"
     title = "Cross-lingual transfer"
     compared = (
-        "A task's vector of one language on the same test queries as zero-shot in another, with instruction, cues and "
-        "labels of the target's language; beside it a random direction and the vector of shuffled demonstrations, of "
-        "the same norm, layer and strength, the target language's own vector, and demonstrations in the prompt. Layer "
-        "and strength were chosen on the validation split of the vector's own language. The language vector (mean "
-        "difference of parallel texts) has norm, layer and strength of the vector beside it. P-values of the "
-        "comparisons are corrected after Holm."
+        "A task's vector taken in one language steers the same task in another; instruction, cues and labels are in "
+        "the target's language, and all conditions answer the same test queries as zero-shot. It is compared with a "
+        "random direction and the vector of shuffled demonstrations (same norm, layer and strength), with the target "
+        "language's own vector, and with demonstrations in the prompt. Layer and strength were chosen on the "
+        "validation split of the vector's own language. The language vector (mean difference of parallel texts) has "
+        "the norm, layer and strength of the vector that it is compared with. P-values of the comparisons are "
+        "Holm-adjusted."
     )
     limits = (
-        f"{sentences.LIMITS} Source and target are translations of one task by the same rules; in the suite that "
-        "ships, their languages share a script and much vocabulary, and nothing follows for distant ones. Labels that "
-        "look alike in two languages (positive, positiv) make transfer of form easy."
+        f"{sentences.LIMITS} Source and target are translations of one task by the same rules. In the built-in suite, "
+        "their languages share a script and much vocabulary, so nothing follows for distant languages. Labels that "
+        "look alike in two languages (positive, positiv) make it easy to transfer the format."
     )
     shown = ("versus", "methods", "nearness")
 
@@ -177,7 +178,7 @@ class CrossLingual(Experiment):
 
     @classmethod
     def quick(cls, config: RunConfig) -> dict[str, Any]:
-        """German, which the suite that ships has; of a folder's languages nothing is known here."""
+        """German, which the built-in suite has; nothing is known here about the languages of a folder."""
         return {} if config.tasks or config.hub else {"languages": ("de",)}
 
     def task_names(self, config: RunConfig) -> list[str]:
@@ -258,7 +259,7 @@ class CrossLingual(Experiment):
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """The gain of a vector that is taken to other languages, beside a random direction."""
+        """The gain of a vector in other languages, compared with a random direction."""
         told = [sentences.gain(frames["methods"], f"cast, {way}") for way in (OUT, BACK)]
         row = sentences.row_of(frames["versus"], method=f"cast, {OUT}", against=f"{RANDOM}, {OUT}")
         if row is not None:
@@ -273,7 +274,7 @@ class CrossLingual(Experiment):
         if len(methods):
             yield ReportFigure(
                 "methods",
-                "Out, back and at home",
+                "Across languages and within",
                 "Mean gain over zero-shot over all pairs, with 95 % intervals over queries. Grey: placebos.",
                 "Forest plot of the gain of vectors and demonstrations within and across languages.",
                 plots.plot_methods(methods),
@@ -296,7 +297,7 @@ EXPERIMENT = CrossLingual
 
 
 def senders(family: Family, target: str) -> list[str]:
-    """Tasks whose vectors go to a target: the home language's, or on the way back those of all others."""
+    """Tasks whose vectors steer a target: the home language's, or on the way back those of all other languages."""
     home = family.names[family.home]
     return [family.names[language] for language in family.others] if target == home else [home]
 
@@ -410,9 +411,9 @@ def cosine_figure(geometry: pd.DataFrame, config: RunConfig) -> ReportFigure:
     frame = cosine_lines(geometry, geometry["base"] + ", " + geometry["language"], samples=config.samples)
     return ReportFigure(
         "cosines",
-        "How parallel vectors of two languages are",
-        "Cosine to the vector of the home language, layer by layer. Dotted: what another draw of samples of the home "
-        "language would give, mean and range over tasks. Vectors are means of n samples.",
+        "How parallel the vectors of two languages are",
+        "Cosine to the vector of the home language by layer. Dotted: the cosine that another draw of samples of the "
+        "home language would give, mean and range over tasks. Vectors are means of n samples.",
         "Lines of cosine by layer, one for each task and language, with the noise of sampling.",
         plots.plot_scaling(frame, x_title="layer", y_title="cosine to the home language", share=False),
         frame,

@@ -1,7 +1,7 @@
 """Does steering hold where source and target differ and prompting fails?
 
 Each pair of different tasks is steered with the source's vector and, separately, prompted with demonstrations of the
-same source; the two answer the same queries. Pairs are then ordered by how far apart the tasks are.
+same source, on the same queries. Pairs are then ordered by how far apart the tasks are.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ class Dissimilarity(Experiment):
     name = "dissimilarity"
     title = "Dissimilarity"
     compared = (
-        "Steering with a source's vector (at the source's own setting) and demonstrations of the same source in the "
-        "prompt, on the same test queries of each target; random directions of equal norm at the same place. "
-        "Permutations rename whole targets and sources: pairs that share one are not independent."
+        "Steering with a source's vector (at the source's own setting) is compared with demonstrations of the same "
+        "source in the prompt, on the same test queries of each target, and with random directions of equal norm at "
+        "the same setting. Permutations relabel whole targets and sources, because pairs that share a task are not "
+        "independent."
     )
     limits = (
-        "There are few tasks, so only a strong order can show, and the distances go together with each other and with "
-        "what was wrong zero-shot. Where prompting fails was decided on every second query and measured on the others, "
-        "so that no query counts twice; a pair can thus be on both sides. The parallelism of two tasks reads labelled "
-        f"demonstrations of the target. {sentences.LIMITS}"
+        "There are few tasks, so only a strong association can show, and the distances correlate with each other and "
+        "with zero-shot errors. Where prompting fails was decided on every second query and measured on the others, "
+        "so that no query counts twice; a pair can thus appear on both sides. The parallelism of two tasks uses "
+        f"labelled demonstrations of the target. {sentences.LIMITS}"
     )
     shown = ("overall", "correlations", "failing")
 
@@ -69,7 +70,7 @@ class Dissimilarity(Experiment):
         return distance_rows(workspace, cell.target)
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-        """How steering and prompting compare, and how that goes with distance.
+        """How steering and prompting compare, and how their difference depends on distance.
 
         Returns:
             ``result``: one row per pair and metric; ``overall``: over all pairs; ``correlations``: of distances with
@@ -102,8 +103,9 @@ class Dissimilarity(Experiment):
         known = rows[(rows["outcome"] == "difference") & (rows["metric"] == "exact_match")]
         sure = int((known["p_adjusted"] < 0.05).sum())
         return Findings(
-            f"Steering differs from prompting with the same source by {sentences.change(row)} in exact match "
-            f"(n = {row['n']}); {sure} of {len(known)} distances go with that difference after Holm's correction."
+            f"Steering differs from prompting with the same source by {sentences.change(row)} in exact match (n = "
+            f"{row['n']}); {sure} of {len(known)} distances are associated with that difference after Holm's "
+            "correction."
         )
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
@@ -220,7 +222,7 @@ def groups(result: pd.DataFrame, changes: pd.DataFrame, config: RunConfig) -> pd
 
 
 def failing(changes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
-    """What each method gains where prompting fails: decided on every second query, measured on the others."""
+    """The gain of each method where prompting fails: decided on every second query, measured on the others."""
     number = changes.groupby(["target", "source", "metric", "method"], sort=False).cumcount()
     halves = changes.assign(half=number % 2)
     key = ["target", "source", "metric", "half"]

@@ -1,11 +1,11 @@
 """What a query costs under each method: tokens, operations, latency and memory, on the same queries.
 
-Tokens and operations (``costs.forward_flops``) follow from prompts and answers and repeat exactly. Latency and memory
-are measured: they change with the machine and with what else runs on it, have columns of their own, and are the
-only numbers of an experiment that differ when it is run again.
+Tokens and operations (``costs.forward_flops``) follow from prompts and answers and are exactly reproducible. Latency
+and memory are measured: they depend on the machine and its load, have columns of their own, and are the only numbers of
+an experiment that differ from run to run.
 
-The engine's route answers every query unsteered beside the steered answer, so ``cast, engine`` pays for both; the hook
-route (``steering.generate``) pays for one and is the plain way to steer a model in use.
+The engine answers every query unsteered as well as steered, so ``cast, engine`` pays for both; the hook route
+(``steering.generate``) pays for the steered answer alone and is the plain way to use a steered model.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ class Efficiency(Experiment):
     """What does a query cost under each method?
 
     Attributes:
-        queries: test queries per target that are timed.
-        timed_targets: targets whose queries are timed, the first ones.
-        retrieved: demonstrations of retrieved prompting, one as in arXiv 2405.10548.
+        queries: how many test queries per target are timed.
+        timed_targets: how many targets are timed, counted from the first.
+        retrieved: how many demonstrations are retrieved per query; arXiv 2405.10548 uses one.
     """
 
     name = "efficiency"
     title = "Efficiency"
     compared = (
-        "Every method on the same test queries of each timed target, with greedy answers of the same greatest length; "
-        "demonstrations and vector come from one source. GFLOP are those of a query whose prompt runs from its start; "
-        "`cached` keeps the keys and values of what all prompts of a method begin with."
+        "Every method answered the same test queries of each timed target greedily, with the same maximum length; "
+        "demonstrations and vector come from one source. GFLOP are those of a query whose prompt runs from the "
+        "start; `cached` reuses the keys and values of the beginning that all prompts of a method share."
     )
     limits = (
-        "Operations are counted from the architecture and the prompts, and repeat; they are those of the matrix "
-        "products, with a key-value cache. Latency was measured on one machine among whatever else ran on it, and will "
-        "differ on the next run; so may memory, with the threads. The engine's steered answer comes with an unsteered "
-        "one, and its cost includes both. Queries of equal cost are not equally well answered: cross-domain says how "
-        "well. The cost of preparing a vector leaves out the finalists' whole answers and, for all methods, the choice "
-        "of a prompt."
+        "Operations are counted from the architecture and the prompts and are reproducible; they cover the matrix "
+        "products, with a key-value cache. Latency was measured on one machine under its load at the time and will "
+        "differ on the next run; memory may differ too, with the number of threads. The engine's steered answer "
+        "comes with an unsteered one, and its cost includes both. Methods of equal cost do not answer equally well; "
+        "cross-domain compares their answers. The cost of preparing a vector excludes the finalists' full answers "
+        "and, for all methods, the choice of a prompt."
     )
     shown = ("result", "timings", "earned")
 
@@ -143,7 +143,7 @@ class Efficiency(Experiment):
         return {"result": result, "timings": measured(found), "earned": earned(result)}
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """Operations of a steered query and of demonstrations beside zero-shot, and what a vector costs once."""
+        """Operations of a steered query and of demonstrations against zero-shot, and the one-time cost of a vector."""
         result = frames["result"].set_index("method")
         told = [
             f"a query under {name} takes {result.loc[name, 'flops_ratio']:.2f} times the operations of zero-shot"
@@ -164,8 +164,8 @@ class Efficiency(Experiment):
             yield ReportFigure(
                 "flops",
                 "Operations per query",
-                "Counted from the architecture for the same queries; the second bar of a method keeps the keys and "
-                "values of what all its prompts begin with.",
+                "Counted from the architecture for the same queries; the second bar of a method reuses the keys and "
+                "values of the beginning that all its prompts share.",
                 "Bars of the operations per query under each method.",
                 plot_costs(result),
                 result,
@@ -197,7 +197,9 @@ class Contender:
 
 
 def methods_of(config: RunConfig, source: str) -> list[str]:
-    """What is compared; without a source only what needs none, and the hook route only without chat template."""
+    """The methods to compare; without a source only those that need none, and the hook route only without a chat
+    template.
+    """
     shots = dict.fromkeys((1, config.shots))
     names = [ZERO_ENGINE, *(f"few-shot, k={k}" for k in shots), BATCHED]
     if source:
@@ -353,7 +355,7 @@ def lengths_of(workspace: Workspace, texts: Sequence[Any]) -> list[int]:
 
 
 def earned(result: pd.DataFrame) -> pd.DataFrame:
-    """After how many queries a vector has cost less than demonstrations of the target.
+    """The number of queries after which a vector has cost less than demonstrations of the target.
 
     Returns:
         ``method`` (few-shot), ``queries`` (every prompt run in full), ``queries_cached`` (the common beginning kept);

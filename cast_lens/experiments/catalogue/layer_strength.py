@@ -1,12 +1,12 @@
-"""The whole layer × strength grid of every source on every target, and what strength costs on plain text.
+"""The full layer × strength grid of every source on every target, and what strength costs on plain text.
 
 A grid cell is judged by the first greedy token and by the label-restricted choice, which one pass gives for all cells;
-whole answers are not written. The best cell of a target is chosen with the target's labels and is called ``oracle``
-wherever it appears. Beside it are the cell that the source's own validation split chose, and the gain that is left
-when the best cell is chosen on one half of the examples and measured on the other.
+full answers are not generated. The best cell of a target is chosen with the target's labels and is called ``oracle``
+wherever it appears. It is compared with the cell that the source's own validation split chose, and with the gain that
+remains when the best cell is chosen on one half of the examples and measured on the other.
 
-Costs on plain text are taken at a part of the layers (``TEXT_LAYERS`` evenly spaced ones and the chosen one), and at
-strengths beyond the swept ones (``BEYOND`` times the largest), where vectors break the model.
+Costs on plain text are measured at some of the layers (``TEXT_LAYERS`` evenly spaced ones and the chosen one), and also
+at strengths beyond the swept ones (``BEYOND`` times the largest), where vectors break the model.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def best_cell(gains: Float[np.ndarray, "cell sample"], tie_break: Float[np.ndarr
 
 
 def width(cells: pd.DataFrame, gain: Float[np.ndarray, " cell"]) -> dict[str, Any]:
-    """How much of the grid is about as good as its best cell.
+    """How much of the grid is nearly as good as its best cell.
 
     Args:
         cells: ``layer, strength`` of each cell.
@@ -117,7 +117,7 @@ def width(cells: pd.DataFrame, gain: Float[np.ndarray, " cell"]) -> dict[str, An
 
 def changes(
     metric: str, outcomes: Bool[np.ndarray, "cell sample"], base: Bool[np.ndarray, " sample"]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Float[np.ndarray, " cell"]]:
     """Means of cells with Wilson intervals, and what changed against the unsteered outcomes: columns by name."""
     gained, lost = (outcomes & ~base).sum(axis=1), (~outcomes & base).sum(axis=1)
     low, high = proportion_confint(outcomes.sum(axis=1), outcomes.shape[1], method="wilson")
@@ -134,7 +134,7 @@ def changes(
 def optimum(
     cells: pd.DataFrame, gains: Float[np.ndarray, "cell sample"], *, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The chosen cell, the oracle, its width, and what is left of it on the other half.
+    """The chosen cell, the oracle, its width, and the gain that remains on the other half.
 
     Args:
         cells: ``layer, strength, chosen, gold_logprob`` of each cell; one is chosen.
@@ -193,22 +193,23 @@ class LayerStrength(Experiment):
     """Where and how strongly does a vector work, and where does it break the model?
 
     Attributes:
-        texts: neutral texts on which the cost of strength is measured, the first ones of the built-in list.
+        texts: how many neutral texts are used to measure what strength costs, counted from the first of the built-in
+            list.
     """
 
     name = "layer-strength"
     title = "Layer and strength"
     compared = (
-        "Every cell of the grid and the unsteered model answered the same test queries of each target. The placebo is "
-        "one random direction per source, of the vector's norm at each layer, over the same grid; on plain text both "
-        "read the same texts."
+        "All cells of the grid and the unsteered model answered the same test queries of each target. The placebo is "
+        "one random direction per source, with the vector's norm at each layer, over the same grid. On plain text, "
+        "both read the same texts."
     )
     limits = (
-        "The first token and the label-restricted choice replace whole answers, which are not written at every cell. "
-        "What is called oracle was chosen with target labels and is not a result of transfer; its value on the other "
-        "half is that of choosing on half of the examples. Intervals are over test queries of these tasks, with one "
-        "draw of demonstrations and one placebo direction per source; those on the other half do not cover another "
-        "choice of halves. The plain texts are short and in English."
+        "The first token and the label-restricted choice replace full answers, which are not generated at every "
+        "cell. What is called oracle was chosen with target labels and is not a result of transfer; its value on the "
+        "other half is what choosing on half of the examples would give. Intervals are over test queries of these "
+        "tasks, with one draw of demonstrations and one placebo direction per source; those on the other half do not "
+        "cover another way of halving. The plain texts are short and in English."
     )
     shown = ("pooled", "pairs", "broken")
 
@@ -276,8 +277,9 @@ class LayerStrength(Experiment):
             yield ReportFigure(
                 f"grid-{target}",
                 f"Layer and strength on {target}",
-                "Each source's vector over the grid, a random direction of its norm below. The ring is what the "
-                "source's own validation split chose; brighter cells elsewhere are only known with target labels.",
+                "Each source's vector over the grid (top), and a random direction of its norm (bottom). The ring "
+                "marks the setting that the source's own validation split chose; brighter cells elsewhere are known "
+                "only from target labels.",
                 f"Heat maps over layer and strength for every source on {target}.",
                 plots.plot_sweep(part).update_layout(title_text=f"Layer and strength on {target}"),
                 part,
@@ -291,9 +293,9 @@ class LayerStrength(Experiment):
             yield ReportFigure(
                 "collapse",
                 "What strength costs on plain text",
-                "Perplexity on neutral text over the unsteered one's, at each source's chosen layer, with 95 % "
-                "intervals over texts; both axes are logarithmic.",
-                "Lines of the perplexity ratio by strength, a vector and a random direction for each source.",
+                "Perplexity on neutral text relative to the unsteered model, at each source's chosen layer, with 95 "
+                "% intervals over texts; both axes are logarithmic.",
+                "Lines of the perplexity ratio by strength, a vector and a random direction per source.",
                 figure,
                 lines,
             )

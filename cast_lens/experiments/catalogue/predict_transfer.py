@@ -1,8 +1,8 @@
-"""Can a harmful vector be told before a target label is used?
+"""Can a harmful vector be recognised before any target label is used?
 
 Every pair of different tasks has a gain (the source's vector on the target's test queries, against zero-shot) and some
-numbers known beforehand. None of them reads a gold answer of a test query; what each reads instead is in ``NEEDS``.
-How well a number predicts the sign of the gain is judged on targets that were not used to calibrate it.
+numbers that are known beforehand. None of them reads a gold answer of a test query; ``NEEDS`` lists what each reads
+instead. How well a number predicts the sign of the gain is judged on targets that were not used to calibrate it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LEAST = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """Predictions of pairs, each from pairs that do not hold its target.
+    """Predictions of pairs, each learned on pairs that do not include its target.
 
     Attributes:
         scores: the predictor, standardised and turned so that more means a larger gain, [pair].
@@ -64,8 +64,8 @@ class HeldOut:
 def leave_one_task_out(pairs: pd.DataFrame, values: Float[np.ndarray, " pair"]) -> HeldOut:
     """Predict the pairs of each target from the pairs in which it is neither target nor source.
 
-    From those are learned: in which direction the predictor is read (the sign of its rank correlation with the gain),
-    its mean and spread, and the threshold below which a pair is called harmful.
+    Those pairs determine in which direction the predictor is read (the sign of its rank correlation with the gain), its
+    mean and spread, and the threshold below which a pair is called harmful.
 
     Args:
         pairs: ``target, source, gain``.
@@ -88,7 +88,7 @@ def leave_one_task_out(pairs: pd.DataFrame, values: Float[np.ndarray, " pair"]) 
 
 
 def best_threshold(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -> float:
-    """Below it pairs are called harmful with the fewest errors; the lowest of equally good ones."""
+    """The threshold below which calling pairs harmful makes the fewest errors; the lowest of equally good ones."""
     places = np.unique(scores)
     between = [-np.inf, *((places[1:] + places[:-1]) / 2), np.inf]
     errors = [int(((scores < place) != lost).sum()) for place in between]
@@ -141,30 +141,30 @@ TOGETHER = "together, without target labels"
 
 @dataclass(frozen=True, slots=True)
 class PredictTransfer(Experiment):
-    """Can a harmful vector be told before a target label is used?"""
+    """Can a harmful vector be recognised before any target label is used?"""
 
     name = "predict-transfer"
     title = "Predicting transfer"
     compared = (
-        "Numbers known beforehand, against the change that the source's vector at its own setting made on the test "
-        "queries of every other task. For each target, the direction in which a number is read and its threshold were "
-        "learned on the pairs without that task. The baseline calls every pair by the sign that most pairs have, known "
-        "in hindsight; an AUROC of 0.5 is a coin."
+        "Numbers that are known beforehand are compared with the change that the source's vector, at its own "
+        "setting, made on the test queries of every other task. For each target, the direction in which a number is "
+        "read and its threshold were learned on the pairs without that task. The baseline calls every pair by the "
+        "sign that most pairs have, which is only known in hindsight; an AUROC of 0.5 is chance."
     )
     limits = (
-        "The pairs are few and share their tasks, so intervals are wide, and an AUROC whose interval holds 0.5 is not "
-        "shown to differ from a coin; targets are resampled, the calibration is not repeated. The sign of a small gain "
-        "is partly chance, which no predictor can tell. Parallelism reads labelled target demonstrations, though none "
-        "of the test answers; the queries that the others read are drawn evenly from the target's classes, without "
-        "being shown with their labels. Numbers that know the source alone cannot tell its targets apart. Several "
-        "predictors were tried, and the best of them is named after the fact. A correlation over all pairs may be one "
-        "between tasks alone; the column within has the mean rank correlation among the sources of one target. "
-        f"{sentences.LIMITS}"
+        "The pairs are few and share their tasks, so intervals are wide, and an AUROC whose interval includes 0.5 is "
+        "not shown to differ from chance; the interval resamples targets without repeating the calibration. The sign "
+        "of a small gain is partly chance, which no predictor can know. Parallelism uses labelled target "
+        "demonstrations, though none of the test answers; the queries that the other predictors read are drawn "
+        "evenly from the target's classes, but without their labels. Predictors that use the source alone cannot "
+        "distinguish its targets. Several predictors were tried, and the best of them is named after the fact. A "
+        "correlation over all pairs may be one between tasks alone; the column within has the mean rank correlation "
+        f"among the sources of one target. {sentences.LIMITS}"
     )
     shown = ("pairs", "predictors")
 
     def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
-        """Settings first; then a task's outcomes under every source, and what could be known of them before.
+        """Settings first; then a task's outcomes under every source, and its predictors.
 
         Raises:
             ValueError: when no pair of different tasks can be steered.
@@ -181,7 +181,7 @@ class PredictTransfer(Experiment):
         return predictor_rows(workspace, cell.target)
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-        """How well gains can be told beforehand.
+        """How well gains can be predicted.
 
         Returns:
             ``result``: one row per pair and metric; ``pairs``: how many there are and lose, per metric;
@@ -215,13 +215,13 @@ class PredictTransfer(Experiment):
         rows = frames["predictors"]
         known = rows[rows["metric"] == "exact_match"].dropna(subset=["auroc"])
         if known.empty:
-            return Findings(f"{told}: there are not both kinds of pairs, so no sign can be predicted.")
+            return Findings(f"{told}: without both kinds of pairs, no sign can be predicted.")
         best = known.loc[known["auroc"].idxmax()]
         span = f" [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]" if best["auroc_low"] == best["auroc_low"] else ""
         above = int((known["auroc_low"] > 0.5).sum())
         return Findings(
-            f"{told}; the highest AUROC on held-out targets is that of {best['predictor']}, {best['auroc']:.2f}{span}, "
-            f"and the intervals of {above} of {len(known)} predictors lie above 0.5 (not corrected for their number)."
+            f"{told}; the highest AUROC on held-out targets is that of {best['predictor']}, {best['auroc']}{span}, "
+            f"and the intervals of {above} of {len(known)} predictors are above 0.5 (not corrected for their number)."
         )
 
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
@@ -238,8 +238,8 @@ class PredictTransfer(Experiment):
             yield ReportFigure(
                 f"auroc-{metric}",
                 f"Predicting the sign: {name}",
-                "AUROC of each predictor on held-out targets, minus the 0.5 of a coin, with 95 % intervals over "
-                f"targets; {len(result[result['metric'] == metric])} pairs.",
+                "AUROC of each predictor on held-out targets, minus 0.5 (chance), with 95 % intervals over targets; "
+                f"{len(result[result['metric'] == metric])} pairs.",
                 f"Forest plot of the AUROC of each predictor for the sign of the change in {name}.",
                 figure,
                 lines,
@@ -290,10 +290,10 @@ def predictor_rows(workspace: Workspace, target: str) -> pd.DataFrame:
 
 
 def fisher_similarity(workspace: Workspace, source: str, target: str) -> float:
-    """How alike the directions are that move the losses of source and target under the source's vector.
+    """How similar the gradient directions of the source's and the target's losses are under the source's vector.
 
-    The source's queries have their labels, the target's those that the model gives itself; NaN where a target has no
-    admissible answers to choose from.
+    The source's queries keep their labels; the target's get the labels that the model predicts. NaN where a target has
+    no admissible answers to choose from.
     """
     at, vector, found = workspace.setting(source), workspace.vector(source), []
     for name, labels in ((source, "gold"), (target, "model")):
@@ -307,7 +307,7 @@ def fisher_similarity(workspace: Workspace, source: str, target: str) -> float:
 
 
 def layer_h_score(workspace: Workspace, source: str, target: str) -> float:
-    """How well the target's zero-shot residuals at the layer of the source's setting tell its classes apart.
+    """How well the target's zero-shot residuals, at the layer of the source's setting, separate its classes.
 
     Of the target's samples; NaN for free answers.
     """
@@ -323,7 +323,7 @@ def layer_h_score(workspace: Workspace, source: str, target: str) -> float:
 
 
 def source_alone(workspace: Workspace, source: str) -> dict[str, float]:
-    """Predictors that know nothing of a target: agreement of the differences, d', spread of the samples."""
+    """Predictors that use the source alone: agreement of the differences, d', spread of the samples."""
     layer, found = workspace.setting(source).layer, workspace.differences(source)
     row = found.layers.index(layer)
     alone = replace(
@@ -346,7 +346,7 @@ def spread(rows: Float[Tensor, "sample d_model"]) -> float:
 
 
 def next_token_distances(workspace: Workspace, target: str, sources: list[str]) -> dict[str, tuple[float, float]]:
-    """How far the next token is from that behind the source's demonstrations: unsteered, and steered.
+    """How far the next-token distribution is from that after the source's demonstrations: unsteered, and steered.
 
     Mean Jensen-Shannon divergence in nats over unlabelled target queries (after the distance of arXiv 2605.20730, which
     has demonstrations of the target in place of the source's). NaN where the demonstrations do not fit the context.
@@ -376,7 +376,7 @@ def next_token_distances(workspace: Workspace, target: str, sources: list[str]) 
 
 
 def unlabelled(prompt: Prompt) -> Prompt:
-    """The prompt without its gold answer and admissible answers: what may be known of an unlabelled query."""
+    """The prompt without its gold answer and admissible answers, as an unlabelled query would be."""
     return replace(prompt, gold="", choices=())
 
 
@@ -423,7 +423,7 @@ def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
 
 
 def scores_of(pairs: pd.DataFrame, held: HeldOut, config: RunConfig) -> dict[str, float]:
-    """How well held-out scores tell pairs that lose from those that do not."""
+    """How well held-out scores separate pairs that lose from those that do not."""
     lost = pairs["gain"].to_numpy(float) < 0
     low, high = auroc_interval(pairs, held.scores, n_bootstrap=config.bootstrap, seed=config.seed)
     return {
@@ -438,7 +438,7 @@ def scores_of(pairs: pd.DataFrame, held: HeldOut, config: RunConfig) -> dict[str
 
 
 def as_gains(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows as ``plot_methods`` takes them: the line of a coin at 0."""
+    """Rows in the form that ``plot_methods`` takes, with chance at 0."""
     return rows.assign(
         method=rows["predictor"],
         metric=metric,

@@ -1,8 +1,8 @@
-"""Every way to steer of the field, on the same questions, beside prompting and a placebo each.
+"""Every published way to steer, on the same queries, compared with prompting, each with its own placebo.
 
-Each method is fitted to a source, its strength (and layer, where it has one) chosen on the source's own validation
-split, and applied to every target's zero-shot queries. What a method costs is measured with it: numbers that are
-trained, seconds to fit, seconds per query, perplexity on neutral text, and answers that change.
+Each method is fitted to a source; its strength (and layer, if it has one) is chosen on the source's own validation
+split; it is then applied to every target's zero-shot queries. The experiment also measures what a method costs: trained
+parameters, seconds to fit, seconds per query, perplexity on neutral text, and the share of answers that change.
 """
 
 from __future__ import annotations
@@ -48,23 +48,22 @@ class Rivals(Experiment):
     """Is the mean difference the right vector?
 
     Attributes:
-        rivals: methods, keys of ``methods.FIELD_METHODS``, and ``library``; empty for all.
-        texts: neutral texts on which perplexity is measured.
-        timed: queries whose time is taken.
+        rivals: the methods to compare, keys of ``methods.FIELD_METHODS`` and ``library``; all if empty.
+        texts: how many neutral texts are used to measure perplexity.
+        timed: how many queries are timed.
     """
 
     name = "rivals"
-    title = "Every vector of the field"
+    title = "Published steering methods compared"
     compared = (
-        "Every method was fitted to the source, its strength and layer were chosen on the source's own validation "
-        "split, and it answered the same test queries of each other task as zero-shot did. Beside each stands its "
-        "placebo at the same setting: the same edit without its content."
+        "Every method was fitted to the source, and its strength and layer were chosen on the source's own "
+        "validation split. It then answered the same test queries of each other task as zero-shot did. Each method "
+        "is compared with its placebo at the same setting: the same edit without its content."
     )
     limits = (
-        "Methods are implemented after their papers and public code, with this run's prompts, demonstrations and "
-        "number of samples, which are fewer than published; trained methods take fewer steps. Seconds depend on the "
-        "machine "
-        f"and do not repeat. {sentences.LIMITS}"
+        "Methods follow their papers and public code, but use this run's prompts, demonstrations and number of "
+        "samples, which are fewer than published; trained methods take fewer steps. Seconds depend on the machine "
+        f"and differ from run to run. {sentences.LIMITS}"
     )
     shown = ("methods", "costs", "result")
 
@@ -92,7 +91,7 @@ class Rivals(Experiment):
         return (not self.rivals or LIBRARY in self.rivals) and len(config.sources) > 1
 
     def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
-        """Fits and settings first; then one cell per target, and one per source on plain text and on the clock."""
+        """Fits and settings first; then one cell per target for the answers, and one per source for the costs."""
         different_pairs(config)
         names = [method.name for method in self.methods()]
         if self.has_library(config) and "cast" not in names:
@@ -215,7 +214,7 @@ EXPERIMENT = Rivals
 
 
 def is_tested(method: str) -> bool:
-    """Methods whose gains a reader may take for findings: neither placebos nor prompting."""
+    """Methods whose gains count as findings: neither placebos nor prompting."""
     return (method in FIELD_METHODS and method not in ("random heads", "fast, permuted")) or method == LIBRARY
 
 
@@ -229,13 +228,13 @@ def _path(workspace: Workspace, source: str, method: FieldMethod) -> Path:
 
 
 def load_fitted(workspace: Workspace, source: str, method: FieldMethod) -> Fitted:
-    """What a method fitted to a source, from disk; ``chosen`` puts it there."""
+    """Load what a method fitted to a source; ``chosen`` saved it."""
     kind = str(chosen(workspace, source, method)["kind"].iloc[0])
     return read_fitted(_path(workspace, source, method), kind)
 
 
 def chosen(workspace: Workspace, source: str, method: FieldMethod) -> pd.DataFrame:
-    """One row: the method's fit on disk, the seconds that it took, and layer and strength from the validation split."""
+    """One row: the seconds that the fit took (which is saved), and layer and strength from the validation split."""
     name = f"rivals/{method.name}/{source}".replace(":", "")
     return workspace.directory.frame(name, lambda: _choose(workspace, source, method))
 
@@ -309,7 +308,9 @@ def steered_pair(workspace: Workspace, source: str, method: FieldMethod, base: C
 
 
 def library_pair(workspace: Workspace, target: str, base: Condition) -> list[Condition]:
-    """The contrastive means of all other sources, retrieved per query; and the same for other queries."""
+    """The contrastive means of all other sources, retrieved per query, and the same vectors assigned to other queries
+    as a placebo.
+    """
     cast = FIELD_METHODS["cast"]
     names = [name for name in workspace.config.sources if name != target]
     if not names:

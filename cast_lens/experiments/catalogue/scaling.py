@@ -2,8 +2,8 @@
 
 Three curves on the same test queries: the contrastive mean of 1, 2, 4, … source samples (random subsets, ``repeats``
 draws each, all at the layer and strength of the vector of all samples); demonstrations of the target itself in the
-prompt; demonstrations of the source in the prompt. Demonstrations end where the context or the train split does, and
-a table names the numbers that were left out.
+prompt; and demonstrations of the source in the prompt. The number of demonstrations is limited by the context and by
+the train split; a table lists the numbers that were left out.
 """
 
 from __future__ import annotations
@@ -40,23 +40,26 @@ class Scaling(Experiment):
     """Do more source samples help, where more demonstrations stop helping?
 
     Attributes:
-        budgets: numbers of averaged samples, beside 1, 2 and all; those that ``samples`` does not exceed are left out.
-        few_shots: numbers of demonstrations; those that do not fit the context are left out and named.
-        repeats: random subsets of each size.
+        budgets: how many samples are averaged, besides 1, 2 and all of them; numbers that are not below ``samples`` are
+            left out.
+        few_shots: how many demonstrations a prompt has, one or more numbers; prompts that do not fit the context are
+            left out and named.
+        repeats: how many random subsets of each size are drawn.
     """
 
     name = "scaling"
     title = "Scaling"
     compared = (
-        "Means of random subsets of source samples, at the layer and strength of the vector of all samples; prompts "
-        "with demonstrations of the target or of the source; all on the same test queries, over all pairs. The last "
-        "doubling compares a curve's largest number with the largest one that is at most half of it, paired by query; "
-        "p-values are corrected after Holm over all steps of all curves."
+        "Three ways to use more data are compared on the same test queries, over all pairs: means of random subsets "
+        "of source samples, at the layer and strength of the vector of all samples; demonstrations of the target in "
+        "the prompt; and demonstrations of the source in the prompt. The last doubling compares a curve's largest "
+        "number with the largest one that is at most half of it, paired by query. P-values are Holm-adjusted over "
+        "all steps of all curves."
     )
     limits = (
-        f"{sentences.LIMITS} A change that is not shown does not prove a plateau: its interval says how large a change "
-        "is still possible. Layer and strength were chosen for the mean of all samples, which may favour large "
-        "subsets. A pool of tens of samples says nothing about thousands."
+        f"{sentences.LIMITS} A change that is not shown does not prove a plateau; its interval says how large a "
+        "change is still possible. Layer and strength were chosen for the mean of all samples, which may favour "
+        "large subsets. A pool of tens of samples says nothing about thousands."
     )
     shown = ("growth", "curves", "left_out")
 
@@ -155,7 +158,7 @@ class Scaling(Experiment):
             for row in last.to_dict("records")
         ]
         names = list(dict.fromkeys(frames["left_out"]["method"]))
-        gone = f"Left out on some targets, because the context was full: {', '.join(names)}."
+        gone = f"Left out on some targets because the context was full: {', '.join(names)}."
         headline = f"Exact match changes {sentences.listed(told)}." if told else sentences.NOTHING
         return Findings(headline, (gone,) if names else ())
 
@@ -172,7 +175,7 @@ class Scaling(Experiment):
                 f"scaling_{metric}",
                 f"{name.capitalize()} by number of samples or demonstrations",
                 f"Gain in {name} over zero-shot over all pairs, with 95 % intervals over queries. Dotted: random "
-                "directions of the norm of the mean of all samples, whatever the number.",
+                "directions with the norm of the mean of all samples, for any number.",
                 f"Lines of the gain in {name} by number, for steering, in-task and cross-task demonstrations, and a "
                 "level one for random directions.",
                 plots.plot_scaling(

@@ -1,10 +1,10 @@
 """Does choosing the source samples beat a random subset of the same size?
 
-Every way to choose samples, at every budget, against random subsets of that size. All vectors of a source are added at
-the layer and strength of the vector of all its samples, so that subsets differ in nothing else. Samples are compared by
-their zero-shot residuals at the middle layer, as in a run. Beside what a subset does to a target: how near its mean
-lies to the mean of all samples, how much that mean moves under resampling, and how much it depends on the pool, by
-choosing anew in random halves of it.
+Every selection method, at every budget, is compared with random subsets of that size. All vectors of a source are added
+at the layer and strength of the vector of all its samples, so that subsets differ in nothing else. Samples are compared
+by their zero-shot residuals at the middle layer, as in a run. Besides the effect on targets, the experiment measures
+how near a subset's mean is to the mean of all samples, how much that mean moves under resampling, and how much it
+depends on the pool, by choosing again in random halves of it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SELECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Samples that one method chose: its name, how many, the seed, and which rows."""
+    """The samples that one method chose: name of the method, how many, the seed, and which rows."""
 
     selection: str
     budget: int
@@ -78,24 +78,25 @@ class SelectionExperiment(Experiment):
     """Does choosing the samples beat a random subset of the same size?
 
     Attributes:
-        budgets: numbers of chosen samples; those that ``samples`` does not exceed are left out.
-        selections: ways to choose them, keys of ``selection.METHODS``.
-        repeats: random subsets of each size.
+        budgets: how many samples are chosen; numbers that are not below ``samples`` are left out.
+        selections: the selection methods to compare, keys of ``selection.METHODS``.
+        repeats: how many random subsets of each size are drawn.
     """
 
     name = "selection"
     title = "Selection"
     compared = (
-        "Each chosen subset with random subsets of the same size from the same samples, at the layer and strength of "
-        "the vector of all samples, on the same test queries. Two tests, each corrected after Holm over the table: "
-        "exchanging outcomes of examples, and exchanging the choice with a random draw in each source. The verdict "
-        "'gain' or 'loss' means that both find a difference."
+        "Each chosen subset is compared with random subsets of the same size from the same samples, at the layer and "
+        "strength of the vector of all samples, on the same test queries. Two tests are made, each Holm-adjusted "
+        "over the table: one permutes the outcomes of examples, the other exchanges the choice with a random draw in "
+        "each source. The verdict 'gain' or 'loss' means that both find a difference."
     )
     limits = (
-        "This is about one model, these sources and targets, pools of this size and one space of comparison; a pool of "
-        "thousands, as in a high-resource task, may leave a selection more to choose from. Subsets near the size of "
-        "the pool share most of their samples with every other subset and can hardly differ. Intervals are over test "
-        "queries, with subsets and demonstrations as drawn. A difference that is not found may still be there."
+        "These results are about one model, these sources and targets, pools of this size and one space of "
+        "comparison; a pool of thousands, as in a high-resource task, may leave a selection more to choose from. "
+        "Subsets near the size of the pool share most of their samples with every other subset and can hardly "
+        "differ. Intervals are over test queries, with subsets and demonstrations as drawn. A difference that is not "
+        "found may still exist."
     )
     shown = ("methods", "geometry", "gains")
 
@@ -182,7 +183,7 @@ class SelectionExperiment(Experiment):
         return workspace.outcomes(conditions)
 
     def subset_rows(self, workspace: Workspace, source: str) -> pd.DataFrame:
-        """One row per subset: where its mean lies, without running the model on any target."""
+        """One row per subset: the position of its mean, without running the model on any target."""
         config, found = workspace.config, workspace.differences(source)
         layer = workspace.setting(source, reference(config)).layer
         values, full = found.at(layer).double().numpy(), found.mean().at(layer)[None]
@@ -268,9 +269,9 @@ class SelectionExperiment(Experiment):
         headline = f"{told}; the largest difference is that of {best['method']}, {sentences.change(best)}."
         least, tests = rows["draw_least"].min(), int(rows["n_tests"].max())
         short = (
-            f"With {int(rows['sources'].max())} sources and so few draws the test over draws cannot give a p below "
-            f"{least:.2g}, which cannot stand correction over {tests} tests: this run could not have found that a "
-            "choice beats random draws."
+            f"With {int(rows['sources'].max())} sources and so few draws the test over draws cannot give a p-value "
+            f"below {least}, which is not significant after correction over {tests} tests: this run could not have "
+            "found that a choice beats random draws."
         )
         return Findings(headline, (short,) if least * tests >= 0.05 else ())
 
@@ -491,8 +492,8 @@ def map_figure(source: str, samples: pd.DataFrame) -> ReportFigure:
     return ReportFigure(
         f"map_{source}",
         f"What was chosen from {source}",
-        "All samples in the plane of the first two principal components of their zero-shot residuals, the larger the "
-        f"more influential; the {budget} that cast chose are numbered in order.",
+        "All samples in the plane of the first two principal components of their zero-shot residuals; larger marks "
+        f"are more influential. The {budget} samples that cast chose are numbered in order.",
         f"Scatter of the samples of {source}; {budget} of them are ringed and numbered.",
         plots.plot_selection(samples),
         samples,

@@ -1,9 +1,9 @@
 """How many demonstrations should the few-shot side of the difference have?
 
-The same queries behind 1, 2, 4, … demonstrations of one draw, each longer list holding the shorter ones. Geometry: how
-far the vector turns from that of the longest list, beside how far it would turn if other queries had been drawn; how
-long it grows; how well its samples agree. Downstream: each vector at the layer of the run's own vector, its strength
-chosen on the source's validation split, because longer lists may give longer vectors.
+The same queries follow 1, 2, 4, … demonstrations of one draw; each longer list contains the shorter ones. Geometry: how
+far the vector turns from that of the longest list, compared with how far it would turn if other queries had been drawn;
+how its norm grows; and how well its samples agree. Downstream: each vector at the layer of the run's own vector, with
+its strength chosen on the source's validation split, because longer lists may give longer vectors.
 """
 
 from __future__ import annotations
@@ -40,20 +40,22 @@ class Shots(Experiment):
     """How many demonstrations should the few-shot side have?
 
     Attributes:
-        few_shots: numbers of demonstrations; those that do not fit the context are left out and named.
+        few_shots: how many demonstrations a prompt has, one or more numbers; prompts that do not fit the context are
+            left out and named.
     """
 
     name = "shots"
-    title = "Demonstrations behind a vector"
+    title = "Number of demonstrations"
     compared = (
-        "Vectors of the same queries behind lists of demonstrations of different length, each list holding the shorter "
-        "ones, at the layer of the run's own vector and each at a strength of its own from the source's validation "
-        "split, on the same test queries. Placebos are random directions of each vector's norm at its strength."
+        "Vectors of the same queries with lists of demonstrations of different lengths, each list containing the "
+        "shorter ones, are compared on the same test queries. They are added at the layer of the run's own vector, "
+        "each at its own strength from the source's validation split. Placebos are random directions of each "
+        "vector's norm at its strength."
     )
     limits = (
-        f"{sentences.LIMITS} One list of demonstrations was drawn for each source: that a longer list does better may "
-        "be due to the demonstrations that it adds and not to their number. The layer is that of the run's own number "
-        "of demonstrations."
+        f"{sentences.LIMITS} One list of demonstrations was drawn per source: a longer list may do better because of "
+        "the demonstrations that it adds rather than their number. The layer is that of the run's own number of "
+        "demonstrations."
     )
     shown = ("steps", "methods", "turns")
 
@@ -129,7 +131,7 @@ class Shots(Experiment):
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """How many steps to a longer list change something; lists that could not be made."""
+        """How many steps to a longer list change the outcome; lists that could not be made."""
         steps, geometry = frames["steps"], frames["geometry"]
         rows = steps[steps["metric"] == "exact_match"]
         longer, placebos = (
@@ -167,7 +169,7 @@ EXPERIMENT = Shots
 
 
 def named(shots: int) -> str:
-    """The method of a vector behind so many demonstrations."""
+    """The name of the vector method with that many demonstrations."""
     return f"cast, k={shots}"
 
 
@@ -178,7 +180,7 @@ def parsed(method: str) -> int:
 
 
 def enough(config: RunConfig, task: Task, few_shots: tuple[int, ...]) -> list[int]:
-    """Numbers of demonstrations that the train split has, beside the samples."""
+    """Numbers of demonstrations that the train split has in addition to the samples."""
     found = []
     for shots in few_shots:
         try:
@@ -190,7 +192,7 @@ def enough(config: RunConfig, task: Task, few_shots: tuple[int, ...]) -> list[in
 
 
 def numbers(workspace: Workspace, source: str, few_shots: tuple[int, ...]) -> list[int]:
-    """Numbers of demonstrations that the train split has and the context holds."""
+    """Numbers of demonstrations that the train split has and that fit the context."""
     config, task = workspace.config, workspace.tasks[source]
     possible = enough(config, task, few_shots)
     queries = draw_samples(task, replace(workspace.extraction(), shots=possible[-1]))
@@ -201,7 +203,7 @@ def numbers(workspace: Workspace, source: str, few_shots: tuple[int, ...]) -> li
 
 
 def vectors(workspace: Workspace, source: str, shots: int, *, most: int) -> DifferenceVectors:
-    """Difference vectors behind so many demonstrations, of queries that are in none of the lists; kept on disk."""
+    """Difference vectors with that many demonstrations, of queries that are in none of the lists; saved."""
     path = workspace.directory.path / "vectors" / f"shots-{shots}-of-{most}.{source}.safetensors"
     if path.is_file():
         return DifferenceVectors.load(path)
@@ -293,9 +295,9 @@ def cosine_figure(geometry: pd.DataFrame, config: RunConfig) -> ReportFigure:
     return ReportFigure(
         "turning",
         "How far the vector turns",
-        "Cosine to the vector of the longest list, mean and range over sources. Dotted: what another draw of samples "
-        "would give. Vectors are means of n samples.",
-        "Lines of cosine by layer, one for each number of demonstrations, with the noise of sampling.",
+        "Cosine to the vector of the longest list, mean and range over sources. Dotted: the cosine that another draw "
+        "of samples would give. Vectors are means of n samples.",
+        "Lines of cosine by layer, one per number of demonstrations, with the noise of sampling.",
         plots.plot_scaling(frame, x_title="layer", y_title="cosine to the longest list", share=False),
         frame,
     )

@@ -1,8 +1,8 @@
-"""What a source's vector, at the setting chosen for the source itself, does where it was not meant to act.
+"""The effect of a source's vector, at the setting chosen for the source itself, where it was not meant to act.
 
-Other tasks: change of exact match, validity, label-restricted accuracy, and the share of answers that change at all.
-Plain text: perplexity and KL divergence (``effects.text_effects``). Each vector is compared with random directions of
-its norm, at its layer and strength.
+On other tasks: the change in exact match, validity and label-restricted accuracy, and the share of answers that change
+at all. On plain text: perplexity and KL divergence (``effects.text_effects``). Each vector is compared with random
+directions of its norm, at its layer and strength.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class SideEffects(Experiment):
     """What does a vector cost elsewhere?
 
     Attributes:
-        texts: neutral texts on which side effects are measured.
+        texts: how many neutral texts are used to measure side effects.
     """
 
     name = "side-effects"
     title = "Side effects"
     compared = (
-        "Each source's vector, at the layer and strength that the source's own validation split chose, on the test "
-        "queries of every other task and on plain texts, against the unsteered model on the same; and random "
-        "directions of equal norm at the same place."
+        "Each source's vector, at the layer and strength that its own validation split chose, is applied to the test "
+        "queries of every other task and to plain texts, and compared with the unsteered model on the same ones, and "
+        "with random directions of equal norm at the same setting."
     )
     limits = (
         "A cost in exact match can only show where zero-shot had right answers to lose; label-restricted accuracy has "
@@ -127,8 +127,8 @@ class SideEffects(Experiment):
                 yield ReportFigure(
                     f"pareto-{metric}",
                     f"{title}: gain on the own task against loss on the others",
-                    "Each point is one source's vector, or its random direction, at the source's setting: up is gain "
-                    "on its own test queries, right is loss on all other tasks. 95 % intervals over queries.",
+                    "Each point is one source's vector, or its random direction, at the source's setting: up is a "
+                    "gain on its own test queries, right is a loss on all other tasks. 95 % intervals over queries.",
                     f"Scatter of gain against loss elsewhere in {title.lower()}.",
                     plots.plot_pareto(rows),
                     rows,
@@ -138,7 +138,7 @@ class SideEffects(Experiment):
         if len(steered):
             yield ReportFigure(
                 "matrix",
-                "What a vector does to tasks that it was not taken from",
+                "Effect on tasks that the vector was not taken from",
                 "Change from zero-shot in percentage points. Bold: the interval excludes zero.",
                 "Heat maps of the change by target and source.",
                 plots.plot_transfer_matrix(away, metrics=sentences.metrics(steered), method=CAST),
@@ -210,7 +210,7 @@ def pooled_changes(away: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
 
 
 def pareto(away: pd.DataFrame, home: pd.DataFrame, options: dict[str, Any]) -> pd.DataFrame:
-    """Each source's vector and placebo: what it gains on its own task, and what it loses on the others."""
+    """Each source's vector and placebo: its gain on its own task, and its loss on the others."""
     gain, loss = (pooled_table(rows, by=("method", "source"), **options) for rows in (home, away))
     gain = gain.assign(method=gain["method"].str.removesuffix(" (own vector)"))
     if loss.empty:

@@ -1,8 +1,8 @@
-"""How each example answers to the dose (arXiv 2407.12404): a line through its gold log-odds over seven strengths.
+"""How each example responds to the strength (arXiv 2407.12404): a line through its gold log-odds at seven strengths.
 
 The strengths are those of the paper, -1.5 to 1.5 times the vector, at the layer that the source's own validation split
 chose; strength 0 is the unsteered model. The score is the log-odds of the gold answer: against the other admissible
-answers where there are any, against everything else for free answers. Each vector is compared with a random direction
+answers if there are any, and against everything else for free answers. Each vector is compared with a random direction
 of its norm.
 """
 
@@ -38,20 +38,21 @@ LINES = 120
 
 @dataclass(frozen=True, slots=True)
 class Steerability(Experiment):
-    """How does each example answer to the dose?"""
+    """How does each example respond to the strength?"""
 
     name = "steerability"
     title = "Steerability"
     compared = (
-        "Slopes of the gold log-odds over seven strengths from −1.5 to 1.5, on the test queries of each target, at the "
-        "layer that the source's own validation split chose; a random direction of equal norm at the same layer and "
-        "strengths. The column anti steerable is the share of examples that go the wrong way."
+        "Slopes of the gold log-odds over seven strengths from −1.5 to 1.5 are measured on the test queries of each "
+        "target, at the layer that the source's own validation split chose, and compared with a random direction of "
+        "equal norm at the same layer and strengths. The column anti steerable is the share of examples that go the "
+        "wrong way."
     )
     limits = (
-        "A slope says how the odds follow the dose, not whether the answer becomes right. The line is fitted to "
-        "strengths of both signs, and a curve may be bent; the strength that steers best may lie beyond them. About "
-        "half of the examples go against a direction that does nothing in particular, so a share near 50 % is no sign "
-        "of harm. Intervals are over test queries of these tasks, with one random direction per source."
+        "A slope says how the odds change with the strength, not whether the answer becomes right. The line is "
+        "fitted to strengths of both signs, and a curve may bend; the strength that steers best may be beyond them. "
+        "About half of the examples go against an arbitrary direction, so a share near 50 % does not indicate harm. "
+        "Intervals are over test queries of these tasks, with one random direction per source."
     )
     shown = ("pooled", "result")
 
@@ -103,7 +104,7 @@ class Steerability(Experiment):
         if len(dose):
             yield ReportFigure(
                 "dose",
-                "Mean response to the dose on other tasks",
+                "Mean response to the strength on other tasks",
                 "Change of the log-odds of the gold answer from the unsteered model, over all pairs of different "
                 "tasks, with 95 % intervals over examples.",
                 "Mean change of the gold log-odds by strength, for the vectors and for random directions.",
@@ -116,7 +117,7 @@ class Steerability(Experiment):
             yield ReportFigure(
                 f"examples-{source}",
                 f"Single examples under {source}",
-                f"One line per example of another task, at most {LINES} in all, the first ones of every target. Red "
+                f"One line per example of another task, at most {LINES} in total, the first ones of every target. Red "
                 "lines fall as the strength grows.",
                 f"Lines of the gold log-odds by strength for single examples under the vector of {source}.",
                 plots.plot_steerability(lines),
@@ -161,7 +162,7 @@ def dose_rows(workspace: Workspace, target: str) -> pd.DataFrame:
 def gold_log_odds(scores: Scores) -> Float[np.ndarray, "variant sample"]:
     """Log-odds of the gold answer, in nats.
 
-    Against the sum of the other admissible answers; with no other, against everything else the model could write.
+    Against the sum of the other admissible answers; without any, against everything else that the model could generate.
 
     Raises:
         ValueError: a prompt without gold answer.
@@ -272,7 +273,7 @@ def slope(row: pd.Series) -> str:
 
 
 def first_examples(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first examples of every target, so many that the figure stays readable; named with their target."""
+    """The first examples of every target, few enough to keep the figure readable; named with their target."""
     each = max(1, LINES // rows["target"].nunique())
     order = rows.drop_duplicates(["target", "sample"]).groupby("target", sort=False).cumcount()
     first = rows.loc[order.index[order < each], ["target", "sample"]]

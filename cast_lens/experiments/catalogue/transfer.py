@@ -1,9 +1,10 @@
-"""The main job: difference vectors, their parallelism, where steering works, and what it does to every target.
+"""The main experiment: difference vectors, their parallelism, where steering works, and its effect on every target.
 
-Each source's contrastive mean is added at the layer and strength that the run's rule chooses for each target, without
-a label of it; the rule may also stand aside, and the outcome is then the unsteered answer. On every target it is
-compared, query by query, with zero-shot, with demonstrations of the target and of the source, with random directions of
-its norm, and with the vector of demonstrations whose answers were shuffled; both placebos go through the same rule.
+Each source's contrastive mean is added at the layer and strength that the run's rule chooses for each target without
+reading the target's labels; the rule may also decide not to steer, and the outcome is then the unsteered answer. On
+every target the vector is compared, query by query, with zero-shot, with demonstrations of the target and of the
+source, with random directions of the same norm, and with the vector of demonstrations whose answers were shuffled. Both
+placebos go through the same rule.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from ..workspace import Workspace, test_examples
 
 METHODS = ("cast", "placebo: shuffled labels", "placebo: random direction")
 CONDITIONS = ("zero-shot", *METHODS, "cross-task few-shot", "few-shot")
-"""In reading order: what the vector changed, whether placebos do the same, what demonstrations do."""
+"In reading order: the effect of the vector, of placebos, and of demonstrations."
 CHOICES = ("target", "source", "method", "number", "decision", "layer", "strength", "rule", "score", "reason")
 PAIRWISE = ("parallelism", "cosines")
 GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
-"""Tables on how the difference vectors of tasks relate; each is one cell."""
+"Tables about the geometry of the difference vectors; each is one cell."
 # Layers that are projected for pictures: enough for a slider, few enough for a page.
 PROJECTED_LAYERS = 8
 # UMAP needs more points than neighbours; below this a picture of it would say nothing.
@@ -44,24 +45,24 @@ UMAP_POINTS = 40
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Experiment):
-    """The main job.
+    """Do the vectors of tasks point the same way, and does one task's vector help another task?
 
     Attributes:
-        umap: draw a UMAP projection beside the PCA; compiling it takes half a minute.
+        umap: draw a UMAP projection beside the PCA; compiling UMAP takes half a minute.
     """
 
     name = "transfer"
     title = "Transfer between tasks"
     compared = (
-        "Every condition answered the same test queries of a target as zero-shot did. Layer and strength, or standing "
-        "aside, were chosen by the run's rule for each pair; no label of a target was used to choose anything, and "
-        "where the rule stands aside, the outcome is the unsteered answer. Placebos have the same norm and go through "
-        "the same rule: random directions, one for each source and draw, and the vector of demonstrations whose "
-        "answers were shuffled. Under rule `own` they take the setting of the vector that they stand beside."
+        "All conditions answered the same test queries of a target. The run's rule chose layer and strength for each "
+        "pair, or decided not to steer; it read no label of the target. Where the rule stands aside, the outcome is "
+        "the unsteered answer. Placebos have the same norm as the vector and go through the same rule: random "
+        "directions, one per source and draw, and the vector of demonstrations with shuffled answers. Under rule "
+        "`own` they use the setting of the vector that they are compared with."
     )
     limits = (
         f"{sentences.LIMITS} A high cosine between the vectors of two tasks does not mean that one helps the other, "
-        "and a gain does not show that knowledge was transferred: look at format and choice, and at the placebos."
+        "and a gain does not show that knowledge was transferred: compare format and choice, and the placebos."
     )
     shown = ("methods", "pairs", "choices", "split", "settings")
 
@@ -142,7 +143,7 @@ EXPERIMENT = Transfer
 
 
 def saved_vectors(workspace: Workspace, name: str) -> pd.DataFrame:
-    """Difference vectors of a task on disk; of a source also those of shuffled answers, and its steering vector."""
+    """Save the difference vectors of a task; for a source also those of shuffled answers, and its steering vector."""
     found = workspace.differences(name)
     if name in workspace.config.sources:
         workspace.differences(name, "shuffled labels")
@@ -151,7 +152,7 @@ def saved_vectors(workspace: Workspace, name: str) -> pd.DataFrame:
 
 
 def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
-    """Outcomes of everything that is compared on a target, on the same examples."""
+    """Outcomes of all conditions on a target, on the same examples."""
     config, task, base = workspace.config, workspace.tasks[target], workspace.base(target)
     examples = test_examples(config, task)
     conditions: list[AnyCondition] = [base, few_shot_condition(task, examples, shots=config.shots, seed=config.seed)]
@@ -165,9 +166,11 @@ def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
 
 
 def chosen_conditions(workspace: Workspace, base: Condition, methods: Sequence[str]) -> list[Condition]:
-    """Every source's vectors and placebos on the prompts of a target, where the run's rule puts each of them.
+    """Every source's vectors and placebos on the prompts of a target, at the setting that the run's rule chooses for
+    each.
 
-    Where it stands aside, the condition has no intervention. Under rule ``own``, placebos take the setting of ``cast``.
+    Where the rule stands aside, the condition has no intervention. Under rule ``own``, placebos use the setting of
+    ``cast``.
     """
     target, found = base.prompts[0].task, []
     for source in workspace.config.sources:
@@ -185,7 +188,7 @@ def chosen_conditions(workspace: Workspace, base: Condition, methods: Sequence[s
 
 
 def choices(workspace: Workspace, target: str) -> pd.DataFrame:
-    """Where the vectors and placebos of every other source steer a target, or that they stand aside."""
+    """The setting at which each other source's vector and placebos steer a target, or that the rule stands aside."""
     rows = []
     for source in workspace.config.sources:
         for method in METHODS if source != target else ():
@@ -198,7 +201,7 @@ def choices(workspace: Workspace, target: str) -> pd.DataFrame:
 
 
 def aside_sentence(choices: pd.DataFrame, config: RunConfig) -> str:
-    """For how many pairs the rule stood aside, beside the same for placebos; empty where it cannot."""
+    """How often the rule stood aside, for vectors and for placebos; empty for a rule that never does."""
     if choices.empty or not RULES[config.rule].aside:
         return ""
     aside = choices["decision"] == "stands aside"
@@ -234,7 +237,7 @@ def side_by_side_pairs(result: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_cells(sweep: pd.DataFrame) -> pd.DataFrame:
-    """For each source the chosen layer and strength, and what its validation split showed there.
+    """The chosen layer and strength of each source, and its validation results there.
 
     Returns:
         ``source, layer, strength, n``, and ``first_match`` and ``exact_match`` of the vector with those of the
@@ -253,7 +256,7 @@ def chosen_cells(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_sentence(split: pd.DataFrame) -> str:
-    """How the mean gain divides into format and choice; empty without a split."""
+    """How the mean gain splits into format and choice; empty without a split."""
     for method in ("cast", "cast (own vector)"):
         rows = split[split["method"] == method]
         if len(rows):
@@ -268,7 +271,7 @@ def split_sentence(split: pd.DataFrame) -> str:
 
 
 def geometry(workspace: Workspace, part: str, *, umap: bool) -> pd.DataFrame:
-    """One table on how the difference vectors of all tasks relate."""
+    """One table about the geometry of the difference vectors of all tasks."""
     config = workspace.config
     differences = [workspace.differences(name) for name in workspace.tasks]
     layers = projected_layers(differences[0].layers)
@@ -319,10 +322,10 @@ def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
             "matrix",
             "What one task's vector does to another task",
             "Change from zero-shot in percentage points, bold where the corrected p-value is below 0.05. Exact "
-            "match: the answer is right. Label validity: it is an admissible answer. Label-restricted accuracy: the "
-            "right one is preferred when only admissible answers are compared. Gains in the first two without gains "
-            "in the third mean that the vector mends the format and not the choice. Blank: free answers.",
-            "Heat maps of targets by sources, one for each outcome; the tables below hold every number.",
+            "match: the answer is right. Label validity: the answer is admissible. Label-restricted accuracy: the "
+            "right answer is preferred when only admissible answers are compared. A gain in the first two without a "
+            "gain in the third means that the vector improves the format, not the choice. Blank: free answers.",
+            "Heat maps of targets by sources, one per outcome; the tables below list every number.",
             plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered), method="cast"),
             steered,
         )
@@ -330,10 +333,10 @@ def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
         yield ReportFigure(
             "gain",
             "Every condition against zero-shot",
-            "Gain in exact match over zero-shot with its 95 % interval. Hollow grey marks are placebos. Where a random "
-            "direction gets as far as the vector, its direction did not matter; where the vector from shuffled "
-            "answers does, the right answers in the examples did not.",
-            "Forest plot of gains in exact match for each target, source and condition, placebos included.",
+            "Gain in exact match over zero-shot with its 95 % interval. Hollow grey marks are placebos. If a random "
+            "direction gains as much as the vector, the vector's direction did not matter; if the vector from "
+            "shuffled answers does, the right answers in the examples did not.",
+            "Forest plot of gains in exact match per target, source and condition, including placebos.",
             plots.plot_gain(result),
             result[result["metric"] == "exact_match"],
         )
@@ -341,8 +344,8 @@ def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
         yield ReportFigure(
             "split",
             "Format and choice",
-            "Each bar is a gain in exact match, made of two parts that add up: more answers are admissible (format), "
-            "and more of the admissible ones are right (choice). Lines are 95 % intervals.",
+            "Each bar is a gain in exact match, split into two parts that add up to it: more answers are admissible "
+            "(format), and more of the admissible answers are right (choice). Lines are 95 % intervals.",
             "Stacked bars of the format part and the choice part of each gain in exact match, with intervals.",
             plots.plot_split(split, method="cast"),
             split,
@@ -355,8 +358,8 @@ def sweep_figure(sweep: pd.DataFrame, source: str) -> ReportFigure:
     return ReportFigure(
         f"sweep_{source}",
         f"Sweep: {source}",
-        "Above the vector, below a random direction of the same length, on the source's own validation split. The "
-        "ring marks the chosen cell.",
+        "The vector (top) and a random direction of the same norm (bottom), on the source's own validation split. "
+        "The ring marks the chosen cell.",
         f"Heat maps of layer by strength for the vector of {source} and for a random direction.",
         plots.plot_sweep(rows, source=source),
         rows,
@@ -366,10 +369,10 @@ def sweep_figure(sweep: pd.DataFrame, source: str) -> ReportFigure:
 PICTURES = {
     "parallelism": (
         "Cosine between the mean difference vectors of two tasks",
-        "One line per pair of tasks, shaded by its 95 % interval: above, two tasks of one family (the same kind of "
-        "answer), below, of different families. Grey: what random directions give, and differences between random "
+        "One line per pair of tasks, with its 95 % interval. Top: two tasks of the same family (the same kind of "
+        "answer). Bottom: tasks of different families. Grey: random directions, and differences between random "
         "zero-shot prompts.",
-        "Lines of cosine by layer, one for each pair of tasks.",
+        "Lines of cosine by layer, one per pair of tasks.",
         plots.plot_parallelism,
     ),
     "cosines": (
@@ -380,37 +383,37 @@ PICTURES = {
     ),
     "alignment": (
         "Do samples point along their own task's mean?",
-        "Solid: how far a task's samples point along their own task's mean (made without them). Dotted: along other "
-        "tasks' means.",
+        "Solid: how well a task's samples align with their own task's mean (computed without the sample). Dotted: "
+        "with other tasks' means.",
         "Lines of mean cosine by layer, of each task's samples to its own mean and to the means of other tasks.",
         plots.plot_alignment,
     ),
     "cohesion": (
         "Agreement within a task",
-        "Mean cosine between the difference vectors of two samples of one task, with its 95 % interval. Samples that "
-        "disagree make a mean that steers unreliably.",
-        "Lines of mean pairwise cosine by layer, one for each task, with intervals.",
+        "Mean cosine between the difference vectors of two samples of one task, with its 95 % interval. Where "
+        "samples disagree, their mean steers unreliably.",
+        "Lines of mean pairwise cosine by layer, one per task, with intervals.",
         plots.plot_cohesion,
     ),
     "entropy": (
         "Matrix entropy",
-        "Over how many directions the activations of a layer spread, with (solid) and without (dotted) examples in "
+        "How many directions the activations of a layer spread over, with (solid) and without (dotted) examples in "
         "the prompt.",
-        "Lines of matrix entropy by layer, one for each task and prompt.",
+        "Lines of matrix entropy by layer, one per task and prompt.",
         plots.plot_entropy,
     ),
 }
 CLOUDS = {
     "pca": (
         "Activations in one plane (PCA)",
-        "Each thin arrow is a sample, from its zero-shot to its few-shot activation; bold arrows join the centres. The "
-        "plane is fitted on all tasks at once and is linear, so parallel vectors look parallel as far as its two axes "
-        "reach.",
+        "Each thin arrow is a sample, from its zero-shot to its few-shot activation; bold arrows join the centroids. "
+        "The plane is fitted to all tasks at once. It is linear, so parallel vectors appear parallel as far as they "
+        "lie in it.",
     ),
     "umap": (
         "Neighbourhoods (UMAP)",
-        "Hollow: zero-shot; filled: few-shot. UMAP keeps neighbours together and nothing else: directions, lengths "
-        "and distances in this picture mean nothing. For parallelism, look at the cosines.",
+        "Hollow: zero-shot; filled: few-shot. UMAP preserves neighbourhoods and nothing else: directions, lengths "
+        "and distances in this picture have no meaning. To judge parallelism, look at the cosines.",
     ),
 }
 
@@ -420,7 +423,7 @@ AT_ONE_LAYER = ("parallelism", "cosines")
 
 
 def _chosen_layer(frames: Frames, rows: pd.DataFrame) -> int | None:
-    """The layer at which most sources are added, where a frame has it: what a slider shows first."""
+    """The layer at which most sources steer, if the frame has it: the first one that a slider shows."""
     if "settings" not in frames or frames["settings"].empty:
         return None
     layer = int(frames["settings"]["layer"].mode().iloc[0])
@@ -428,7 +431,7 @@ def _chosen_layer(frames: Frames, rows: pd.DataFrame) -> int | None:
 
 
 def geometry_figures(frames: Frames) -> Iterator[ReportFigure]:
-    """How the difference vectors of the tasks relate."""
+    """Figures of the geometry of the difference vectors."""
     for name, (title, caption, alt, plot) in PICTURES.items():
         if name in frames and len(frames[name]):
             first = {"layer": _chosen_layer(frames, frames[name])} if name in AT_ONE_LAYER else {}

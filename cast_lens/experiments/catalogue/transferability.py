@@ -1,8 +1,8 @@
-"""One vector, many unrelated targets: what it does to each, and what order there is in the matrix.
+"""One vector, many unrelated targets: its effect on each, and the structure of the transfer matrix.
 
-Sources are targets of each other as well. Three questions are asked of the matrix of gains, each against its null: do
-targets (and sources) fall into clusters, do some tasks give or take more than others, and do pairs of one template
-family gain more than pairs of two.
+Sources are targets of each other as well. Three questions are asked of the matrix of gains, each against a null
+distribution: do targets (and sources) form clusters, do some tasks give or take more than others, and do pairs within
+one template family gain more than pairs across families?
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ... import plots
 from ...methods import OUTCOMES
@@ -48,15 +49,15 @@ class Transferability(Experiment):
     name = "transferability"
     title = "Transferability"
     compared = (
-        "Each source at its own setting on every target (the sources among them, never on themselves), on the same "
-        "test queries as zero-shot. The clusters' null exchanges values within columns and chooses the cut anew; the "
-        "families' null renames whole rows and columns. P-values of the structure are corrected after Holm over its "
-        "table."
+        "Each source steers every target at its own setting (including the other sources, but never itself), on the "
+        "same test queries as zero-shot. The clusters' null distribution permutes values within columns and chooses "
+        "the cut again; the families' null relabels whole rows and columns. P-values of the structure are "
+        "Holm-adjusted over its table."
     )
     limits = (
-        "With few sources and targets only a strong order can show; finding none does not prove that there is none. A "
-        "task that gains from every source may simply have had the wrong answer format before. Hubs are named after "
-        "the fact, the highest and lowest of several, and their intervals do not allow for that. "
+        "With few sources and targets only a strong structure can show; finding none does not prove that there is "
+        "none. A task that gains from every source may simply have had the wrong answer format before. Hubs are "
+        "picked after the fact, the highest and lowest of several, and their intervals do not allow for that. "
         f"{sentences.LIMITS}"
     )
     shown = ("structure", "hubs", "methods")
@@ -75,7 +76,7 @@ class Transferability(Experiment):
         return crossed_outcomes(workspace, cell.target)
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
-        """What vectors do to each task, and the order in it.
+        """The effect of vectors on each task, and the structure of the matrix.
 
         Returns:
             ``result``: one row per pair, method and metric; ``methods``: over all pairs; ``hubs, structure,
@@ -104,9 +105,9 @@ class Transferability(Experiment):
         if (result["method"] == CAST).any():
             yield ReportFigure(
                 "matrix",
-                "What one vector does to many targets",
-                "Change against zero-shot in percentage points, for the contrastive mean; tasks of one family are "
-                "next to each other. Bold: the interval excludes zero.",
+                "Effect of one vector on many targets",
+                "Change from zero-shot in percentage points for the contrastive mean; tasks of one family are next "
+                "to each other. Bold: the interval excludes zero.",
                 "Heat maps of gain by target and source.",
                 plots.plot_transfer_matrix(result, metrics=sentences.metrics(result), method=CAST),
                 result,
@@ -174,7 +175,7 @@ def families_of(part: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
 
 
 def clusters_of(
-    part: pd.DataFrame, role: str, matrix: np.ndarray, config: RunConfig
+    part: pd.DataFrame, role: str, matrix: Float[np.ndarray, "task other"], config: RunConfig
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Whether targets, or sources, fall into clusters."""
     names = list(dict.fromkeys(part[role]))

@@ -1,9 +1,9 @@
 """How far do vectors turn when the zero-shot prompt is worded differently, and what happens downstream?
 
-Five other wordings, and the chat template where the tokenizer has one. Each is tried in two places: on the zero-shot
-side of the difference alone (``zero-shot side``, the few-shot prompts stay as they are), and on both sides
-(``both sides``). Downstream all vectors get the norms of the default one and are added at its layer and strength, so
-that only directions differ; once under the default prompts of the target, once under the wording itself.
+Five other wordings are tried, and the chat template if the tokenizer has one, each in two places: on the zero-shot side
+of the difference alone (``zero-shot side``, the few-shot prompts stay as they are), and on both sides (``both sides``).
+Downstream all vectors get the norms of the default one and are added at its layer and strength, so that only directions
+differ: once under the default prompts of the target, once under the wording itself.
 """
 
 from __future__ import annotations
@@ -88,15 +88,16 @@ class ZeroShotSensitivity(Experiment):
     name = "zero-shot-sensitivity"
     title = "Sensitivity to the zero-shot prompt"
     compared = (
-        "Vectors of the same samples under other wordings, with the default vector: their directions, beside how far "
-        "another draw of as many samples would turn it; and what they do to targets at the default vector's norm, "
-        "layer and strength, once under the default prompts, once under the wording itself, each against zero-shot "
-        "under the same prompts. P-values are corrected after Holm over the table of comparisons."
+        "Vectors of the same samples under other wordings are compared with the default vector. Geometry: their "
+        "directions, and how far another draw of as many samples would turn the default vector. Downstream: their "
+        "effect on targets at the default vector's norm, layer and strength, once under the default prompts and once "
+        "under the wording itself, each against zero-shot under the same prompts. P-values are Holm-adjusted over "
+        "the table of comparisons."
     )
     limits = (
-        f"{sentences.LIMITS} A handful of wordings is not a sample of all that people would write. Layer and strength "
-        "were chosen for the default wording, so a loss elsewhere may be due to the setting. At one norm nothing is "
-        "said about how wordings change a vector's length; the table of turns shows it."
+        f"{sentences.LIMITS} A handful of wordings is not a sample of what people would write. Layer and strength "
+        "were chosen for the default wording, so a loss elsewhere may be due to the setting. At equal norm nothing "
+        "is seen of how wordings change a vector's length; the table of turns shows it."
     )
     shown = ("turns", "methods", "versus")
 
@@ -153,7 +154,7 @@ class ZeroShotSensitivity(Experiment):
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """How many vectors turn further than sampling would turn them, and how many differ downstream."""
+        """How many vectors turn further than sampling noise, and how many differ downstream."""
         found, versus = frames["turns"], frames["versus"]
         told = []
         if len(found):
@@ -291,7 +292,7 @@ def geometry_rows(workspace: Workspace, source: str) -> pd.DataFrame:
 
 
 def by_prompt(found: pd.DataFrame, table: Callable[..., pd.DataFrame], **options: Any) -> pd.DataFrame:
-    """A table for each wording of the prompts, under each other."""
+    """The tables of all wordings of the prompts, concatenated."""
     parts = [(name, part) for name, part in found.groupby("prompt", sort=False)] if len(found) else []
     made = [table(part, **options).assign(prompt=name) for name, part in parts]
     return pd.concat(made, ignore_index=True) if made else table(found, **options).assign(prompt=pd.Series(dtype=str))
@@ -305,7 +306,7 @@ def tested_together(result: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_vector(method: object) -> bool:
-    """Vectors that are no placebos."""
+    """Vectors that are not placebos."""
     return method not in (BASELINE, PLACEBO)
 
 
@@ -325,8 +326,8 @@ def cosine_figure(geometry: pd.DataFrame, side: str, config: RunConfig) -> Repor
     return ReportFigure(
         f"turning_{side.replace(' ', '_').replace('-', '_')}",
         f"How far the vector turns: {side}",
-        "Cosine to the default vector, mean and range over sources. Dotted: what another draw of samples would give. "
-        "Vectors are means of n samples.",
+        "Cosine to the default vector, mean and range over sources. Dotted: the cosine that another draw of samples "
+        "would give. Vectors are means of n samples.",
         f"Lines of cosine by layer, one for each wording of the {side}, with the noise of sampling.",
         plots.plot_scaling(frame, x_title="layer", y_title="cosine to the default vector", share=False),
         frame,

@@ -22,26 +22,28 @@ class Design:
     """What writes the vectors, and where they go (arXiv 2506.03426; ``PAPER`` has its values).
 
     Attributes:
-        generator: ``blocks``, the first blocks of the small model ``source``; ``residual``, the steered model's own
-            zero-shot residual at ``layer``, no second model at all; ``huggingface``, any causal or encoder model;
-            ``constant``, nothing is read: one learned vector per layer, the static counterpart of an ATV.
+        generator: what reads the query: ``blocks``, the first blocks of the small model ``source``; ``residual``, the
+            steered model's own zero-shot residual at ``layer``, without a second model; ``huggingface``, any causal or
+            encoder model; ``constant``, nothing: one vector per layer is learned, the static counterpart of an adaptive
+            task vector.
         source: the small model: for ``blocks`` the embedded model, ``self`` or a name that ``load_model`` takes; for
-            ``huggingface`` a folder or hub name.
-        layer: the block whose output is read (``blocks``, ``residual``); a Hugging Face model's last one is.
-        pooling: state at the ``last`` token, or the ``mean`` over all.
-        trained: whether the small model is trained along. The paper trains it; frozen, every text is read once.
-        standardise: whether states are centred and scaled by their mean and deviation over the training texts, before
-            the expansion. Residuals at one position have a large part in common, which the paper's code leaves in.
-        rank: of the expansion; None for one full linear map.
-        start: expansion that gives ``zero`` vectors at first, so that training begins at the unsteered model, or
-            ``torch``'s default initialisation, as the paper's code.
-        layers: blocks that get a vector; all when None.
-        strength: factor on the vectors. It scales how far a step of Adam moves a residual, whatever the loss: the
-            paper's 0.001 takes its 27,000 steps, 0.1 takes some hundreds.
-        position: ``last`` as the paper says, also the tokens decoded after it: a step then runs few tokens with
-            gradients. ``all`` as its code does.
-        reads: ``prompt``, the small model reads what the large one does; ``question``, it reads ``Q: … A:`` as in the
-            code's training.
+            ``huggingface`` a folder or a hub name.
+        layer: the block whose output is read (``blocks`` and ``residual``); of a Hugging Face model it is always the
+            last.
+        pooling: which state is read: that of the ``last`` token, or the ``mean`` over all tokens.
+        trained: whether the small model is trained too, as in the paper; a frozen one reads every text only once.
+        standardise: whether states are centred and scaled by their mean and deviation over the training texts before
+            the expansion. Residuals at one position share a large component, which the paper's code leaves in.
+        rank: the rank of the expansion; a full linear map if not given.
+        start: how the expansion is initialised: ``zero`` begins training at the unsteered model; ``torch`` uses
+            PyTorch's default, as the paper's code does.
+        layers: the blocks that get a vector; all if not given.
+        strength: the factor that scales the vectors. It determines how far a step of Adam moves a residual, whatever
+            the loss: the paper's 0.001 takes its 27,000 steps, 0.1 takes a few hundred.
+        position: which tokens are steered: ``last``, as the paper describes, also steers each generated token, and few
+            tokens per step need gradients; ``all`` is what its code does.
+        reads: what the small model reads: ``prompt``, the text that the large model reads, or ``question``, the text in
+            the form ``Q: … A:`` as in the training code of the paper.
 
     Raises:
         ValueError: on an unknown name, a negative layer, a rank below 1, or a non-finite strength.

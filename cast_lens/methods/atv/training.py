@@ -121,7 +121,14 @@ def claim(folder: Path, *, design: Design, training: Training, material: Trainin
         )
 
 
-def save_bad_batch(folder: Path, items: list[TrainingItem], vectors: Tensor, *, step: int, losses: list[float]) -> Path:
+def save_bad_batch(
+    folder: Path,
+    items: list[TrainingItem],
+    vectors: Float[Tensor, "item layer d_model"],
+    *,
+    step: int,
+    losses: list[float],
+) -> Path:
     """Write the prompts of a step whose loss or gradient is not finite, and the vectors that were added to them."""
     rows = [
         {"task": item.task, "sample": item.sample, "template": item.template, "text": item.text}

@@ -105,9 +105,9 @@ def test_a_planted_predictor_predicts_and_noise_does_not() -> None:
     ("right", "said"),
     [
         (mixed, ("of 24 pairs lose", "the highest AUROC on held-out targets")),
-        (helps, ("0 of 24 pairs lose", "so no sign can be predicted")),
-        (nothing, ("0 of 24 pairs lose", "so no sign can be predicted")),
-        (harms, ("24 of 24 pairs lose", "so no sign can be predicted")),
+        (helps, ("0 of 24 pairs lose", "no sign can be predicted")),
+        (nothing, ("0 of 24 pairs lose", "no sign can be predicted")),
+        (harms, ("24 of 24 pairs lose", "no sign can be predicted")),
     ],
 )
 def test_the_headline_fits_what_came_out(right: Right, said: tuple[str, ...]) -> None:
