@@ -181,16 +181,14 @@ def load_model(
         return _finish(name.eval(), tokenizer, chat_arguments)
     reading = Reading(_dtype(dtype), revision, tokenizer, implementation, device_map)
     found = _read(name, reading, _device(device))
-    tokenizer = found.tokenizer
     if _implementation(found.hf_model, found.implementation) == "transformers":
-        return _finish(_adopted(found.hf_model, found.label), tokenizer, chat_arguments)
-    kept = isinstance(name, PreTrainedModel)  # the caller goes on using it
-    precision = reading.dtype or automatic_dtype(found.hf_model)
-    model = convert(found.hf_model, name=found.label, dtype=precision, device=_device(device), copy=kept)
-    verify_logits(model, found.hf_model, probe_ids(found.hf_model, tokenizer))
+        return _finish(_adopted(found.hf_model, found.label), found.tokenizer, chat_arguments)
+    precision, given = reading.dtype or automatic_dtype(found.hf_model), isinstance(name, PreTrainedModel)
+    model = convert(found.hf_model, name=found.label, dtype=precision, device=_device(device), copy=given)
+    verify_logits(model, found.hf_model, probe_ids(found.hf_model, found.tokenizer))
     # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
     vars(model)["generation_config"] = copy.deepcopy(getattr(found.hf_model, "generation_config", None))
-    return _finish(model, tokenizer, chat_arguments)
+    return _finish(model, found.tokenizer, chat_arguments)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
