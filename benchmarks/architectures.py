@@ -33,7 +33,7 @@ HEAD = """# Architectures
 
 This page lists which route each causal language model of transformers {version} takes. The table is made by
 `python -m benchmarks.architectures`: for each architecture a tiny random model is built from a small config, and the
-engine's scores (unsteered and steered at the last, the last prompt and all tokens), residuals and decoded tokens are
+engine's scores (unsteered and steered at the last, the last prompt and all tokens), residuals and generated tokens are
 compared with hooks on a padded batch. *Difference* is the largest difference relative to the largest number compared.
 
 - **fast**: one pass over rows. A probe decides this from what the modules do with a few tokens, never from their names.

@@ -6,16 +6,17 @@ A map, in the order in which things flow:
 - ``load_model`` gives a ``HookedTransformer`` with unprocessed weights;
 - ``difference_vectors`` runs both prompts of each sample and keeps the residuals: ``DifferenceVectors``, whose
   ``mean`` is a ``SteeringVector``;
-- ``parallelism``, ``alignment``, ``cohesion``, ``entropy_by_layer``, ``project`` say how differences lie to each other;
+- ``parallelism``, ``alignment``, ``cohesion``, ``entropy_by_layer``, ``project`` describe the geometry of differences;
 - ``space_from_residuals`` and ``select`` choose which samples to average;
 - ``sweep`` scores prompts over layers × strengths × directions in one pass; ``score`` and ``answer`` run any set of
   ``Intervention`` objects; ``steer`` puts them on a model as hooks;
 - ``evaluate`` gives one row per example; ``VECTOR_METHODS`` and ``PROMPT_METHODS`` hold what is compared, and
   ``evaluate_conditions`` runs any number of them on the same examples; ``cast_lens.stats`` the intervals and tests;
-- ``cast_lens.plots`` draws frames, ``explore`` shows vectors to pick and turn by hand; ``cast_lens.experiments.run``
-  does all of it and writes a report.
+- ``cast_lens.plots`` draws frames, ``explore`` shows vectors to explore by hand; ``cast_lens.experiments.run``
+  runs everything and writes a report.
 
-Names load when they are first used, so importing the package is quick; so do the rooms (``cl.plots``, ``cl.stats``).
+Names are loaded when they are first used, so importing the package is quick; so do the rooms (``cl.plots``,
+``cl.stats``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A vector that is strong enough to change an answer changes everything else that the model would have written.
 ``text_effects`` measures that on neutral text, in one pass for all interventions: the second half of each text is
-scored as if the model had decoded it, so under position ``last`` every one of its tokens is steered as decoded
+scored as if the model had decoded it, so under position ``last`` every one of its tokens is steered as generated
 tokens are. ``token_effects`` says which next tokens gain and lose.
 
 Low costs on plain text do not show that a vector is harmless elsewhere; high ones show that its gain was bought.
@@ -71,7 +71,7 @@ def text_effects(
 
     Args:
         model: any ``HookedTransformer`` with a tokenizer.
-        interventions: variants beside the unsteered model: one, several, or several by name (the column ``name``).
+        interventions: variants besides the unsteered model: one, several, or several by name (the column ``name``).
         texts: of 4 tokens or more; the first half of each is the prompt, the rest is scored.
         kept_mb: memory for full-vocabulary logits, in MB.
 

@@ -42,7 +42,7 @@ def evaluate(
     Args:
         model: any ``HookedTransformer``.
         prompts: queries with gold answers.
-        interventions: variants beside the unsteered model: one, several, or several by name (the column ``name``).
+        interventions: variants besides the unsteered model: one, several, or several by name (the column ``name``).
         max_new_tokens: longest answer; by default three tokens more than the longest admissible or gold answer.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB.
@@ -122,7 +122,7 @@ def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Seq
 
 
 def condition_names(interventions: Sequence[Steering]) -> list[str]:
-    """A name for each variant: ``unsteered``, then those of the interventions, told apart where they share one."""
+    """A name for each variant: ``unsteered``, then those of the interventions, made distinct where they share one."""
     names = [one.name or "steered" for one in interventions]
     longer = [
         f"{name}, layer {one.layer}, strength {one.strength:g}" if names.count(name) > 1 else name

@@ -157,7 +157,7 @@ def _pair_differences(
 def shown_prompts(
     model: HookedTransformer, task: Task, queries: Sequence[Example], extraction: Extraction
 ) -> list[Prompt]:
-    """The few-shot side: each query behind what the extraction shows, labelled, shuffled or random.
+    """The few-shot side: each query after what the extraction shows, labelled, shuffled or random.
 
     Raises:
         ValueError: see ``few_shot`` and ``with_random_text``.

@@ -50,7 +50,7 @@ def damaged(path: Path, why: object, *, then: str = "the same command makes it a
 
 
 def disk_failed(error: BaseException) -> bool:
-    """Whether an error tells of a full, read-only or broken disk."""
+    """Whether an error comes from a full, read-only or broken disk."""
     return isinstance(error, OSError) and error.errno in _DISK
 
 

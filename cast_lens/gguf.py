@@ -130,7 +130,7 @@ def _provenance(file: GGUFFile) -> Provenance:
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """Where a tensor lies in a GGUF file.
+    """Where a tensor is in a GGUF file.
 
     Attributes:
         name: as the file has it.

@@ -43,7 +43,7 @@ class Edit:
         self._edited = False
 
     def attach(self) -> None:
-        """Put the hook where the intervention belongs, behind the hooks that are there."""
+        """Put the hook where the intervention belongs, after the hooks that are there."""
         # Permanent in TransformerLens' sense: reset_hooks() leaves it alone. It ends with the context.
         self._point.add_hook(self, is_permanent=True)
         self._handle = self._point.fwd_hooks[-1]

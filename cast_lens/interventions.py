@@ -112,7 +112,7 @@ class Intervention:
         layer: block index, 0-based.
         strength: finite factor.
         operator: see above.
-        position: ``last`` (the last prompt token and every decoded token), ``prompt_last`` (the last prompt
+        position: ``last`` (the last prompt token and every generated token), ``prompt_last`` (the last prompt
             token only), ``all`` (every token).
         name: label in frames and figures.
         fingerprint: of the model that the direction was taken from, so that another one can refuse it; empty
@@ -475,7 +475,7 @@ class ForwardPass:
         """True at the tokens of this pass that an intervention at ``position`` edits.
 
         A pass that starts at the first token is taken for a prompt, unless ``prompt_length`` or the decoding
-        loop says where the prompt ends; a single token behind a cache is taken for a decoded one.
+        loop says where the prompt ends; a single token after a cache is taken for a generated one.
 
         Args:
             position: ``all`` is every token, padding included, which no real token attends to.
@@ -512,7 +512,7 @@ class ForwardPass:
             return torch.full((1,), -1, device=mask.device)
         raise ValueError(
             f"{self.width} tokens follow {self.cached} cached ones: they may be the rest of a prompt or "
-            "decoded tokens; say how long the prompt is with steer(..., prompt_length=...)"
+            "generated tokens; say how long the prompt is with steer(..., prompt_length=...)"
         )
 
 

@@ -7,7 +7,7 @@ would have expected, and what came, of every source in the place of the target.
 
 What a recommendation does not show: that the model's answers are right. It expects a gain where steering turns answers
 that are not admissible into the answers that the model itself prefers, and there a random direction may do as well; the
-expected change of one is reported beside it.
+expected change of one is reported too.
 """
 
 from __future__ import annotations
@@ -394,7 +394,7 @@ def _sources(given: Sequence[Task | str], target: Task) -> list[Task]:
 def _target(
     given: Task | str | Path | Sequence[Any], *, labels: Sequence[str] | None, instruction: str | None, seed: int
 ) -> Task:
-    """The task whose queries are asked; of records without answers, admissible ones stand in, which nothing reads."""
+    """The task whose queries are asked; records without answers get admissible ones, which nothing reads."""
     if isinstance(given, Task):
         return given
     if isinstance(given, str | Path):

@@ -45,8 +45,8 @@ def steer(
     stay as they are, and ``model.reset_hooks()`` inside the context does not end the steering.
 
     A forward pass that starts at the first token is a prompt: ``last`` and ``prompt_last`` edit each row's
-    last real token. A single token behind a KV cache is a decoded one. ``model.generate`` knows its prompt.
-    For anything else (decoding by hand without a cache, prompts behind a cached prefix, scoring prompt and
+    last real token. A single token after a KV cache is a generated one. ``model.generate`` knows its prompt.
+    For anything else (decoding by hand without a cache, prompts after a cached prefix, scoring prompt and
     answer in one pass) give ``prompt_length``. Padding is what ``attention_mask`` says, else what
     TransformerLens takes for it: leading pad tokens or trailing ones, by the tokenizer's ``padding_side``. A
     pass that starts inside the model (``start_at_layer``) sees no tokens: give it an ``attention_mask`` (or
@@ -57,8 +57,8 @@ def steer(
             context: compiled code passes over hooks that were added later.
         interventions: what to do, and where, all together; see ``SteeringVector.intervention``. ``PromptVectors``
             steer each row of a batch with the vectors of its prompt. A list of them, or a mapping of names to them,
-            may stand for several.
-        prompt_length: real tokens of the prompt, BOS included: one number, or one a row.
+            may replace several.
+        prompt_length: real tokens of the prompt, BOS included: one number, or one per row.
 
     Yields:
         The same model.
@@ -118,7 +118,7 @@ def generate(
         prompts: one or several, see ``engine.tokenise``; they run as one batch, padded on the left.
         interventions: one, several, or several by name: all together, in order.
         max_new_tokens: tokens to write at most, 1 or more.
-        stop: text at which an answer ends, not part of it, where it stands behind something that is not blank; None
+        stop: text at which an answer ends, not part of it, wherever it follows something that is not blank; None
             to end at end-of-text and end-of-turn tokens only.
         chat: put each prompt through the model's chat template.
         temperature: 0 for the most probable token; above it, tokens are drawn from the softmax of logits / temperature.
@@ -176,7 +176,7 @@ class _Decoding:
         return cls(model, pick, tokens, mask, cache, list(range(len(rows))))
 
     def following(self, seen: int) -> Int[Tensor, " row"]:
-        """The next tokens of the rows that go on, from a pass over the tokens that the cache has not seen."""
+        """The next tokens of the rows that continue, from a pass over the tokens that the cache has not seen."""
         logits = self.model(self.tokens[:, seen:], attention_mask=self.mask[:, seen:], past_kv_cache=self.cache)
         return self.pick(logits[self.alive, -1])
 

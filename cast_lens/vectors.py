@@ -54,7 +54,7 @@ class Provenance:
         chat: whether prompts went through the chat template.
         versions: of cast_lens, torch, transformers, transformer-lens.
         note: free text: the method, the selection, the arithmetic.
-        chat_arguments: what the chat template was given beside the messages, the date it was told included.
+        chat_arguments: further arguments of the chat template, including the date.
     """
 
     model: str
@@ -255,7 +255,7 @@ class SteeringVector:
         """Tokens whose logits the direction raises most where it reaches the unembedding: the logit lens of a vector.
 
         The direction is scaled by the final norm's weights and read by the unembedding; what later blocks make of it
-        is left out, so that early layers tell little.
+        is left out, so that early layers say little.
 
         Args:
             model: the model that the vector belongs to, with a tokenizer.

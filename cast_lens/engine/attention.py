@@ -21,7 +21,7 @@ from .model import AttentionSpec
 # Scores, or keys and values gathered for nodes that share some, that are held at a time: what one step has written
 # the next finds in the cache, and no prompt can be so long that a budget breaks.
 GROUP_BYTES = 16e6
-# Rows that stand together are read as a view; others are gathered.
+# Adjacent rows are read as a view; others are gathered.
 Rows = slice | Int[Tensor, " row"]
 # Trunk rows that a row sees, as runs.
 Path = tuple[tuple[int, int], ...]
@@ -29,7 +29,7 @@ Path = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrunkGroup:
-    """Runs of trunk rows of equal length behind equally many other rows: one attention call."""
+    """Runs of trunk rows of equal length after equally many other rows: one attention call."""
 
     shape: tuple[int, int]
     rows: Rows
@@ -45,7 +45,7 @@ class TrunkGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TailGroup:
-    """Rows of tails of equal shape behind equally long prefixes, few enough for their scores to fit the cache.
+    """Rows of tails of equal shape after equally long prefixes, few enough for their scores to fit the cache.
 
     ``columns`` are the rows that read, ``own_columns`` those of the same tails that are read.
     """
@@ -241,7 +241,7 @@ def attend_rows(
     trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_value"]],
     paths: list[tuple[slice, Path]],
 ) -> Float[Tensor, "row heads_d_value"]:
-    """Attention of decoded rows, each to its prompt's shared keys and to its own, which all stand before it."""
+    """Attention of decoded rows, each to its prompt's shared keys and to its own, which all precede it."""
     grouped = rearrange(q, "row (kv group) d -> row kv group d", kv=spec.n_kv_heads) * spec.scale
     inside = grouped @ own[0].transpose(2, 3)
     z = grouped.new_empty(*grouped.shape[:3], own[1].shape[-1])

@@ -13,7 +13,7 @@ from .attention import GROUP_BYTES
 from .layout import MIN_SHARED, TokenPrompt, common_prefix
 from .model import MLP_ROWS
 
-# Memory above the model, in MB, that capture and scoring work within unless told otherwise.
+# Memory above the model, in MB, that capture and scoring work within by default.
 DEFAULT_BUDGET_MB = 128.0
 
 
@@ -52,7 +52,7 @@ def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int
     Args:
         model: gives widths.
         prompt: alone in its batch.
-        variants: that run beside each other.
+        variants: that run together.
         whole: whether all of the prompt is steered; see ``layout``.
     """
     cfg, length = model.cfg, len(prompt.tokens)

@@ -73,7 +73,7 @@ def capture(
         prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects; one is a batch of one.
         layers: block indices (all when None).
         positions: tokens of each prompt, as indices of its token list (BOS included): -1 is the last, 0 the first. A
-            causal model's residual there is that of the prompt cut behind that token, so this runs the beginnings.
+            causal model's residual there is that of the prompt cut after that token, so this runs the beginnings.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB, without the result. Attention never takes more than 32 of
             them, however long a prompt is. The rows of one prompt are held together: one that needs more for its rows
@@ -99,7 +99,7 @@ def capture(
 
 
 def _beginnings(prompts: Sequence[TokenPrompt], positions: tuple[int, ...]) -> list[TokenPrompt]:
-    """Each prompt cut behind each of the positions."""
+    """Each prompt cut after each of the positions."""
     if not positions:
         raise ValueError("positions is empty; give token indices such as [-1], or None for the last token")
     for index, prompt in enumerate(prompts):

@@ -1,6 +1,6 @@
 """Greedy answers under many interventions at once, from the same shared keys and values.
 
-After one pass over the prompts every (variant, prompt) row goes on alone, with its own few keys and the prompt's
+After one pass over the prompts every (variant, prompt) row continues alone, with its own few keys and the prompt's
 shared ones; rows that have ended leave. ``score_and_answer`` reads scores off the same pass: its tails hold the last
 prompt token and the chains of the answers, and each row writes on from the last prompt token alone.
 """
@@ -47,10 +47,10 @@ def answer(
     Args:
         model: any ``HookedTransformer``.
         prompts: see ``tokenise``.
-        interventions: variants beside the unsteered model: one, several, or several by name. Under ``last`` each
-            decoded token is steered too.
+        interventions: variants besides the unsteered model: one, several, or several by name. Under ``last`` each
+            generated token is steered too.
         max_new_tokens: longest answer, in tokens.
-        stop_at_newline: end an answer at the first line end behind something that is not blank. ``end_tokens``
+        stop_at_newline: end an answer at the first line end that follows something that is not blank. ``end_tokens``
             always end it. See ``StopRule``.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB.
@@ -207,7 +207,7 @@ def _first_rows(kernel: RowModel, batch: Batch, done: Pass, first: Int[Tensor, "
     variants, prompts = torch.arange(n_variants, device=device), torch.arange(n_prompts, device=device)
     place = torch.tensor(done.order, device=device).argsort()
 
-    # Whole prompts that run together are of one length; behind the last token stand the answers' chains.
+    # Whole prompts that run together are of one length; the answers' chains follow the last token.
     columns = torch.tensor([range(last - batch.tails[0].last, last + 1) for last in lasts], device=device)
 
     def of_rows(x: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class _Variants:
         return active
 
     def branch(self, layer: int, tails: Float[Tensor, "variant column d_model"], active: int) -> int:
-        """Copy the unsteered tails for the variants that begin behind this layer (-1: before the first block)."""
+        """Copy the unsteered tails for the variants that begin after this layer (-1: before the first block)."""
         while active < len(self.order) and _begin(self.interventions[self.order[active]]) == layer:
             tails[active] = tails[0]
             active += 1
@@ -186,7 +186,7 @@ class _Variants:
 
 
 def _begin(item: Steering) -> int:
-    """The layer behind which a variant is another one than the unsteered: heads are edited inside their block."""
+    """The layer after which a variant differs from the unsteered one: heads are edited inside their block."""
     return item.layer - 1 if isinstance(item, SublayerEdit) else item.layer
 
 

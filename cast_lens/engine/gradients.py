@@ -1,7 +1,7 @@
 """Cross-entropy of answers under vectors of each prompt's own, with gradients to those vectors.
 
 Only rows that a vector can reach are run with gradients: under ``last`` and ``prompt_last`` the last prompt token
-and the answer's tokens, behind keys and values that never change (``Prefixes``: computed once, handed out in every
+and the answer's tokens, after keys and values that never change (``Prefixes``: computed once, handed out in every
 epoch); under ``all`` every token. The model's parameters get no gradient: they are constants here.
 ``reference.answer_loss`` is the same by plain hooks.
 """
@@ -192,7 +192,7 @@ def answer_losses(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """The tokens that run with gradients, prompt behind prompt.
+    """The tokens that run with gradients, prompt after prompt.
 
     Attributes:
         tokens, positions: of each row.

@@ -33,7 +33,7 @@ def stop_rule(model: HookedTransformer, *, stop_at_newline: bool) -> StopRule:
 class StopRule:
     """Where a greedy answer ends, whoever writes it: ``answer``, ``generate``, or an adapter.
 
-    It ends with a token of ``ends``, and before ``mark`` where that stands behind something that is not blank: a model
+    It ends with a token of ``ends``, and before ``mark`` wherever that follows something that is not blank: a model
     may begin its answer on a new line. What it has written counts, so the rule is asked with all of an answer's tokens.
 
     Attributes:
@@ -94,7 +94,7 @@ class StopRule:
 
 
 def write_greedily(first: Int[Tensor, " row"], step: Step, *, max_new_tokens: int, stop: Stop) -> list[tuple[int, ...]]:
-    """Greedy decoding: each row goes on until it stops, is full, or has no most probable token (-1, its last).
+    """Greedy decoding: each row continues until it stops, is full, or has no most probable token (-1, its last).
 
     Args:
         first: first token of each row.
@@ -116,7 +116,7 @@ def write_greedily(first: Int[Tensor, " row"], step: Step, *, max_new_tokens: in
 
 
 def texts_of(stop: StopRule, written: list[list[tuple[int, ...]]]) -> list[list[str | None]]:
-    """What ``decode`` wrote, as text; None, with a warning, where it could not go on."""
+    """What ``decode`` wrote, as text; None, with a warning, where it could not continue."""
     texts = [[stop.text(ids) for ids in row] for row in written]
     lost = sum(text is None for row in texts for text in row)
     if lost:

@@ -374,14 +374,14 @@ _known: weakref.WeakKeyDictionary[HookedTransformer, tuple[tuple[object, ...], H
 
 
 def _state(model: HookedTransformer) -> tuple[object, ...]:
-    """Changes whenever a parameter is replaced or loaded anew, or a bias stops being zero."""
+    """Changes whenever a parameter is replaced or reloaded, or a bias stops being zero."""
     biases = [p.any() for name, p in model.named_parameters() if name.rsplit(".")[-1].lstrip("_").startswith("b_")]
     placed = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
     return (*placed, *torch.stack(biases).tolist()) if biases else placed
 
 
 def hooked_rows(model: HookedTransformer) -> HookedRows:
-    """A model's functions of rows, made once and made anew when its weights were moved or changed."""
+    """A model's functions of rows, made once and remade when its weights were moved or changed."""
     known = _known.get(model)
     if known is not None and known[0] == _state(model):
         return known[1]

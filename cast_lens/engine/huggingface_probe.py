@@ -1,7 +1,7 @@
 """Whether a Hugging Face decoder can be run on rows, found out by looking at what it does with a few tokens.
 
 No list of architectures says so. Tokens may meet nowhere but in the registered attention, what a layer is given for a
-token must depend on that token and its position alone, and the engine must know everything that the attention is told.
+token must depend on that token and its position alone, and the engine must know every argument of the attention.
 In the end the logits of a steered pass over rows are compared with those of hooks.
 """
 
@@ -31,7 +31,7 @@ FAR = 2**18
 # Largest difference of logits over their size that summing in another order explains, and for half precision the
 # median of the differences' lengths: what ``models.load`` allows.
 EXACT, ROUNDED = 2e-4, 0.15
-# What an attention may be told that changes nothing here: gradients, caches, dtypes of fused kernels, positions that
+# Arguments of an attention that change nothing here: gradients, caches, dtypes of fused kernels, positions that
 # have gone into queries and keys already.
 IGNORED = frozenset({"position_ids", "position_embeddings", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k"})
 
@@ -97,7 +97,7 @@ class _Probe:
         return torch.linspace(1, self.model.cfg.d_vocab - 1, count, device=self.device).long()
 
     def _run_once(self) -> None:
-        """A plain pass with the registered attention, which says what it is told."""
+        """A plain pass with the registered attention, which records its arguments."""
         current = [0]
         handles = []
         for index, layer in enumerate(self.model.layers):
@@ -213,7 +213,7 @@ def _apply(rule: Callable[..., Any], rows: Tensor, keys: Tensor) -> Tensor:
 
 
 def _spec(call: AttentionCall) -> AttentionSpec:
-    """What an attention is told, where the engine knows all of it."""
+    """The arguments of an attention, if the engine knows all of them."""
     known = {"softcap", "s_aux", "sliding_window", *IGNORED}
     strange = [name for name, value in call.options.items() if isinstance(value, Tensor) and name not in known]
     if strange:

@@ -3,9 +3,9 @@
 A batch of prompts becomes a *trunk* and *tails*.
 
 - The trunk holds every prompt but its last token, as a trie: tokens that prompts share at their beginning
-  (the demonstrations) stand there once. No padding anywhere.
+  (the demonstrations) are stored once. No padding anywhere.
 - The tail of a prompt begins with its last token. Each admissible answer of several tokens adds all its
-  tokens but the last, as a chain behind the last prompt token: their log-probabilities come from the same
+  tokens but the last, as a chain after the last prompt token: their log-probabilities come from the same
   pass.
 - Steered variants are copies of the tails only: nothing before the last prompt token can change. For position
   ``all`` it does, so there the whole prompt is tail and the trunk is empty.
@@ -124,7 +124,7 @@ def _grow(
     probe: int,
     min_shared: int,
 ) -> None:
-    """Add the sorted prompts ``order``, whose first ``depth`` tokens stand in ``parents``, from there on.
+    """Add the sorted prompts ``order``, whose first ``depth`` tokens are in ``parents``, from there on.
 
     ``probe >= depth`` is how far they are known to agree although that part was too short to share.
     """
@@ -193,7 +193,7 @@ def build_tail(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Trunk and tails of some prompts as tensors; tails stand one behind the other in ``tail_tokens``."""
+    """Trunk and tails of some prompts as tensors; tails follow each other in ``tail_tokens``."""
 
     trunk: Trunk
     tails: tuple[Tail, ...]

@@ -37,7 +37,7 @@ def site_name(layer: int, site: Site) -> str:
 
 
 def places(intervention: Steering) -> list[tuple[int, Site | None, str]]:
-    """Layer, site (None: the residual stream behind the block) and hook point of everything that is edited."""
+    """Layer, site (None: the residual stream after the block) and hook point of everything that is edited."""
     if isinstance(intervention, SublayerEdit):
         return [(layer, site, site_name(layer, site)) for layer in intervention.layers for site in intervention.sites]
     return [(layer, None, hook_name(layer)) for layer in intervention.layers]
@@ -73,7 +73,7 @@ def _edit(intervention: Steering, layer: int, site: Site | None, prompt_length: 
 
 @torch.no_grad()
 def last_token(model: HookedTransformer, tokens: Sequence[int], names: Sequence[str]) -> Float[Tensor, "point ..."]:
-    """What stands at some hook points at the last token, float32 on the CPU."""
+    """The values at some hook points at the last token, float32 on the CPU."""
     found: dict[str, Tensor] = {}
 
     def keep(x: Tensor, hook: Any) -> None:
@@ -113,7 +113,7 @@ def refuse_steered(model: HookedTransformer) -> None:
     """
     if getattr(vars(model).get("forward"), "steers", False):
         raise ValueError(
-            "the model is inside steer(...), which cannot tell a prompt from the answer scored after it; "
+            "the model is inside steer(...), which cannot distinguish a prompt from the answer scored after it; "
             "leave the context and pass the same interventions to score, answer or evaluate"
         )
 
@@ -134,7 +134,7 @@ class Read:
     hits: tuple[tuple[bool | None, ...], ...]
 
     def written(self, prompt: TokenPrompt) -> Float[Tensor, " choice"]:
-        """Whether each answer is written as far as it is told from the others; see ``Scores``."""
+        """Whether each answer is written up to its distinguishing token; see ``Scores``."""
         return written(prompt, self.hits)
 
 
@@ -173,7 +173,7 @@ def answer(
     max_new_tokens: int,
     stop: Stop,
 ) -> tuple[int, ...]:
-    """Greedy continuation: the whole text anew for each token."""
+    """Greedy continuation: the whole text again for each token."""
     refuse_steered(model)
     text = list(prompt.tokens)
 

@@ -89,8 +89,8 @@ class Scores:
         interventions: what was done; variant ``i`` is ``interventions[i - 1]``.
         prompts: the tokenised prompts.
         written: for each prompt [variant, choice], 1 where greedy decoding writes the answer as far as the token
-            that tells it from every other answer, 0 where it does not, NaN where that is not known. Empty when
-            only first tokens were read: those then have to tell the answers apart.
+            that distinguishes it from every other answer, 0 where it does not, NaN where that is not known. Empty when
+            only first tokens were read: those then have to distinguish the answers.
     """
 
     answer_logprobs: tuple[Float[Tensor, "variant _"], ...]
@@ -119,11 +119,11 @@ class Scores:
 
         Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered; of several
         layers the first), ``gold_logprob``, ``choice`` (index of the most probable admissible answer),
-        ``choice_correct``, ``first_match`` (greedy decoding writes the gold answer as far as the token that tells
-        it from every other answer; mostly that is the first), ``first_valid`` (the same for any admissible
-        answer), ``gold_margin`` (gold minus best other answer), ``overflowed`` (the logits were NaN or infinite).
-        Outcomes are 0 or 1, and NaN where there is no gold answer, no other answer, (the two ``first_`` columns)
-        no full vocabulary or no such token, or where the logits overflowed.
+        ``choice_correct``, ``first_match`` (greedy decoding writes the gold answer as far as the token that
+        distinguishes it from every other answer; mostly that is the first), ``first_valid`` (the same for any
+        admissible answer), ``gold_margin`` (gold minus best other answer), ``overflowed`` (the logits were NaN or
+        infinite). Outcomes are 0 or 1, and NaN where there is no gold answer, no other answer, (the two ``first_``
+        columns) no full vocabulary or no such token, or where the logits overflowed.
         """
         columns: dict[str, list[object]] = {}
         overflowed = self.overflowed
@@ -161,10 +161,11 @@ class Scores:
 
 @lru_cache(maxsize=4096)
 def telling_lengths(answers: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """How many tokens of each answer tell it from every other one; 0 where all of them do not.
+    """How many tokens of each answer are needed to distinguish it from every other one; 0 where all of them do not.
 
     Args:
-        answers: ``TokenPrompt.scored``: with ``END`` an answer that is the beginning of another is told by its end.
+        answers: ``TokenPrompt.scored``: with ``END`` an answer that is the beginning of another is distinguished by its
+            end.
     """
     shared = [
         max((common_prefix((own, other)) for j, other in enumerate(answers) if j != i), default=0)
@@ -174,11 +175,11 @@ def telling_lengths(answers: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
 
 
 def written(prompt: TokenPrompt, hits: Sequence[Sequence[bool | None]]) -> Float[Tensor, " choice"]:
-    """Whether each answer of a prompt is written greedily as far as it is told from the others; see ``Scores``.
+    """Whether each answer of a prompt is written greedily up to its distinguishing token; see ``Scores``.
 
     Args:
         prompt: whose answers they are.
-        hits: for each token of each of ``prompt.scored``, whether it is the greedy one behind those before it; None
+        hits: for each token of each of ``prompt.scored``, whether it is the greedy one after those before it; None
             where that could not be read.
     """
     found = []
@@ -243,12 +244,12 @@ def _cell(interventions: Sequence[Steering], variant: int, count: int) -> str:
 
 
 def warn_of_answers_alike(prompts: Sequence[TokenPrompt], *, stacklevel: int = 3) -> None:
-    """Warn of gold answers that no token tells from the other answers: ``first_match`` is NaN for them."""
+    """Warn of gold answers that no token distinguishes from the other answers: ``first_match`` is NaN for them."""
     alike = [p.name for p in prompts if p.answers and p.gold >= 0 and not telling_lengths(p.scored)[p.gold]]
     if alike:
         warnings.warn(
-            f"the gold answers of {len(alike)} prompts ({', '.join(alike[:NAMED])}) have no token that tells them "
-            "from the other answers, so first_match is NaN for them",
+            f"the gold answers of {len(alike)} prompts ({', '.join(alike[:NAMED])}) have no distinguishing "
+            "token, so first_match is NaN for them",
             UserWarning,
             stacklevel=stacklevel,
         )

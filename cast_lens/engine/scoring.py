@@ -47,13 +47,13 @@ def score(
     """Score every admissible answer of every prompt, unsteered and under each intervention.
 
     Exact: the same numbers as one hooked forward pass for each (prompt, answer, intervention), up to rounding.
-    Under position ``last`` an answer's own tokens are steered as decoded tokens are; under ``prompt_last``
+    Under position ``last`` an answer's own tokens are steered as generated tokens are; under ``prompt_last``
     they are not; under ``all`` every token is, and only the layers below the intervention are shared.
 
     Args:
         model: any ``HookedTransformer``.
         prompts: see ``tokenise``.
-        interventions: variants to run beside the unsteered model, ``Intervention`` or ``PromptVectors``: one,
+        interventions: variants to run besides the unsteered model, ``Intervention`` or ``PromptVectors``: one,
             several, or several by name (the column ``name`` of frames).
         chat: use the model's chat template.
         keep_logits: keep the full-vocabulary logits of the first answer token.
@@ -95,7 +95,7 @@ def plain_variants(model: HookedTransformer, interventions: Sequence[Steering]) 
 
 
 def shares_pass(item: Steering) -> bool:
-    """Whether variants of this kind run beside each other."""
+    """Whether variants of this kind run together."""
     return not isinstance(item, SublayerEdit) or item.in_one_pass
 
 
@@ -108,7 +108,7 @@ def plan_jobs(
     answers: bool = True,
     extra_row_bytes: int = 0,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Batches of prompts with the interventions that run beside them, within the memory budget.
+    """Batches of prompts with the interventions that run with them, within the memory budget.
 
     Every job also runs the unsteered variant. Interventions at ``all`` positions need whole prompts as tails
     and go apart. A prompt whose variants do not fit together is run several times with a part of them.
@@ -223,15 +223,15 @@ def _score_batch(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Steps:
-    """Every token of every answer of a batch, answer behind answer, prompt behind prompt.
+    """Every token of every answer of a batch, answer after answer, prompt after prompt.
 
     Attributes:
         columns: of the tails, that predict something: the prompts' last tokens first, in their order.
         at: index into ``columns`` of the column that predicts each step.
         tokens: predicted at each step, any of several where the answer ends.
         answer: number of the answer that each step belongs to.
-        telling: whether the step is needed to tell its answer from the others.
-        untold: answers that no token tells from the others.
+        telling: whether the step is needed to distinguish its answer from the others.
+        untold: answers that no token distinguishes from the others.
         counts: answers of each prompt.
     """
 
@@ -285,7 +285,7 @@ class _Steps:
         return found
 
     def written(self, best: Int[Tensor, "variant column"]) -> Float[Tensor, "variant answer"]:
-        """Whether the greedy tokens write each answer as far as it is told from the others; see ``Scores``."""
+        """Whether the greedy tokens write each answer up to its distinguishing token; see ``Scores``."""
         greedy = best[:, self.at]
         hit = greedy == torch.tensor([tokens[0] for tokens in self.tokens], dtype=torch.long)
         for step, tokens in enumerate(self.tokens):

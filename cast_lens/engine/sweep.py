@@ -96,7 +96,7 @@ def _named(
     several = [directions] if isinstance(directions, SteeringVector) else list(directions)
     names = [vector.provenance.task for vector in several]
     if len(set(names)) < len(names):
-        raise ValueError(f"directions are of the tasks {names}; give a mapping of names to vectors to tell them apart")
+        raise ValueError(f"directions are of the tasks {names}; give a mapping of names to vectors to distinguish them")
     return dict(zip(names, several, strict=True))
 
 

@@ -39,7 +39,7 @@ def as_prompts(prompts: Prompts) -> list[PromptLike]:
 def tokenise(model: HookedTransformer, prompts: Prompts, *, chat: bool = False, room: int = 0) -> list[TokenPrompt]:
     """Tokenise prompts and their admissible answers.
 
-    In front stands what the model's tokenizer puts there itself: BOS (``cfg.default_prepend_bos``), a language,
+    They begin with what the model's tokenizer puts in front itself: BOS (``cfg.default_prepend_bos``), a language,
     ``[CLS]``. Prompts are data: a control token that a text spells is read as text (with a warning where the text
     was not made from a task). An answer is tokenised as part of prompt + blank + answer, with ``chat`` as the
     template joins them, so that its first token is the one that the model would write.
@@ -48,7 +48,7 @@ def tokenise(model: HookedTransformer, prompts: Prompts, *, chat: bool = False, 
         model: its tokenizer and context length are used.
         prompts: ``Prompt``, plain text (no answers), or ready ``TokenPrompt``.
         chat: render demonstrations and query as turns of the model's chat template.
-        room: tokens to leave free behind prompt and answer, for decoding.
+        room: tokens to leave free after prompt and answer, for decoding.
 
     Where the tokens of one admissible answer are the beginning of another's (``non`` and ``non-toxic``), the sum of
     log-probabilities could only prefer the shorter one. All answers of such a prompt are scored with their end: the
@@ -79,8 +79,8 @@ def _check(model: HookedTransformer, prompt: TokenPrompt, name: str, room: int) 
     twins = [(first[answer], number) for number, answer in enumerate(prompt.answers) if first[answer] < number]
     if twins:
         raise ValueError(
-            f"{name}: answers {twins[0][0]} and {twins[0][1]} are the same tokens, so no score can tell them apart; "
-            "give answers that the tokenizer tells apart"
+            f"{name}: answers {twins[0][0]} and {twins[0][1]} are the same tokens, so no score can distinguish them; "
+            "give answers that the tokenizer distinguishes"
         )
     strange = [token for token in (*prompt.tokens, *sum(prompt.answers, ())) if not 0 <= token < vocabulary]
     if strange:
@@ -114,7 +114,7 @@ def _with_end(model: HookedTransformer, prompt: TokenPrompt) -> TokenPrompt:
 
 def end_tokens(model: HookedTransformer) -> frozenset[int]:
     """Tokens that end a text, whoever decodes it: the tokenizer's end of text, every ``eos_token_id`` of the
-    checkpoint's generation config, and what the chat template writes behind an assistant's turn.
+    checkpoint's generation config, and what the chat template writes after an assistant's turn.
     """
     tokenizer: Any = model.tokenizer
     generation = getattr(model, "generation_config", None)
@@ -127,7 +127,7 @@ def end_tokens(model: HookedTransformer) -> frozenset[int]:
 
 def answer_ends(model: HookedTransformer) -> tuple[int, ...]:
     """Tokens any of which ends an answer where it is scored with its end: ``end_tokens``, and every token of the
-    vocabulary whose text is a line end, behind blanks at most. Empty for a model without tokenizer.
+    vocabulary whose text is a line end, at most after blanks. Empty for a model without tokenizer.
     """
     tokenizer: Any = model.tokenizer
     if tokenizer is None:

@@ -62,7 +62,7 @@ def sweep_source(
     Args:
         model: the model.
         prompts: zero-shot prompts of the source's validation split.
-        directions: ``vector`` is chosen from; further entries (placebos) are swept beside it.
+        directions: ``vector`` is chosen from; further entries (placebos) are swept too.
         layers, strengths, operator, position, chat: see ``engine.sweep``.
         finalists: cells whose greedy answers are compared.
         progress: wraps the batches.
@@ -332,7 +332,8 @@ def choice_for(
         ValueError: see ``methods.choose_from``.
     """
     name = rule or workspace.config.rule
-    # Placebos stand beside the vector under rule ``own``, unless tasks are named from which they can choose themselves.
+    # Placebos use the vector's setting under rule ``own``, unless tasks are named from which they can choose
+    # themselves.
     if source == target or (name == OWN and (method == CAST or not labelled)):
         setting = workspace.setting(source)
         reason = f"layer {setting.layer}, strength {setting.strength:g}: best on the source's own validation split"

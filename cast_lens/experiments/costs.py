@@ -17,7 +17,7 @@ from ..models.lens import HookedTransformer
 
 
 def forward_flops(cfg: Any, *, new: int, past: int = 0, layers: int | None = None, read: int | None = None) -> int:
-    """Floating-point operations of the matrix products of a forward pass over new tokens behind cached ones.
+    """Floating-point operations of the matrix products of a forward pass over new tokens after cached ones.
 
     With ``t`` new tokens, ``p`` cached ones, ``d`` the width, ``h`` heads, ``g`` key-value heads, ``e`` the width of a
     head, ``m`` that of the MLP and ``v`` the vocabulary, a multiplication with its addition counted as 2:

@@ -95,7 +95,7 @@ class Share:
         raise ValueError(f"shard={text!r} must be written NUMBER/COUNT, with NUMBER from 1 to COUNT: 3/20")
 
     def order(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Its own cells first, then those of the shards behind it."""
+        """Its own cells first, then those of the shards after it."""
         own = [cell for place, cell in enumerate(cells) if place % self.of == self.number - 1]
         others = [(place - self.number + 1) % self.of for place in range(len(cells))]
         rest = sorted((place for place in range(len(cells)) if others[place]), key=lambda place: others[place])
@@ -328,7 +328,7 @@ def claimed(path: Path) -> bool:
 class Shard(Here):
     """Cells that no other shard has claimed, in this process.
 
-    It begins with its share and goes on with whatever is left, so that nothing waits for a shard that was never
+    It begins with its share and continues with whatever is left, so that nothing waits for a shard that was never
     started, or is gone.
     """
 

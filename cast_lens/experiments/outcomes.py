@@ -65,7 +65,7 @@ def contrast_table(
     Args:
         outcomes: rows of ``evaluate_conditions`` with the columns ``keys``; zero-shot rows of every target among
             them. Rows of one condition that repeat a sample (several placebo seeds) are averaged per sample.
-        keys: columns that tell conditions apart; ``target`` and ``method`` among them.
+        keys: columns that identify a condition; ``target`` and ``method`` among them.
         tested: which methods are compared with zero-shot as findings; p-values are Holm-adjusted over these.
         n_bootstrap: replicates of every interval.
         seed: of the replicates.
@@ -171,7 +171,7 @@ def pooled_table(
 
     Args:
         outcomes: as in ``contrast_table``.
-        by: columns that tell conditions apart.
+        by: columns that identify a condition.
         n_bootstrap, seed, metrics: as in ``contrast_table``.
 
     Returns:

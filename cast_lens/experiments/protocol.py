@@ -71,7 +71,7 @@ class ReportFigure:
 
 @dataclass(frozen=True, slots=True)
 class Experiment(ABC):
-    """One experiment; the fields of a subclass are its options, beside the ``RunConfig`` that all share.
+    """One experiment; the fields of a subclass are its options, in addition to the ``RunConfig`` that all share.
 
     Attributes:
         name: on the command line, a key of ``catalogue.EXPERIMENTS``.

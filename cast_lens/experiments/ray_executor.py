@@ -173,7 +173,7 @@ class OnRay:
         return facts
 
     def _replace(self) -> None:
-        """A new worker for one that died; where there is no room for it, the others go on without."""
+        """A new worker for one that died; where there is no room for it, the others continue without it."""
         self._deaths += 1
         # As many as there are workers die with a node; many more die of something that a new one dies of as well.
         if self._deaths <= ATTEMPTS * max(1, self.cluster.workers or len(self._idle) + len(self._jobs) + 1):
@@ -207,7 +207,7 @@ class OnRay:
             raise _original(error) from None
         except RayError as error:
             raise RuntimeError(
-                f"{self.name}: Ray was lost ({type(error).__name__}). Finished cells are kept: the same command goes on"
+                f"{self.name}: Ray was lost ({type(error).__name__}). Finished cells are kept: the same command resumes"
             ) from error
 
     def _done(self, reference: Any, grid: Grid, waiting: deque[Cell], tries: Counter[str], clock: Clock) -> None:

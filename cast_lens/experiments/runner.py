@@ -1,4 +1,4 @@
-"""Runs an experiment, or goes on with it: plan, cells, summary, each on disk before the next."""
+"""Runs or resumes an experiment: plan, cells, summary, each on disk before the next."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run_experiment(
         say: called with a line on what is being done.
         begun: called with ``out`` once everything was checked and the directory is open.
         overwrite: discard what an earlier run wrote to the directory, once everything was checked.
-        shard: work beside other processes, on any machine that sees ``out``; whoever ends last writes the tables.
+        shard: work alongside other processes, on any machine that sees ``out``; whoever ends last writes the tables.
         ray: let the workers of a Ray cluster compute; this process alone writes.
         on_row: called in this process with each row of a cell that was computed now; see ``share.tracking``.
 

@@ -1,4 +1,4 @@
-"""How far a vector turns when something about it is changed, beside how far it turns by sampling alone."""
+"""How far a vector turns when something about it is changed, compared with how far it turns by sampling alone."""
 
 from __future__ import annotations
 

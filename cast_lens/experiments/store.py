@@ -1,4 +1,4 @@
-"""A run directory: everything that a run made, each piece whole, found again when the run goes on.
+"""A run directory: everything that a run made, each piece whole, found again when the run is resumed.
 
 config.json  versions.json  settings.json
 vectors/     difference vectors, one safetensors file per task
@@ -42,7 +42,7 @@ _FOLDERS = ("vectors", "frames", "draws", "experiments", "figures")
 _MARKS = ("config.json", "versions.json")
 IDENTITY = "configuration"
 """Key of ``versions.json`` beside the packages: a digest of the configuration."""
-_THEN = "give the arguments and versions that the run was begun with, and the same command goes on"
+_THEN = "give the arguments and versions that the run was begun with, and the same command resumes"
 
 
 class InUse(ValueError):
@@ -164,7 +164,7 @@ def _locked(path: Path, *, seconds: float = 0) -> FileLock:
 def _check_contents(directory: RunDirectory, config: RunConfig) -> None:
     """Refuse other configurations, other versions and files of others.
 
-    Where nothing was computed yet, a run is begun anew whatever configuration stands there.
+    Where nothing was computed yet, a run is started afresh whatever configuration it holds.
     """
     found, made = directory.read_json("config.json"), directory.read_json("versions.json")
     if not _results(directory.path):
@@ -174,7 +174,7 @@ def _check_contents(directory: RunDirectory, config: RunConfig) -> None:
         _same_config(directory.path, config, found)
     elif made is None or made.get(IDENTITY) != _identity(config.to_dict()):
         raise ValueError(
-            f"{directory.path} holds results but no config.json, and nothing tells that they are of this "
+            f"{directory.path} holds results but no config.json, and nothing shows that they are of this "
             "configuration; choose another --out"
         )
     if made is not None:
@@ -231,7 +231,7 @@ def _empty(path: Path) -> bool:
 
 
 def _begin(directory: RunDirectory, config: RunConfig) -> None:
-    """Write what the run is: versions first, so that a configuration never stands without them."""
+    """Write what the run is: versions first, so that there is never a configuration without them."""
     found, wanted = directory.read_json("config.json"), config.to_dict()
     kept = found if found is not None and _results(directory.path) else {}
     if not kept or directory.read_json("versions.json") is None:
@@ -267,7 +267,7 @@ def default_directory(parent: Path, config: RunConfig, usable: Callable[[Path], 
     Args:
         parent: folder of the run directories.
         config: of the run.
-        usable: raises a ``ValueError`` for a directory in which the run cannot go on.
+        usable: raises a ``ValueError`` for a directory in which the run cannot be continued.
 
     Raises:
         ValueError: when the latest one is in use.

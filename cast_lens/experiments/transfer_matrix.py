@@ -298,7 +298,7 @@ def clusters(matrix: Float[np.ndarray, "row column"], *, n_permutations: int = 1
 
     Rows are compared over the columns that both have (root mean square difference). The null: within each column, the
     values that are there change rows at random, so that columns keep their levels and rows lose what they share. The
-    cut is chosen anew in every matrix of the null.
+    cut is chosen again in every matrix of the null.
 
     Args:
         matrix: NaN where a cell is missing.

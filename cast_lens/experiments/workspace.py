@@ -150,7 +150,7 @@ class Workspace:
         return tuple(found.indices.tolist())
 
     def source(self, name: str, *, number: int = 0) -> SourceTask:
-        """What a vector method may read of a source; ``number`` tells the draws of a placebo apart."""
+        """What a vector method may read of a source; ``number`` distinguishes the draws of a placebo."""
         return SourceTask(
             self.model,
             self.tasks[name],

@@ -109,7 +109,7 @@ def cosine_matrix(differences: Sequence[DifferenceVectors], layer: int, *, clust
     Args:
         differences: one per task.
         layer: block index.
-        clustered: put similar tasks beside each other (average linkage on ``1 - cosine``, best leaf order)
+        clustered: put similar tasks next to each other (average linkage on ``1 - cosine``, best leaf order)
             instead of keeping the given order.
 
     Returns:

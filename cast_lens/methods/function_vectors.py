@@ -7,7 +7,7 @@ prompts, ``W[l, h]`` its slice of the output projection and ``A`` the heads with
 
 The causal indirect effect of a head is the probability of the right answer's first token on a few-shot prompt whose
 labels are shuffled, with the head's output at the last token exchanged for its mean, minus the same without. The
-vector is added to the residual stream behind one layer, which is swept.
+vector is added to the residual stream after one layer, which is swept.
 
 Defaults are the paper's: 10 demonstrations, 100 prompts for the means, of which only those that the model answers
 correctly count, 25 shuffled prompts for the effects, 10 heads. The public code passes every head through the output
@@ -55,7 +55,7 @@ class HeadEffects:
         means: [layer, head, d_head], mean output at the last token of few-shot prompts.
         effects: [trial, layer, head], causal indirect effect on each shuffled-label prompt, a difference of
             probabilities.
-        prompts: few-shot prompts that the means are over (those answered correctly, unless told otherwise).
+        prompts: few-shot prompts that the means are over (by default those answered correctly).
         provenance: where they came from.
     """
 
@@ -141,7 +141,8 @@ def head_effects(
 
 
 def icl_prompts(task: Task, extraction: Extraction, count: int) -> list[Prompt]:
-    """Few-shot prompts with demonstrations drawn anew for each; queries come again with others when the split is small.
+    """Few-shot prompts with demonstrations drawn separately for each; queries come again with others when the split is
+    small.
 
     Raises:
         ValueError: a count below 1; see ``few_shot``.
@@ -200,7 +201,7 @@ def universal_heads(effects: Sequence[HeadEffects], heads: int = HEADS) -> tuple
 def vector_of_heads(
     model: HookedTransformer, effects: HeadEffects, heads: Sequence[Head], *, bias: bool = False
 ) -> SteeringVector:
-    """The sum of what the given heads write on average; the same direction at every layer, to be added behind one.
+    """The sum of what the given heads write on average; the same direction at every layer, to be added after one.
 
     Args:
         model: gives the output projections.

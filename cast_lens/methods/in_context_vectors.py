@@ -134,7 +134,7 @@ def principal_difference(differences: Float[Tensor, "pair layer d_model"]) -> Fl
 
 
 def _states(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer d_model"]:
-    """The embedding and the residual behind every block, at the last token."""
+    """The embedding and the residual after every block, at the last token."""
     behind = [hook_name(layer) for layer in range(model.cfg.n_layers)]
     return last_token(model, tokens, ["blocks.0.hook_resid_pre", *behind]).clone()
 

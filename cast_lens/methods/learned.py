@@ -1,7 +1,7 @@
 """Learned task representations: a weight for each head, trained against shuffled demonstrations (arXiv 2502.05390).
 
 Formula (section 3): with ``c[l, h]`` what head ``h`` of layer ``l`` adds to the residual stream at the last token,
-averaged over few-shot prompts, one vector is added behind each layer at the last prompt token,
+averaged over few-shot prompts, one vector is added after each layer at the last prompt token,
 
     v[l] = sum over h of  theta[l, h] c[l, h]
 
@@ -9,7 +9,7 @@ and ``theta`` alone is trained, by cross-entropy of the answer's first token on 
 shuffled, with the model frozen.
 
 Published: ``theta`` begins as standard normal noise, Adam at 5e-5, up to 100,000 steps of 32 shuffled prompts, head
-outputs averaged over 100 prompts that are drawn anew at each step, and the step with the lowest loss of its own batch
+outputs averaged over 100 prompts that are redrawn at each step, and the step with the lowest loss of its own batch
 is kept. ``LearnedTraining.published()`` gives these; the defaults are ours: they begin at zero (the unsteered model),
 take a hundred larger steps and keep the last. The public code for language models splits the *projected* attention
 output into as many chunks as there are heads and weighs the chunks; here heads are weighed, as in the paper.
@@ -111,7 +111,7 @@ class LearnedVector(FittedMethod):
         return self.weights.numel()
 
     def intervention(self, *, strength: float = 1.0) -> PromptVectors:
-        """One vector behind every layer, at the last prompt token."""
+        """One vector after every layer, at the last prompt token."""
         directions = torch.einsum("lh,lhd->ld", self.weights, self.outputs)[None]
         layers, mark = tuple(range(len(self.weights))), self.provenance.fingerprint
         return PromptVectors(directions, layers, strength, "prompt_last", self.provenance.task, mark)

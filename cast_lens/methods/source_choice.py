@@ -8,7 +8,7 @@
 - ``h_score`` (Bao et al. 2019; the transferability behind arXiv 2502.11609): ``tr(cov(f)^-1 cov(E[f | y]))`` of
   features f with labels y, between 0 and the number of classes minus 1. With fewer samples than coordinates the
   covariance has no inverse: it is shrunk towards a multiple of the identity by ``shrinkage``, ours.
-- ``next_token_distance`` (arXiv 2605.20730): how far next tokens under the vector are from those behind demonstrations.
+- ``next_token_distance`` (arXiv 2605.20730): how far next tokens under the vector are from those after demonstrations.
 - parallelism: ``SteeringVector.cosine``, ``geometry.parallelism``.
 
 What none of them shows: a correlation over all pairs may be one between tasks (4,032 transfers of arXiv 2604.02608,
@@ -56,7 +56,7 @@ def fisher_embedding(
         model: frozen.
         prompts: zero-shot queries of the task.
         vector: where the gradient is taken: the steered model; the unsteered one when None.
-        layers: blocks behind which the vector is, each with gradients of its own.
+        layers: blocks after which the vector is added, each with gradients of its own.
         strength: of the vector.
         labels: ``gold``, or ``model``: the admissible answer that the model itself finds most probable.
         chat: use the model's chat template.
@@ -98,7 +98,7 @@ def embedding_similarity(left: Float[Tensor, "layer d_model"], right: Float[Tens
 def h_score(
     features: Float[Tensor, "sample d_model"], labels: Int[Tensor, " sample"], *, shrinkage: float = 0.1
 ) -> float:
-    """``tr(cov(f)^-1 cov(E[f | y]))``: how well features tell classes apart; more is better.
+    """``tr(cov(f)^-1 cov(E[f | y]))``: how well features separate classes; more is better.
 
     Args:
         features: of the samples, such as residuals at one layer.
@@ -134,19 +134,19 @@ def next_token_distance(
     kind: Divergence = "jensen-shannon",
     chat: bool = False,
 ) -> Float[Tensor, "variant sample"]:
-    """How far next-token distributions are from those of the same queries behind demonstrations; variant 0 unsteered.
+    """How far next-token distributions are from those of the same queries after demonstrations; variant 0 unsteered.
 
     Args:
         model: any ``HookedTransformer``.
         queries: zero-shot; their answers are not read.
-        shown: the same queries behind demonstrations.
-        edits: variants beside the unsteered model.
+        shown: the same queries after demonstrations.
+        edits: variants besides the unsteered model.
         kind: ``jensen-shannon`` and ``kl`` (of in-context learning's against the steered one) in nats, ``total
             variation`` between 0 and 1.
         chat: use the model's chat template.
 
     Raises:
-        ValueError: as many queries as prompts behind demonstrations are needed.
+        ValueError: give as many queries as prompts with demonstrations.
     """
     if len(queries) != len(shown):
         raise ValueError(f"queries={len(queries)} and shown={len(shown)} must be the same queries")

@@ -11,7 +11,7 @@ before the output projection. With ``s[1], ..., s[k+1]`` the states of ``k`` dem
 
 At the last token of a zero-shot query the outputs of all heads up to ``layer`` are replaced by the state, in one pass
 of the engine for any number of queries. The task vector of Hendel et al. (arXiv 2310.15916) replaces the residual
-behind one layer instead: ``methods.vectors.task_vector``.
+after one layer instead: ``methods.vectors.task_vector``.
 
 What this does not show: heads are exchanged wholesale, so the query's own content in these heads is lost; a state
 from a query that happens to have the same answer carries the answer. The dummy query here is never a test query. The
@@ -135,7 +135,7 @@ def state_vector(
 
 
 def separators(prompt: Prompt) -> list[Prompt]:
-    """The prompt cut behind the answer cue of each demonstration, and whole."""
+    """The prompt cut after the answer cue of each demonstration, and whole."""
     shown = prompt.demonstrations
     cut = [replace(prompt, demonstrations=shown[:count], query=body) for count, (body, _) in enumerate(shown)]
     return [*cut, prompt]

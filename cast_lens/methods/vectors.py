@@ -176,7 +176,7 @@ def principal_component(source: SourceTask, *, centred: bool = False) -> Steerin
 def task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
     """Residual at the last token of a few-shot prompt that ends in a dummy query (arXiv 2310.15916).
 
-    The mean over ``dummies`` queries behind the same demonstrations, none of them a demonstration. It overwrites the
+    The mean over ``dummies`` queries after the same demonstrations, none of them a demonstration. It overwrites the
     residual at the last prompt token of a zero-shot query (``replace`` at strength 1, ``prompt_last``). The prompts
     are the task's own, not the paper's ``x->y``; the layer is chosen on validation examples, as there.
 

@@ -43,13 +43,14 @@ def bridged_model(bridge: Any) -> PreTrainedModel:
     # The bridge itself has permanent ones.
     hooked = [name for name, point in points if any(not h.is_permanent for h in (*point.fwd_hooks, *point.bwd_hooks))]
     if hooked:
-        raise ValueError(f"hooks are attached to the bridge ({hooked[0]}), and would stay behind: bridge.reset_hooks()")
+        raise ValueError(f"hooks are attached to the bridge ({hooked[0]}), and would be lost: bridge.reset_hooks()")
     found: PreTrainedModel = _restored(below, {})
     return found
 
 
 def original_tokenizer(bridge: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that a bridge was given, read anew: a bridge makes one of its own that puts BOS before each text.
+    """The tokenizer that a bridge was given, loaded again: a bridge makes one of its own that puts BOS before each
+    text.
 
     Raises:
         ValueError: when it is no longer where it came from.

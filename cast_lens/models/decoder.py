@@ -134,7 +134,7 @@ class HookedDecoder(HookedTransformer):
         move_to_device: bool = True,
         truncate: bool = True,
     ) -> Int[Tensor, "batch position"]:
-        """Tokens of text, padded to one length; with BOS where the tokenizer adds it, unless told otherwise.
+        """Tokens of text, padded to one length; by default with BOS where the tokenizer adds it.
 
         Args:
             input: one text or several.
@@ -185,7 +185,7 @@ class HookedDecoder(HookedTransformer):
         return_type: str = "input",
         prepend_bos: bool | None = None,
     ) -> str | list[str] | Int[Tensor, "batch position"]:
-        """Texts and what the model writes behind them. Each token runs the whole text: there is no KV cache.
+        """Texts and what the model generates after them. Each token runs the whole text: there is no KV cache.
 
         ``cast_lens.answer`` decodes many prompts under many interventions at once, with shared keys.
 
@@ -193,7 +193,7 @@ class HookedDecoder(HookedTransformer):
             input: text or tokens; several texts are padded on the left.
             max_new_tokens: how many tokens to write.
             do_sample, temperature, seed: draw tokens instead of taking the most probable.
-            stop_at_eos: a text that has reached the end-of-text token goes on with padding.
+            stop_at_eos: a text that has reached the end-of-text token is continued with padding.
             return_type: ``input`` for what was given, else ``tokens`` or ``str``.
             prepend_bos: for text; see ``to_tokens``.
         """
@@ -231,19 +231,19 @@ class HookedDecoder(HookedTransformer):
         return real | ~real.any(dim=1, keepdim=True)
 
     def _padding(self, mask: Int[Tensor, "batch position"]) -> dict[str, Tensor]:
-        """What the model is told about padding."""
+        """What the model is given about padding."""
         if self.takes_positions:
             return {"attention_mask": mask, "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0)}
         if not bool(mask[:, 0].all()) and not self.takes_left_padding:
             raise ValueError(
-                f"{type(self.hf_model).__name__} cannot be told the positions of a batch that is padded on the left; "
+                f"{type(self.hf_model).__name__} cannot be given the positions of a batch that is padded on the left; "
                 "run texts of one length together, or pad on the right"
             )
         return {"attention_mask": mask}
 
     @cached_property
     def takes_positions(self) -> bool:
-        """Whether the model can be told positions that count from 0: some take none, some begin at another number."""
+        """Whether the model accepts positions that count from 0: some take none, some begin at another number."""
         if "position_ids" not in inspect.signature(self.hf_model.forward).parameters:
             return False
         tokens = torch.linspace(1, self.cfg.d_vocab - 1, 6, device=input_device(self.hf_model)).long()[None]
@@ -368,7 +368,7 @@ def _mlp(layer: nn.Module) -> nn.Module | None:
 
 @torch.no_grad()
 def check_causal(model: HookedDecoder) -> None:
-    """Refuse a model in which a token sees those behind it.
+    """Refuse a model in which a token sees later ones.
 
     Raises:
         ValueError: with the way out.
@@ -381,7 +381,7 @@ def check_causal(model: HookedDecoder) -> None:
     allowed = 1e-4 if model.cfg.dtype == torch.float32 else 0.02
     if float((one - other).abs().max()) > allowed * float(one.abs().max()):
         raise ValueError(
-            f"in {type(model.hf_model).__name__} tokens see those behind them: it is not a causal decoder "
+            f"in {type(model.hf_model).__name__} tokens see later ones: it is not a causal decoder "
             "(a config with is_decoder=True may make it one)"
         )
 

@@ -57,7 +57,7 @@ def rotary_facts(config: PretrainedConfig, d_head: int, windows: Facts) -> Facts
 
 
 def _parameters(config: PretrainedConfig) -> tuple[Facts, Facts]:
-    """Rotary parameters of full and of sliding layers: the same ones, unless the config tells them apart."""
+    """Rotary parameters of full and of sliding layers: the same ones, unless the config distinguishes them."""
     parameters = dict(config.rope_parameters)
     if "full_attention" in parameters:
         return dict(parameters["full_attention"]), dict(parameters["sliding_attention"])
@@ -135,7 +135,7 @@ def _local_facts(full: Facts, local: Facts, d_head: int) -> Facts:
     fits = {"default": plain, "linear": plain, "llama3": same, "yarn": same or plain}[kind]
     if not fits:
         raise ValueError(
-            f"rotary scaling {_kind(local)!r} on sliding layers beside {kind!r} on full layers cannot be "
+            f"rotary scaling {_kind(local)!r} on sliding layers together with {kind!r} on full layers cannot be "
             "represented in TransformerLens"
         )
     facts: Facts = {}

@@ -22,7 +22,7 @@ from .lens import HookedTransformer
 # Entries counted of the blocks together, and of embedding and unembedding each: all of a model of 600 M parameters,
 # every second block of a larger one and so on, so that a fingerprint never takes longer than a second or two.
 BLOCK_ENTRIES, VOCABULARY_ENTRIES = 1 << 29, 1 << 26
-# Entries along each axis of a tensor that tell whether a fingerprint taken earlier still holds.
+# Entries along each axis of a tensor that show whether an earlier fingerprint still holds.
 EDGE = 6
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
@@ -36,7 +36,7 @@ def fingerprint(model: nn.Module) -> str:
     bfloat16 and float16; reshaping, transposing, splitting and fusing keep the number, so a ``HookedTransformer`` and
     the Hugging Face model that it was made from have the same one. Norms are left out (their weights are shifted by
     one in some libraries), so models that differ in nothing but their norms, or in the size but not in the sign of
-    their weights, are not told apart.
+    their weights, are not distinguished.
 
     Args:
         model: a ``HookedTransformer``, or a decoder of Hugging Face; one that ``torch.compile`` wraps counts as itself.

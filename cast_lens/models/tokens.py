@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .lens import HookedTransformer
 
-# What a template that asks for today's date is told: the date that Llama 3's template falls back on. A prompt must not
+# What a template that asks for today's date gets: the date that Llama 3's template falls back on. A prompt must not
 # change overnight; ``chat_arguments={"today": "2026-01-31"}`` names another day.
 CHAT_DATE = datetime.date(2024, 7, 26)
 # Around control tokens that a message spells, while a template writes around the messages: private-use characters.
@@ -79,7 +79,7 @@ def attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBas
 
 
 def set_chat_arguments(model: HookedTransformer, arguments: Mapping[str, Any]) -> None:
-    """Fix what the chat template of a model is given beside the messages, for every prompt with ``chat=True``.
+    """Fix what the chat template of a model is given besides the messages, for every prompt with ``chat=True``.
 
     Args:
         model: with a tokenizer that has a chat template.
@@ -105,14 +105,14 @@ def set_chat_arguments(model: HookedTransformer, arguments: Mapping[str, Any]) -
 
 
 def chat_arguments(model: HookedTransformer) -> dict[str, Any]:
-    """What the chat template of a model is given beside the messages, the pinned date included; for provenance."""
+    """What the chat template of a model is given besides the messages, the pinned date included; for provenance."""
     tokenizer: Any = model.tokenizer
     given = dict(getattr(tokenizer, _ARGUMENTS, {}))
     return {**({"today": str(CHAT_DATE)} if _reads_clock(_template_of(tokenizer)) else {}), **given}
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The control token that the chat template writes behind an answer; None without a template or such a token."""
+    """The control token that the chat template writes after an answer; None without a template or such a token."""
     if not tokenizer.chat_template:
         return None
     behind = ChatTemplate.of(tokenizer).end
@@ -128,11 +128,11 @@ class ChatTemplate:
     Attributes:
         tokenizer: renders and encodes.
         template: its text, the clock stopped.
-        arguments: passed to it beside the messages.
+        arguments: passed to it besides the messages.
         opening: what it writes between the prompt and an answer, up to the last character that is not blank (a channel
             header, say): part of the prompt, since no answer begins before it.
-        joiner: the blanks behind that (``" "`` in the Llama 2 family): part of the answer, since the model writes them.
-        end: what it writes behind an answer.
+        joiner: the blanks after that (``" "`` in the Llama 2 family): part of the answer, since the model writes them.
+        end: what it writes after an answer.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -255,7 +255,7 @@ def _pinned(template: str, day: datetime.date) -> str:
     formats = sorted({text for text in map(ast.literal_eval, strings) if "%" in text})
     noon = datetime.datetime.combine(day, datetime.time(12))
     table = json.dumps({text: noon.strftime(text) for text in formats}, ensure_ascii=False)
-    # The line end behind the macro is taken away with it (trim_blocks), so the template begins as it did.
+    # The line end after the macro is taken away with it (trim_blocks), so the template begins as it did.
     return f"{{% macro strftime_now(format) %}}{{{{ {table}[format] }}}}{{% endmacro %}}\n{template}"
 
 

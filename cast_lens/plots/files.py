@@ -93,7 +93,7 @@ def _pictures(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
     """PNG files of all figures, or one logged line: a missing or broken browser must not end a run."""
     paths = {folder / f"{name}.png": figure for name, figure in figures.items()}
     for path in paths:
-        # A picture of an earlier run must not stay beside the new page.
+        # A picture of an earlier run must not remain next to the new page.
         path.unlink(missing_ok=True)
     problem = _draw(paths)
     if problem:

@@ -121,7 +121,7 @@ ROW_HEIGHT = 34
 
 
 BAR = {"lenmode": "pixels", "len": 150, "y": 1, "yanchor": "top"}
-"""A colour bar of fixed length, beside heat maps that may be only two rows high."""
+"""A colour bar of fixed length for heat maps that may be only two rows high."""
 
 
 def blank(title: str, *, height: int, x: str = "", y: str = "") -> go.Figure:

@@ -149,7 +149,7 @@ def write_drawn(shown: Sequence[ReportFigure], run_dir: Path, *, png: Png = "aut
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html``: one page that opens offline, from whatever the run has finished.
 
-    A chapter without a result, or one that cannot be read, says so and lets the others stand. The page holds its
+    A chapter without a result, or one that cannot be read, says so without affecting the others. The page holds its
     figures as data; the script that draws them is inside. If it would be larger than 5 MB, figures are left out from
     the end and named.
 

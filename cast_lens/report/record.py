@@ -132,7 +132,7 @@ def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig)
     begun = replace(empty, state=_state(grid))
     if not (path / "result.parquet").is_file():
         return replace(
-            begun, note="No result yet. The same command continues the experiment and writes the report anew."
+            begun, note="No result yet. The same command continues the experiment and writes the report again."
         )
     frames = {file.stem: read_frame(file) for file in sorted(path.glob("*.parquet"))}
     findings, labels = experiment.findings(frames, config), frames.get("labels", pd.DataFrame())

@@ -55,7 +55,7 @@ class SelectionParameters:
             vote-k).
         scaling: how influence and diversity are made comparable: divided by their largest value, stretched to
             0 ... 1, or left as they are.
-        rescale: scale diversity anew at each ``step`` (the trade-off stays α as coverage grows) or once at
+        rescale: scale diversity again at each ``step`` (the trade-off stays α as coverage grows) or once at
             the ``start`` (diversity fades as coverage grows).
         cascades: simulated cascades of ``ideal`` and of ``influence="cascade"``; the paper has 10.
         ideal_start: ``out-degree``: IDEAL's published first pick, the first sample with the most neighbours;

@@ -434,7 +434,7 @@ def select(
 ) -> Selection:
     """Choose which source samples to average into a steering vector.
 
-    Exact duplicates are ordinary samples of cosine 1 to each other: one may be chosen beside the other, at a
+    Exact duplicates are ordinary samples of cosine 1 to each other: both may be chosen, at a
     discount. In a disconnected graph influence stays inside each part, while diversity spreads over all. A
     sample at the mean of the pool is similar to none. With fewer than k + 1 samples each has all others as
     neighbours. The same arguments give the same indices for any number of threads.

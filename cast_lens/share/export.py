@@ -59,7 +59,7 @@ def export(
     Args:
         intervention: what ``vector.intervention(layer, strength=...)`` gives.
         path: of the file.
-        format: see ``cast_lens.share.export``; None to tell it from the ending of the path.
+        format: see ``cast_lens.share.export``; None to infer it from the ending of the path.
         provenance: of the vector; it is stored where the format has room for it.
         blocks: ``lm-eval`` only: name of the list of blocks in the Hugging Face model without its head, ``h`` for
             GPT-2, ``decoder.layers`` for OPT.
@@ -87,8 +87,8 @@ def export(
         )
     if intervention.samples is not None:
         raise ValueError(
-            f"intervention holds vectors for {intervention.samples} prompts of their own; no format can tell prompts "
-            "apart. Export one prompt's with intervention.of([number])"
+            f"intervention holds vectors for {intervention.samples} prompts of their own, and no format distinguishes "
+            "prompts. Export one prompt's with intervention.of([number])"
         )
     origin = provenance or Provenance(model="", fingerprint=_mark(intervention), task=intervention.name)
     if chosen == "lm-eval":

@@ -16,7 +16,7 @@ from ..models.tokens import prefix_ids
 
 
 def tokens_of(model: HookedTransformer, text: str, *, special: bool | None = None) -> list[int]:
-    """Tokens of a text whose control tokens count, behind what the tokenizer puts in front.
+    """Tokens of a text whose control tokens count, after what the tokenizer puts in front.
 
     Args:
         model: its tokenizer.

@@ -1,7 +1,7 @@
 """Steering vectors on the Hugging Face Hub: safetensors, provenance as JSON, and a model card.
 
 The card says what a reader needs to judge a vector: which model and weights, layer, position, strength, where the data
-came from, and what was measured beside which placebo. What is not given is named as missing, not left out.
+came from, and what was measured against which placebo. What is not given is named as missing, not left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def push_to_hub(
     Args:
         vector: to publish.
         repo_id: ``name/repo``; made when it does not exist.
-        intervention: the chosen one, which tells layer, strength, operator and position.
+        intervention: the chosen one, which gives layer, strength, operator and position.
         measured: a table of what it does, one row per condition, placebos among them; printed in the card.
         data: where the task's examples come from, and their licence.
         license: of the vector, as the Hub names licences (``mit``).
@@ -141,8 +141,8 @@ def model_card(
         "Layers": ", ".join(map(str, vector.layers)),
         "Width": str(vector.directions.shape[1]),
         "Taken from": "; ".join(filter(None, (samples, f"seed {about.seed}", about.note))),
-        "Data and their licence": data or "not told",
-        "Versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "not told",
+        "Data and their licence": data or "not given",
+        "Versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "not given",
     }
     return "\n".join(
         [
@@ -200,7 +200,7 @@ def _measured(measured: pd.DataFrame | None) -> list[str]:
     lines = ["| " + " | ".join(row) + " |" for row in table]
     words = " ".join(cell for row in rows for cell in row).lower()
     if not any(word in words for word in _PLACEBO):
-        lines += ["", "No placebo was measured beside it: part of this may be what any direction does."]
+        lines += ["", "No placebo was measured: part of this may be what any direction does."]
     return lines
 
 

@@ -1,8 +1,8 @@
 """Vectors that other tools wrote, read without executing anything that a file says.
 
-The kind of a file is told from its first bytes, never from its name. Pickles, which can name any function to call, are
-read by an unpickler that knows tensors and the class of steering-vectors and refuses everything else; nothing of a file
-that was refused has run. Sizes that a file announces are compared with its own before memory is asked for.
+The kind of a file is recognised by its first bytes, never from its name. Pickles, which can name any function to call,
+are read by an unpickler that knows tensors and the class of steering-vectors and refuses everything else; nothing of a
+file that was refused has run. Sizes that a file announces are compared with its own before memory is asked for.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def _storage_of(data: bytes) -> Any:
 
 def _tensors_of(file: Path | io.BytesIO) -> Any:
     with warnings.catch_warnings():
-        # Of an unusual protocol, which is no news: what cannot be read is an error.
+        # Of an unusual protocol, which is not surprising: what cannot be read is an error.
         warnings.simplefilter("ignore")
         return torch.load(file, map_location="cpu", weights_only=True)
 

@@ -103,7 +103,7 @@ class CastLensLM(TemplateLM):
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Tokens of a text, behind what the tokenizer puts in front unless the text begins with it."""
+        """Tokens of a text, after what the tokenizer puts in front unless the text begins with it."""
         return tokens_of(self.model, string, special=add_special_tokens)
 
     def _loglikelihood_tokens(

@@ -47,7 +47,7 @@ def wandb_rows(project: str, *, name: str | None = None, config: Mapping[str, An
 
 
 def surviving(log: Callable[[dict[str, Any]], object], tracker: str) -> OnRow:
-    """A callback that sends what a tracker can draw, and that goes on without it when it fails.
+    """A callback that sends what a tracker can draw, and that carries on without it when it fails.
 
     Args:
         log: the tracker's function.
@@ -63,7 +63,7 @@ def surviving(log: Callable[[dict[str, Any]], object], tracker: str) -> OnRow:
             log({str(key): value for key, value in row.items() if not _missing(value)})
         except Exception as error:
             failed = True
-            warnings.warn(f"{tracker} failed ({type(error).__name__}: {error}); rows go on without it", stacklevel=2)
+            warnings.warn(f"{tracker} failed ({type(error).__name__}: {error}); rows are no longer sent", stacklevel=2)
 
     return on_row
 

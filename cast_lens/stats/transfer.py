@@ -105,7 +105,7 @@ def relative_boost(
     """Ratio of grand means minus 1, with a paired interval: the headline figure of arXiv 2405.10548.
 
     0.5 means half as much again. It is large wherever the baseline is small (a baseline that fails on format,
-    say), so show the absolute difference beside it.
+    say), so report the absolute difference too.
 
     Args:
         baseline: outcome of each example, or accuracy of each source x target cell.

@@ -34,7 +34,7 @@ CUES = ("Label:", "Answer:")
 # The share of examples whose answer is a copy of the input, but for what a reading ignores, above which that difference
 # is what the task is about (capitalising words, say).
 _COPIES = 0.2
-# Marks that end a clause, and their forms in other scripts, which are written without a blank behind them.
+# Marks that end a clause, and their forms in other scripts, which are written without a following blank.
 _WIDE = {",": "，、،፣﹐︐︑､၊", ".": "。．｡।॥۔።﹒︒។။།։", ":": "：﹕׃፥", ";": "；؛﹔፤", "!": "！﹗՜", "?": "？؟﹖՞፧"}
 _SAME = str.maketrans(
     {"‐": "-", "‑": "-", "−": "-", "﹣": "-", "’": "'", "‘": "'", "ʼ": "'", "٪": "%", "٫": ".", "٬": ","}
@@ -86,13 +86,13 @@ class AnswerReading:
         rule: AnswerRule = "task",
         labels: bool = False,
     ) -> AnswerReading:
-        """The most lenient reading that can tell a task's answers apart.
+        """The most lenient reading that distinguishes a task's answers.
 
         Args:
             answers: labels, or the gold answers of all examples.
             copies: inputs with their answers: where many answers are their inputs but for case, case counts.
             rule: see above.
-            labels: whether all answers must be told apart, in which case two numbers of one value are text.
+            labels: whether all answers must be distinguishable, in which case two numbers of one value are text.
 
         Raises:
             ValueError: when ``labels`` differ in white space or encoding only, or in what the named rule ignores.
@@ -143,7 +143,7 @@ class AnswerReading:
         return _amount(_common_forms(text).strip())
 
     def gives(self, line: str, answer: str, *, lettered: bool = False) -> bool:
-        """Whether a line gives an answer, be it with something behind it that is none of the answer."""
+        """Whether a line gives an answer, even if something follows that is not part of it."""
         wanted = self.normal(answer)
         if self.numbers and (value := self.value(self.bare(answer))) is not None:
             told = self.value(_piece(self.bare(line)))

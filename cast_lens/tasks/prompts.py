@@ -107,7 +107,7 @@ def few_shot(
         seed: of the demonstrations and of their order.
         demonstrations: ``fixed``: the same ones in the same order for every query of (task, shots, seed),
             so that the engine can share their computation; where the query is itself among them, another one
-            of its class takes its place. ``per-query``: drawn anew for each query.
+            of its class takes its place. ``per-query``: drawn separately for each query.
         pool: the split that they are drawn from.
         instruction: whether the task's definition opens the prompt.
         shuffle_labels: placebo: the demonstrations' answers are permuted, and right as often as chance.
@@ -197,7 +197,7 @@ def prompts_showing(
     source: Task | None = None,
     instruction: bool = True,
 ) -> list[Prompt]:
-    """Queries behind demonstrations that you chose yourself, each behind its own.
+    """Queries after demonstrations that you chose yourself, one list per query.
 
     Args:
         task: gives the queries.

@@ -1,4 +1,4 @@
-"""The engine against plain hooks on a padded batch, for any model: scores, residuals and decoded tokens."""
+"""The engine against plain hooks on a padded batch, for any model: scores, residuals and generated tokens."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_keys_are_file_names_and_never_the_same() -> None:
 def test_a_plan_is_read_back_and_refuses_the_same_cell_twice(tmp_path: Path) -> None:
     Grid.planned(tmp_path, CELLS)
     assert Grid.read(tmp_path).cells == tuple(CELLS)
-    with pytest.raises(ValueError, match="stand twice"):
+    with pytest.raises(ValueError, match="occur twice"):
         Grid.planned(tmp_path, [CELLS[1], CELLS[1]])
 
 

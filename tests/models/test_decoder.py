@@ -97,7 +97,7 @@ def test_what_is_no_causal_decoder_is_refused() -> None:
     config = transformers.BertConfig(
         vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    with pytest.raises(ValueError, match="tokens see those behind them"):
+    with pytest.raises(ValueError, match="tokens see later ones"):
         load_model(transformers.BertLMHeadModel(config))
     pair = transformers.T5Config(
         vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0

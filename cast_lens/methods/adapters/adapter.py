@@ -39,7 +39,7 @@ class AdapterOutput:
 
     Attributes:
         logprobs: of each admissible answer; empty when they were not asked for.
-        matched: whether each answer is written as far as it is told from the others; see ``Scores.written``.
+        matched: whether each answer is written up to its distinguishing token; see ``Scores.written``.
         first: greedy first tokens.
         written: greedy continuations; each ends with the token that stopped it.
     """
@@ -106,7 +106,7 @@ def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
 
 
 def _prompts(wrapped: Wrapped, rows: list[tuple[int, ...]]) -> tuple[Float[Tensor, "row vocab"], Any]:
-    """Logits behind prompts of one length, and their keys and values."""
+    """Logits after prompts of one length, and their keys and values."""
     backbone, device = wrapped.backbone, wrapped.backbone.model.device
     shared, cache = wrapped.opened(rows)
     residual, cache = backbone.go_on(torch.tensor([row[shared:] for row in rows], device=device), cache)
@@ -118,7 +118,7 @@ def _answers(
 ) -> list[tuple[Float[Tensor, " choice"], Float[Tensor, " choice"]]]:
     """Summed log-probability of each prompt's answers, and whether they are written greedily.
 
-    First tokens are at hand; later ones, and the answers' ends where they count, run behind copied keys.
+    First tokens are at hand; later ones, and the answers' ends where they count, run after copied keys.
     """
     log_probs, greedy = torch.log_softmax(behind, dim=-1), greedy_tokens(behind).tolist()
     sums = [log_probs[row, [a[0] for a in p.answers]].cpu() for row, p in enumerate(prompts)]

@@ -98,7 +98,7 @@ class Backbone:
             )
 
     def run(self, ids: Int[Tensor, "row position"], cache: Any = None) -> Float[Tensor, "row position d_model"]:
-        """Final residuals, normed, behind what the cache holds."""
+        """Final residuals, normed, after what the cache holds."""
         out = self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
         found: Tensor = out.last_hidden_state
         return found
@@ -180,7 +180,7 @@ class Wrapped:
         return self.peft_model.get_prompt(rows) if self.virtual else None
 
     def opened(self, rows: Sequence[tuple[int, ...]]) -> tuple[int, Any]:
-        """How many tokens all rows begin with, and a cache that holds those, run once, behind the virtual ones.
+        """How many tokens all rows begin with, and a cache that holds those, run once, after the virtual ones.
 
         The last token of a row is always kept. Rows that share too little to be worth a pass share nothing.
         """

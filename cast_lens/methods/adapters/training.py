@@ -89,7 +89,7 @@ def train_adapter(
 
 
 def _opening(material: TrainingData, training: Training) -> list[int]:
-    """Training prompts and their answers one behind the other, in the first epoch's order."""
+    """Training prompts and their answers, one after the other, in the first epoch's order."""
     order = next(batches(len(material.train), size=len(material.train), seed=training.seed, epoch=0))
     prompts = [material.train[place].prompt for place in order]
     return [token for prompt in prompts for token in (*prompt.tokens, *prompt.answers[prompt.gold])]
