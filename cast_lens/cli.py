@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from .cli_options import Option, all_options, called, command, core_options, declared, experiment_options
 from .experiments.catalogue import EXPERIMENTS
-from .experiments.config import RunConfig, config_of, read_toml, unknown_key
+from .experiments.config import RunConfig, config_of, preset_values, read_toml, unknown_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,7 +204,7 @@ class RecommendCommand:
     model: str = EMBEDDED
     device: str = "cpu"
     dtype: str = "float32"
-    queries: int = 32
+    queries: int = 24
     samples: int = 16
     chat: bool = False
     seed: int = 0
@@ -313,22 +313,37 @@ def compare(
         str, typer.Option(help="The HTML file for the figure; the numbers are written next to it.")
     ] = "compare.html",
     metric: Annotated[
-        str, typer.Option(help="The outcome to compare: exact_match, valid or choice_correct.")
+        str,
+        typer.Option(
+            help="The outcome to compare: exact_match, valid, choice_correct, or macro_f1 if the runs have it."
+        ),
     ] = "exact_match",
 ) -> None:
     """Compare runs of several models: the gain of each pair of tasks against its headroom."""
 
     def job() -> None:
+        from .experiments.compare import by_model
         from .experiments.compare import compare as compared
+        from .experiments.sentences import interval, points
         from .plots import plot_headroom, write_figure
 
-        found = compared(runs, metric=metric)
-        for model, part in found.groupby("model", sort=False):
-            gain, room = 100 * part["gain"].mean(), 100 * part["headroom"].mean()
-            typer.echo(f"{model}: mean gain {gain:+.1f} points over {len(part)} pairs, headroom {room:+.1f}")
         path = Path(out)
+        if path.suffix != ".html":
+            raise ValueError(f"--out {out} must end in .html; the numbers go beside it, in .csv")
+        found = compared(runs, metric=metric)
+        rows = [
+            (
+                *(row[name] for name in ("model", "pairs", "n")),
+                f"{points(row['gain'])} {interval(row['gain_low'], row['gain_high'])}".strip(),
+                points(row["headroom"]),
+                f"{row['helped']} / {row['harmed']}",
+                points(row["worst"]),
+            )
+            for row in by_model(found).to_dict("records")
+        ]
+        _table(("model", "pairs", "n", "gain, over tasks", "headroom", "helped / harmed", "worst pair"), rows)
         write_figure(plot_headroom(found), found, path.parent, path.stem, png="never")
-        typer.echo(f"Figure: {path.with_suffix('.html')}")
+        typer.echo(f"Figure: {path}, numbers: {path.with_suffix('.csv')}")
 
     explained(job)
 
@@ -455,7 +470,8 @@ def _settings(
     for key in values:
         if key not in known:
             raise unknown_key(key, known, origin)
-    core = {key: value for key, value in values.items() if key in shared}
+    preset = preset_values(values.get("preset", ""), known)
+    core = {key: value for key, value in {**preset, **values}.items() if key in shared}
     config = config_of(RunConfig, {**(RunConfig.quick(core) if quick else {}), **core}, origin=origin)
     check_model(config.model)
     if not config.hub and not config.tasks:
@@ -463,7 +479,7 @@ def _settings(
 
         for task in (*config.sources, *config.targets):
             load_task(task)
-    return config, {key: value for key, value in values.items() if key not in shared}
+    return config, {key: value for key, value in {**preset, **values}.items() if key not in shared}
 
 
 def _planned(

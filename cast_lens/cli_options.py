@@ -24,6 +24,7 @@ from .experiments.config import CHOICES, MOST_LAYERS, RANGES
 PACKAGE = Path(__file__).parent
 CORE = "experiments/config.py"
 GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Recipe": ("preset",),
     "Model": ("model", "device", "dtype", "threads", "chat", "chat_arguments", "encoder"),
     "Tasks": ("sources", "targets", "tasks", "hub", "fields", "folder", "hold_out"),
     "Vectors": ("shots", "samples", "select", "budget"),
@@ -78,7 +79,7 @@ class Option:
         if self.least is not None:
             notes.append(f"{self.least} or more" if self.most is None else f"from {self.least} to {self.most:,}")
         if self.choices:
-            notes.append(f"one of {', '.join(self.choices)}")
+            notes.append(f"one of {', '.join(filter(None, self.choices))}")
         text = self.text if self.text.endswith(".") else f"{self.text}."
         text = text[0].upper() + text[1:]
         return f"{text} ({'; '.join(notes)})" if notes else text
@@ -335,7 +336,7 @@ def _completion(option: Option) -> Callable[[str], list[str]]:
 
 def _known(option: Option) -> Sequence[str]:
     if option.choices:
-        return option.choices
+        return tuple(filter(None, option.choices))
     if option.name in ("sources", "targets", "hold_out"):
         from .tasks import list_tasks
 

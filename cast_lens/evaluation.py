@@ -52,7 +52,8 @@ def evaluate(
         one row per variant and prompt: ``variant`` (0 unsteered), ``condition`` (``unsteered``, or the name that an
         intervention was given by, with layer and strength where several share it), ``name, layer, strength, operator,
         position, task, sample, text, gold, answer, exact_match, valid, choice_correct, gold_logprob, gold_margin,
-        first_match, first_valid, overflowed``. Outcomes are 0 or 1; ``valid`` and ``choice_correct`` are NaN for free
+        first_match, first_valid, overflowed``, and ``preferred`` (the most probable admissible answer; empty where
+        there is none). Outcomes are 0 or 1; ``valid`` and ``choice_correct`` are NaN for free
         answers. Where logits were NaN or infinite (``overflowed``), every outcome is NaN and there is no answer.
 
     Raises:
@@ -116,6 +117,10 @@ def outcome_frame(prompts: Sequence[Prompt], scores: Scores, texts: Sequence[Seq
     ]
     frame["valid"] = [
         nan if text is None or not prompt.choices else float(is_valid(text, prompt)) for prompt, _, text in rows
+    ]
+    frame["preferred"] = [
+        prompt.choices[int(choice)] if prompt.choices and not gone and choice == choice else ""
+        for (prompt, *_), choice, gone in zip(rows, frame["choice"], frame["overflowed"], strict=True)
     ]
     frame.loc[frame["overflowed"], list(OUTCOMES)] = nan
     return frame.drop(columns="choice")

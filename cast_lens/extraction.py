@@ -25,6 +25,7 @@ from .tasks import (
     demonstrations,
     few_shot_prompts,
     input_key,
+    prompts_showing,
     sample_examples,
     zero_shot_prompts,
 )
@@ -118,6 +119,43 @@ def difference_vectors(
     zero = zero_shot_prompts(task, queries, instruction=how.instruction)
     both = capture(model, [*few, *zero], layers=layers, chat=how.chat, memory_mb=memory_mb, progress=progress)
     about = provenance(model, task, how, queries, note=_placebo_note(how))
+    n = len(queries)
+    return DifferenceVectors(both[:n], both[n:], check_layers(model, layers), about.sample_ids, about)
+
+
+def shown_differences(
+    model: HookedTransformer,
+    task: Task,
+    examples: Sequence[Example],
+    shown: Sequence[Sequence[Example]],
+    extraction: Extraction,
+    *,
+    layers: Sequence[int] | None = None,
+    note: str = "",
+    memory_mb: float = DEFAULT_BUDGET_MB,
+    progress: Progress = quiet,
+) -> DifferenceVectors:
+    """Few-shot minus zero-shot residual of each query behind demonstrations that you chose yourself.
+
+    Args:
+        model: any ``HookedTransformer``.
+        task: of the queries and of the demonstrations.
+        examples: the queries; one may come several times.
+        shown: for each query its demonstrations, in the order in which they are shown.
+        extraction: instruction, chat, seed, and whether the demonstrations' answers are shuffled; what it says of
+            samples and their drawing is not used.
+        layers, memory_mb, progress: see ``difference_vectors``.
+        note: how the demonstrations were chosen, kept in the provenance.
+
+    Raises:
+        ValueError: see ``prompts_showing`` and ``capture``.
+    """
+    how, queries = extraction, tuple(examples)
+    shuffled = how.seed if how.shuffle_labels else None
+    few = prompts_showing(task, queries, shown, instruction=how.instruction, shuffled=shuffled)
+    zero = zero_shot_prompts(task, queries, instruction=how.instruction)
+    both = capture(model, [*few, *zero], layers=layers, chat=how.chat, memory_mb=memory_mb, progress=progress)
+    about = provenance(model, task, how, queries, note="; ".join(filter(None, (note, _placebo_note(how)))))
     n = len(queries)
     return DifferenceVectors(both[:n], both[n:], check_layers(model, layers), about.sample_ids, about)
 

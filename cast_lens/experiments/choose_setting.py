@@ -19,7 +19,17 @@ from ..engine import Progress, quiet, sweep
 from ..engine.sweep import DEFAULT_STRENGTHS
 from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position, Steering
-from ..methods import Choice, Setting, candidate_layers, cell_outcomes, choose_from, find_rule, unlabelled
+from ..methods import (
+    FIXED,
+    Choice,
+    Setting,
+    candidate_layers,
+    cell_outcomes,
+    choose_from,
+    find_rule,
+    fixed_choice,
+    unlabelled,
+)
 from ..models.lens import HookedTransformer
 from ..placebos import matched
 from ..tasks import Example, Prompt, Task, sample_examples, zero_shot_prompts
@@ -331,7 +341,16 @@ def choice_for(
     Raises:
         ValueError: see ``methods.choose_from``.
     """
-    name = rule or workspace.config.rule
+    name, config = rule or workspace.config.rule, workspace.config
+    if name in FIXED:
+        return fixed_choice(
+            name,
+            n_layers=int(workspace.model.cfg.n_layers),
+            layers=config.layers,
+            strengths=config.strengths,
+            operator=config.operator,
+            position=config.position,
+        )
     # Placebos use the vector's setting under rule ``own``, unless tasks are named from which they can choose
     # themselves.
     if source == target or (name == OWN and (method == CAST or not labelled)):

@@ -57,6 +57,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
         "worst-lower",
         "middle",
         "weak-middle",
+        "middle-layers",
         "target",
         "target-lower",
         "target-guarded",
@@ -64,8 +65,77 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     ),
     "device": ("cpu", "cuda", "mps", "auto"),
     "dtype": ("float32", "bfloat16", "float16"),
+    "preset": ("", "paper", "ictl-2025-02"),
 }
 """Values of a key that takes few. Written here, so that a wrong one is refused before PyTorch is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A recipe as named options: what is not typed takes these values.
+
+    Attributes:
+        about: what it follows, with its source, in one sentence.
+        values: options of a run, and of the main job.
+        ours: what of it the source does not say, or does otherwise.
+    """
+
+    about: str
+    values: Mapping[str, Any]
+    ours: tuple[str, ...]
+
+
+PRESETS: Mapping[str, Preset] = {
+    "paper": Preset(
+        "the method as arXiv 2507.13236 describes it: the mean few-shot minus zero-shot residual of an influential and "
+        "diverse subset of the source's samples, added after one middle layer to the last token of a zero-shot prompt",
+        {
+            "select": "cast",
+            "rule": "middle",
+            "strengths": (1.0,),
+            "operator": "add",
+            "position": "last",
+            "metric": "exact_match",
+        },
+        (
+            "strength 1 and the layer at 0.55 of the depth (the paper says: middle to late, best 16 to 20 of 32; its "
+            "strength is not known)",
+            "samples, subset size, demonstrations per prompt and the equations of the selection",
+            "the edited token and the text of prompts",
+            "accuracy as exact match of the decoded answer, beside label-restricted accuracy",
+            "the model and, unless they are named, the tasks (the paper: Llama-3.1-8B-Instruct)",
+            "both placebos, intervals and tests",
+        ),
+    ),
+    "ictl-2025-02": Preset(
+        "the development code of CAST as of February 2025 (github lzhjoy/ICTL, read for facts): for each of 200 "
+        "unlabelled queries of the target, one source item and k demonstrations of it are retrieved; the mean few-shot "
+        "minus zero-shot residual is added at the middle layers together, to all tokens, at strength 1, and answers "
+        "are the arg-max over the labels",
+        {
+            "retrieval": "top-k",
+            "rule": "middle-layers",
+            "strengths": (1.0,),
+            "operator": "add",
+            "position": "all",
+            "metric": "macro_f1",
+            "seed": 42,
+            "dtype": "float32",
+        },
+        (
+            "that anything is injected: the function that does it is empty there, its settings are an intention",
+            "top-k of the three ways to retrieve (random, top-k, dpp); the kernel of dpp; the order of demonstrations",
+            "the model's own residual as embedding unless --encoder names one (there: BAAI/bge-base-en-v1.5)",
+            "five demonstrations (there: 1 to 5)",
+            "the target's queries are those that are not test queries; fewer than 200 where there are fewer",
+            "the arg-max is over whole answers, which for answers of one token is over their first tokens",
+            "the text of prompts: a blank before answers and a blank line between demonstrations; instructions",
+            "the model and, unless they are named, the tasks (there: Llama-3.1-8B, eight sources, five targets)",
+            "both placebos, intervals and tests",
+        ),
+    ),
+}
+"""Recipes by name."""
 QUICK: Mapping[str, Any] = {
     "sources": DEFAULT_SOURCES[:2],
     "targets": DEFAULT_TARGETS[:2],
@@ -86,6 +156,7 @@ class RunConfig:
     """Everything that decides a run's numbers.
 
     Attributes:
+        preset: a recipe that replaces the defaults of some options; what is typed wins. See ``PRESETS``.
         model: the model to steer: ``smollm2-135m-instruct`` (embedded), a name on the Hugging Face hub, a local folder
             or a .gguf file.
         sources: the tasks from which vectors are taken.
@@ -124,6 +195,7 @@ class RunConfig:
             last bits of a result.
     """
 
+    preset: str = ""
     model: str = "smollm2-135m-instruct"
     sources: tuple[str, ...] = DEFAULT_SOURCES
     targets: tuple[str, ...] = DEFAULT_TARGETS
@@ -167,7 +239,7 @@ class RunConfig:
             if given not in known and not (name == "device" and re.fullmatch(r"cuda:\d{1,3}", given)):
                 near = difflib.get_close_matches(given, known, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"{name}={given!r} is unknown; {hint}choose from {', '.join(known)}")
+                raise ValueError(f"{name}={given!r} is unknown; {hint}choose from {', '.join(filter(None, known))}")
         if self.budget > self.samples:
             raise ValueError(f"budget={self.budget} must be from 0 to samples={self.samples}")
         for name in ("sources", "targets", "strengths"):
@@ -197,6 +269,50 @@ class RunConfig:
 
 
 Config = TypeVar("Config")
+
+
+def preset_values(name: str, known: Collection[str]) -> dict[str, Any]:
+    """What a preset puts in place of defaults; nothing for the empty name.
+
+    Args:
+        name: key of ``PRESETS``.
+        known: keys that the run and its experiments take.
+
+    Raises:
+        ValueError: an unknown preset, or one that needs an option which these experiments do not take.
+    """
+    if not name:
+        return {}
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"preset={name!r} is unknown; {hint}choose from {', '.join(PRESETS)}")
+    values = PRESETS[name].values
+    lacking = [key for key in values if key not in known and key != "metric"]
+    if lacking:
+        raise ValueError(f"preset={name!r} sets {', '.join(lacking)}, which only the main job takes; use cast-lens run")
+    return {key: value for key, value in values.items() if key in known}
+
+
+def preset_sentences(name: str, given: Mapping[str, Any]) -> list[str]:
+    """What a report says of a preset: what it follows, what of it was changed, and what in it is ours.
+
+    Args:
+        name: key of ``PRESETS``, or empty.
+        given: all options of the run and of its main job.
+    """
+    if not name:
+        return []
+    preset, told = PRESETS[name], []
+    changed = [
+        f"{key} = {given[key]}"
+        for key, value in preset.values.items()
+        if key in given and given[key] != (list(value) if isinstance(given[key], list) else value)
+    ]
+    told.append(f"The options are those of preset {name}: {preset.about}.")
+    if changed:
+        told.append(f"Typed in place of the preset's: {', '.join(changed)}.")
+    return [*told, f"Ours in it, because the source does not say or does otherwise: {'; '.join(preset.ours)}."]
 
 
 def make_config(values: Mapping[str, Any], *, origin: str = "arguments") -> RunConfig:

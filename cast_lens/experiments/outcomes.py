@@ -228,7 +228,7 @@ def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> d
         "value": float(after.mean()),
         "baseline": float(before.mean()),
         **_spread("gain_", gain, value="gain"),
-        **_over_tasks(cells[metric] - cells[f"{metric}_0"]),
+        **over_tasks(cells[metric] - cells[f"{metric}_0"]),
         **_spread("boost_", boost, value="boost"),
         **_spread("negative_", negative, value="negative"),
         "queries": queries,
@@ -236,7 +236,7 @@ def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> d
     }
 
 
-def _over_tasks(gains: pd.Series) -> dict[str, float]:
+def over_tasks(gains: pd.Series) -> dict[str, float]:
     """The interval over target tasks; the gains are indexed by target and source."""
     tasks = gains.groupby(level="target").mean()
     found = t_interval(tasks)

@@ -133,6 +133,10 @@ class Experiment(ABC):
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
         """The headline, and what is missing."""
 
+    def notes(self, config: RunConfig) -> tuple[str, ...]:
+        """What a reader has to know of how this run was done, beside ``compared``; whole sentences."""
+        return ()
+
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """The figures that can be drawn from these tables."""
         yield from ()

@@ -9,7 +9,12 @@ import pandas as pd
 
 from .outcomes import BASELINE
 
-NAMES = {"exact_match": "exact match", "valid": "label validity", "choice_correct": "label-restricted accuracy"}
+NAMES = {
+    "exact_match": "exact match",
+    "valid": "label validity",
+    "choice_correct": "label-restricted accuracy",
+    "macro_f1": "macro-F1 of the preferred label",
+}
 FORMAT_OR_CHOICE = (
     "A gain in exact match alone may reflect format; only a gain in label-restricted accuracy that the placebos do "
     "not share shows better answers."
@@ -45,9 +50,9 @@ def headline(parts: Sequence[str]) -> str:
     return f"{told[0].upper()}{told[1:]}." if told else NOTHING
 
 
-def metrics(frame: pd.DataFrame) -> list[str]:
-    """The metrics that a table has, in reading order."""
-    return [name for name in NAMES if (frame["metric"] == name).any()]
+def metrics(frame: pd.DataFrame, first: str = "exact_match") -> list[str]:
+    """The metrics that a table has, in reading order: the one that leads, then the others."""
+    return [name for name in dict.fromkeys((first, *NAMES)) if (frame["metric"] == name).any()]
 
 
 def row_of(table: pd.DataFrame, metric: str = "exact_match", **where: object) -> Mapping[Any, Any] | None:
@@ -103,14 +108,14 @@ def tally(rows: pd.DataFrame, what: str = "pairs", where: str = "") -> str:
     return f"{up} of {len(tested)} {what} gain{where and f' {where}'}, {down} lose and {none} show neither{correction}"
 
 
-def transfer(methods: pd.DataFrame, result: pd.DataFrame, method: str = "cast") -> str:
+def transfer(methods: pd.DataFrame, result: pd.DataFrame, method: str = "cast", metric: str = "exact_match") -> str:
     """The headline of a transfer experiment: mean gain, strongest placebo, verdicts of single pairs.
 
     A source's vector on its own task is not transfer; it is reported only if there is nothing else.
     """
-    names = [name for name in (method, f"{method} (own vector)") if row_of(methods, method=name)]
+    names = [name for name in (method, f"{method} (own vector)") if row_of(methods, metric, method=name)]
     if not names:
         return NOTHING
-    rows = result[(result["method"] == names[0]) & (result["metric"] == "exact_match")]
-    parts = [gain(methods, names[0]), strongest_placebo(methods), tally(rows)]
+    rows = result[(result["method"] == names[0]) & (result["metric"] == metric)]
+    parts = [gain(methods, names[0], metric), strongest_placebo(methods, metric), tally(rows)]
     return "; ".join(part for part in parts if part) + "."

@@ -17,7 +17,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ..extraction import draw_samples
-from ..methods import VECTOR_METHODS, Condition, steered
+from ..methods import STEERING_METHODS, VECTOR_METHODS, Condition, steered
+from ..methods.field import CONTROLS
 from ..stats import HypothesisTest, mean_interval, silhouette, spearman
 from ..tasks import Task
 from ..tasks.templates import body
@@ -106,7 +107,8 @@ def vector_conditions(workspace: Workspace, base: Condition, methods: Sequence[s
 
 def is_finding(method: str) -> bool:
     """Methods whose gains a reader may take for findings: vectors that are not placebos."""
-    return method.removesuffix(" (own vector)") in VECTOR_METHODS and not method.startswith("placebo")
+    name = method.removesuffix(" (own vector)")
+    return name in STEERING_METHODS and name not in CONTROLS and not name.startswith("placebo")
 
 
 def with_families(result: pd.DataFrame, tasks: Mapping[str, Task]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..engine import Progress, Sweep, quiet, sweep, tokenise, unsupported
@@ -21,6 +22,7 @@ from ..methods import (
     SourceTask,
     VectorMethod,
     evaluate_conditions,
+    retrieved_differences,
     zero_shot_condition,
 )
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
@@ -160,6 +162,43 @@ class Workspace:
             placebo_seed(name, self.config.seed, number),
             note="" if self.config.select == "all" else f"chosen by {self.config.select}",
         )
+
+    def retrieved(self, name: str, target: str, *, number: int = 0, how: str, queries: int) -> SourceTask:
+        """A source whose samples are picked for the unlabelled queries of a target; see ``methods.retrieved``.
+
+        Args:
+            name, target: tasks.
+            number: tells the draws of a placebo apart.
+            how: key of ``methods.RETRIEVALS``.
+            queries: of the target, at most: none of them is a test query.
+        """
+        made = self.source(name, number=number)
+        note = f"{self.config.shots + 1} items for each unlabelled query of {target}, picked by {how}"
+        return replace(
+            made, differences=lambda kind: self._retrieved(name, target, kind, how, queries), indices=None, note=note
+        )
+
+    def _retrieved(self, name: str, target: str, kind: str, how: str, queries: int) -> DifferenceVectors:
+        """The mean sample of both sides, from disk when it is there: single ones of every pair would fill it."""
+        path = self.directory.path / "vectors" / f"{FILES[kind]}.{how}-{queries}.{name}.for.{target}.safetensors"
+        if path.is_file():
+            return DifferenceVectors.load(path)
+        asked = unlabelled_queries(self.tasks[target], queries, seed=self.config.seed)
+        extraction = self.extraction(kind)
+        found = retrieved_differences(
+            self.model,
+            self.tasks[name],
+            self.tasks[target],
+            asked,
+            extraction,
+            how=how,
+            embed=self.embed,
+            progress=self.progress,
+        )
+        sides = [side.double().mean(dim=0, keepdim=True).float() for side in (found.few_shot, found.zero_shot)]
+        mean = DifferenceVectors(sides[0], sides[1], found.layers, (f"mean of {len(found)}",), found.provenance)
+        mean.save(path)
+        return mean
 
     def vector(self, name: str, method: str = "cast") -> SteeringVector:
         """The vector that a method makes of a source."""
@@ -304,6 +343,13 @@ def validation_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
     """The validation examples of a source on which layer and strength are chosen: a sample balanced over the labels."""
     n = min(config.validation, len(task.validation))
     return sample_examples(task, n, split="validation", seed=config.seed % SEEDS_A_DRAW)
+
+
+def unlabelled_queries(task: Task, count: int, *, seed: int) -> tuple[Example, ...]:
+    """Up to so many examples of a target that are no test examples, drawn without a look at their answers."""
+    pool = [*task.train, *task.validation]
+    drawn = np.random.default_rng(seed % SEEDS_A_DRAW).permutation(len(pool))[:count]
+    return tuple(pool[index] for index in drawn)
 
 
 def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:

@@ -1,6 +1,17 @@
 """Methods under one protocol: each makes ``Condition`` objects, ``evaluate_conditions`` runs them."""
 
-from .choosing import RULES, Choice, candidate_layers, cell_outcomes, choose_from, choose_setting, find_rule, unlabelled
+from .choosing import (
+    FIXED,
+    RULES,
+    Choice,
+    candidate_layers,
+    cell_outcomes,
+    choose_from,
+    choose_setting,
+    find_rule,
+    fixed_choice,
+    unlabelled,
+)
 from .conditions import (
     OUTCOMES,
     AnyCondition,
@@ -12,11 +23,11 @@ from .conditions import (
     placebo_shuffled,
     steered,
 )
-from .field import FIELD_METHODS, FieldMethod
+from .field import FIELD_METHODS, STEERING_METHODS, FieldMethod
 from .fitted import FittedMethod
 from .frequency import fast_vector
 from .function_vectors import HeadEffects, function_vector, head_effects, universal_heads, vector_of_heads
-from .in_context_vectors import implicit_context, in_context_vector
+from .in_context_vectors import implicit_context, in_context_vector, transferred_context
 from .learned import learned_vector, static_vector
 from .library import VectorLibrary
 from .prompting import (
@@ -32,6 +43,7 @@ from .prompting import (
     sentence_embedding,
     zero_shot_condition,
 )
+from .retrieved import RETRIEVALS, retrieved_differences
 from .source_choice import fisher_embedding, h_score, next_token_distance, within_targets
 from .state_vectors import state_vector
 from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod, language_vector
@@ -39,9 +51,12 @@ from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod,
 __all__ = [
     "DIFFERENCE_KINDS",
     "FIELD_METHODS",
+    "FIXED",
     "OUTCOMES",
     "PROMPT_METHODS",
+    "RETRIEVALS",
     "RULES",
+    "STEERING_METHODS",
     "VECTOR_METHODS",
     "AnyCondition",
     "BatchedCondition",
@@ -67,6 +82,7 @@ __all__ = [
     "few_shot_condition",
     "find_rule",
     "fisher_embedding",
+    "fixed_choice",
     "function_vector",
     "h_score",
     "head_effects",
@@ -80,10 +96,12 @@ __all__ = [
     "random_text_condition",
     "residual_embedding",
     "retrieved_condition",
+    "retrieved_differences",
     "sentence_embedding",
     "state_vector",
     "static_vector",
     "steered",
+    "transferred_context",
     "universal_heads",
     "unlabelled",
     "vector_of_heads",

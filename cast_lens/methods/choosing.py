@@ -39,13 +39,17 @@ if TYPE_CHECKING:
 CELL = ("layer", "strength", "position")
 LABELLED = ("gain", "gain_se", "right", "lost", "choice_gain", "gold_logprob")
 """Columns of ``cell_outcomes`` that rest on gold answers; of a target no rule reads them."""
-UNLABELLED = ("believed", "believed_se", "valid", "valid_before", "moved")
+UNLABELLED = ("believed", "believed_se", "valid", "valid_before", "moved", "entropy")
 """Columns that need queries and admissible answers only."""
 STRENGTHS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 # One-sided 95 %: a lower bound is meant.
 Z = 1.645
 # The paper's middle layers are 16 to 20 of 32 (arXiv 2507.13236).
 MIDDLE = 0.55
+# The middle layers of the development code of CAST: 10 to 20 of 32 together (github lzhjoy/ICTL).
+MIDDLE_LAYERS = (10 / 32, 20 / 32)
+FIXED: Mapping[str, float] = {"middle": 1.0, "weak-middle": 0.5, "middle-layers": 1.0}
+"""Rules that look at no query, with the strength that they prefer."""
 # Share of the answers that were right which a guarded cell may turn wrong on any other labelled task.
 MOST_LOST = 0.1
 # Divergence on plain text, in nats, that a guarded cell may cost.
@@ -79,7 +83,8 @@ def cell_outcomes(
         share), ``lost`` (share of the answers that were right and no longer are), ``choice_gain`` (the same change
         when only admissible answers are compared), ``gold_logprob`` (mean); ``believed`` (see above) with
         ``believed_se``, ``valid, valid_before`` (shares), ``moved`` (share of queries whose most probable
-        admissible answer is another one). Free answers have no admissible set: there the last five are NaN. A
+        admissible answer is another one), ``entropy`` (of the unsteered model's distribution over the admissible
+        answers, as a share of the largest possible; mean). Free answers have no admissible set: there these are NaN. A
         candidate whose logits overflow on any query is NaN throughout.
 
     Raises:
@@ -104,12 +109,14 @@ def cell_outcomes(
     return pd.concat(frames, ignore_index=True)
 
 
+MEASURED = ("match", "chosen", "logprob", "valid", "belief", "moved", "entropy")
+"""What is read of one query under every variant."""
+
+
 def _cells(scores: Scores) -> pd.DataFrame:
     import pandas as pd
 
-    measured: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("match", "chosen", "logprob", "valid", "belief", "moved")
-    }
+    measured: dict[str, list[np.ndarray]] = {name: [] for name in MEASURED}
     for index in range(len(scores.prompts)):
         for name, values in _read(scores, index).items():
             measured[name].append(values)
@@ -131,6 +138,7 @@ def _cells(scores: Scores) -> pd.DataFrame:
         "valid": valid[1:].mean(axis=1),
         "valid_before": np.full(len(change), valid[0].mean()),
         "moved": arrays["moved"][1:].mean(axis=1),
+        "entropy": np.full(len(change), arrays["entropy"][0].mean()),
     }
     found["lost"] = np.where(np.isnan(found["gain"]), np.nan, found["lost"])
     what = [(one.name, one.layer, float(one.strength), one.position) for one in scores.interventions]
@@ -144,7 +152,7 @@ def _read(scores: Scores, index: int) -> dict[str, Float[np.ndarray, " variant"]
     prompt, logprobs = scores.prompts[index], scores.answer_logprobs[index].double()
     written = scores.written[index].double()
     unknown = torch.full((len(logprobs),), torch.nan, dtype=torch.float64)
-    found = dict.fromkeys(("match", "chosen", "logprob", "valid", "belief", "moved"), unknown)
+    found = dict.fromkeys(MEASURED, unknown)
     several = logprobs.shape[1] > 1
     choice = logprobs.argmax(dim=1) if several else unknown
     if prompt.gold >= 0:
@@ -154,6 +162,8 @@ def _read(scores: Scores, index: int) -> dict[str, Float[np.ndarray, " variant"]
         held = logprobs[0].softmax(dim=0)
         known = written.nan_to_num(nan=0.0)
         found |= {"valid": known.amax(dim=1), "belief": known @ held, "moved": (choice != choice[0]).double()}
+        spread = -torch.special.xlogy(held, held).sum() / np.log(len(held))
+        found["entropy"] = spread.expand(len(logprobs))
     return {name: _array(values) for name, values in found.items()}
 
 
@@ -258,6 +268,9 @@ RULES: Mapping[str, Rule] = {
     "weak-middle": Rule(
         lambda one: one.near(MIDDLE, 0.5), "the middle layer at strength 0.5", aside=False, others="unread"
     ),
+    "middle-layers": Rule(
+        lambda one: one.near(MIDDLE, 1.0), "the middle layers together at strength 1", aside=False, others="unread"
+    ),
     "target": Rule(lambda one: one.believed, "the believed change on the target's unlabelled queries", others="used"),
     "target-lower": Rule(
         Evidence.believed_lower,
@@ -335,8 +348,49 @@ def choose_from(
         ValueError: an unknown rule; a rule that needs other labelled tasks, or the target's queries, where the table
             has none; no candidate with finite logits.
     """
+    if rule == "middle-layers":
+        place = {"strengths": sorted(set(table["strength"])), "position": table["position"].iloc[0]}
+        return fixed_choice(rule, n_layers=n_layers, operator=operator, **place)
     evidence = _evidence(table, source=source, target=target, n_layers=n_layers)
     return _choose(evidence, find_rule(rule), rule, operator)
+
+
+def fixed_choice(
+    rule: str,
+    *,
+    n_layers: int,
+    layers: Sequence[int] = (),
+    strengths: Sequence[float] = STRENGTHS,
+    operator: Operator = "add",
+    position: Position = "last",
+) -> Choice:
+    """The setting of a rule that looks at no query: the middle of the model.
+
+    Args:
+        rule: key of ``FIXED``.
+        n_layers: of the model.
+        layers: block indices that may be taken; all when empty. Of rule ``middle-layers``: those that are taken.
+        strengths: that may be taken: the one nearest to the rule's own is.
+        operator, position: how the vector enters.
+
+    Raises:
+        ValueError: a rule that is not fixed, or several layers under another operator than ``add``.
+    """
+    if rule not in FIXED:
+        raise ValueError(f"rule={rule!r} is not fixed; choose from {', '.join(FIXED)}")
+    strength = min(strengths, key=lambda one: (abs(one - FIXED[rule]), one))
+    if rule == "middle-layers":
+        first, last = (round(share * n_layers) for share in MIDDLE_LAYERS)
+        together = tuple(sorted(layers)) or tuple(range(first, min(last, n_layers - 1) + 1))
+        setting = Setting(together[0], strength, operator, position, together)
+        where = f"layers {', '.join(map(str, together))} together"
+    else:
+        depth = MIDDLE * (n_layers - 1)
+        setting = Setting(
+            min(layers or range(n_layers), key=lambda one: abs(one - depth)), strength, operator, position
+        )
+        where = f"layer {setting.layer}"
+    return Choice(setting, rule, float("nan"), f"{where}, strength {strength:g}: fixed by rule {rule}")
 
 
 def choose_setting(
@@ -446,7 +500,7 @@ def _evidence(table: pd.DataFrame, *, source: str, target: str, n_layers: int) -
         columns = [_column(part, name, index) for part in others]
         return np.stack(columns, axis=1) if columns else np.empty((len(cells), 0))
 
-    seen = parts[target][[*CELL, *UNLABELLED]] if target in parts else None
+    seen = parts[target].drop(columns=list(LABELLED)) if target in parts else None
     own = parts.get(source) if source != target else None
     return Evidence(
         cells,

@@ -20,7 +20,7 @@ import torch
 
 from ..engine import Progress, answer, quiet, tokenise
 from ..evaluation import answer_limit, evaluate
-from ..interventions import Intervention, Operator, Position, Steering
+from ..interventions import Operator, Position, Steering
 from ..models.lens import HookedTransformer
 from ..placebos import random_direction
 from ..tasks import Prompt, is_match, is_valid
@@ -63,15 +63,34 @@ class Setting:
         strength: factor on the vector.
         operator: see ``Intervention``.
         position: see ``Intervention``.
+        layers: several blocks that are edited together, ``layer`` the first of them, each with the vector's own
+            direction there; empty for the one layer.
+
+    Raises:
+        ValueError: layers that do not begin with ``layer``, or another operator than ``add`` at several of them.
     """
 
     layer: int
     strength: float
     operator: Operator = "add"
     position: Position = "last"
+    layers: tuple[int, ...] = ()
 
-    def edit(self, vector: SteeringVector) -> Intervention:
-        """A vector as an intervention at this setting; its placebo takes the same."""
+    def __post_init__(self) -> None:
+        if self.layers and (self.layers[0] != self.layer or self.operator != "add"):
+            raise ValueError(
+                f"layers={self.layers} must begin with layer={self.layer}, and operator must be 'add' where several "
+                f"layers are edited together, got {self.operator!r}"
+            )
+
+    def edit(self, vector: SteeringVector) -> Steering:
+        """A vector as an intervention at this setting; its placebo takes the same.
+
+        Raises:
+            ValueError: a layer that the vector does not have.
+        """
+        if self.layers:
+            return vector.intervention(layers=self.layers, strength=self.strength, position=self.position)
         return vector.intervention(self.layer, strength=self.strength, operator=self.operator, position=self.position)
 
 
@@ -202,6 +221,7 @@ def _frame(queries: Sequence[Prompt], texts: Sequence[str]) -> pd.DataFrame:
             "answer": text,
             "exact_match": float(is_match(text, prompt)),
             "valid": float(is_valid(text, prompt)) if prompt.choices else missing,
+            "preferred": "",
         }
         for prompt, text in zip(queries, texts, strict=True)
     ]

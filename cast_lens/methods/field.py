@@ -23,7 +23,7 @@ from .in_context_vectors import ImplicitContext, InContextVector, fit_implicit_c
 from .learned import LearnedVector, StaticVector, fit_learned_vector, static_vector
 from .state_vectors import StateVector, fit_state_vector
 from .training import Training
-from .vectors import SourceTask, contrastive_mean, task_vector
+from .vectors import VECTOR_METHODS, SourceTask, VectorMethod, arrow_task_vector, contrastive_mean, task_vector
 
 Fitted = SteeringVector | FittedMethod
 _KINDS: dict[str, Callable[[Path], Fitted]] = {
@@ -136,6 +136,14 @@ _METHODS = (
         operator="replace",
         position="prompt_last",
     ),
+    FieldMethod(
+        "task vector: x->y",
+        arrow_task_vector,
+        "the same from prompts example:x->y, as published (arXiv 2310.15916)",
+        strengths=(1.0,),
+        operator="replace",
+        position="prompt_last",
+    ),
     FieldMethod("function vector", fit_function_vector, "what the heads that move the answer write (arXiv 2310.15213)"),
     FieldMethod("random heads", random_heads, "a function vector of heads drawn at random, of equal norm"),
     FieldMethod(
@@ -180,3 +188,7 @@ _METHODS = (
     ),
 )
 FIELD_METHODS: dict[str, FieldMethod] = {method.name: method for method in _METHODS}
+CONTROLS = ("random heads", "fast, permuted")
+"""Of these: what is compared with a method, and is none."""
+STEERING_METHODS: dict[str, VectorMethod | FieldMethod] = {**FIELD_METHODS, **VECTOR_METHODS}
+"""Every way to make an edit of a source by name, placebos among them: what experiments may be asked for."""

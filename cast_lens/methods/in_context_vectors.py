@@ -44,7 +44,7 @@ from ..models import fingerprint, model_name
 from ..models.lens import HookedTransformer
 from ..placebos import random_like
 from ..sublayers import MixedOutputs, RotatedOutputs
-from ..tasks import Example, Task, zero_shot_prompts
+from ..tasks import Example, Prompt, Task, zero_shot_prompts
 from ..tasks.templates import gold
 from ..vectors import Provenance
 from .fitted import FittedMethod
@@ -238,11 +238,82 @@ def implicit_context(
     names = [site_name(layer, site) for site in _SITES for layer in range(model.cfg.n_layers)]
     outputs = torch.stack([last_token(model, prompt.tokens, names).clone() for prompt in tokenise(model, whole)])
     context = outputs.double().mean(dim=0).float().unflatten(0, (2, -1))
-    ready = tokenise(model, queries, chat=how.chat)
-    firsts = [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in ready]
-    alpha, beta, losses = calibrate(model, firsts, context, plan, progress=progress)
+    first = [torch.full(context.shape[:2], value) for value in (plan.alpha, plan.beta)]
+    firsts = _first_answers(model, queries, how)
+    alpha, beta, losses = calibrate(model, firsts, context, plan, start=(first[0], first[1]), progress=progress)
     note = f"implicit in-context learning: {len(shown)} demonstrations, {plan.epochs} epochs of calibration"
     return ImplicitContext(provenance(model, task, how, shown, note=note), context, alpha, beta, losses)
+
+
+def _first_answers(model: HookedTransformer, queries: Sequence[Prompt], how: Extraction) -> list[TokenPrompt]:
+    """Queries with the first token of their gold answer: what calibration learns to write."""
+    ready = tokenise(model, queries, chat=how.chat)
+    return [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in ready]
+
+
+def transferred_context(
+    model: HookedTransformer,
+    task: Task,
+    sources: Sequence[ImplicitContext],
+    extraction: Extraction | None = None,
+    calibration: Calibration | None = None,
+    *,
+    similar: float = 0.8,
+    temperature: float = 0.5,
+    examples: Sequence[Example] | None = None,
+    progress: Progress = quiet,
+) -> ImplicitContext:
+    """The context of a task with few labels from those of similar tasks: the transfer variant of I2CL.
+
+    A task is known by its calibrated scalars. Of the sources whose scalars have a cosine above ``similar`` with those
+    of the target, weighed by ``p = softmax(cosine / temperature)``: the context is ``sum p alpha_s context_s``,
+    ``beta`` is ``sum p beta_s`` and ``alpha`` is 1; then these are calibrated on the target's demonstrations.
+
+    Args:
+        model: frozen throughout; the one that the sources were fitted to.
+        task: the target; its demonstrations' labels are read.
+        sources: calibrated on other tasks.
+        extraction, calibration, examples, progress: see ``implicit_context``.
+        similar, temperature: as published.
+
+    Returns:
+        the transferred context; the target's own where no source is similar, which the note says.
+
+    Raises:
+        ValueError: no sources, one of another model, or a temperature that is not positive.
+    """
+    if not sources or not temperature > 0:
+        raise ValueError(f"sources={len(sources)} must be one or more and temperature={temperature} positive")
+    for one in sources:
+        one.check(model)
+    how, plan = extraction or Extraction(samples=10), calibration or Calibration()
+    own = implicit_context(model, task, how, plan, examples=examples, progress=progress)
+    mark = _scalars(own)
+    cosines = torch.stack([torch.cosine_similarity(mark, _scalars(one), dim=0) for one in sources])
+    near = [index for index, value in enumerate(cosines.tolist()) if value > similar]
+    if not near:
+        note = f"no source above {similar}: {own.provenance.note}"
+        return replace(own, provenance=replace(own.provenance, note=note))
+    weights = (cosines[near] / temperature).softmax(dim=0)
+    chosen = [sources[index] for index in near]
+    context = sum(
+        w * one.alpha.double()[..., None] * one.context.double() for w, one in zip(weights, chosen, strict=True)
+    )
+    beta = sum(w * one.beta.double() for w, one in zip(weights, chosen, strict=True))
+    assert isinstance(context, Tensor)
+    assert isinstance(beta, Tensor)
+    shown = tuple(examples) if examples is not None else draw_samples(task, how)
+    firsts = _first_answers(model, zero_shot_prompts(task, shown, instruction=how.instruction), how)
+    start = (torch.ones_like(beta).float(), beta.float())
+    alpha, scale, losses = calibrate(model, firsts, context.float(), plan, start=start, progress=progress)
+    names = ", ".join(one.provenance.task for one in chosen)
+    about = replace(own.provenance, note=f"implicit context transferred from {names}; {own.provenance.note}")
+    return ImplicitContext(about, context.float(), alpha, scale, losses)
+
+
+def _scalars(one: ImplicitContext) -> Float[Tensor, " scalar"]:
+    """What a task is known by: both kinds of scalars, flattened."""
+    return torch.cat([one.alpha.flatten(), one.beta.flatten()]).double()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -267,11 +338,12 @@ def calibrate(
     context: Float[Tensor, "site layer d_model"],
     plan: Calibration,
     *,
+    start: tuple[Float[Tensor, "site layer"], Float[Tensor, "site layer"]],
     progress: Progress = quiet,
 ) -> tuple[Float[Tensor, "site layer"], Float[Tensor, "site layer"], Float[Tensor, " step"]]:
-    """Scalars after training on the prompts, and the loss of every step."""
+    """Scalars after training on the prompts, and the loss of every step; ``start`` holds alpha and beta before."""
     n_layers = context.shape[1]
-    alpha, beta = (torch.full((2, n_layers), value).requires_grad_(True) for value in (plan.alpha, plan.beta))
+    alpha, beta = (values.clone().requires_grad_(True) for values in start)
     per_epoch = math.ceil(len(prompts) / plan.batch)
     total, warm = plan.epochs * per_epoch, int(plan.warm_up * plan.epochs * per_epoch)
     optimiser = torch.optim.AdamW([alpha, beta], lr=plan.learning_rate, weight_decay=plan.weight_decay)

@@ -268,15 +268,13 @@ def most_similar(
     Raises:
         ValueError: fewer candidates than shots; embeddings of a wrong shape, not finite, or zero.
     """
-    offered = _offered(source, pool, candidates, seed)
+    offered, known, asked = compared_items(
+        source, target, examples, embed=embed, pool=pool, candidates=candidates, seed=seed
+    )
     if not 1 <= shots <= len(offered):
         raise ValueError(
             f"shots={shots} must be from 1 to {len(offered)}, the examples of {source.name!r} that are searched"
         )
-    known = _unit(embed, [body(source, example) for example in offered], f"examples of {source.name!r}")
-    asked = _unit(embed, [body(target, example) for example in examples], f"queries of {target.name!r}")
-    if known.shape[1] != asked.shape[1]:
-        raise ValueError(f"embed gave rows of width {known.shape[1]} and {asked.shape[1]}; one width is needed")
     similarity = (asked @ known.T).round(_DECIMALS)
     order: Int[np.ndarray, "sample candidate"] = np.argsort(-similarity, axis=1, kind="stable")
     keys = [input_key(example.input) for example in offered]
@@ -291,6 +289,29 @@ def most_similar(
             )
         found.append(tuple(shown))
     return found
+
+
+def compared_items(
+    source: Task,
+    target: Task,
+    examples: Sequence[Example],
+    *,
+    embed: Embed,
+    pool: Split,
+    candidates: int | None,
+    seed: int,
+) -> tuple[list[Example], Float[np.ndarray, "candidate d_model"], Float[np.ndarray, "sample d_model"]]:
+    """Source examples in the order of ids, and unit embeddings of them and of the queries; see ``most_similar``.
+
+    Raises:
+        ValueError: embeddings of a wrong shape, not finite, or zero.
+    """
+    offered = _offered(source, pool, candidates, seed)
+    known = _unit(embed, [body(source, example) for example in offered], f"examples of {source.name!r}")
+    asked = _unit(embed, [body(target, example) for example in examples], f"queries of {target.name!r}")
+    if known.shape[1] != asked.shape[1]:
+        raise ValueError(f"embed gave rows of width {known.shape[1]} and {asked.shape[1]}; one width is needed")
+    return offered, known, asked
 
 
 def _offered(source: Task, pool: Split, candidates: int | None, seed: int) -> list[Example]:

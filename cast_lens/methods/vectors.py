@@ -22,7 +22,8 @@ from ..engine import capture
 from ..extraction import Extraction, difference_vectors, draw_samples, provenance
 from ..interventions import Operator, Position
 from ..models.lens import HookedTransformer
-from ..tasks import Prompt, Split, Task, few_shot_prompts
+from ..tasks import Example, Prompt, Split, Task, demonstrations, few_shot_prompts
+from ..tasks.templates import gold, letters
 from ..vectors import DifferenceVectors, SteeringVector, chosen_rows
 from .conditions import Condition, Setting, steered
 
@@ -193,6 +194,33 @@ def task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> Steering
     note = f"task vector: few-shot residuals of {dummies} dummy queries"
     about = provenance(source.model, task, how, queries, note=note)
     return SteeringVector(states.double().mean(dim=0).float(), layers, about)
+
+
+def arrow_task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
+    """The task vector from the prompts of arXiv 2310.15916, character by character.
+
+    ``example:x->y`` per line, without instruction, blank or chat template, and ``example:q->`` with a dummy query q at
+    the end; options, which the paper's tasks do not have, follow x in the same line. It is meant for queries that are
+    asked alike: give the target the template ``tasks.templates.ARROW`` (``{"template": "example:{input}->",
+    "definition": ""}`` in the settings of a folder).
+
+    Raises:
+        ValueError: see ``draw_samples``.
+    """
+    how, task = source.extraction, source.task
+    queries = draw_samples(task, replace(how, samples=dummies))
+    shown = demonstrations(task, shots=how.shots, seed=how.seed, pool=how.split)
+    head = "".join(f"{_arrow(one)}{gold(task, one)}\n" for one in shown)
+    layers = source.samples().layers
+    states = capture(source.model, [head + _arrow(query) for query in queries], layers=layers)
+    note = f"task vector of example:x->y prompts, {dummies} dummy queries"
+    about = replace(provenance(source.model, task, replace(how, chat=False), queries, note=note), template="2310.15916")
+    return SteeringVector(states.double().mean(dim=0).float(), layers, about)
+
+
+def _arrow(example: Example) -> str:
+    options = (f"{letter}. {text}" for letter, text in zip(letters(example), example.choices, strict=True))
+    return f"example:{' '.join((example.input, *options))}->"
 
 
 def placebo_mean(source: SourceTask, kind: str) -> SteeringVector:

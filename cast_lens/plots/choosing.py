@@ -126,7 +126,8 @@ def plot_headroom(frame: pd.DataFrame) -> go.Figure:
                 "n = %{customdata[3]}<extra>" + str(name) + "</extra>",
             )
         )
-    ends = [min(0.0, float(100 * frame["headroom"].min())), max(1.0, float(100 * frame["headroom"].max()))]
+    rooms = 100 * frame["headroom"].dropna()
+    ends = [min([0.0, *rooms]), max([1.0, *rooms])]
     figure.add_trace(
         go.Scatter(
             x=ends,

@@ -20,13 +20,14 @@ METRICS = {
     "first_match": "first token right",
     "valid": "label validity",
     "choice_correct": "label-restricted accuracy",
+    "macro_f1": "macro-F1",
     "first_valid": "first token admissible",
     "gold_logprob": "log-probability of the gold answer",
     "gold_margin": "log-probability margin of the gold answer",
 }
 """Outcomes as they are written on axes."""
 
-SHARES = frozenset({"exact_match", "valid", "choice_correct", "first_match", "first_valid"})
+SHARES = frozenset({"exact_match", "valid", "choice_correct", "macro_f1", "first_match", "first_valid"})
 """Outcomes between 0 and 1, shown in per cent."""
 
 

@@ -23,6 +23,7 @@ from .. import plots
 from ..experiments.outcomes import MID_P, THESE_TASKS
 from ..experiments.protocol import ReportFigure
 from ..files import atomic_write
+from ..methods import FIXED, RULES
 from ..plots.files import Png
 from ..plots.style import Theme, template
 from .record import RunRecord, read_run
@@ -228,6 +229,8 @@ def _labels(record: RunRecord) -> Table | None:
 def _chosen_how(config: Mapping[str, Any]) -> str:
     """How layer and strength were chosen, in a sentence or two."""
     count, rule = config.get("validation", "some"), config.get("rule", "own")
+    if rule in FIXED:
+        return f"Rule `{rule}` fixes where and how strongly ({RULES[rule].about}): no query is looked at to choose it."
     if rule == "own":
         return (
             f"Layer and strength are chosen for each source on {count} examples of its own validation split: no label "
@@ -243,12 +246,13 @@ def _chosen_how(config: Mapping[str, Any]) -> str:
 def method_sentences(config: Mapping[str, Any]) -> list[str]:
     """How a run works, in five sentences."""
     operator, position = config.get("operator", "add"), config.get("position", "last")
+    places = "several layers" if config.get("rule") == "middle-layers" else "one layer"
     return [
         f"The model reads each sample's query twice, alone (zero-shot) and after {config.get('shots', 'a few')} worked "
         "examples (few-shot); the residual stream at the last token, few-shot minus zero-shot, is the sample's "
         "difference vector, one at each layer.",
         f"The mean over {config.get('samples', 'the')} samples of a source task is that task's steering vector.",
-        f"Steering {EDITS.get(operator, operator)} after one layer, {TOUCHED.get(position, position)}, while the "
+        f"Steering {EDITS.get(operator, operator)} after {places}, {TOUCHED.get(position, position)}, while the "
         "model answers a target's query zero-shot; nothing is trained.",
         _chosen_how(config),
         "All conditions answer the same test queries greedily and are compared with zero-shot query by query, and "
@@ -273,6 +277,7 @@ def provenance(record: RunRecord) -> list[tuple[str, str]]:
     ]
     device = model.get("device", config.get("device", ""))
     rows = [
+        ("Preset", str(config.get("preset", ""))),
         ("Model", str(config.get("model", ""))),
         ("Architecture", str(model.get("architecture", ""))),
         ("Weights fingerprint", str(model.get("fingerprint", ""))),

@@ -140,7 +140,7 @@ def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig)
         begun,
         headline=findings.headline,
         warnings=[*missing_labels(labels), *findings.left_out],
-        compared=experiment.compared,
+        compared=" ".join((experiment.compared, *experiment.notes(config))),
         limits=experiment.limits,
         figures=[
             replace(one, name=file_name(f"{experiment.name.replace('-', '_')}_{one.name}"))

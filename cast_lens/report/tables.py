@@ -35,14 +35,14 @@ OF_METRIC = frozenset(
         *("value", "against_value", "baseline", "unsteered", "gain", "gain_tasks", "difference", "change"),
         *("oracle_gain", "chosen_gain", "halves_gain", "gain_least", "gain_most", "least", "most"),
         *("zero-shot", "cast", "placebo: shuffled labels", "placebo: random direction"),
-        *("cross-task few-shot", "few-shot"),
+        *("cross-task few-shot", "retrieved few-shot", "few-shot"),
     }
 )
 """Columns that are shares where the metric of their row is one, whatever their own name; see ``SHARE_METRICS``."""
 METRIC_COLUMNS = ("metric", "measure", "outcome")
 SHARE_METRICS = frozenset(
     {
-        *("exact_match", "valid", "choice_correct", "first_match", "first_valid", "accuracy"),
+        *("exact_match", "valid", "choice_correct", "macro_f1", "first_match", "first_valid", "accuracy"),
         *("changed", "anti_steerable", "negative"),
     }
 )

@@ -7,6 +7,7 @@ arXiv 2507.13236 says of its selection step; what it leaves open has defaults of
 ``SelectionParameters``.
 """
 
+from .determinantal import greedy_dpp
 from .graph import GraphSummary, SimilarityGraph, similarity_graph
 from .influence import cascade_influence, diffusion_influence
 from .result import Selection, SelectionParameters, Trace, selection_plane
@@ -24,6 +25,7 @@ __all__ = [
     "Trace",
     "cascade_influence",
     "diffusion_influence",
+    "greedy_dpp",
     "select",
     "selection_plane",
     "similarity_graph",

@@ -9,6 +9,7 @@
 - planning: ``mcnemar_power``, ``minimal_detectable_effect``;
 - transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
   ``negative_transfer_rate``;
+- classes: ``macro_f1``, ``macro_f1_contrast`` (its change on the same examples, with interval and test);
 - dose and response: ``steerability``, ``steerability_summary``;
 - association: ``spearman``, ``auroc``, ``silhouette``.
 
@@ -18,6 +19,7 @@ Generators are local and seeded by argument. Nothing here knows of models, tasks
 from .association import auroc, correlation_test, silhouette, spearman
 from .bootstrap import mean_interval, paired_difference
 from .intervals import Estimate, difference_interval, paired_proportions, proportion_interval, t_interval
+from .macro_f1 import F1Contrast, macro_f1, macro_f1_contrast
 from .significance import (
     HypothesisTest,
     McNemar,
@@ -44,6 +46,7 @@ from .transfer import (
 
 __all__ = [
     "Estimate",
+    "F1Contrast",
     "HypothesisTest",
     "McNemar",
     "adjust_p_values",
@@ -53,6 +56,8 @@ __all__ = [
     "cosine_test",
     "difference_interval",
     "gain_split",
+    "macro_f1",
+    "macro_f1_contrast",
     "mcnemar_exact",
     "mcnemar_mid_p",
     "mcnemar_p_values",

@@ -196,6 +196,7 @@ def prompts_showing(
     *,
     source: Task | None = None,
     instruction: bool = True,
+    shuffled: int | None = None,
 ) -> list[Prompt]:
     """Queries after demonstrations that you chose yourself, one list per query.
 
@@ -205,6 +206,8 @@ def prompts_showing(
         shown: for each query its demonstrations, in the order in which they are shown.
         source: the task that the demonstrations come from; None for the queries' own.
         instruction: whether each task's definition opens its part.
+        shuffled: placebo: seed with which the demonstrations' answers are shuffled, see ``shuffled_answers``; None
+            to leave them as they are.
 
     Raises:
         ValueError: when a query has no demonstrations, or there are not as many lists as queries.
@@ -217,13 +220,14 @@ def prompts_showing(
     across = source is not None and source.name != task.name
     opening = definition(task) if across and instruction else ""
     home = task if source is None else source
+
+    def answers(example: Example, own: Sequence[Example]) -> list[str]:
+        if shuffled is None:
+            return [gold(home, each) for each in own]
+        return shuffled_answers(home, own, seed=stable_seed(shuffled, example.id), pool="train")
+
     return [
-        _prompt(
-            task,
-            example,
-            shown=_pairs(home, own, [gold(home, each) for each in own], instruction=instruction),
-            opening=opening,
-        )
+        _prompt(task, example, shown=_pairs(home, own, answers(example, own), instruction=instruction), opening=opening)
         for example, own in zip(examples, shown, strict=True)
     ]
 

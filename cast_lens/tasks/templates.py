@@ -25,6 +25,8 @@ SENTENCE = Template(f"{PAPER}/004", "Sentence: {input} \nLabel:")
 QUESTION_OPTIONS = Template(f"{PAPER}/005", "Question: {input}\n{options} \nAnswer:")
 
 WORD = Template("word", "Q: {input}\nA:", definition="")
+ARROW = Template("2310.15916", "example:{input}->", definition="")
+"""How arXiv 2310.15916 asks; see ``methods.arrow_task_vector``."""
 PLAIN: Mapping[Kind, Template] = {
     "classification": Template("plain-classification", "Sentence: {input}\nLabel:"),
     "multiple-choice": Template("plain-multiple-choice", "Question: {input}\n{options}\nAnswer:"),

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cast_lens.engine import TokenPrompt, score, tokenise
 from cast_lens.extraction import Extraction, difference_vectors
 from cast_lens.methods import RULES, cell_outcomes, choose_from, choose_setting, unlabelled
-from cast_lens.methods.choosing import LABELLED
+from cast_lens.methods.choosing import CELL, LABELLED
 from cast_lens.tasks import load_task, zero_shot_prompts
 from tests.tiny import tiny_model
 
@@ -82,6 +83,36 @@ def test_on_a_target_on_which_nothing_helps_a_rule_that_looks_at_it_stands_aside
     assert chosen(planted("source", HELPS, dict.fromkeys(STRENGTHS, 0.0)), rule) is None
 
 
+@pytest.mark.parametrize("rule", ["both", "target-lower", "target-guarded"])
+def test_of_a_helpful_and_a_harmful_source_and_a_target_that_needs_none_all_three_are_found(rule: str) -> None:
+    assert chosen(planted("helpful", HELPS, HELPS), rule) is not None
+    assert chosen(planted("harmful", HARMS, HARMS), rule) is None
+    assert chosen(planted("helpful", HELPS, dict.fromkeys(STRENGTHS, -0.05)), rule) is None
+
+
+@pytest.mark.parametrize("strengths", [(1.0,), (1.0, 4.0)])
+def test_a_target_with_valid_confident_right_answers_is_left_alone(strengths: tuple[float, ...]) -> None:
+    """A capable model: each unsteered answer is admissible, and the one that the model itself prefers."""
+    model, task = tiny_model("llama"), load_task("review-sentiment")
+    vector = difference_vectors(model, task, Extraction(4, 2, seed=0)).mean()
+    prompts = zero_shot_prompts(task, task.validation[:8])
+    ready = tokenise(model, prompts)
+    written = score(model, ready).first_token[0].tolist()
+    capable = [
+        TokenPrompt(one.tokens, ((token,), ((token + 1) % 100 + 5,)), name=one.name)
+        for one, token in zip(ready, written, strict=True)
+    ]
+    table = cell_outcomes(model, capable, {"v": vector}, layers=(1, 2), strengths=strengths)  # type: ignore[arg-type]
+    assert (table["valid_before"] == 1).all()
+    assert (table["believed"] <= 1e-9).all()
+    elsewhere = planted("source", HELPS, HELPS).query("task != 'target'")
+    elsewhere = pd.concat([elsewhere.assign(layer=layer) for layer in (1, 2)]).drop_duplicates(["task", *CELL])
+    both = pd.concat([elsewhere, table.assign(task="target")], ignore_index=True)
+    for rule in ("both", "target", "target-lower", "target-guarded"):
+        found = choose_from(both, source="source", target="target", n_layers=4, rule=rule)
+        assert not found.steers, found.reason
+
+
 def test_both_stands_aside_where_other_tasks_lose() -> None:
     assert chosen(planted("source", HARMS, HELPS), "both") is None
     assert chosen(planted("source", HARMS, HELPS), "target-lower") == (5, 1.0)
@@ -130,7 +161,7 @@ def test_outcomes_are_those_of_a_sweep_and_need_no_labels_for_what_is_believed()
     told = cell_outcomes(model, prompts, {"v": vector}, **options)  # type: ignore[arg-type]
     blind = cell_outcomes(model, unlabelled(prompts), {"v": vector}, **options)  # type: ignore[arg-type]
     assert blind[list(LABELLED)].isna().all().all()
-    same = ["believed", "believed_se", "valid", "valid_before", "moved"]
+    same = ["believed", "believed_se", "valid", "valid_before", "moved", "entropy"]
     pd.testing.assert_frame_equal(told[same], blind[same])
     swapped = [replace(prompt, gold=next(one for one in prompt.choices if one != prompt.gold)) for prompt in prompts]
     other = cell_outcomes(model, swapped, {"v": vector}, **options)  # type: ignore[arg-type]

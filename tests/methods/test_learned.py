@@ -216,7 +216,8 @@ def test_without_context_and_scale_nothing_changes() -> None:
     for own in scores.answer_logprobs:
         assert_close(own[1], own[0])
     assert none.trained == 0
-    alpha, _, losses = calibrate(model, prompts, none.context, Calibration(epochs=0))
+    start = (torch.full_like(none.alpha, 0.1), torch.ones_like(none.beta))
+    alpha, _, losses = calibrate(model, prompts, none.context, Calibration(epochs=0), start=start)
     assert len(losses) == 0
     assert bool((alpha == 0.1).all())
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ... import plots
 from ...methods import RULES, VECTOR_METHODS, Choice, Condition, Setting, evaluate_conditions, find_rule
@@ -27,16 +28,24 @@ from ..choose_setting import CAST, OWN, RANDOM, candidate_table, choice_for, ora
 from ..config import RunConfig
 from ..outcomes import BASELINE, contrast_table, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
-from ..transfer_matrix import different_steerable
+from ..transfer_matrix import cosine, different_steerable
 from ..workspace import Workspace
-from .predict_transfer import leave_one_task_out
+from .predict_transfer import HeldOut, leave_one_task_out, next_token_distances, source_alone
 
 ORACLE = "oracle"
 METRIC = "exact_match"
 METHODS = (CAST, RANDOM)
 CHOICES = ("target", "source", "method", "number", "rule", "layer", "strength", "score", "reason")
-PREDICTORS = ("believed", "believed_lower", "valid_before", "moved", "others_mean", "others_worst", "kl")
-"Predictors of a pair at the source's own setting that read no label of the target."
+PREDICTORS = (
+    *("believed", "believed_lower", "valid_before", "entropy", "moved", "others_mean", "others_worst", "kl"),
+    *("cohesion", "sources_cosine", "nearness"),
+)
+"""What is known of a pair at the source's own setting without a label of the target: the believed change and its
+lower bound; the share of unsteered answers that are admissible, and the entropy of the unsteered model's distribution
+over admissible answers, as a share of the largest possible; queries whose preferred answer moves; mean and least gain
+on other labelled tasks; divergence on plain text; agreement of the source's samples; mean cosine of its vector with
+those of other sources; and how near next tokens under the vector are to those behind the source's demonstrations."""
+TOGETHER = "together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,8 @@ class Choosing(Experiment):
 
     Attributes:
         rules: the rules to compare, keys of ``methods.RULES``; ``own`` is always included.
+        nearness: let the gate also know how near next tokens are to those of in-context learning; this takes 16 prompts
+            with demonstrations per pair.
     """
 
     name = "choosing"
@@ -63,6 +74,7 @@ class Choosing(Experiment):
     shown = ("result", "gate", "pairs")
 
     rules: tuple[str, ...] = tuple(RULES)
+    nearness: bool = False
 
     def __post_init__(self) -> None:
         for name in self.rules:
@@ -116,8 +128,22 @@ class Choosing(Experiment):
             part = zero if choice.setting is None else by_place[method, source, number, choice.setting]
             named = {"method": method, "source": source, "seed": number, "rule": rule, "score": choice.score}
             known = _known(workspace, source, target, method, number) if rule == OWN else {}
+            if known and method == CAST:
+                known |= self._of_vector(workspace, source, target)
             frames.append(part.assign(**named, **{name: known.get(name, np.nan) for name in PREDICTORS}))
         return pd.concat(frames, ignore_index=True)
+
+    def _of_vector(self, workspace: Workspace, source: str, target: str) -> dict[str, float]:
+        """Predictors that read the source's vector itself."""
+        layer, vector = workspace.setting(source).layer, workspace.vector(source).at(workspace.setting(source).layer)
+        others = [name for name in workspace.config.sources if name not in (source, target)]
+        cosines = [cosine(vector.double(), workspace.vector(name).at(layer).double()) for name in others]
+        near = -next_token_distances(workspace, target, [source])[source][1] if self.nearness else np.nan
+        return {
+            "cohesion": source_alone(workspace, source)["cohesion"],
+            "sources_cosine": float(np.mean(cosines)) if cosines else np.nan,
+            "nearness": near,
+        }
 
     def _choices(self, workspace: Workspace, target: str) -> dict[tuple[str, str, int, str], Choice]:
         labelled, found = tuple(workspace.tasks), {}
@@ -210,7 +236,7 @@ def _known(workspace: Workspace, source: str, target: str, method: str, number: 
         if name not in (source, target)
     ]
     return {
-        **{name: float(seen[name]) for name in ("believed", "valid_before", "moved")},
+        **{name: float(seen.get(name, np.nan)) for name in ("believed", "valid_before", "entropy", "moved")},
         "believed_lower": float(seen["believed"] - 1.645 * seen["believed_se"]),
         "others_mean": float(np.mean(others)),
         "others_worst": float(np.min(others)),
@@ -269,7 +295,9 @@ def judged(outcomes: pd.DataFrame, pairs: pd.DataFrame, *, n_bootstrap: int, see
 def curves(pairs: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """Risk against coverage of each predictor, at the sources' own settings.
 
-    Each pair is scored from pairs in which its target has no part (see ``leave_one_task_out``).
+    Each pair is scored from pairs in which its target has no part (see ``leave_one_task_out``). ``together`` is a
+    ridge regression on all predictors, calibrated in the same way (see ``ridge_left_out``): it steers where it expects
+    a gain.
 
     Returns:
         one row per predictor and number of steered pairs: ``predictor, n`` (pairs), ``steered, coverage, gain`` (mean
@@ -282,7 +310,9 @@ def curves(pairs: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     )
     if exact.empty:
         return pd.DataFrame(columns=columns)
-    merged = exact.merge(known[["target", "source", "method", *PREDICTORS]], on=["target", "source", "method"])
+    merged = exact.merge(
+        known.reindex(columns=["target", "source", "method", *PREDICTORS]), on=["target", "source", "method"]
+    )
     rows = []
     for name in PREDICTORS:
         part = merged.dropna(subset=[name]).reset_index(drop=True)
@@ -290,7 +320,43 @@ def curves(pairs: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
             continue
         found = leave_one_task_out(part, part[name].to_numpy(float))
         rows += _curve(name, part["gain"].to_numpy(float), found.scores, found.harmful)
+    usable = merged.dropna(subset=["believed"]).reset_index(drop=True)
+    if len(usable) >= 4:
+        found = ridge_left_out(usable, usable[list(PREDICTORS)].to_numpy(float))
+        rows += _curve(TOGETHER, usable["gain"].to_numpy(float), found.scores, found.harmful)
     return pd.DataFrame(rows, columns=columns)
+
+
+def ridge_left_out(pairs: pd.DataFrame, values: Float[np.ndarray, "pair predictor"]) -> HeldOut:
+    """Expected gain of each pair by ridge regression on the pairs in which its target is neither target nor source.
+
+    Predictors are standardised on those pairs and unknown ones count as their mean; the penalty is the number of pairs,
+    so that one predictor alone explains at most half of what least squares would.
+
+    Args:
+        pairs: ``target, source, gain``.
+        values: the predictors of each pair; NaN where unknown.
+
+    Returns:
+        the expected gains as scores; harmful where no gain is expected.
+    """
+    gains, scores = pairs["gain"].to_numpy(float), np.zeros(len(pairs))
+    for target in dict.fromkeys(pairs["target"]):
+        held = (pairs["target"] == target).to_numpy()
+        others = ~held & (pairs["source"] != target).to_numpy()
+        if not others.any():
+            continue
+        known = values[others]
+        usable = np.isfinite(known).any(axis=0)
+        centre, spread = np.nanmean(known[:, usable], axis=0), np.nanstd(known[:, usable], axis=0)
+        # What does not vary among the pairs at hand says nothing.
+        scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0.0)
+        rows, asked = (np.nan_to_num((one[:, usable] - centre) * scale) for one in (known, values[held]))
+        mean = gains[others].mean()
+        penalty = len(rows) * np.eye(rows.shape[1])
+        weights = np.linalg.solve(rows.T @ rows + penalty, rows.T @ (gains[others] - mean))
+        scores[held] = mean + asked @ weights
+    return HeldOut(scores, scores <= 0)
 
 
 def _curve(name: str, gains: np.ndarray, scores: np.ndarray, harmful: np.ndarray) -> list[dict[str, Any]]:

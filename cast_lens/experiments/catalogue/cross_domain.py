@@ -14,24 +14,14 @@ import pandas as pd
 
 from ... import plots
 from ...extraction import token_length
-from ...methods import PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, few_shot_condition
+from ...methods import FIELD_METHODS, PROMPT_METHODS, VECTOR_METHODS, AnyCondition, Condition, few_shot_condition
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
+from ..field_methods import check_methods, chosen, named_conditions, preparing_cells
 from ..outcomes import contrast_table, draws_table, pooled_table, split_rows
-from ..protocol import (
-    Experiment,
-    Findings,
-    Frames,
-    ReportFigure,
-    Rows,
-    Tasks,
-    at_least_one,
-    increasing,
-    joined,
-    settings_first,
-)
-from ..transfer_matrix import is_finding, vector_conditions, with_families
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, increasing, joined
+from ..transfer_matrix import is_finding, with_families
 from ..workspace import Workspace, fits, test_examples
 
 # Prompting methods that read the queries and nothing else.
@@ -43,7 +33,8 @@ class CrossDomain(Experiment):
     """Which method helps which target, from which source?
 
     Attributes:
-        methods: the vector methods to compare, keys of ``methods.VECTOR_METHODS``; all if empty.
+        methods: the methods to compare, keys of ``methods.STEERING_METHODS``; if empty, all that compute one vector per
+            layer without training.
         prompting: the prompting methods to compare, keys of ``methods.PROMPT_METHODS``; all if empty.
         draws: how often samples, demonstrations and placebos are drawn; each draw gets vectors, layers and strengths of
             its own, on the same queries. With two or more draws there are intervals over draws as well as over queries.
@@ -73,10 +64,10 @@ class CrossDomain(Experiment):
     retrieved: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in (("methods", VECTOR_METHODS), ("prompting", PROMPT_METHODS)):
-            unknown = [one for one in getattr(self, name) if one not in known]
-            if unknown:
-                raise ValueError(f"{name}={unknown} are unknown; choose from {', '.join(known)}")
+        check_methods("methods", self.methods)
+        unknown = [one for one in self.prompting if one not in PROMPT_METHODS]
+        if unknown:
+            raise ValueError(f"prompting={unknown} are unknown; choose from {', '.join(PROMPT_METHODS)}")
         at_least_one(self, "draws", "retrieved")
         increasing(self, "few_shots")
 
@@ -102,8 +93,8 @@ class CrossDomain(Experiment):
 
     def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
         """Settings first; then for each draw and target the vectors, the demonstrations and the other prompts."""
-        chosen = [name for name in self.vector_methods(config) if not VECTOR_METHODS[name].placebo]
-        cells = settings_first(config, list(dict.fromkeys(("cast", *chosen))), draws=self.draws)
+        names = list(dict.fromkeys(("cast", *self.vector_methods(config))))
+        cells = preparing_cells(config, names, draws=self.draws)
         for draw in range(self.draws):
             for target in config.targets:
                 cells.append(Cell("steered", target, draw=draw))
@@ -120,9 +111,11 @@ class CrossDomain(Experiment):
     def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
         """Outcomes of one cell, one row per example and condition."""
         conditions: list[AnyCondition]
+        if cell.kind == "fit":
+            return chosen(workspace, cell.source, FIELD_METHODS[cell.variant])
         if cell.kind == "steered":
             base = workspace.base(cell.target)
-            conditions = [*vector_conditions(workspace, base, self.vector_methods(workspace.config))]
+            conditions = [*named_conditions(workspace, base, self.vector_methods(workspace.config))]
             # Zero-shot is the same in every draw.
             conditions = conditions if cell.draw else [base, *conditions]
         elif cell.kind == "few-shot":

@@ -38,6 +38,7 @@ from ..transfer_matrix import (
     crossed_outcomes,
     different_steerable,
     embedding_distance,
+    label_distance,
     matrix_test,
     parallelism_distance,
     residual_cosine,
@@ -131,6 +132,7 @@ NEEDS = {
     "nearness to in-context learning": "unlabelled target queries, source demonstrations",
     "approach to in-context learning": "unlabelled target queries, source demonstrations",
     "task embedding": "unlabelled target queries",
+    "label overlap": "admissible answers of source and target",
     "Fisher embedding": "unlabelled target queries, their label words, labelled source queries",
     "H-score": "labelled target queries",
 }
@@ -282,6 +284,7 @@ def predictor_rows(workspace: Workspace, target: str) -> pd.DataFrame:
                 "nearness to in-context learning": -distances[source][1],
                 "approach to in-context learning": distances[source][0] - distances[source][1],
                 "task embedding": 1 - embedding_distance(workspace, source, target),
+                "label overlap": 1 - label_distance(workspace, source, target),
                 "Fisher embedding": fisher_similarity(workspace, source, target),
                 "H-score": layer_h_score(workspace, source, target),
             }

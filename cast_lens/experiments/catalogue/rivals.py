@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,16 @@ from ...effects import NEUTRAL_TEXTS, text_effects
 from ...evaluation import evaluate
 from ...interventions import Steering
 from ...methods import Condition, cross_task_condition, few_shot_condition
-from ...methods.field import FIELD_METHODS, FieldMethod, Fitted, at_setting, edits, placebo_of, read_fitted
+from ...methods.field import CONTROLS, FIELD_METHODS, FieldMethod
 from ...methods.fitted import FittedMethod
 from ...methods.library import VectorLibrary
 from ...placebos import placebo_seed
 from ...stats import mean_interval
 from ...tasks import zero_shot_prompts
-from ...vectors import SteeringVector
 from .. import sentences
 from ..cells import Cell
-from ..choose_setting import best_first
 from ..config import RunConfig
+from ..field_methods import chosen, load_fitted, setting_of, steered_pair
 from ..outcomes import BASELINE, contrast_table, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, different_pairs
 from ..workspace import Workspace, fits, test_examples
@@ -214,97 +212,12 @@ EXPERIMENT = Rivals
 
 
 def is_tested(method: str) -> bool:
-    """Methods whose gains count as findings: neither placebos nor prompting."""
-    return (method in FIELD_METHODS and method not in ("random heads", "fast, permuted")) or method == LIBRARY
+    """Methods whose gains count as findings: neither placebos nor controls nor prompting."""
+    return (method in FIELD_METHODS and method not in CONTROLS) or method == LIBRARY
 
 
 def _exact(result: pd.DataFrame) -> pd.DataFrame:
     return result[result["metric"] == "exact_match"]
-
-
-def _path(workspace: Workspace, source: str, method: FieldMethod) -> Path:
-    name = method.name.replace(" ", "-").replace(",", "")
-    return workspace.directory.path / "vectors" / f"{name}.{source}.safetensors"
-
-
-def load_fitted(workspace: Workspace, source: str, method: FieldMethod) -> Fitted:
-    """Load what a method fitted to a source; ``chosen`` saved it."""
-    kind = str(chosen(workspace, source, method)["kind"].iloc[0])
-    return read_fitted(_path(workspace, source, method), kind)
-
-
-def chosen(workspace: Workspace, source: str, method: FieldMethod) -> pd.DataFrame:
-    """One row: the seconds that the fit took (which is saved), and layer and strength from the validation split."""
-    name = f"rivals/{method.name}/{source}".replace(":", "")
-    return workspace.directory.frame(name, lambda: _choose(workspace, source, method))
-
-
-def _choose(workspace: Workspace, source: str, method: FieldMethod) -> pd.DataFrame:
-    workspace.say(f"{method.name}: fit to {source}")
-    workspace.differences(source)
-    started = time.perf_counter()
-    fitted = method.fit(workspace.source(source))
-    seconds = time.perf_counter() - started
-    fitted.save(_path(workspace, source, method))
-    config = workspace.config
-    prompts = zero_shot_prompts(workspace.tasks[source], workspace.validation(source))
-    strengths = method.strengths or config.strengths
-    if isinstance(fitted, SteeringVector):
-        vector = fitted if method.adapt is None else method.adapt(workspace.source(source), fitted, prompts)
-        swept = workspace.swept(prompts, vector, method)
-        best = swept[swept["chosen"]].iloc[0]
-        layer, strength = int(best["layer"]), float(best["strength"])
-    else:
-        layer, strength = choose_edit(
-            workspace, prompts, edits(method, fitted, strengths=strengths, layers=config.layers)
-        )
-    kind = type(fitted).__name__
-    return pd.DataFrame([{"kind": kind, "fit_s": seconds, "layer": layer, "strength": strength}])
-
-
-def choose_edit(
-    workspace: Workspace, prompts: Sequence[Any], settings: Sequence[tuple[int, float, Steering]]
-) -> tuple[int, float]:
-    """Layer and strength of the edit with the most exact matches, ties to the higher gold log-probability."""
-    answers = evaluate(
-        workspace.model,
-        prompts,
-        [edit for *_, edit in settings],
-        chat=workspace.config.chat,
-        progress=workspace.progress,
-    )
-    measures = ["exact_match", "gold_logprob"]
-    means = answers[answers["variant"] > 0].groupby("variant")[measures].agg(lambda values: values.mean(skipna=False))
-    means = means.assign(strength=[settings[variant - 1][1] for variant in means.index])
-    layer, strength, _ = settings[int(best_first(means, measures).index[0]) - 1]
-    return layer, strength
-
-
-def setting_of(workspace: Workspace, method: FieldMethod, fitted: Fitted, row: pd.Series) -> Steering:
-    """The edit at the chosen layer and strength."""
-    if isinstance(fitted, FittedMethod):
-        return at_setting(fitted, int(row["layer"]), float(row["strength"]))
-    config = workspace.config
-    return fitted.intervention(
-        int(row["layer"]),
-        strength=float(row["strength"]),
-        operator=method.operator or config.operator,
-        position=method.position or config.position,
-    )
-
-
-def steered_pair(workspace: Workspace, source: str, method: FieldMethod, base: Condition) -> list[Condition]:
-    """A method on a target's queries, and its placebo at the same setting."""
-    row, fitted = chosen(workspace, source, method).iloc[0], load_fitted(workspace, source, method)
-    if method.adapt is not None:
-        assert isinstance(fitted, SteeringVector)
-        fitted = method.adapt(workspace.source(source), fitted, base.prompts)
-    seed = placebo_seed(source, method.name, workspace.config.seed)
-    made = [(method.name, fitted), (method.placebo_name, placebo_of(fitted, seed=seed))]
-    return [
-        Condition(name, base.prompts, source=source, intervention=setting_of(workspace, method, one, row))
-        for name, one in made
-    ]
 
 
 def library_pair(workspace: Workspace, target: str, base: Condition) -> list[Condition]:

@@ -17,23 +17,41 @@ import pandas as pd
 
 from ... import plots
 from ...geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
-from ...methods import RULES, VECTOR_METHODS, AnyCondition, Condition, Setting, cross_task_condition, few_shot_condition
+from ...methods import (
+    FIELD_METHODS,
+    FIXED,
+    RETRIEVALS,
+    RULES,
+    VECTOR_METHODS,
+    AnyCondition,
+    Condition,
+    Setting,
+    cross_task_condition,
+    few_shot_condition,
+    retrieved_condition,
+)
 from ...plots.clouds import projection_methods
 from ...plots.layout import in_order
 from ...vectors import DifferenceVectors
 from .. import sentences
 from ..cells import Cell
 from ..choose_setting import CAST, RANDOM, choice_for, swept_placebo
-from ..config import RunConfig
+from ..config import RunConfig, preset_sentences
+from ..field_methods import check_methods, chosen, named_conditions, preparing_cells
+from ..macro_f1 import f1_tables
 from ..outcomes import contrast_table, pooled_table, split_rows
-from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
+from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..transfer_matrix import is_finding, with_families
 from ..workspace import Workspace, test_examples
 
 METHODS = ("cast", "placebo: shuffled labels", "placebo: random direction")
-CONDITIONS = ("zero-shot", *METHODS, "cross-task few-shot", "few-shot")
+RETRIEVED = "retrieved few-shot"
+CONDITIONS = ("zero-shot", *METHODS, "cross-task few-shot", RETRIEVED, "few-shot")
 "In reading order: the effect of the vector, of placebos, and of demonstrations."
 CHOICES = ("target", "source", "method", "number", "decision", "layer", "strength", "rule", "score", "reason")
+METRIC, MACRO_F1 = "exact_match", "macro_f1"
+LEADING = (METRIC, "choice_correct", MACRO_F1)
+"""Outcomes that a report may lead with."""
 PAIRWISE = ("parallelism", "cosines")
 GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
 "Tables about the geometry of the difference vectors; each is one cell."
@@ -49,6 +67,13 @@ class Transfer(Experiment):
 
     Attributes:
         umap: draw a UMAP projection beside the PCA; compiling UMAP takes half a minute.
+        retrieval: how the source items of a vector are picked for each unlabelled query of the target: ``random``,
+            ``top-k`` or ``dpp``; ``none`` draws them once per source. Needs a rule that reads no query, such as
+            ``middle-layers``.
+        queries: for how many unlabelled queries of a target items are retrieved, at most.
+        metric: the outcome that comes first in the report: ``exact_match``, ``choice_correct`` or ``macro_f1``.
+        methods: further methods to compare, keys of ``methods.STEERING_METHODS``, each at the setting that the
+            validation split of its source chose.
     """
 
     name = "transfer"
@@ -67,18 +92,45 @@ class Transfer(Experiment):
     shown = ("methods", "pairs", "choices", "split", "settings")
 
     umap: bool = True
+    retrieval: str = "none"
+    queries: int = 200
+    metric: str = "exact_match"
+    methods: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "queries")
+        check_methods("methods", self.methods)
+        if twice := [name for name in self.methods if name in METHODS]:
+            raise ValueError(f"methods={twice} are in every main job; name others")
+        for name, known in (("retrieval", ("none", *RETRIEVALS)), ("metric", LEADING)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
 
     @classmethod
     def quick(cls, config: RunConfig) -> dict[str, Any]:
-        """No UMAP."""
-        return {"umap": False}
+        """No UMAP, and few queries to retrieve for."""
+        return {"umap": False, "queries": 10}
 
     def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
-        """Vectors and settings first; then the geometry, the sweeps beside their placebo, and the targets."""
+        """Vectors and settings first; then the geometry, the sweeps beside their placebo, and the targets.
+
+        A rule that looks at no query needs no sweep.
+
+        Raises:
+            ValueError: retrieval under a rule that measures vectors before the target is known.
+        """
+        fixed = config.rule in FIXED
+        if self.retrieval != "none" and not fixed:
+            raise ValueError(
+                f"retrieval={self.retrieval!r} makes a vector for each target, and rule={config.rule!r} compares "
+                f"vectors on several tasks; give --rule {', '.join(FIXED)} or --retrieval none"
+            )
         cells = [Cell("vectors", source=name, prepares=True) for name in tasks]
-        cells += settings_first(config)
+        cells += [] if fixed else settings_first(config)
+        needs_cast = fixed and any(name.startswith("placebo") for name in self.methods)
+        cells += preparing_cells(config, [*((CAST,) if needs_cast else ()), *self.methods])
         cells += [Cell(name) for name in GEOMETRY if len(tasks) > 1 or name not in PAIRWISE]
-        cells += [Cell("sweep", source=source) for source in config.sources]
+        cells += [] if fixed else [Cell("sweep", source=source) for source in config.sources]
         cells += [Cell("choices", target) for target in config.targets]
         return cells + [Cell("outcomes", target) for target in config.targets]
 
@@ -86,10 +138,12 @@ class Transfer(Experiment):
         """Rows of one cell: a table of the geometry, a sweep, or the outcomes on a target."""
         if cell.kind == "vectors":
             return saved_vectors(workspace, cell.source)
+        if cell.kind == "fit":
+            return chosen(workspace, cell.source, FIELD_METHODS[cell.variant])
         if cell.kind == "sweep":
             return swept_placebo(workspace, cell.source)
         if cell.kind == "outcomes":
-            return target_outcomes(workspace, cell.target)
+            return target_outcomes(workspace, cell.target, self)
         if cell.kind == "choices":
             return choices(workspace, cell.target)
         return geometry(workspace, cell.kind, umap=self.umap)
@@ -106,11 +160,15 @@ class Transfer(Experiment):
         outcomes = rows.get("outcomes", pd.DataFrame())
         options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         sweep = rows.get("sweep", pd.DataFrame())
-        result = with_families(contrast_table(outcomes, tested=is_finding, **options), tasks)
+        result, methods = contrast_table(outcomes, tested=is_finding, **options), pooled_table(outcomes, **options)
+        if self.metric == MACRO_F1:
+            by_pair, pooled = f1_tables(outcomes, tested=is_finding, **options)
+            result, methods = _under(result, by_pair), _under(methods, pooled)
+        result, methods = (_leading(frame, self.metric) for frame in (with_families(result, tasks), methods))
         return {
             "result": result,
             "pairs": side_by_side_pairs(result),
-            "methods": pooled_table(outcomes, **options),
+            "methods": methods,
             "choices": rows.get("choices", pd.DataFrame(columns=list(CHOICES))),
             "split": split_rows(outcomes, wanted=lambda name: name.startswith(("cast", "placebo"))),
             "sweep": sweep,
@@ -120,8 +178,10 @@ class Transfer(Experiment):
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
         """The mean gain, its placebo, its parts; tasks without a split."""
+        lead = self.metric if (frames["methods"]["metric"] == self.metric).any() else METRIC
         parts = [
-            sentences.transfer(frames["methods"], frames["result"]),
+            sentences.transfer(frames["methods"], frames["result"], metric=lead),
+            "" if lead == METRIC else sentences.headline([sentences.gain(frames["methods"], CAST)]),
             aside_sentence(frames.get("choices", pd.DataFrame(columns=list(CHOICES))), config),
             split_sentence(frames["split"]),
         ]
@@ -131,9 +191,31 @@ class Transfer(Experiment):
         left_out = (f"{told}{'is' if len(free) == 1 else 'are'} not split.",) if free else ()
         return Findings(" ".join(part for part in parts if part), left_out)
 
+    def notes(self, config: RunConfig) -> tuple[str, ...]:
+        """The preset, how samples were retrieved, and what macro-F1 is."""
+        told = preset_sentences(config.preset, {**config.to_dict(), **self.options()})
+        if self.retrieval != "none":
+            told.append(
+                f"For each of up to {self.queries} unlabelled queries of a target, {config.shots + 1} items of the "
+                f"source are picked by {self.retrieval}: one is asked, the others are its demonstrations, and the mean "
+                "over these queries is the vector that the target is steered with."
+            )
+        if self.methods:
+            told.append(
+                f"Further methods ({sentences.listed(self.methods)}) take layer and strength from the validation split "
+                "of their source, or those of cast there where they are placebos; the run's rule is not asked."
+            )
+        if self.metric == MACRO_F1:
+            told.append(
+                "Macro-F1 is the mean over classes of F1 of the admissible answer that the model prefers; its interval "
+                "comes from resampled queries, its test from exchanging the two answers to a query, and its p-values "
+                "are corrected after Holm among themselves."
+            )
+        return tuple(told)
+
     def figures(self, frames: Frames, config: RunConfig) -> Iterator[ReportFigure]:
         """Matrix, forest and split of the outcomes; sweeps; geometry."""
-        yield from outcome_figures(frames)
+        yield from outcome_figures(frames, self.metric)
         for source in in_order(frames["sweep"]["source"]) if len(frames["sweep"]) else []:
             yield sweep_figure(frames["sweep"], source)
         yield from geometry_figures(frames)
@@ -151,7 +233,7 @@ def saved_vectors(workspace: Workspace, name: str) -> pd.DataFrame:
     return pd.DataFrame({"task": [name], "samples": [len(found)]})
 
 
-def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
+def target_outcomes(workspace: Workspace, target: str, options: Transfer) -> pd.DataFrame:
     """Outcomes of all conditions on a target, on the same examples."""
     config, task, base = workspace.config, workspace.tasks[target], workspace.base(target)
     examples = test_examples(config, task)
@@ -161,16 +243,27 @@ def target_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
         for source in config.sources
         if source != target
     ]
-    conditions += chosen_conditions(workspace, base, METHODS)
+    if options.retrieval == "top-k":
+        conditions += [
+            retrieved_condition(
+                workspace.tasks[source], task, examples, shots=config.shots, embed=workspace.embed, seed=config.seed
+            )
+            for source in config.sources
+            if source != target
+        ]
+    conditions += chosen_conditions(workspace, base, METHODS, options.retrieval, options.queries)
+    conditions += named_conditions(workspace, base, options.methods)
     return workspace.outcomes(conditions, texts=True)
 
 
-def chosen_conditions(workspace: Workspace, base: Condition, methods: Sequence[str]) -> list[Condition]:
+def chosen_conditions(
+    workspace: Workspace, base: Condition, methods: Sequence[str], retrieval: str = "none", queries: int = 0
+) -> list[Condition]:
     """Every source's vectors and placebos on the prompts of a target, at the setting that the run's rule chooses for
     each.
 
     Where the rule stands aside, the condition has no intervention. Under rule ``own``, placebos use the setting of
-    ``cast``.
+    ``cast``. With retrieval, the vectors are made for this target.
     """
     target, found = base.prompts[0].task, []
     for source in workspace.config.sources:
@@ -182,7 +275,10 @@ def chosen_conditions(workspace: Workspace, base: Condition, methods: Sequence[s
                     shown = method.name_on(source=source, target=target)
                     found.append(Condition(shown, base.prompts, source=source, seed=number))
                 else:
-                    vector = method.fit(workspace.source(source, number=number))
+                    made = workspace.source(source, number=number)
+                    if retrieval != "none":
+                        made = workspace.retrieved(source, target, number=number, how=retrieval, queries=queries)
+                    vector = method.fit(made)
                     found.append(method.condition(vector, base.prompts, choice.setting, source=source, seed=number))
     return found
 
@@ -215,6 +311,18 @@ def aside_sentence(choices: pd.DataFrame, config: RunConfig) -> str:
     )
 
 
+def _under(frame: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    """Further rows; a frame without rows adds nothing, its columns neither."""
+    return pd.concat([frame, more], ignore_index=True) if len(frame) and len(more) else frame
+
+
+def _leading(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows of the metric that leads come first."""
+    if metric == METRIC or "metric" not in frame:
+        return frame
+    return frame.sort_values("metric", key=lambda names: names != metric, kind="stable", ignore_index=True)
+
+
 def side_by_side_pairs(result: pd.DataFrame) -> pd.DataFrame:
     """One row per target, source and metric with the values of all conditions, and the vector's gain and verdict.
 
@@ -225,10 +333,12 @@ def side_by_side_pairs(result: pd.DataFrame) -> pd.DataFrame:
     named = result.assign(method=[str(name).removesuffix(" (own vector)") for name in result["method"]])
     keys = ["target", "metric", "method", "source"]
     values = dict(zip(named[keys].itertuples(index=False, name=None), named["value"], strict=True))
-    rows = []
+    rows, retrieved = [], bool((named["method"] == RETRIEVED).any())
     for row in named[named["method"] == "cast"].to_dict("records"):
         about = {name: row[name] for name in ("target", "source", "metric", "n")}
         for method in CONDITIONS:
+            if method == RETRIEVED and not retrieved:
+                continue
             place = (row["target"], row["metric"], method)
             about[method] = values.get((*place, row["source"]), values.get((*place, ""), float("nan")))
         gain = ("gain", "gain_low", "gain_high", "p_adjusted", "verdict")
@@ -313,8 +423,8 @@ def projection(
     return found.assign(text=[text.get(key, "") for key in keys])
 
 
-def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
-    """What was measured on the targets."""
+def outcome_figures(frames: Frames, lead: str = METRIC) -> Iterator[ReportFigure]:
+    """What was measured on the targets, beginning with the metric that leads."""
     result, split = frames["result"], frames["split"]
     steered = result[result["method"].astype(str).str.startswith("cast")]
     if len(steered):
@@ -326,19 +436,20 @@ def outcome_figures(frames: Frames) -> Iterator[ReportFigure]:
             "right answer is preferred when only admissible answers are compared. A gain in the first two without a "
             "gain in the third means that the vector improves the format, not the choice. Blank: free answers.",
             "Heat maps of targets by sources, one per outcome; the tables below list every number.",
-            plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered), method="cast"),
+            plots.plot_transfer_matrix(result, metrics=sentences.metrics(steered, lead), method="cast"),
             steered,
         )
-    if (result["metric"] == "exact_match").any():
+    lead = lead if (result["metric"] == lead).any() else METRIC
+    if (result["metric"] == lead).any():
         yield ReportFigure(
             "gain",
             "Every condition against zero-shot",
-            "Gain in exact match over zero-shot with its 95 % interval. Hollow grey marks are placebos. If a random "
-            "direction gains as much as the vector, the vector's direction did not matter; if the vector from "
+            f"Gain in {sentences.NAMES[lead]} over zero-shot with its 95 % interval. Hollow grey marks are placebos. If "
+            "a random direction gains as much as the vector, the vector's direction did not matter; if the vector from "
             "shuffled answers does, the right answers in the examples did not.",
-            "Forest plot of gains in exact match per target, source and condition, including placebos.",
-            plots.plot_gain(result),
-            result[result["metric"] == "exact_match"],
+            "Forest plot of gains per target, source and condition, including placebos.",
+            plots.plot_gain(result, metric=lead),
+            result[result["metric"] == lead],
         )
     if split["method"].astype(str).str.startswith("cast").any():
         yield ReportFigure(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import Ridge
 
-from cast_lens.experiments.catalogue.choosing import ORACLE, Choosing, curves, gates, headline, judged
+from cast_lens.experiments.catalogue.choosing import ORACLE, Choosing, curves, gates, headline, judged, ridge_left_out
 from cast_lens.experiments.outcomes import contrast_table
 from tests.experiments.small import SMALL, joined, outcomes, planned, right
 
@@ -62,12 +63,34 @@ def test_a_gate_steers_where_a_predictor_learned_on_other_tasks_says_so() -> Non
     )
     curve = curves(pairs, known)
     table = gates(curve).set_index("predictor")
-    assert set(table.index) == {"believed", "believed_lower"}
+    assert set(table.index) == {"believed", "believed_lower", "together"}
+    assert table.loc["together", "gain"] == pytest.approx(0.15)
+    assert table.loc["together", "harm"] == 0
     assert table.loc["believed", "steered"] == 6
     assert table.loc["believed", "gain"] == pytest.approx(0.15)
     assert table.loc["believed", "always"] == pytest.approx(0.0)
     assert table.loc["believed", "harm"] == 0
     assert table.loc["believed_lower", "gain"] < 0.15
+
+
+def test_the_joint_gate_is_ridge_regression_on_pairs_without_the_target() -> None:
+    rng = np.random.default_rng(1)
+    names = [f"t{index}" for index in range(8) for _ in range(2)]
+    pairs = pd.DataFrame({"target": names, "source": ["s", "t0"] * 8, "gain": rng.normal(size=16)})
+    values = rng.normal(size=(16, 3))
+    values[3, 1] = np.nan
+    found = ridge_left_out(pairs, values)
+    held = np.array([name == "t2" for name in names])
+    rows, gains = values[~held], pairs["gain"].to_numpy()[~held]
+    mean, deviation = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
+    filled = [np.nan_to_num((one - mean) / deviation) for one in (rows, values[held])]
+    expected = Ridge(alpha=len(rows)).fit(filled[0], gains).predict(filled[1])
+    # scikit-learn centres rows once more, which a mean in place of the unknown one shifts by little.
+    np.testing.assert_allclose(found.scores[held], expected, atol=0.01)
+    assert (found.harmful == (found.scores <= 0)).all()
+    # What the target itself gains changes nothing.
+    other = pairs.assign(gain=pairs["gain"].where(pairs["target"] != "t2", 9.0))
+    np.testing.assert_allclose(ridge_left_out(other, values).scores[held], found.scores[held])
 
 
 def test_it_needs_three_tasks_and_known_rules() -> None:

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from cast_lens import plots
-from cast_lens.experiments.catalogue.rivals import LIBRARY, Rivals, chosen, cost_table, is_tested, load_fitted, trade
+from cast_lens.experiments.catalogue.rivals import LIBRARY, Rivals, cost_table, is_tested, trade
 from cast_lens.experiments.cells import Cell
+from cast_lens.experiments.field_methods import chosen, load_fitted
 from cast_lens.methods import FIELD_METHODS
 from cast_lens.methods.field import placebo_of
 from tests.experiments.small import SMALL, joined, outcomes, planned, right, rows_of, small_config, words, workspace_of
