@@ -445,8 +445,8 @@ def outcome_figures(frames: Frames, lead: str = METRIC) -> Iterator[ReportFigure
             "gain",
             "Every condition against zero-shot",
             f"Gain in {sentences.NAMES[lead]} over zero-shot with its 95 % interval. Hollow grey marks are placebos. "
-            "If a random direction gains as much as the vector, the vector's direction did not matter; if the vector from "
-            "shuffled answers does, the right answers in the examples did not.",
+            "If a random direction gains as much as the vector, the vector's direction did not matter; if the vector "
+            "from shuffled answers does, the right answers in the examples did not.",
             "Forest plot of gains per target, source and condition, including placebos.",
             plots.plot_gain(result, metric=lead),
             result[result["metric"] == lead],
