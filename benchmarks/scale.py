@@ -1,17 +1,21 @@
 """What the whole set costs on large models, and how many workers one driver can serve.
 
     python -m benchmarks.scale
+    python -m benchmarks.scale --model smollm2-135m-instruct
 
 Counts matrix products as ``experiments.costs`` does, measures what the driver spends on a cell on this machine, and
-simulates a driver with workers. Prints the tables of docs/scale.md.
+simulates a driver with workers. With ``--model``, measures on this machine which share of the rate of a large matrix
+product each part of a study reaches. Prints the tables of docs/scale.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +23,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from cast_lens.engine import capture, score
+from cast_lens.evaluation import evaluate
 from cast_lens.experiments.cells import Cell, Grid, Made
-from cast_lens.experiments.costs import forward_flops
+from cast_lens.experiments.costs import counted_flops, forward_flops, seconds
+from cast_lens.interventions import Intervention
+from cast_lens.models import load_model
+from cast_lens.models.lens import HookedTransformer
+from cast_lens.tasks import few_shot_prompts, load_task, zero_shot_prompts
 
 # Shapes of Llama-3.1, from its published configuration files.
 MODELS: dict[str, Any] = {
@@ -102,7 +113,56 @@ def simulated(workers: int, cells: int, cell_seconds: float, driver: float, *, s
     return float(lengths.sum() / (clock * workers))
 
 
+def utilisation(model: HookedTransformer, *, prompts: int = 8) -> list[dict[str, Any]]:
+    """Which share of the rate of a large matrix product capture, sweep and evaluation reach, by counted operations.
+
+    Args:
+        model: whose passes are timed, in its own dtype on its own device.
+        prompts: zero-shot prompts of each part; capture has as many few-shot prompts.
+
+    Returns:
+        one row per part: ``part, counted`` (operations that PyTorch counted), ``seconds``, ``rate`` and ``peak``
+        (operations per second of the part, and of a product of 2048 × 2048 matrices), ``share``.
+    """
+    task = load_task("science")
+    examples = task.test[:prompts]
+    zero, few = zero_shot_prompts(task, examples), few_shot_prompts(task, examples, shots=5)
+    device, dtype = str(model.cfg.device), next(model.parameters()).dtype
+    directions = torch.randn(
+        int(model.cfg.n_layers), int(model.cfg.d_model), generator=torch.Generator().manual_seed(0)
+    )
+    steered = [
+        Intervention(row, layer, strength) for layer, row in enumerate(directions) for strength in (1.0, 2.0, 4.0)
+    ]
+    jobs: dict[str, Callable[[], object]] = {
+        "capture": lambda: capture(model, few),
+        "choose": lambda: score(model, zero, steered),
+        "evaluate": lambda: evaluate(model, zero, steered[::12]),
+    }
+    square = torch.randn(2048, 2048, device=device, dtype=dtype)
+    peak = 2 * 2048**3 / min(seconds(lambda: square @ square, model) for _ in range(5))
+    rows = []
+    for part, job in jobs.items():
+        counted = counted_flops(job)
+        taken = min(seconds(job, model) for _ in range(2))
+        rate = counted / taken
+        rows.append(
+            {"part": part, "counted": counted, "seconds": taken, "rate": rate, "peak": peak, "share": rate / peak}
+        )
+    return rows
+
+
 def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", default="", help="measure utilisation with this model, and nothing else")
+    given = options.parse_args()
+    if given.model:
+        for row in utilisation(load_model(given.model)):
+            print(
+                f"{row['part']}: {row['counted']:.3g} operations in {row['seconds']:.2f} s, {row['rate'] / 1e9:.1f} "
+                f"of {row['peak'] / 1e9:.1f} GFLOP/s: {row['share']:.0%}"
+            )
+        return
     study = Study()
     print(json.dumps(asdict(study)))
     for name, cfg in MODELS.items():

@@ -21,6 +21,8 @@ from cast_lens.report.record import Chapter, read_run
 from cast_lens.report.tables import Table
 
 FOLDER = Path(__file__).parent / "experiments"
+_EMPTY = {"backend_arguments": "none"}
+"""What an empty option means, where it is not everything."""
 ROWS, COLUMNS = 12, 9
 """Of a table on a page; the run directory has all of it."""
 
@@ -85,7 +87,7 @@ def _options(kind: type[Experiment]) -> list[str]:
     for field in dataclasses.fields(kind):
         value: Any = field.default
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        rows.append(f"| `--{field.name.replace('_', '-')}` | {shown or 'all'} | {told.get(field.name, '')} |")
+        rows.append(f"| `--{field.name.replace('_', '-')}` | {shown or _EMPTY.get(field.name, 'all')} | {told.get(field.name, '')} |")
     return rows
 
 

@@ -1,7 +1,20 @@
 """Where a model runs: the one-pass engine, plain hooks, or a serving engine; the same three questions to each."""
 
 from .local import EngineBackend, HookBackend
-from .protocol import Backend, evaluate_on
+from .opening import BACKENDS, BackendName, check_backend, open_backend
+from .protocol import Backend, EvaluatedOn, evaluate_on
 from .served import EasySteerBackend, VllmLensBackend
 
-__all__ = ["Backend", "EasySteerBackend", "EngineBackend", "HookBackend", "VllmLensBackend", "evaluate_on"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendName",
+    "EasySteerBackend",
+    "EngineBackend",
+    "EvaluatedOn",
+    "HookBackend",
+    "VllmLensBackend",
+    "check_backend",
+    "evaluate_on",
+    "open_backend",
+]

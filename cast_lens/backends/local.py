@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine import answer, capture, reference, score, tokenise
+from ..engine.tokens import PromptLike
 from ..interventions import Steering
 from ..models.identity import check_layers
 from ..models.lens import HookedTransformer
 from ..steering import generate
-from ..tasks import Prompt
 
 
 class EngineBackend:
@@ -24,17 +24,19 @@ class EngineBackend:
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
 
-    def capture(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
+    def capture(self, prompts: Sequence[PromptLike], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
         """See ``Backend``."""
         return capture(self.model, prompts, layers=layers)
 
-    def score(self, prompts: Sequence[Prompt], intervention: Steering | None = None) -> list[Float[Tensor, " choice"]]:
+    def score(
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None
+    ) -> list[Float[Tensor, " choice"]]:
         """See ``Backend``."""
         found = score(self.model, prompts, [intervention] if intervention else [])
         return [logprobs[-1] for logprobs in found.answer_logprobs]
 
     def answer(
-        self, prompts: Sequence[Prompt], intervention: Steering | None = None, *, max_new_tokens: int = 8
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None, *, max_new_tokens: int = 8
     ) -> list[str | None]:
         """See ``Backend``."""
         return answer(self.model, prompts, [intervention] if intervention else [], max_new_tokens=max_new_tokens)[-1]
@@ -48,18 +50,20 @@ class HookBackend:
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
 
-    def capture(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
+    def capture(self, prompts: Sequence[PromptLike], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
         """See ``Backend``."""
         chosen = list(check_layers(self.model, layers))
         ready = tokenise(self.model, prompts)
         return torch.stack([reference.residuals(self.model, prompt.tokens)[chosen] for prompt in ready]).float().cpu()
 
-    def score(self, prompts: Sequence[Prompt], intervention: Steering | None = None) -> list[Float[Tensor, " choice"]]:
+    def score(
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None
+    ) -> list[Float[Tensor, " choice"]]:
         """See ``Backend``."""
         return [reference.score(self.model, prompt, intervention)[0] for prompt in tokenise(self.model, prompts)]
 
     def answer(
-        self, prompts: Sequence[Prompt], intervention: Steering | None = None, *, max_new_tokens: int = 8
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None, *, max_new_tokens: int = 8
     ) -> list[str | None]:
         """See ``Backend``."""
         given = [intervention] if intervention else []

@@ -1,36 +1,44 @@
-"""What is asked of a backend, and the evaluation that needs no more."""
+"""What is asked of a backend, and the evaluations that need no more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..engine import Progress, Scores, quiet, tokenise
+from ..engine.tokens import PromptLike
+from ..evaluation import answer_limit, outcome_frame
 from ..interventions import Steering
+from ..models.lens import HookedTransformer
 from ..tasks import Prompt
 
 
 class Backend(Protocol):
-    """A model somewhere, which can be read and steered. Prompts are those of ``zero_shot_prompts`` and the like."""
+    """A model somewhere, which can be read and steered. Prompts are those of ``zero_shot_prompts``, or ``tokenise``."""
 
     @property
     def name(self) -> str:
         """In the column ``backend`` of frames."""
         ...
 
-    def capture(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
+    def capture(self, prompts: Sequence[PromptLike], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
         """Residuals at the output of blocks, at the last prompt token; float32 on the CPU."""
         ...
 
-    def score(self, prompts: Sequence[Prompt], intervention: Steering | None = None) -> list[Float[Tensor, " choice"]]:
+    def score(
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None
+    ) -> list[Float[Tensor, " choice"]]:
         """Log-probability of each admissible answer of each prompt."""
         ...
 
     def answer(
-        self, prompts: Sequence[Prompt], intervention: Steering | None = None, *, max_new_tokens: int = 8
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None, *, max_new_tokens: int = 8
     ) -> list[str | None]:
         """Greedy answers up to the first line end; None where there is no most probable token."""
         ...
@@ -71,3 +79,50 @@ def evaluate_on(
                 }
             )
     return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluatedOn:
+    """``evaluate`` with the model on a backend: the same frame, one request per prompt and variant.
+
+    ``first_match`` and ``first_valid`` are NaN: a backend gives no logits of the first token.
+
+    Attributes:
+        backend: where the model runs.
+    """
+
+    backend: Backend
+
+    def __call__(
+        self,
+        model: HookedTransformer,
+        prompts: Sequence[Prompt],
+        interventions: Sequence[Steering] = (),
+        *,
+        chat: bool = False,
+        progress: Progress = quiet,
+    ) -> pd.DataFrame:
+        """See ``evaluate``.
+
+        Args:
+            model: the same model in this process; it makes the tokens.
+            prompts, interventions, chat, progress: see ``evaluate``.
+
+        Raises:
+            ValueError: what the backend cannot do.
+        """
+        tokens = tokenise(model, prompts, chat=chat)
+        longest, variants = answer_limit(tokens), [None, *interventions]
+        told: list[list[Float[Tensor, " choice"]]] = []
+        texts: list[list[str | None]] = []
+        for one in progress(variants, f"on {self.backend.name}", len(variants)):
+            told.append(self.backend.score(tokens, one))
+            texts.append(self.backend.answer(tokens, one, max_new_tokens=longest))
+        scores = Scores(
+            tuple(torch.stack([logprobs.float().cpu() for logprobs in rows]) for rows in zip(*told, strict=True)),
+            torch.full((len(variants), len(tokens)), -1),
+            None,
+            tuple(interventions),
+            tuple(tokens),
+        )
+        return outcome_frame(prompts, scores, texts)

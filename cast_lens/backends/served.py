@@ -21,10 +21,9 @@ from torch import Tensor
 
 from ..engine import TokenPrompt, tokenise
 from ..engine.greedy import StopRule
-from ..engine.tokens import end_tokens
+from ..engine.tokens import PromptLike, end_tokens
 from ..interventions import Steering
 from ..share.export import directions_of, easysteer_spec, refuse
-from ..tasks import Prompt
 
 
 class _Served:
@@ -41,7 +40,9 @@ class _Served:
         # As much of a model as tokenising asks for.
         self._reader: Any = SimpleNamespace(tokenizer=tokenizer, cfg=cfg, generation_config=None)
 
-    def score(self, prompts: Sequence[Prompt], intervention: Steering | None = None) -> list[Float[Tensor, " choice"]]:
+    def score(
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None
+    ) -> list[Float[Tensor, " choice"]]:
         """See ``Backend``."""
         ready = tokenise(self._reader, prompts)
         if any(prompt.end for prompt in ready):
@@ -61,7 +62,7 @@ class _Served:
         return list(torch.tensor(values, dtype=torch.float32).split(counts))
 
     def answer(
-        self, prompts: Sequence[Prompt], intervention: Steering | None = None, *, max_new_tokens: int = 8
+        self, prompts: Sequence[PromptLike], intervention: Steering | None = None, *, max_new_tokens: int = 8
     ) -> list[str | None]:
         """See ``Backend``."""
         ready = tokenise(self._reader, prompts, room=max_new_tokens)
@@ -94,9 +95,9 @@ class EasySteerBackend(_Served):
     name = "easysteer"
 
     def __init__(self, llm: Any, *, api: Any = None, context: int = 4096) -> None:
-        super().__init__(llm, api or _easysteer(), context)
+        super().__init__(llm, api or easysteer_api(), context)
 
-    def capture(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
+    def capture(self, prompts: Sequence[PromptLike], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
         """See ``Backend``."""
         given = [{"prompt_token_ids": list(prompt.tokens)} for prompt in tokenise(self._reader, prompts)]
         last = self.api.SelectSpec(phases=["prompt"], prompt_positions=[-1])
@@ -144,9 +145,9 @@ class VllmLensBackend(_Served):
     name = "vllm-lens"
 
     def __init__(self, llm: Any, *, api: Any = None, context: int = 4096) -> None:
-        super().__init__(llm, api or _vllm_lens(), context)
+        super().__init__(llm, api or vllm_lens_api(), context)
 
-    def capture(self, prompts: Sequence[Prompt], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
+    def capture(self, prompts: Sequence[PromptLike], layers: Sequence[int]) -> Float[Tensor, "sample layer d_model"]:
         """See ``Backend``."""
         ready: list[TokenPrompt] = tokenise(self._reader, prompts)
         given = [
@@ -181,8 +182,7 @@ class VllmLensBackend(_Served):
         return list(self.llm.generate(given, params))
 
     def _vector(self, intervention: Steering, length: int, end: int) -> Any:
-        adds = intervention.operator in ("add", "norm_preserving_add")
-        refuse(intervention, self.name, "it adds vectors, with the norm kept or not", unless=adds)
+        lens_check(intervention)
         rows = directions_of(intervention)
         stack = torch.stack(list(rows.values()))
         where: list[int] | None = None
@@ -198,6 +198,16 @@ class VllmLensBackend(_Served):
         )
 
 
+def lens_check(intervention: Steering) -> None:
+    """Refuse what vllm-lens cannot do.
+
+    Raises:
+        ValueError: for an operator that does not add.
+    """
+    adds = intervention.operator in ("add", "norm_preserving_add")
+    refuse(intervention, VllmLensBackend.name, "it adds vectors, with the norm kept or not", unless=adds)
+
+
 def _digest(intervention: Steering) -> str:
     facts = f"{intervention.operator} {intervention.position} {intervention.strength!r} {intervention.layers}"
     digest = hashlib.sha256(facts.encode())
@@ -206,22 +216,36 @@ def _digest(intervention: Steering) -> str:
     return digest.hexdigest()
 
 
-def _easysteer() -> Any:
+def easysteer_api() -> Any:
+    """What ``EasySteerBackend`` asks for.
+
+    Raises:
+        ValueError: when EasySteer is not installed.
+    """
     try:
         from easysteer.hidden_states import capture
         from vllm import SamplingParams
         from vllm.steer_vectors import ApplySpec, DirectionVector, SelectSpec, SteeringSpec, VectorSpec
     except ImportError as error:
-        raise ValueError(f"EasySteer is not installed ({error}); see docs/serving.md") from None
+        raise ValueError(
+            f"EasySteer is not installed ({error}); install it as docs/serving.md says, or choose backend engine"
+        ) from None
     names = {"ApplySpec": ApplySpec, "DirectionVector": DirectionVector, "SelectSpec": SelectSpec}
     specs = {"SteeringSpec": SteeringSpec, "VectorSpec": VectorSpec}
     return SimpleNamespace(capture=capture, SamplingParams=SamplingParams, **names, **specs)
 
 
-def _vllm_lens() -> Any:
+def vllm_lens_api() -> Any:
+    """What ``VllmLensBackend`` asks for.
+
+    Raises:
+        ValueError: when vllm-lens is not installed.
+    """
     try:
         from vllm import SamplingParams
         from vllm_lens import SteeringVector
     except ImportError as error:
-        raise ValueError(f"vllm-lens is not installed ({error}); see docs/serving.md") from None
+        raise ValueError(
+            f"vllm-lens is not installed ({error}); install it as docs/serving.md says, or choose backend engine"
+        ) from None
     return SimpleNamespace(SamplingParams=SamplingParams, SteeringVector=SteeringVector)

@@ -243,7 +243,7 @@ def candidate_table(
 
 def _folder(methods: Sequence[str], kind: str) -> str:
     """Where tables of these methods are kept."""
-    return f"candidates/{' and '.join(methods)}/{kind}".replace(":", "")
+    return f"candidates/{' and '.join(methods)}/{kind}"
 
 
 def _measured(workspace: Workspace, prompts: Sequence[Prompt], methods: Sequence[str]) -> pd.DataFrame:

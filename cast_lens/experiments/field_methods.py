@@ -67,7 +67,7 @@ def named_conditions(workspace: Workspace, base: Condition, names: Sequence[str]
 
 def _path(workspace: Workspace, source: str, method: FieldMethod) -> Path:
     name = method.name.replace(" ", "-").replace(",", "")
-    return workspace.directory.path / "vectors" / f"{name}.{source}.safetensors"
+    return workspace.directory.vectors(f"{name}.{source}")
 
 
 def load_fitted(workspace: Workspace, source: str, method: FieldMethod) -> Fitted:
@@ -78,7 +78,7 @@ def load_fitted(workspace: Workspace, source: str, method: FieldMethod) -> Fitte
 
 def chosen(workspace: Workspace, source: str, method: FieldMethod) -> pd.DataFrame:
     """One row: the method's fit on disk, the seconds that it took, and layer and strength from the validation split."""
-    name = f"rivals/{method.name}/{source}".replace(":", "")
+    name = f"rivals/{method.name}/{source}"
     return workspace.directory.frame(name, lambda: _choose(workspace, source, method))
 
 

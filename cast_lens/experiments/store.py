@@ -49,6 +49,11 @@ class InUse(ValueError):
     """Another process runs in the directory."""
 
 
+def plain(name: str) -> str:
+    """A name without colons, which not every system takes in the name of a file."""
+    return name.replace(":", "")
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """One run on disk."""
@@ -57,14 +62,21 @@ class RunDirectory:
 
     def frame(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The frame of that name: read when it is there, made and written otherwise."""
-        path = self.path / "frames" / f"{name}.parquet"
+        path = self._frame(name)
         if not path.is_file():
             self.write_frame(name, make())
         return read_frame(path)
 
     def write_frame(self, name: str, frame: pd.DataFrame) -> Path:
         """Write a frame as parquet, whole or not at all."""
-        return write_frame(self.path / "frames" / f"{name}.parquet", frame)
+        return write_frame(self._frame(name), frame)
+
+    def _frame(self, name: str) -> Path:
+        return self.path / "frames" / f"{plain(name)}.parquet"
+
+    def vectors(self, name: str) -> Path:
+        """Where vectors of that name are kept."""
+        return self.path / "vectors" / f"{plain(name)}.safetensors"
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON, whole or not at all."""

@@ -58,7 +58,7 @@ def crossed_outcomes(workspace: Workspace, target: str) -> pd.DataFrame:
         rows of ``evaluate_conditions``, and ``own`` (source and target are one task). A source's vector on itself is
         no transfer and is called ``cast (own vector)``.
     """
-    return workspace.directory.frame(f"crossed/{target}".replace(":", ""), lambda: _outcomes(workspace, target))
+    return workspace.directory.frame(f"crossed/{target}", lambda: _outcomes(workspace, target))
 
 
 def _outcomes(workspace: Workspace, target: str) -> pd.DataFrame:

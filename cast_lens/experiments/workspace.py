@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..backends import Backend, EvaluatedOn
 from ..engine import Progress, Sweep, quiet, sweep, tokenise, unsupported
 from ..engine.tokens import longest_prompt
+from ..evaluation import evaluate
 from ..extraction import Extraction, difference_vectors, draw_samples
 from ..methods import (
     VECTOR_METHODS,
@@ -91,7 +93,7 @@ class Workspace:
             load: gives the model; it is called as ``load_model``.
         """
         say(f"Loading {config.model}")
-        arguments = template_arguments(config.chat_arguments)
+        arguments = named_values(config.chat_arguments, "chat_arguments")
         given = {"chat_arguments": arguments} if arguments else {}
         model = load(config.model, device=config.device, dtype=config.dtype, **given)
         if config.encoder:
@@ -128,7 +130,7 @@ class Workspace:
 
     def differences(self, name: str, kind: str = "true") -> DifferenceVectors:
         """Difference vectors of a task, from disk when they are there."""
-        path = self.directory.path / "vectors" / f"{FILES[kind]}.{name}.safetensors"
+        path = self.directory.vectors(f"{FILES[kind]}.{name}")
         if path.is_file():
             return DifferenceVectors.load(path)
         how = self.extraction(kind)
@@ -180,7 +182,7 @@ class Workspace:
 
     def _retrieved(self, name: str, target: str, kind: str, how: str, queries: int) -> DifferenceVectors:
         """The mean sample of both sides, from disk when it is there: single ones of every pair would fill it."""
-        path = self.directory.path / "vectors" / f"{FILES[kind]}.{how}-{queries}.{name}.for.{target}.safetensors"
+        path = self.directory.vectors(f"{FILES[kind]}.{how}-{queries}.{name}.for.{target}")
         if path.is_file():
             return DifferenceVectors.load(path)
         asked = unlabelled_queries(self.tasks[target], queries, seed=self.config.seed)
@@ -235,7 +237,7 @@ class Workspace:
             found = self.swept(prompts, self.vector(name, method), VECTOR_METHODS[method])
             return found.assign(source=name, method=method)
 
-        return self.directory.frame(f"settings/{method}/{name}".replace(":", ""), make)
+        return self.directory.frame(f"settings/{method}/{name}", make)
 
     def swept(
         self, prompts: Sequence[Prompt], vector: SteeringVector, method: VectorMethod | FieldMethod
@@ -275,11 +277,24 @@ class Workspace:
         return validation_examples(self.config, self.tasks[name])
 
     def outcomes(
-        self, conditions: Sequence[AnyCondition], *, chat: bool | None = None, texts: bool = False
+        self,
+        conditions: Sequence[AnyCondition],
+        *,
+        chat: bool | None = None,
+        texts: bool = False,
+        backend: Backend | None = None,
     ) -> pd.DataFrame:
-        """Rows of ``evaluate_conditions``, with the answers' texts if asked for; ``chat`` is the run's unless given."""
+        """Rows of ``evaluate_conditions``.
+
+        Args:
+            conditions: what is compared.
+            chat: the run's unless given.
+            texts: keep the answers' texts.
+            backend: where the model answers; None for the one-pass engine.
+        """
         chat = self.config.chat if chat is None else chat
-        found = evaluate_conditions(self.model, conditions, chat=chat, progress=self.progress)
+        how = evaluate if backend is None else EvaluatedOn(backend)
+        found = evaluate_conditions(self.model, conditions, chat=chat, progress=self.progress, evaluated=how)
         return found if texts else found.drop(columns="text")
 
     def base(self, name: str) -> Condition:
@@ -369,8 +384,12 @@ def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
     return pd.concat(frames[1:] or frames, ignore_index=True).rename(columns={"split": "use"})
 
 
-def template_arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    """What a chat template is given, from ``name=value`` pairs; values are read as JSON, otherwise as text.
+def named_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """What ``name=value`` pairs give; values are read as JSON, otherwise as text.
+
+    Args:
+        pairs: as they were typed.
+        option: whose they are, for errors.
 
     Raises:
         ValueError: a pair without a name or without ``=``.
@@ -379,7 +398,7 @@ def template_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name.strip() or not equals:
-            raise ValueError(f"chat_arguments: {pair!r} is not of the form name=value")
+            raise ValueError(f"{option}: {pair!r} is not of the form name=value")
         try:
             found[name.strip()] = json.loads(value)
         except json.JSONDecodeError:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..experiments.store import RunDirectory
 from ..files import atomic_write, read_frame, read_json
 from ..geometry import parallelism, project_layers
 from ..report.page import as_script, library
@@ -200,7 +201,7 @@ def _from_run(run_dir: Path, known: Mapping[str, Task]) -> ExploredVectors:
         raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
     config = read_json(path)
     names = dict.fromkeys((*config.get("sources", ()), *config.get("targets", ())))
-    paths = [run_dir / "vectors" / f"differences.{name}.safetensors" for name in names]
+    paths = [RunDirectory(run_dir).vectors(f"differences.{name}") for name in names]
     differences = tuple(DifferenceVectors.load(path) for path in paths if path.is_file())
     if not differences:
         raise ValueError(

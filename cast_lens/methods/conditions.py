@@ -12,7 +12,7 @@ between them is paired.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -232,11 +232,22 @@ AnyCondition = Condition | BatchedCondition
 
 
 def evaluate_conditions(
-    model: HookedTransformer, conditions: Sequence[AnyCondition], *, chat: bool = False, progress: Progress = quiet
+    model: HookedTransformer,
+    conditions: Sequence[AnyCondition],
+    *,
+    chat: bool = False,
+    progress: Progress = quiet,
+    evaluated: Callable[..., pd.DataFrame] = evaluate,
 ) -> pd.DataFrame:
     """Outcomes of several conditions, one row per example and condition.
 
     Conditions that share their prompts share one pass of the engine; those with several queries to a prompt come last.
+
+    Args:
+        model: in this process.
+        conditions: what is compared.
+        chat, progress: see ``evaluate``.
+        evaluated: called as ``evaluate``; ``backends.EvaluatedOn`` asks the model elsewhere.
 
     Returns:
         ``target, sample, method, source, layer, strength, operator, position, seed, text, gold, answer`` and the
@@ -251,7 +262,7 @@ def evaluate_conditions(
     frames = []
     for prompts, members in groups.items():
         edits = [member.intervention for member in members if member.intervention is not None]
-        found = evaluate(model, prompts, edits, chat=chat, progress=progress)
+        found = evaluated(model, prompts, edits, chat=chat, progress=progress)
         variant = 0
         for member in members:
             variant += member.intervention is not None

@@ -89,6 +89,8 @@ def import_intervention(path: str | os.PathLike[str]) -> Intervention | PromptVe
         layers = tuple(about["layers"])
         rows = [tensors[f"layer.{layer}"] for layer in layers]
         strength, position, name, mark = (about[key] for key in ("strength", "position", "name", "fingerprint"))
+        if not isinstance(name, str) or not isinstance(mark, str):
+            raise ValueError(f"its card names the vector {name!r} and the model {mark!r}, which are no texts")
         if len(layers) == 1:
             return Intervention(rows[0], layers[0], strength, about["operator"], position, name, mark)
         return PromptVectors(torch.stack(rows)[None], layers, strength, position, name, mark)

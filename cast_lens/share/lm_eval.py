@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -43,7 +44,7 @@ class CastLensLM(TemplateLM):
         pretrained: what ``load_model`` takes; a loaded model too.
         vector: file of a vector or of an exported intervention (see ``import_vector``); empty for the unsteered model.
         layer, strength, operator, position: of the intervention; an exported intervention knows its own.
-        device, dtype: see ``load_model``.
+        device, dtype: see ``load_model``; without a GPU, ``cuda`` is the processor, as in the harness's own model.
         max_gen_toks: longest answer where the task does not say it.
         batch_size, max_batch_size: taken, because the harness gives them, and not used.
 
@@ -67,7 +68,7 @@ class CastLensLM(TemplateLM):
     ) -> None:
         super().__init__()
         named = isinstance(pretrained, str)
-        self.model = load_model(pretrained, device=device or "cpu", dtype=dtype) if named else pretrained
+        self.model = load_model(pretrained, device=_device(device), dtype=dtype) if named else pretrained
         self.tokenizer: Any = self.model.tokenizer
         self.max_gen_toks = int(max_gen_toks)
         how: dict[str, Any] = {"layer": layer, "strength": strength, "operator": operator, "position": position}
@@ -166,6 +167,13 @@ class CastLensLM(TemplateLM):
                 texts[number] = text
                 self.cache_hook.add_partial("generate_until", requests[number].args, text)
         return texts
+
+
+def _device(asked: str | None) -> str:
+    """The device that was asked for; the harness asks for ``cuda:0`` of itself, also where there is none."""
+    if asked is None or (asked.startswith("cuda") and not torch.cuda.is_available()):
+        return "auto"
+    return asked
 
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+HARNESS = "lm-eval:"
+
+
 def load_task(
     name: str,
     *,
@@ -33,8 +36,10 @@ def load_task(
 
     Args:
         name: ``review-sentiment``, or ``review-sentiment.de`` for another language; English may be written
-            out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``.
-        tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.formats`.
+            out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``. ``lm-eval:arc_easy`` is a task by
+            the definition of lm-evaluation-harness; see `cast_lens.tasks.harness`.
+        tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.formats`. For
+            ``lm-eval:`` the folder of its data, or of definitions of your own.
         hub: take the data set of this name from the Hugging Face hub; needs a network or its cache.
         seed: chooses the validation items where a folder has none, and the items of large hub data sets.
         fields: what the files of ``tasks`` call the fields of a record, e.g. ``{"input": "text", "answer": "label"}``;
@@ -50,6 +55,10 @@ def load_task(
     """
     if hub and tasks is not None:
         raise ValueError("hub=True and tasks=... exclude each other; give one of them")
+    if name.startswith(HARNESS):
+        from .harness import load_harness  # It needs an extra, and takes seconds.
+
+        return load_harness(name, folder=None if tasks is None else Path(tasks), seed=seed)
     name = canonical(name)
     if hub:
         from .hub import load_hub  # It is only needed here, and needs the network.
@@ -81,6 +90,8 @@ def list_tasks(tasks: str | Path | None = None, *, fields: Mapping[str, str] | N
 
 def canonical(name: str) -> str:
     """The one name of a task: ``xnli.de`` for ``xnli/de``, ``antonym`` for ``words/antonym``, no ``.en``."""
+    if name.startswith(HARNESS):
+        return name
     group, _, last = name.strip("/").rpartition("/")
     if group and is_language(last):
         last = f"{group.rpartition('/')[2]}.{last}"

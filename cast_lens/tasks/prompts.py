@@ -29,7 +29,7 @@ from string import Formatter
 from typing import Literal
 
 from .sampling import Pool, shuffled_answers, stable_seed
-from .templates import admissible, body, definition, gold
+from .templates import admissible, body, definition, gold, lettered
 from .types import Example, Prompt, Split, Task
 
 Demonstrations = Literal["fixed", "per-query"]
@@ -270,6 +270,8 @@ def _across(source: Task, target: Task, examples: Sequence[Example], sampling: _
 
 
 def _prompt(task: Task, example: Example, *, shown: tuple[tuple[str, str], ...] = (), opening: str = "") -> Prompt:
+    # Options that are answers by their texts differ from example to example, and so does what tells them apart.
+    own = task.kind == "multiple-choice" and not lettered(task)
     return Prompt(
         demonstrations=shown,
         query=opening + body(task, example),
@@ -277,7 +279,7 @@ def _prompt(task: Task, example: Example, *, shown: tuple[tuple[str, str], ...] 
         choices=admissible(task, example),
         task=task.name,
         sample_id=example.id,
-        reading=task.reading,
+        reading=None if own else task.reading,
     )
 
 

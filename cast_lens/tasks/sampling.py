@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from .templates import admissible, gold, gold_letter
+from .templates import admissible, gold, gold_letter, letters
 from .types import Example, Kind, Prompt, Split, Task
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def label_counts(task: Task, examples: Iterable[Example], *, split: str = "test"
 
     used = list(examples)
     counts = Counter(class_of(task.kind, example) for example in used)
-    labels = task.labels or sorted({answer for example in used for answer in admissible(task, example)} or {""})
+    labels = task.labels or sorted({letter for example in used for letter in letters(example)} or {""})
     rows = [(task.name, split, label, counts[label]) for label in labels]
     return pd.DataFrame(rows, columns=["task", "split", "label", "n"])
 

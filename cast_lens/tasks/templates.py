@@ -236,11 +236,18 @@ def definition(task: Task) -> str:
     return task.template.definition.format(instruction=task.instruction) if task.instruction else ""
 
 
+def lettered(task: Task) -> bool:
+    """Whether options are shown with letters, which are the answers; otherwise the texts of the options are."""
+    return task.kind == "multiple-choice" and bool(task.template.option)
+
+
 def gold(task: Task, example: Example) -> str:
     """The right answer as the model should write it: a letter, a label word, or free text."""
-    return gold_letter(example) if task.kind == "multiple-choice" else example.answer
+    return gold_letter(example) if lettered(task) else example.answer
 
 
 def admissible(task: Task, example: Example) -> tuple[str, ...]:
-    """What may answer the example: its letters, the label words, or nothing for free answers."""
-    return letters(example) if task.kind == "multiple-choice" else task.labels
+    """What may answer the example: its letters or options, the label words, or nothing for free answers."""
+    if task.kind != "multiple-choice":
+        return task.labels
+    return letters(example) if lettered(task) else example.choices

@@ -101,7 +101,8 @@ class Template:
             without a trailing space.
         definition: a format string over ``instruction`` that opens a zero-shot prompt and the first
             demonstration; empty to leave the instruction out.
-        option: a format string over ``letter`` and ``text`` for one lettered option.
+        option: a format string over ``letter`` and ``text`` for one lettered option; empty where options have no
+            letters and their texts are the answers.
     """
 
     name: str

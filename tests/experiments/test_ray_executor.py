@@ -34,7 +34,7 @@ def test_a_killed_node_costs_a_cell_and_no_number(cluster: Any, tmp_path: Path) 
     folder.mkdir()
     config = small_config(folder, sources=("review-sentiment", "yes-no-facts"), targets=("yes-no-facts",), threads=1)
     run_experiment(RUN, config, tmp_path / "here")
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=cpus) for cpus in (1, 2)]
     said, killed = list[str](), threading.Event()
 
     def kill_one(line: str) -> None:
@@ -44,7 +44,9 @@ def test_a_killed_node_costs_a_cell_and_no_number(cluster: Any, tmp_path: Path) 
             cluster.remove_node(nodes[0], allow_graceful=False)
 
     out = tmp_path / "out"
-    run_experiment(RUN, config, out, ray=RayCluster(workers=2), say=kill_one)
+    run_experiment(RUN, config, out, ray=RayCluster(workers=3), say=kill_one)
     assert killed.is_set()
     assert contents(out) == contents(tmp_path / "here")
-    assert any("cells per minute" in line for line in said)
+    assert any("cells per minute" in line and line.endswith("left") for line in said)
+    run_experiment(RUN, config, tmp_path / "one", ray=RayCluster(workers=1))
+    assert contents(tmp_path / "one") == contents(tmp_path / "here")

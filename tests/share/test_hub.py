@@ -108,6 +108,11 @@ def test_what_is_not_there_is_one_error(hub: str) -> None:
     _Hub.files["vector.safetensors"] = b"\x80\x02cposix\nsystem\nX\x01\x00\x00\x00x\x85R."
     with pytest.raises(ValueError, match=r"asks to run posix\.system"):
         from_hub("acme/antonym", endpoint=hub)
+    whole = _vector().to_bytes()
+    for damaged in (whole[:-20], whole[:50], whole.replace(b"antonym", b"synonym"), b"", b"<html>sign in</html>"):
+        _Hub.files["vector.safetensors"] = damaged
+        with pytest.raises(ValueError, match=r"vector\.safetensors"):
+            from_hub("acme/antonym", endpoint=hub)
 
 
 def test_the_card_says_what_was_measured_beside_which_placebo() -> None:

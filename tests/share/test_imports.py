@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import random
 import sys
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 import cast_lens as cl
 from cast_lens.interventions import Intervention
-from cast_lens.share import export, import_vector
+from cast_lens.share import export, import_intervention, import_vector, read_intervention
 from cast_lens.vectors import Provenance
 from tests.tiny import tiny_model
 
@@ -205,6 +206,71 @@ def test_cut_and_flipped_files_are_one_error(tmp_path: Path, steering_vectors: t
             assert len(error) < 1000
         path.write_bytes(data)
     assert refused > 80
+
+
+_CARD: dict[str, Any] = {
+    "kind": "SteeringVector",
+    "layers": [1, 2],
+    "provenance": {"model": "tiny", "fingerprint": "ab", "task": "antonym"},
+}
+_CHOSEN: dict[str, Any] = {
+    **_CARD,
+    "kind": "Intervention",
+    "strength": 2.0,
+    "operator": "add",
+    "position": "all",
+    "name": "a",
+    "fingerprint": "ab",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": [[1], 2]},
+        {"layers": "12"},
+        {"layers": [2, 1]},
+        {"layers": [1, 1]},
+        {"layers": [-1, 2]},
+        {"layers": [1]},
+        {"layers": [1.0, 2.0]},
+        {"layers": None},
+        {"provenance": None},
+        {"provenance": {"model": ["tiny"], "fingerprint": "ab", "task": "antonym"}},
+        {"provenance": {"model": "tiny"}},
+        {"kind": ["SteeringVector"]},
+        {"kind": "Something"},
+    ],
+)
+def test_a_card_that_is_wrong_is_one_error(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    rows = {"directions": torch.ones(2, 8), "layer.1": torch.ones(8), "layer.2": torch.ones(8)}
+    for card, tensors in ((_CARD, ["directions"]), (_CHOSEN, ["layer.1", "layer.2"])):
+        about = json.dumps({**card, **change})
+        save_file({name: rows[name] for name in tensors}, path, metadata={"format": "cast_lens/1", "about": about})
+        if card is _CHOSEN and "kind" in change and change["kind"] == "Something":
+            continue  # plain tensors by layer, whatever the card says
+        with pytest.raises(ValueError, match=r"v\.safetensors|layers"):
+            read_intervention(path, layer=1, strength=1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strength": "much"},
+        {"strength": None},
+        {"operator": "explode"},
+        {"position": 3},
+        {"name": ["a"]},
+        {"fingerprint": {}},
+    ],
+)
+def test_an_intervention_whose_card_is_wrong_is_one_error(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    about = json.dumps({**_CHOSEN, "layers": [1], **change})
+    save_file({"layer.1": torch.ones(8)}, path, metadata={"format": "cast_lens/1", "about": about})
+    with pytest.raises(ValueError, match=r"v\.safetensors"):
+        import_intervention(path)
 
 
 def test_a_small_file_that_pretends_to_be_large_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import cast_lens as cl
 from cast_lens.engine import TokenPrompt
 from cast_lens.interventions import POSITIONS, Intervention
 from cast_lens.share import export
+from tests.models.files import write_folder
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -112,6 +113,19 @@ def test_strength_0_is_the_unsteered_model(tmp_path: Path) -> None:
     path = export(_steering(strength=0.0), tmp_path / "v.safetensors")
     none, zero = _ours().loglikelihood(_requests(*PAIRS)), _ours(path).loglikelihood(_requests(*PAIRS))
     assert zero == none
+
+
+def test_the_device_that_the_harness_asks_for_need_not_be_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cast_lens.share.lm_eval import CastLensLM
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_folder(tmp_path)
+    assert str(CastLensLM.create_from_arg_string(f"pretrained={tmp_path}", {"device": "cuda:0"}).model.cfg.device) in (
+        "cpu",
+        "mps",
+    )
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

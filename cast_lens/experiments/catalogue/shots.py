@@ -204,7 +204,7 @@ def numbers(workspace: Workspace, source: str, few_shots: tuple[int, ...]) -> li
 
 def vectors(workspace: Workspace, source: str, shots: int, *, most: int) -> DifferenceVectors:
     """Difference vectors with that many demonstrations, of queries that are in none of the lists; saved."""
-    path = workspace.directory.path / "vectors" / f"shots-{shots}-of-{most}.{source}.safetensors"
+    path = workspace.directory.vectors(f"shots-{shots}-of-{most}.{source}")
     if path.is_file():
         return DifferenceVectors.load(path)
     task, how = workspace.tasks[source], replace(workspace.extraction(), shots=shots)

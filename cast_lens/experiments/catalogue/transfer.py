@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from ... import plots
+from ...backends import BACKENDS, Backend, check_backend, open_backend
 from ...geometry import alignment, cohesion, cosine_matrix, entropy_by_layer, parallelism, project_layers
 from ...methods import (
     FIELD_METHODS,
@@ -42,7 +43,7 @@ from ..macro_f1 import f1_tables
 from ..outcomes import contrast_table, pooled_table, split_rows
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..transfer_matrix import is_finding, with_families
-from ..workspace import Workspace, test_examples
+from ..workspace import Workspace, named_values, test_examples
 
 METHODS = ("cast", "placebo: shuffled labels", "placebo: random direction")
 RETRIEVED = "retrieved few-shot"
@@ -74,6 +75,10 @@ class Transfer(Experiment):
         metric: the outcome that comes first in the report: ``exact_match``, ``choice_correct`` or ``macro_f1``.
         methods: further methods to compare, keys of ``methods.STEERING_METHODS``, each at the setting that the
             validation split of its source chose.
+        backend: what answers the test queries of the targets: engine, hooks, easysteer or vllm-lens. Vectors and
+            settings are the engine's in any case.
+        backend_arguments: ``name=value`` pairs for ``vllm.LLM``, such as ``tensor_parallel_size=4``; empty for its own
+            defaults.
     """
 
     name = "transfer"
@@ -96,15 +101,22 @@ class Transfer(Experiment):
     queries: int = 200
     metric: str = "exact_match"
     methods: tuple[str, ...] = ()
+    backend: str = "engine"
+    backend_arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at_least_one(self, "queries")
         check_methods("methods", self.methods)
         if twice := [name for name in self.methods if name in METHODS]:
             raise ValueError(f"methods={twice} are in every main job; name others")
-        for name, known in (("retrieval", ("none", *RETRIEVALS)), ("metric", LEADING)):
+        for name, known in (("retrieval", ("none", *RETRIEVALS)), ("metric", LEADING), ("backend", BACKENDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
+        named_values(self.backend_arguments, "backend_arguments")
+        if self.methods and self.backend not in ("engine", "hooks"):
+            raise ValueError(
+                f"methods={list(self.methods)} edit in ways that {self.backend} cannot; give --backend engine"
+            )
 
     @classmethod
     def quick(cls, config: RunConfig) -> dict[str, Any]:
@@ -117,8 +129,10 @@ class Transfer(Experiment):
         A rule that looks at no query needs no sweep.
 
         Raises:
-            ValueError: retrieval under a rule that measures vectors before the target is known.
+            ValueError: retrieval under a rule that measures vectors before the target is known; a backend that is not
+                installed, or cannot steer like that.
         """
+        check_backend(self.backend, operator=config.operator, position=config.position, strengths=config.strengths)
         fixed = config.rule in FIXED
         if self.retrieval != "none" and not fixed:
             raise ValueError(
@@ -147,6 +161,20 @@ class Transfer(Experiment):
         if cell.kind == "choices":
             return choices(workspace, cell.target)
         return geometry(workspace, cell.kind, umap=self.umap)
+
+    def opened(self, workspace: Workspace) -> Backend | None:
+        """What answers the test queries; None for the engine, which answers all conditions in one pass."""
+        if self.backend == "engine":
+            return None
+        config, arguments = workspace.config, named_values(self.backend_arguments, "backend_arguments")
+        return open_backend(
+            self.backend,
+            workspace.model,
+            served=config.model,
+            dtype=config.dtype,
+            operator=config.operator,
+            arguments=arguments,
+        )
 
     def tables(self, rows: Rows, config: RunConfig, tasks: Tasks) -> dict[str, pd.DataFrame]:
         """The tables of a run.
@@ -229,7 +257,7 @@ def saved_vectors(workspace: Workspace, name: str) -> pd.DataFrame:
     found = workspace.differences(name)
     if name in workspace.config.sources:
         workspace.differences(name, "shuffled labels")
-        workspace.vector(name).save(workspace.directory.path / "vectors" / f"steering.{name}.safetensors")
+        workspace.vector(name).save(workspace.directory.vectors(f"steering.{name}"))
     return pd.DataFrame({"task": [name], "samples": [len(found)]})
 
 
@@ -253,7 +281,7 @@ def target_outcomes(workspace: Workspace, target: str, options: Transfer) -> pd.
         ]
     conditions += chosen_conditions(workspace, base, METHODS, options.retrieval, options.queries)
     conditions += named_conditions(workspace, base, options.methods)
-    return workspace.outcomes(conditions, texts=True)
+    return workspace.outcomes(conditions, texts=True, backend=options.opened(workspace))
 
 
 def chosen_conditions(

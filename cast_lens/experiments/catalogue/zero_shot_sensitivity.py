@@ -226,7 +226,7 @@ def residuals(workspace: Workspace, source: str, wording: str) -> DifferenceVect
     if wording == DEFAULT:
         return workspace.differences(source)
     slug = re.sub(r"\W+", "-", wording).strip("-")
-    path = workspace.directory.path / "vectors" / f"wording-{slug}.{source}.safetensors"
+    path = workspace.directory.vectors(f"wording-{slug}.{source}")
     if path.is_file():
         return DifferenceVectors.load(path)
     how = replace(workspace.extraction(), chat=is_chat(workspace, wording))
