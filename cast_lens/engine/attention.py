@@ -37,10 +37,16 @@ class TrunkGroup:
     own_positions: Int[Tensor, " own"]
     key_positions: Int[Tensor, " key"]
 
-    def mask(self, window: int | None) -> Bool[Tensor, "own key"]:
-        """True where a row sees a key. Made when it is wanted: all masks of a long prompt grow with its square."""
+    def mask(self, spec: AttentionSpec) -> Bool[Tensor, "own key"] | None:
+        """True where a row sees a key; None where each row sees all before it and there is nothing in front.
+
+        Made when it is wanted: all masks of a long prompt grow with its square.
+        """
         own, key = self.own_positions[:, None], self.key_positions[None]
-        return key <= own if window is None else (key <= own) & (key > own - window)
+        if len(own) == key.shape[1] and spec.plainly_causal(len(own)):
+            return None
+        first = spec.first_seen(own)
+        return key <= own if first is None else (key <= own) & (key >= first)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,17 +66,21 @@ class TailGroup:
     own_positions: Int[Tensor, "tail own_key"]
 
 
-def trunk_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TrunkGroup]:
+def trunk_groups(batch: Batch, *, score_bytes: int, key_bytes: int, plain: bool = False) -> list[TrunkGroup]:
     """Group the trunk's nodes for attention, long ones in runs of rows.
 
     Args:
         batch: gives the trunk.
         score_bytes: what the scores of a row for one key take, mask included.
         key_bytes: what one key and its value take.
+        plain: whether all blocks attend causally and by nothing but products, so that no mask is made for a node with
+            nothing in front, however long.
     """
     grouped: dict[tuple[int, int], list[Path]] = {}
     for node in batch.trunk.nodes:
         longest = max(1, int(GROUP_BYTES / (score_bytes * (node.depth + node.stop - node.start))))
+        if plain and not node.depth:
+            longest = node.stop - node.start
         for start in range(node.start, node.stop, longest):
             stop = min(start + longest, node.stop)
             before = (*node.parents, (node.start, start)) if start > node.start else node.parents
@@ -150,7 +160,7 @@ def attend_trunk(
         rearrange(x[rows], "(node row) head d -> node head row d", node=nodes)
         for x, rows in ((q, group.rows), (k, group.keys), (v, group.keys))
     )
-    z = attend_masked(spec, queries, keys, values, group.mask(spec.window))
+    z = attend_masked(spec, queries, keys, values, group.mask(spec))
     out[group.rows] = rearrange(z, "node head row d -> (node row) (head d)")
 
 
@@ -159,11 +169,15 @@ def attend_masked(
     q: Float[Tensor, "sample head row d_head"],
     k: Float[Tensor, "sample kv_head key d_head"],
     v: Float[Tensor, "sample kv_head key d_value"],
-    mask: Bool[Tensor, "*sample row key"],
+    mask: Bool[Tensor, "*sample row key"] | None,
 ) -> Float[Tensor, "sample head row d_value"]:
-    """Attention under a mask (True where a row sees a key), differentiable."""
+    """Attention under a mask (True where a row sees a key; None: causal), differentiable."""
     if spec.soft_cap <= 0 and spec.sinks is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=spec.scale, enable_gqa=True)
+        causal = mask is None
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=spec.scale, enable_gqa=True
+        )
+    assert mask is not None
     scores = q @ k.repeat_interleave(spec.n_groups, 1).transpose(-1, -2) * spec.scale
     scores = _capped(spec, scores).masked_fill(~mask, -torch.inf)
     if spec.sinks is not None:
@@ -223,8 +237,8 @@ def _hide(spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv 
     prefix, mask = group.prefix, group.mask
     if spec.sinks is not None:
         scores[..., -1] = rearrange(spec.sinks, "(kv group) -> kv 1 1 group", kv=spec.n_kv_heads)
-    if spec.window is not None:
-        nearest = group.positions - spec.window + 1
+    nearest = spec.first_seen(group.positions)
+    if nearest is not None:
         mask = mask & (group.own_positions[:, None, :] >= nearest[:, :, None])
         # Prefixes of one length end at one position, so the first tail speaks for all.
         far = torch.arange(prefix, device=mask.device)[None] < nearest[0][:, None]
@@ -274,8 +288,10 @@ def _attend_path(
         scores.view(len(flat), n, -1, scores.shape[-1])[..., -1] = rearrange(
             spec.sinks, "(kv group) -> kv 1 group", kv=len(flat)
         )
-    if spec.window is not None and before + own > spec.window:
-        scores[..., : before + own - spec.window] = -torch.inf
+    # The row itself is the last of what it sees.
+    first = spec.first_seen(before + own - 1)
+    if first is not None and first > 0:
+        scores[..., :first] = -torch.inf
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
     z, at = flat.new_zeros(*flat.shape[:2], trunk[1].shape[-1]), 0
     for start, stop in path:

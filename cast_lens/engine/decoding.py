@@ -26,7 +26,7 @@ from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
 from .scores import Scores, read_out
-from .scoring import Collected, plain_variants, plan_jobs, read_tails, score
+from .scoring import Collected, ReadOut, plain_variants, plan_jobs, read_tails, score
 from .support import row_model
 from .tokens import Prompts, tokenise
 
@@ -319,7 +319,7 @@ def score_and_answer(
             items = [interventions[index].of(members) for index in chosen]
             own = [ready[index] for index in members]
             batch, done = _pass(model, own, items)
-            read_tails(row_model(model), batch, done.tails, own, members, variants, collected, labels_only=False)
+            read_tails(row_model(model), batch, done.tails, own, members, variants, collected, ReadOut())
             first = collected.first[variants][:, members]
             rows = write(model, batch, done, items, own, max_new_tokens, stop, first=first)
             for row, variant in zip(rows, variants, strict=True):

@@ -87,8 +87,12 @@ def run_pass(
     rows, place = model.begin(tokens, positions, longest=batch.longest)
     tails = rows[n_trunk:].view(count, n_tail, model.d_model)
     heads = max(spec.n_heads for spec in model.attention)
+    score_bytes, plain = (
+        max(map(_score_bytes, model.attention)),
+        all(one.plainly_causal(batch.longest) for one in model.attention),
+    )
     groups = (
-        trunk_groups(batch, score_bytes=max(map(_score_bytes, model.attention)), key_bytes=model.key_bytes),
+        trunk_groups(batch, score_bytes=score_bytes, key_bytes=model.key_bytes, plain=plain),
         tail_groups(batch, score_bytes=4 * count * heads, key_bytes=model.key_bytes),
     )
     cache = KeysValues() if keep_cache else None

@@ -239,12 +239,13 @@ def _run(
 ) -> Float[Tensor, "row d_model"]:
     longest = int(rows.positions.max()) + 1
     residual, place = model.begin(rows.tokens, rows.positions, longest=longest)
-    masks: dict[int | None, Tensor] = {}
+    masks: dict[tuple[int | None, int | None], Tensor] = {}
     everywhere = len(rows.steered) == len(rows.tokens)
     for layer, spec in enumerate(model.attention):
-        if spec.window not in masks:
-            masks[spec.window] = _mask(rows, prefix, spec.window)
-        attend = _attention(spec, rows, masks[spec.window], None if prefix is None else prefix.at(layer))
+        reach = (spec.window, spec.chunk)
+        if reach not in masks:
+            masks[reach] = _mask(rows, prefix, spec)
+        attend = _attention(spec, rows, masks[reach], None if prefix is None else prefix.at(layer))
         arguments = (layer, residual, place, attend)
         if recompute and residual.requires_grad:
             residual = checkpoint(model.run_block, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -259,19 +260,21 @@ def _run(
     return residual
 
 
-def _mask(rows: _Rows, prefix: Prefix | None, window: int | None) -> Bool[Tensor, "sample 1 column key"]:
+def _mask(rows: _Rows, prefix: Prefix | None, spec: AttentionSpec) -> Bool[Tensor, "sample 1 column key"]:
     """Which keys a column sees: its prompt's prefix, and its own and earlier columns. Padded ones see themselves."""
     device = rows.tokens.device
     columns = torch.arange(rows.width, device=device)
     distance = (columns[:, None] - columns[None]).expand(rows.samples, -1, -1)
+    positions = columns.expand(rows.samples, -1)
     if prefix is not None:
+        positions = positions + prefix.lengths[:, None]
         before = torch.arange(prefix.values.shape[1], device=device)
         reach = prefix.lengths[:, None, None] + columns[None, :, None] - before[None, None]
         # A padded key lies beyond its prompt: hidden like one of the future.
         hidden = before[None, None] >= prefix.lengths[:, None, None]
         distance = torch.cat((reach.masked_fill(hidden, -1), distance), dim=-1)
-    seen = distance >= 0
-    return (seen if window is None else seen & (distance < window))[:, None]
+    first, seen = spec.first_seen(positions), distance >= 0
+    return (seen if first is None else seen & (distance <= (positions - first)[:, :, None]))[:, None]
 
 
 def _attention(

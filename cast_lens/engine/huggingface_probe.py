@@ -219,7 +219,7 @@ def _spec(call: AttentionCall) -> AttentionSpec:
     if strange:
         raise UnfitError(f"{type(call.module).__name__} computes its attention with {', '.join(strange)}")
     scale = call.q.shape[-1] ** -0.5 if call.scale is None else float(call.scale)
-    sinks = call.options.get("s_aux")
+    sinks, (window, chunk) = call.options.get("s_aux"), _reach(call)
     return AttentionSpec(
         n_heads=call.q.shape[1],
         n_kv_heads=call.k.shape[1],
@@ -227,32 +227,45 @@ def _spec(call: AttentionCall) -> AttentionSpec:
         d_value=call.v.shape[2],
         scale=scale,
         soft_cap=float(call.options.get("softcap") or 0.0),
-        window=_window(call),
+        window=window,
+        chunk=chunk,
         sinks=None if sinks is None else sinks.detach().flatten(),
     )
 
 
-def _window(call: AttentionCall) -> int | None:
-    """The window of a mask, from the rule that it was made by: a short text would not show it."""
+def _reach(call: AttentionCall) -> tuple[int | None, int | None]:
+    """Window and chunk of a mask, from the rule that it was made by: a short text would not show them."""
     if call.mask is None:
-        return None
+        return None, None
     rule = getattr(call.mask, "rule", None)
     if rule is None:
         raise UnfitError(f"{type(call.module).__name__} has a mask of the model's own making")
     device = call.mask.device
-    rows = torch.tensor([0, 1, 2, 5, FAR // 2 - 1, FAR // 2, FAR - 1], device=device)
-    seen = _apply(rule, rows, torch.arange(FAR, device=device))
+    rows = torch.tensor([0, 1, 2, 5, FAR // 2 - 1, FAR // 2, FAR - 2], device=device)
+    keys = torch.arange(FAR, device=device)
+    seen = _apply(rule, rows, keys)
+    causal = keys[None] <= rows[:, None]
     width = int(seen[-1].sum())
-    distance = rows[:, None] - torch.arange(FAR, device=device)[None]
-    if not torch.equal(seen, (distance >= 0) & (distance < width)):
-        raise UnfitError(f"{type(call.module).__name__} has a mask that is neither causal nor a sliding window")
-    return None if width == FAR else width
+    if torch.equal(seen, causal & (keys[None] > rows[:, None] - width)):
+        return (None if width == FAR - 1 else width), None
+    chunk = _chunk(rule, device)
+    if chunk is None or not torch.equal(seen, causal & (keys[None] >= (rows - rows % chunk)[:, None])):
+        raise UnfitError(f"{type(call.module).__name__} has a mask that is neither causal nor a window nor in chunks")
+    return None, chunk
+
+
+def _chunk(rule: Callable[..., Any], device: torch.device) -> int | None:
+    """The first row that does not see the first key: as many are in a chunk, if they are in chunks at all."""
+    first = torch.zeros(1, dtype=torch.long, device=device)
+    unseen = (~_apply(rule, torch.arange(FAR, device=device), first)[:, 0]).nonzero()
+    return int(unseen[0]) if len(unseen) else None
 
 
 def _causal(spec: AttentionSpec, call: AttentionCall) -> Tensor:
     positions = torch.arange(len(call.q), device=call.q.device)
-    distance = positions[:, None] - positions[None]
-    mask = (distance >= 0) if spec.window is None else (distance >= 0) & (distance < spec.window)
+    rows, keys = positions[:, None], positions[None]
+    first = spec.first_seen(rows)
+    mask = (keys <= rows) if first is None else (keys <= rows) & (keys >= first)
     q, k, v = (x.transpose(0, 1)[None] for x in (call.q, call.k, call.v))
     return attend_masked(spec, q, k, v, mask)[0].transpose(0, 1).flatten(1)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,6 +23,8 @@ Attend = Callable[
 ]
 """Attention: from rotated queries, keys and values to what is read, heads side by side. Scales the queries itself."""
 
+
+Seen = TypeVar("Seen", int, Tensor)
 
 # Rows that go through an MLP at a time where it is ours: its hidden layer is the widest thing that the engine holds.
 MLP_ROWS = 2048
@@ -38,6 +40,7 @@ class AttentionSpec:
         scale: of the products of queries and keys.
         soft_cap: scores become ``soft_cap * tanh(score / soft_cap)``; 0 for none.
         window: a row sees itself and the ``window - 1`` rows before it; None for all.
+        chunk: a row sees those before it in the same chunk of this many positions; None for all.
         sinks: for each head a score that takes part in the softmax and has no value; None for none.
     """
 
@@ -48,6 +51,7 @@ class AttentionSpec:
     scale: float
     soft_cap: float = 0.0
     window: int | None = None
+    chunk: int | None = None
     sinks: Float[Tensor, " head"] | None = None
 
     @property
@@ -59,6 +63,17 @@ class AttentionSpec:
     def n_groups(self) -> int:
         """Query heads that share a head of keys and values."""
         return self.n_heads // self.n_kv_heads
+
+    def first_seen(self, positions: Seen) -> Seen | None:
+        """The first position that a row at each of some positions sees; None where every row sees all before it."""
+        if self.window is not None:
+            return positions - self.window + 1
+        return None if self.chunk is None else positions - positions % self.chunk
+
+    def plainly_causal(self, length: int) -> bool:
+        """Whether rows of a text of so many tokens see all before them, by nothing but their products."""
+        bounded = any(width is not None and width < length for width in (self.window, self.chunk))
+        return not bounded and self.soft_cap <= 0 and self.sinks is None
 
 
 class RowModel(Protocol):

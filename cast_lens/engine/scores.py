@@ -26,6 +26,11 @@ BLOCK_TOKENS = {"cpu": 2048, "cuda": 32_768}
 # Rows that are summed at a time, for the passes over them to stay in a core's cache; an accelerator takes them all.
 SUM_ROWS = {"cpu": 64}
 
+# In place of a token where none could be read: nothing was asked for, or the logits were NaN or infinite.
+UNREAD = -1
+# In place of a token of which is known only that it is no token of an answer.
+OTHER = -2
+
 Keep = Callable[[int, int, Float[Tensor, "row token"]], None]
 
 
@@ -44,23 +49,91 @@ def read_out(
     normalisers, best = [], []
     for start in range(0, len(normed), UNEMBED_ROWS):
         rows = normed[start : start + UNEMBED_ROWS]
-        sums, tops, tokens = [], [], []
+        sums = []
+        highest = torch.full((len(rows),), -torch.inf, dtype=torch.float32, device=rows.device)
+        tokens = torch.full((len(rows),), UNREAD, dtype=torch.long, device=rows.device)
         width = BLOCK_TOKENS.get(rows.device.type, BLOCK_TOKENS["cuda"])
+        at_once = SUM_ROWS.get(rows.device.type, UNEMBED_ROWS)
         for first in range(0, int(kernel.d_vocab), width):
             logits = kernel.unembed(rows, slice(first, first + width)).float()
             if keep is not None:
                 keep(start, first, logits)
-            for part in logits.split(SUM_ROWS.get(rows.device.type, UNEMBED_ROWS)):
-                top = part.max(dim=-1)
-                sums.append(part.logsumexp(dim=-1))
-                tops.append(top.values)
-                tokens.append(top.indices + first)
-        by_block = (-1, len(rows))
-        highest = torch.cat(tops).view(by_block).argmax(dim=0)
-        normalisers.append(torch.cat(sums).view(by_block).logsumexp(dim=0))
-        best.append(torch.cat(tokens).view(by_block).gather(0, highest[None])[0])
+            parts = (logits.split(at_once), highest.split(at_once), tokens.split(at_once))
+            sums += [_log_sum(part, top, token, first) for part, top, token in zip(*parts, strict=True)]
+        normalisers.append(torch.cat(sums).view(-1, len(rows)).logsumexp(dim=0))
+        best.append(tokens)
     sums_of_all, tokens_of_all = torch.cat(normalisers), torch.cat(best)
     return sums_of_all, tokens_of_all.masked_fill(~sums_of_all.isfinite(), -1)
+
+
+def _log_sum(
+    logits: Float[Tensor, "row token"], highest: Float[Tensor, " row"], tokens: Int[Tensor, " row"], first: int
+) -> Float[Tensor, " row"]:
+    """Log of the sum of exponentials of a block, which is used up; a higher logit than before is noted, in place."""
+    top = logits.amax(dim=-1)
+    # Which token it is costs as much as all sums, and is asked of few rows.
+    higher = (top > highest).nonzero().flatten()
+    tokens[higher] = logits[higher].argmax(dim=-1) + first
+    torch.maximum(highest, top, out=highest)
+    shift = top.clamp(min=torch.finfo(top.dtype).min)
+    return logits.sub_(shift[:, None]).exp_().sum(dim=-1).log_() + shift
+
+
+def outdone(
+    kernel: RowModel,
+    normed: Float[Tensor, "row d_model"],
+    own: Int[Tensor, "row own"],
+    best: tuple[Float[Tensor, " row"], Int[Tensor, " row"]],
+) -> Bool[Tensor, " row"]:
+    """Whether greedy decoding writes another token than any of a row's own ones.
+
+    The vocabulary is read block by block, and a row leaves as soon as some token outdoes its own: most of those that do
+    leave early, since frequent tokens come first in usual vocabularies. Only a row that writes one of its own tokens is
+    unembedded in full.
+
+    Args:
+        kernel: gives the unembedding.
+        normed: residuals after the final norm.
+        own: tokens of each row; -1 where it has fewer.
+        best: the highest logit among its own tokens, and which token has it. Of equal logits the smaller token wins.
+    """
+    found = torch.zeros(len(normed), dtype=torch.bool, device=normed.device)
+    alive, (highest, token) = torch.arange(len(normed), device=normed.device), best
+    width = BLOCK_TOKENS.get(normed.device.type, BLOCK_TOKENS["cuda"])
+    for first in range(0, int(kernel.d_vocab), width):
+        beaten = torch.cat(
+            [
+                _beaten(kernel.unembed(part, slice(first, first + width)).float(), first, own[rows], values, tokens)
+                for part, rows, values, tokens in zip(
+                    *(x.split(UNEMBED_ROWS) for x in (normed, alive, highest, token)), strict=True
+                )
+            ]
+        )
+        found[alive[beaten]] = True
+        # Rows are moved together when that pays.
+        if int(beaten.sum()) > len(alive) // 16:
+            kept = ~found[alive]
+            normed, alive, highest, token = (x[kept] for x in (normed, alive, highest, token))
+        if not len(alive):
+            break
+    return found
+
+
+def _beaten(
+    logits: Float[Tensor, "row token"],
+    first: int,
+    own: Int[Tensor, "row own"],
+    highest: Float[Tensor, " row"],
+    token: Int[Tensor, " row"],
+) -> Bool[Tensor, " row"]:
+    """Rows of a block in which a token that is not their own has more than ``highest``."""
+    rows, places = ((own >= first) & (own < first + logits.shape[1])).nonzero(as_tuple=True)
+    logits[rows, own[rows, places] - first] = -torch.inf
+    top = logits.amax(dim=-1)
+    equal = (top == highest).nonzero().flatten()
+    found = top > highest
+    found[equal] = logits[equal].argmax(dim=-1) + first < token[equal]
+    return found
 
 
 def greedy_tokens(logits: Float[Tensor, "*rows vocab"]) -> Int[Tensor, "*rows"]:
@@ -69,8 +142,6 @@ def greedy_tokens(logits: Float[Tensor, "*rows vocab"]) -> Int[Tensor, "*rows"]:
     return logits.argmax(dim=-1).masked_fill(~finite, -1)
 
 
-# In place of a token where none could be read: nothing was asked for, or the logits were NaN or infinite.
-UNREAD = -1
 # Interventions and prompts that a warning names before it only counts.
 NAMED = 5
 
@@ -82,7 +153,8 @@ class Scores:
     Attributes:
         answer_logprobs: for each prompt [variant, choice], natural log of the probability of the whole answer,
             summed over its tokens (and its end, where one answer is the beginning of another; see ``tokenise``);
-            an unnormalised logit when only labels were asked for.
+            an unnormalised logit when only labels were asked for; up to a constant of each variant without
+            ``normalised``.
         first_token: [variant, sample], the greedy first token; -1 where no full vocabulary was asked for, or the
             logits were NaN or infinite.
         logits: [variant, sample, vocab] of the first answer token, float32, when asked for.

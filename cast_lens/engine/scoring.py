@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..interventions import Interventions, Steering, SublayerEdit, as_interventions
+from ..interventions import Intervention, Interventions, Steering, SublayerEdit, as_interventions
 from ..models.identity import check_interventions, plain_model
 from ..models.lens import HookedTransformer
 from . import reference
@@ -20,10 +20,12 @@ from .layout import END, Batch, TokenPrompt, build_batch
 from .model import RowModel
 from .progress import Progress, quiet
 from .scores import (
+    OTHER,
     UNREAD,
     Keep,
     Scores,
     greedy_tokens,
+    outdone,
     read_out,
     telling_lengths,
     warn_of_answers_alike,
@@ -41,6 +43,7 @@ def score(
     chat: bool = False,
     keep_logits: bool = False,
     labels_only: bool = False,
+    normalised: bool = True,
     memory_mb: float = DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> Scores:
@@ -59,6 +62,9 @@ def score(
         keep_logits: keep the full-vocabulary logits of the first answer token.
         labels_only: unembed nothing but the answers' first tokens. ``answer_logprobs`` are then unnormalised
             logits, which order single-token answers correctly, and ``first_token`` is -1.
+        normalised: False where the answers of a prompt are only compared with each other: ``answer_logprobs`` are then
+            right up to a constant for each prompt and variant, ``written`` is right, and ``first_token`` is -1. Saves
+            most of the unembedding where the model writes something else than an answer.
         memory_mb: working memory above the model, in MB, without the result: it bounds how many prompts and variants
             run together. Attention never takes more than 32 of them, however long a prompt is; one whose rows alone
             need more is named in a warning before anything runs.
@@ -75,15 +81,20 @@ def score(
     check_interventions(model, interventions, len(ready))
     if labels_only and any(len(answer) > 1 for prompt in ready for answer in prompt.answers):
         raise ValueError("labels_only needs answers of one token each; leave it off for longer answers")
+    read = ReadOut(labels_only=labels_only, normalised=normalised and not labels_only)
     collected = Collected(len(ready), len(interventions) + 1, keep_logits, int(model.cfg.d_vocab_out))
     plain = plain_variants(model, interventions)
     _score_plain(model, ready, interventions, plain, collected, progress)
     if 0 in plain:
         return collected.scores(interventions, ready)
+    idle = [
+        index + 1 for index, item in enumerate(interventions) if isinstance(item, Intervention) and not item.strength
+    ]
     with own_precision(model):
-        jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb))
+        jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb, idle=idle))
         for batch, chosen in progress(jobs, "score", len(jobs)):
-            _score_batch(model, ready, batch, interventions, chosen, collected, labels_only)
+            _score_batch(model, ready, batch, interventions, chosen, collected, read)
+    collected.repeat(idle)
     return collected.scores(interventions, ready)
 
 
@@ -107,16 +118,18 @@ def plan_jobs(
     memory_mb: float,
     answers: bool = True,
     extra_row_bytes: int = 0,
+    idle: Sequence[int] = (),
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Batches of prompts with the interventions that run with them, within the memory budget.
 
     Every job also runs the unsteered variant. Interventions at ``all`` positions need whole prompts as tails
-    and go apart. A prompt whose variants do not fit together is run several times with a part of them.
+    and go apart. A prompt whose variants do not fit together is run several times with a part of them. Variants
+    that are ``idle`` are left out.
     """
     max_rows = rows_within(model, memory_mb)
     if extra_row_bytes:
         max_rows = max(1, min(max_rows, int(memory_mb * 1e6 / extra_row_bytes)))
-    shared = [(index, item) for index, item in enumerate(interventions) if shares_pass(item)]
+    shared = [(index, item) for index, item in enumerate(interventions) if shares_pass(item) and index + 1 not in idle]
     whole = [index for index, item in shared if item.position == "all"]
     tailed = [index for index, item in shared if item.position != "all"]
     for members, is_whole in ((tailed, False), (whole, True)):
@@ -158,6 +171,12 @@ class Collected:
             self.written[prompt] = torch.empty(shape, dtype=torch.float32)
         self.logprobs[prompt][variants] = logprobs
         self.written[prompt][variants] = written
+
+    def repeat(self, variants: Sequence[int]) -> None:
+        """Put down variants that are no other than the unsteered one."""
+        wanted = list(variants)
+        for rows in (*self.logprobs, *self.written, self.first, *([] if self.logits is None else [self.logits])):
+            rows[wanted] = rows[:1].clone()
 
     def keeper(self, members: list[int], variants: list[int], columns: int) -> Keep | None:
         """Where logits of rows (variant, column) go, when they are kept; the first columns are the members'."""
@@ -210,7 +229,7 @@ def _score_batch(
     interventions: Sequence[Steering],
     chosen: list[int],
     collected: Collected,
-    labels_only: bool,
+    read: ReadOut,
 ) -> None:
     kernel = row_model(model)
     whole = bool(chosen) and interventions[chosen[0]].position == "all"
@@ -218,7 +237,15 @@ def _score_batch(
     batch = build_batch(own, whole=whole, device=model.cfg.device or "cpu")
     tails = run_pass(kernel, batch, [interventions[index].of(members) for index in chosen]).tails
     variants = [0, *(index + 1 for index in chosen)]
-    read_tails(kernel, batch, tails, own, members, variants, collected, labels_only)
+    read_tails(kernel, batch, tails, own, members, variants, collected, read)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOut:
+    """What is read off final residuals; see ``score``."""
+
+    labels_only: bool = False
+    normalised: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,6 +311,17 @@ class _Steps:
             found[:, mine] = kernel.unembed(normed[:, column], wanted).float().cpu()
         return found
 
+    def first_answers(self, count: int) -> tuple[Int[Tensor, "column own"], Int[Tensor, "column own"]]:
+        """For each of the first columns the steps that it predicts, and their tokens; -1 behind the last of them."""
+        steps: list[list[int]] = [[] for _ in range(count)]
+        for step, column in enumerate(self.at.tolist()):
+            if column < count:
+                steps[column].append(step)
+        width = max(map(len, steps), default=0)
+        places = torch.tensor([[*own, *[-1] * (width - len(own))] for own in steps], dtype=torch.long)
+        tokens = torch.tensor([own[0] for own in self.tokens] or [0], dtype=torch.long)
+        return places, tokens[places].masked_fill(places < 0, -1)
+
     def written(self, best: Int[Tensor, "variant column"]) -> Float[Tensor, "variant answer"]:
         """Whether the greedy tokens write each answer up to its distinguishing token; see ``Scores``."""
         greedy = best[:, self.at]
@@ -305,7 +343,7 @@ def read_tails(
     members: list[int],
     variants: list[int],
     collected: Collected,
-    labels_only: bool,
+    read: ReadOut,
 ) -> None:
     """From final residuals to log-probabilities; ``prompts`` are the batch's, ``members`` their indices."""
     steps = _Steps.of(batch, prompts)
@@ -313,15 +351,50 @@ def read_tails(
     normed = kernel.norm_final(tails[:, steps.columns].flatten(0, 1))
     values = steps.logits(kernel, normed.unflatten(0, by_variant))
     written = torch.full((by_variant[0], len(steps.untold)), torch.nan, dtype=torch.float32)
-    if not labels_only:
+    if read.normalised or collected.logits is not None:
         keep = collected.keeper(members, variants, len(steps.columns))
         normaliser, best = (x.cpu().view(by_variant) for x in read_out(kernel, normed, keep))
-        values -= normaliser[:, steps.at]
-        written = steps.written(best)
         first = best[:, : len(members)]
         collected.first[torch.tensor(variants)[:, None], torch.tensor(members)[None]] = first
+    elif not read.labels_only:
+        normaliser, best = _read_answers(kernel, steps, normed.unflatten(0, by_variant), values, len(members))
+    if not read.labels_only:
+        values -= normaliser[:, steps.at]
+        written = steps.written(best)
     sums = torch.zeros(written.shape, dtype=torch.float32).index_add_(1, steps.answer, values)
     for member, own, told in zip(
         members, sums.split(steps.counts, dim=1), written.split(steps.counts, dim=1), strict=True
     ):
         collected.add(member, variants, own, told)
+
+
+def _read_answers(
+    kernel: RowModel,
+    steps: _Steps,
+    normed: Float[Tensor, "variant column d_model"],
+    values: Float[Tensor, "variant step"],
+    count: int,
+) -> tuple[Float[Tensor, "variant column"], Int[Tensor, "variant column"]]:
+    """``read_out`` as far as it takes to compare answers: ``count`` columns, which all answers of a prompt share, keep
+    a normaliser of 0, and their greedy token is known where it begins an answer.
+    """
+    normaliser = torch.zeros(normed.shape[:2], dtype=torch.float32)
+    best = torch.full(normed.shape[:2], UNREAD, dtype=torch.long)
+    if normed.shape[1] > count:
+        chains = read_out(kernel, normed[:, count:].flatten(0, 1))
+        normaliser[:, count:], best[:, count:] = (x.cpu().view(len(normed), -1) for x in chains)
+    places, own = steps.first_answers(count)
+    asked = (own >= 0).any(dim=1).nonzero().flatten()
+    places, own = places[asked], own[asked]
+    if not len(asked):
+        return normaliser, best
+    highest, which = values[:, places].masked_fill(own < 0, -torch.inf).max(dim=-1)
+    token = own.expand(len(values), *own.shape).gather(-1, which[..., None])[..., 0]
+    rows = normed[:, asked.to(normed.device)].flatten(0, 1)
+    given = (own.repeat(len(values), 1), highest.flatten(), token.flatten())
+    own_rows, *top = (x.to(normed.device) for x in given)
+    beaten = outdone(kernel, rows, own_rows, (top[0], top[1])).cpu().view(highest.shape)
+    finite = highest.isfinite()
+    best[:, asked] = torch.where(finite, torch.where(beaten, OTHER, token), UNREAD)
+    normaliser[:, asked] = torch.where(finite, 0.0, torch.nan)
+    return normaliser, best

@@ -112,6 +112,7 @@ def sweep(
     chat: bool = False,
     keep_logits: bool = False,
     labels_only: bool = False,
+    normalised: bool = True,
     memory_mb: float = SWEEP_BUDGET_MB,
     progress: Progress = quiet,
 ) -> Sweep:
@@ -126,7 +127,7 @@ def sweep(
         chat: use the model's chat template.
         keep_logits: keep full-vocabulary logits (memory: cells × prompts × vocabulary × 4 bytes).
         labels_only: unembed the answers' first tokens only.
-        memory_mb, progress: see ``score``.
+        normalised, memory_mb, progress: see ``score``.
 
     Raises:
         ValueError: no layers or strengths in common; a vector of another model; see ``score``.
@@ -155,6 +156,7 @@ def sweep(
         chat=chat,
         keep_logits=keep_logits,
         labels_only=labels_only,
+        normalised=normalised,
         memory_mb=memory_mb,
         progress=progress,
     )

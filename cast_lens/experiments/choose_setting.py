@@ -43,8 +43,10 @@ FINALISTS = 12
 """Cells of a sweep whose answers are written in full before one is chosen."""
 CAST, SHUFFLED, RANDOM = "cast", "placebo: shuffled labels", "placebo: random direction"
 TABLED = (CAST, SHUFFLED, RANDOM)
-# Layers at which a setting for a target is looked for, unless the run names some.
-CANDIDATE_LAYERS = 5
+# Where a setting for a target is looked for, unless the run names layers, and on how many queries: with more of either
+# nothing else was chosen that helps (docs/findings/smollm2-135m.md), and every source, placebo and task pays for it.
+CANDIDATE_LAYERS, FIRST_LAYER = 4, 0.38
+CANDIDATE_QUERIES = 24
 # Plain texts on which side effects are measured at every candidate.
 PLAIN_TEXTS = 8
 OWN = "own"
@@ -233,7 +235,9 @@ def candidate_table(
 
     def make() -> pd.DataFrame:
         task = workspace.tasks[name]
-        examples = choosing_examples(task, config.validation, seed=config.seed, labelled=labelled)
+        examples = choosing_examples(
+            task, min(config.validation, CANDIDATE_QUERIES), seed=config.seed, labelled=labelled
+        )
         prompts = zero_shot_prompts(task, examples)
         found = _measured(workspace, prompts if labelled else unlabelled(prompts), methods)
         return found.assign(task=name)
@@ -277,7 +281,9 @@ def _named(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _layers(workspace: Workspace) -> Sequence[int]:
-    return workspace.config.layers or candidate_layers(int(workspace.model.cfg.n_layers), CANDIDATE_LAYERS)
+    return workspace.config.layers or candidate_layers(
+        int(workspace.model.cfg.n_layers), CANDIDATE_LAYERS, first=FIRST_LAYER
+    )
 
 
 def plain_text_table(workspace: Workspace, methods: Sequence[str] = TABLED) -> pd.DataFrame:

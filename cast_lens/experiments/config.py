@@ -64,7 +64,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
         "both",
     ),
     "device": ("cpu", "cuda", "mps", "auto"),
-    "dtype": ("float32", "bfloat16", "float16"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
     "preset": ("", "paper", "ictl-2025-02"),
 }
 """Values of a key that takes few. Written here, so that a wrong one is refused before PyTorch is loaded."""
@@ -170,7 +170,8 @@ class RunConfig:
         select: how to choose the samples that are averaged, by a method of ``selection.select``; ``all`` averages every
             sample.
         budget: how many samples to choose; 0 for half of them. Ignored if ``select`` is ``all``.
-        validation: how many validation examples of a task are used to choose layer and strength, at most.
+        validation: how many validation examples of a source are used to choose layer and strength, at most; the settings
+            for a target are chosen on 24 queries of each task.
         test: how many test examples of each target are used, at most.
         layers: the layers to sweep, such as 8,12-16; all layers if empty.
         strengths: the strengths to sweep.
@@ -190,7 +191,8 @@ class RunConfig:
         chat_arguments: arguments of the chat template, as ``name=value`` pairs such as ``enable_thinking=false``.
         seed: the seed of samples, demonstrations, placebos and bootstrap replicates.
         device: where the model runs: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest device available.
-        dtype: the precision of the weights.
+        dtype: the precision of the weights; ``auto`` is float32 up to a billion parameters, and the checkpoint's own above
+            where the device is no slower in it.
         threads: how many threads PyTorch uses in each process; 0 lets PyTorch decide. A different number can change the
             last bits of a result.
     """
@@ -209,7 +211,7 @@ class RunConfig:
     validation: int = 48
     test: int = 48
     layers: tuple[int, ...] = ()
-    strengths: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     rule: str = "both"
     operator: Operator = "add"
     position: Position = "last"
@@ -221,7 +223,7 @@ class RunConfig:
     chat_arguments: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: str = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:

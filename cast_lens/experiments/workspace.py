@@ -96,6 +96,7 @@ class Workspace:
         arguments = named_values(config.chat_arguments, "chat_arguments")
         given = {"chat_arguments": arguments} if arguments else {}
         model = load(config.model, device=config.device, dtype=config.dtype, **given)
+        say(f"Computing in {number_format(model)} on {model.cfg.device}")
         if config.encoder:
             embed = sentence_embedding(config.encoder)
             embed(["loads?"])
@@ -416,11 +417,18 @@ def model_facts(workspace: Workspace) -> dict[str, Any]:
         "parameters": parameter_count(workspace.model),
         "n_layers": int(cfg.n_layers),
         "d_model": int(cfg.d_model),
-        "dtype": workspace.config.dtype,
+        "dtype": number_format(workspace.model),
         "quantisation": quantisation(workspace.model),
         "device": str(cfg.device),
         "plain_route": unsupported(workspace.model),
     }
+
+
+def number_format(model: HookedTransformer) -> str:
+    """What the model computes in: its dtype, and how its weights are quantised where they are."""
+    packed = quantisation(model)
+    dtype = str(model.cfg.dtype).removeprefix("torch.")
+    return dtype if packed is None else f"{dtype}, weights quantised ({packed})"
 
 
 def parameter_count(model: HookedTransformer) -> int:

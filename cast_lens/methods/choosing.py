@@ -81,7 +81,8 @@ def cell_outcomes(
         one row per direction and candidate: ``direction, layer, strength, position, n``; ``gain`` (answers that
         greedy decoding gets right, minus the unsteered share) with its standard error ``gain_se``, ``right`` (unsteered
         share), ``lost`` (share of the answers that were right and no longer are), ``choice_gain`` (the same change
-        when only admissible answers are compared), ``gold_logprob`` (mean); ``believed`` (see above) with
+        when only admissible answers are compared), ``gold_logprob`` (mean, of the gold answer among the admissible
+        ones; NaN for free answers); ``believed`` (see above) with
         ``believed_se``, ``valid, valid_before`` (shares), ``moved`` (share of queries whose most probable
         admissible answer is another one), ``entropy`` (of the unsteered model's distribution over the admissible
         answers, as a share of the largest possible; mean). Free answers have no admissible set: there these are NaN. A
@@ -103,6 +104,8 @@ def cell_outcomes(
             operator=operator,
             position=position,
             chat=chat,
+            # Answers are compared with each other alone.
+            normalised=False,
             progress=progress,
         ).scores
         frames.append(_cells(found))
@@ -156,8 +159,10 @@ def _read(scores: Scores, index: int) -> dict[str, Float[np.ndarray, " variant"]
     several = logprobs.shape[1] > 1
     choice = logprobs.argmax(dim=1) if several else unknown
     if prompt.gold >= 0:
-        found |= {"match": written[:, prompt.gold], "logprob": logprobs[:, prompt.gold]}
-        found["chosen"] = (choice == prompt.gold).double() if several else unknown
+        found["match"] = written[:, prompt.gold]
+    if several and prompt.gold >= 0:
+        found["chosen"] = (choice == prompt.gold).double()
+        found["logprob"] = logprobs.log_softmax(dim=1)[:, prompt.gold]
     if several:
         held = logprobs[0].softmax(dim=0)
         known = written.nan_to_num(nan=0.0)
@@ -523,13 +528,14 @@ def unlabelled(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     return tuple(replace(prompt, gold="") for prompt in prompts)
 
 
-def candidate_layers(n_layers: int, count: int) -> tuple[int, ...]:
-    """Evenly spaced layers between a fifth and nine tenths of the depth.
+def candidate_layers(n_layers: int, count: int, *, first: float = 0.2) -> tuple[int, ...]:
+    """Evenly spaced layers up to nine tenths of the depth.
 
     Args:
         n_layers: of the model.
         count: how many, at most.
+        first: the depth of the first, as a share.
     """
-    first, last = 0.2 * (n_layers - 1), 0.9 * (n_layers - 1)
-    places = np.linspace(first, last, min(count, n_layers)) if count > 1 else np.array([MIDDLE * (n_layers - 1)])
+    low, high = first * (n_layers - 1), 0.9 * (n_layers - 1)
+    places = np.linspace(low, high, min(count, n_layers)) if count > 1 else np.array([MIDDLE * (n_layers - 1)])
     return tuple(sorted({round(place) for place in places}))

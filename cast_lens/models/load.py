@@ -154,8 +154,9 @@ def load_model(
             or, as a ``HookedDecoder``, used in place with its own dtype and device, in ``eval()`` mode); a
             ``TransformerBridge``, whose Hugging Face model is used in the same way; or a ``HookedTransformer``, which
             is returned itself.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` is float32 up to a billion parameters and the
-            checkpoint's own dtype above. Ignored for a model that is used in place.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` is float32 up to a billion parameters, and the
+            checkpoint's own dtype above where the device computes in it no slower than in float32 (a processor without
+            AVX512-BF16, AMX or the like is fifty times slower in bfloat16). Ignored for a model that is used in place.
         device: a torch device, or ``"auto"`` for the best available one; ignored for a model that is used in place.
         device_map: spreads the layers over devices, memory and disk (needs accelerate), as in ``from_pretrained``:
             ``"auto"`` or a mapping of modules to devices. ``device`` is then ignored.
@@ -179,12 +180,13 @@ def load_model(
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):
         return _finish(name.eval(), tokenizer, chat_arguments)
-    reading = Reading(_dtype(dtype), revision, tokenizer, implementation, device_map)
-    found = _read(name, reading, _device(device))
+    place = _device(device)
+    reading = Reading(_dtype(dtype), revision, tokenizer, implementation, device_map, place)
+    found = _read(name, reading, place)
     if _implementation(found.hf_model, found.implementation) == "transformers":
         return _finish(_adopted(found.hf_model, found.label), found.tokenizer, chat_arguments)
-    precision, given = reading.dtype or automatic_dtype(found.hf_model), isinstance(name, PreTrainedModel)
-    model = convert(found.hf_model, name=found.label, dtype=precision, device=_device(device), copy=given)
+    precision, given = reading.dtype or automatic_dtype(found.hf_model, place), isinstance(name, PreTrainedModel)
+    model = convert(found.hf_model, name=found.label, dtype=precision, device=place, copy=given)
     verify_logits(model, found.hf_model, probe_ids(found.hf_model, found.tokenizer))
     # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
     vars(model)["generation_config"] = copy.deepcopy(getattr(found.hf_model, "generation_config", None))

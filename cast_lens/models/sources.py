@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,12 @@ class Reading:
     """How a model is read.
 
     Attributes:
-        dtype: of its weights; None for float32 up to ``FLOAT32_UP_TO`` parameters, and the checkpoint's above.
+        dtype: of its weights; None for what ``automatic_dtype`` says.
         revision: on the hub.
         tokenizer: takes the place of the model's own.
         implementation: whose modules are to run it.
         device_map: which module goes where; see ``from_pretrained``.
+        device: where it will run, without ``device_map``.
     """
 
     dtype: torch.dtype | None
@@ -59,6 +62,7 @@ class Reading:
     tokenizer: PreTrainedTokenizerBase | None = None
     implementation: Implementation | None = None
     device_map: str | Mapping[str, Any] | None = None
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
 
     def dtype_for(self, config: PreTrainedConfig) -> torch.dtype:
         """The dtype of a model with this config."""
@@ -68,16 +72,43 @@ class Reading:
         if not isinstance(stored, torch.dtype) or stored == torch.float32:
             return torch.float32
         with torch.device("meta"):
-            return automatic_dtype(AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=stored))
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=stored)
+        return automatic_dtype(model, self.device)
 
     def options(self) -> dict[str, Any]:
         """Of ``from_pretrained``, where they are not the usual ones."""
         return {} if self.device_map is None else {"device_map": self.device_map}
 
 
-def automatic_dtype(hf_model: PreTrainedModel) -> torch.dtype:
-    """What ``dtype="auto"`` is for a model: its own dtype where it is large, else float32."""
-    return hf_model.dtype if hf_model.num_parameters() > FLOAT32_UP_TO else torch.float32
+def automatic_dtype(hf_model: PreTrainedModel, device: torch.device) -> torch.dtype:
+    """What ``dtype="auto"`` is for a model: its own dtype where it is large and the device is no slower in it, else
+    float32.
+    """
+    own: torch.dtype = hf_model.dtype
+    large = hf_model.num_parameters() > FLOAT32_UP_TO
+    return own if large and computes_well(own, device.type) else torch.float32
+
+
+@cache
+def computes_well(dtype: torch.dtype, kind: str = "cpu") -> bool:
+    """Whether a kind of device multiplies matrices of this dtype no slower than float32.
+
+    Accelerators do. A processor without instructions for half precision takes fifty times as long, and which has them
+    is not known everywhere, so a small product is timed.
+    """
+    if dtype == torch.float32 or kind != "cpu":
+        return True
+    return _product_seconds(dtype) <= _product_seconds(torch.float32)
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    left, right = torch.ones(128, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    taken = []
+    for _ in range(4):
+        start = time.perf_counter()
+        left @ right
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def read_model(name: str, reading: Reading) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -283,7 +283,7 @@ def provenance(record: RunRecord) -> list[tuple[str, str]]:
         ("Weights fingerprint", str(model.get("fingerprint", ""))),
         ("Parameters", f"{model['parameters']:,}" if "parameters" in model else ""),
         ("Layers, width", f"{model.get('n_layers', '')}, {model.get('d_model', '')}".strip(", ")),
-        ("Number format, device", f"{config.get('dtype', '')}, {device}".strip(", ")),
+        ("Number format, device", f"{model.get('dtype') or config.get('dtype', '')}, {device}".strip(", ")),
         ("Seed", str(config.get("seed", ""))),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("Commands", "; ".join(commands)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -10,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from cast_lens.engine import answer, capture, score, sweep
+from cast_lens.engine import answer, capture, score, scores, sweep
+from cast_lens.engine.forward import run_pass
+from cast_lens.engine.layout import build_batch
 from cast_lens.engine.support import row_model, unsupported
 from cast_lens.interventions import Intervention
 from cast_lens.models import fingerprint
 from cast_lens.steering import steer
 from cast_lens.vectors import Provenance, SteeringVector
 from tests.closeness import assert_close
-from tests.engine.cases import direction, few_shot_prompts
+from tests.engine.cases import ANSWERS, direction, few_shot_prompts
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
 
 ONE_TOKEN = ((11,), (12,), (14,))
@@ -56,6 +60,63 @@ def test_labels_only_orders_single_token_answers_as_probabilities_do() -> None:
         assert torch.equal(a.argmax(dim=1), b.argmax(dim=1))
         assert_close(a - a[:, :1], b - b[:, :1])
     assert (labels.first_token == -1).all()
+
+
+@pytest.mark.parametrize("block", [7, 64, 2048])
+def test_answers_are_compared_without_the_normaliser_of_their_first_token(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setitem(scores.BLOCK_TOKENS, "cpu", block)
+    monkeypatch.setattr(scores, "UNEMBED_ROWS", 5)
+    model = tiny_model("gemma2")
+    items = [Intervention(direction(seed), seed % 3, 2.0 * seed, position="last") for seed in range(6)]
+    greedy = score(model, few_shot_prompts(), items).first_token
+    prompts = [
+        replace(prompt, answers=tuple({(int(a),): 0, (int(b), 9): 0, **dict.fromkeys(ANSWERS, 0)}), gold=0, end=end)
+        for prompt, a, b, end in zip(few_shot_prompts(), greedy[1], greedy[5], [(), (21, 22)] * 5, strict=True)
+    ]
+    prompts[3] = replace(prompts[3], answers=(), gold=-1)
+    full, relative = score(model, prompts, items), score(model, prompts, items, normalised=False)
+    shares = []
+    for a, b, written, told in zip(
+        full.answer_logprobs, relative.answer_logprobs, full.written, relative.written, strict=True
+    ):
+        assert_close(a - a[:, :1], b - b[:, :1])
+        assert torch.equal(written.nan_to_num(nan=-1), told.nan_to_num(nan=-1))
+        shares.append(told.nan_to_num(nan=0).max(dim=-1).values.mean() if told.shape[1] else None)
+    assert any(share is not None and 0 < float(share) < 1 for share in shares)
+    assert (relative.first_token == -1).all()
+    assert not relative.overflowed.any()
+
+
+def test_without_normalisers_overflow_is_still_seen() -> None:
+    model, prompts = tiny_model("llama"), few_shot_prompts(ONE_TOKEN)
+    items = [Intervention(direction(0), 1, 1e38), Intervention(direction(0), 1, 1.0)]
+    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
+        full = score(model, prompts, items)
+    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
+        relative = score(model, prompts, items, normalised=False)
+    assert full.overflowed.any()
+    assert torch.equal(full.overflowed, relative.overflowed)
+
+
+def test_of_equal_logits_the_smaller_token_is_greedy() -> None:
+    kernel = SimpleNamespace(
+        d_vocab=5,
+        unembed=lambda rows, tokens: torch.tensor([[1.0, 3.0, 2.0, 3.0, 0.0]])[:, tokens].repeat(len(rows), 1),
+    )
+    rows, own = torch.zeros(3, 1), torch.tensor([[3, -1], [1, -1], [3, 1]])
+    best = torch.full((3,), 3.0), torch.tensor([3, 1, 1])
+    assert scores.outdone(kernel, rows, own, best).tolist() == [True, False, False]  # type: ignore[arg-type]
+
+
+def test_a_variant_of_strength_zero_is_the_unsteered_one_in_the_pass_too() -> None:
+    model, prompts = tiny_model("llama"), few_shot_prompts()
+    items = [Intervention(direction(0), layer, 0.0) for layer in (0, 2)]
+    with torch.inference_mode():
+        tails = run_pass(row_model(model), build_batch(prompts), items).tails
+    assert_close(tails[1], tails[0])
+    assert_close(tails[2], tails[0])
 
 
 def test_functions_of_rows_never_outlive_the_weights_they_were_made_from() -> None:

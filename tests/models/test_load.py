@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, initialization
 
-from cast_lens.models import list_models, load_model
+from cast_lens.models import list_models, load_model, sources
 from cast_lens.models.list import ARCHITECTURES as LOADABLE
 from tests.models.files import write_folder
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
@@ -104,3 +104,24 @@ def test_threads_that_load_at_once_leave_weights_tied(tmp_path: Path, monkeypatc
     assert all(event.is_set() for event in ended)
     assert torch.equal(models[0].W_U, models[0].W_E.T)
     assert torch.equal(models[0].W_U, models[1].W_U)
+
+
+def test_a_large_model_keeps_its_dtype_where_the_device_computes_well_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = tiny_hf_model("llama", dtype=torch.bfloat16)
+    monkeypatch.setattr(sources, "FLOAT32_UP_TO", 10)
+    for well, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(sources, "computes_well", lambda dtype, kind, well=well: well)
+        assert sources.automatic_dtype(half, torch.device("cpu")) == expected
+    monkeypatch.setattr(sources, "FLOAT32_UP_TO", 10**9)
+    assert sources.automatic_dtype(half, torch.device("cuda")) == torch.float32
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_processor_is_timed_in_half_precision(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources.computes_well.cache_clear()
+    taken = {torch.float32: 1.0, torch.bfloat16: 0.5 if faster else 50.0}
+    monkeypatch.setattr(sources, "_product_seconds", taken.__getitem__)
+    assert sources.computes_well(torch.bfloat16, "cpu") is faster
+    assert sources.computes_well(torch.float32, "cpu")
+    assert sources.computes_well(torch.bfloat16, "cuda")
+    sources.computes_well.cache_clear()
