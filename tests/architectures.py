@@ -86,6 +86,7 @@ _GEMMA3N = {
     "altup_num_inputs": 2,
 }
 _ROTARY = {"rotary_dim": 8}
+_CHUNKS = {"attention_chunk_size": 8}
 SPECIAL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "longcat_flash", "minicpm3", "youtu"), _LATENT
@@ -109,6 +110,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "kimi_linear": {**_MIXED, **_LATENT, "mlp_layer_types": ["dense", "sparse", "sparse"], "qk_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
+    **dict.fromkeys(("llama4", "llama4_text"), _CHUNKS),
 }
 # Config fields of no architecture above that cannot be set although they can be read.
 UNSETTABLE = {"falcon": ("head_dim",), "xlstm": ("v_head_dim",)}

@@ -19,11 +19,11 @@ FAST = """
     afmoe apertus arcee aria_text axk1 bert bert-generation bitnet cohere cohere2 ctrl cwm deepseek_v2
     deepseek_v3 electra ernie ernie4_5 ernie4_5_moe exaone4 flex_olmo gemma gemma2 gemma3_text gemma4_text glm
     glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss granite granitemoe granitemoeshared helium hunyuan_v1_dense
-    hunyuan_v1_moe hy_v3 hyperclovax internlm3 jais2 jetmoe laguna llama mellum mimo_v2_flash minicpm3
+    hunyuan_v1_moe hy_v3 hyperclovax internlm3 jais2 jetmoe laguna llama llama4_text mellum mimo_v2_flash minicpm3
     minimax_m2 ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi
     phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2
 """.split()  # noqa: SIM905
-PLAIN = ("bamba", "bloom", "diffllama", "falcon", "gpt_neo", "lfm2", "llama4_text", "mamba", "qwen3_5_text")
+PLAIN = ("bamba", "bloom", "diffllama", "falcon", "gpt_neo", "lfm2", "mamba", "qwen3_5_text")
 
 
 def _agrees(name: str) -> str | None:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from cast_lens.engine import TokenPrompt, answer_losses, capture, frozen, reference, score, unsupported
 from cast_lens.engine.huggingface import HuggingFaceRows
 from cast_lens.engine.support import row_model
 from cast_lens.interventions import PromptVectors
 from cast_lens.models.decoder import HookedDecoder, decoder_layers
-from tests.architectures import small_model
+from tests.architectures import small_config, small_model
 from tests.closeness import assert_close
 from tests.engine.cases import few_shot_prompts
 from tests.engine.routes import compared
@@ -31,6 +32,7 @@ FAST = {
     "granite": "scaled embeddings, residuals and logits",
     "gpt_neox": "attention and MLP side by side",
     "laguna": "numbers of heads that differ by layer",
+    "llama4_text": "attention in chunks",
     "bert": "a decoder that was an encoder, a head with a layer of its own",
 }
 PLAIN = {
@@ -39,7 +41,6 @@ PLAIN = {
     "bloom": "takes no position_ids",
     "zaya": "tokens meet outside the attention",
     "doge": "a mask of the model's own making",
-    "llama4_text": "neither causal nor a sliding window",
     "diffllama": "attends 2 times",
 }
 
@@ -63,6 +64,13 @@ def test_the_fast_route_equals_hooks(name: str) -> None:
 def test_where_tokens_meet_elsewhere_hooks_are_used_and_the_reason_is_given(name: str) -> None:
     model = HookedDecoder(small_model(name))
     assert PLAIN[name] in str(unsupported(model))
+
+
+def test_a_layer_that_counts_its_rows_for_positions_is_noticed() -> None:
+    config = small_config("llama4_text")
+    config.no_rope_layers = [1, 0, 1]
+    model = HookedDecoder(AutoModelForCausalLM.from_config(config).eval())
+    assert "counts its rows for their positions" in str(unsupported(model))
 
 
 def test_the_plain_route_equals_hooks() -> None:
