@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from cast_lens.engine import unsupported
-from cast_lens.models.decoder import HookedDecoder
+from cast_lens.models.decoder import HookedDecoder, check_causal
 from tests.architectures import NAMES, small_model
 from tests.engine.routes import compared
 
@@ -83,6 +83,7 @@ def look(name: str) -> Found:
     kind = type(hf_model).__name__
     try:
         model = HookedDecoder(hf_model)
+        check_causal(model)
         reason = unsupported(model)
         worst = max(float((a.double() - b.double()).abs().max() / b.abs().max()) for _, a, b in compared(model))
     except ValueError as error:

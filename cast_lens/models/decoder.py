@@ -232,14 +232,16 @@ class HookedDecoder(HookedTransformer):
 
     def _padding(self, mask: Int[Tensor, "batch position"]) -> dict[str, Tensor]:
         """What the model is given about padding."""
-        if self.takes_positions:
-            return {"attention_mask": mask, "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0)}
         if not bool(mask[:, 0].all()) and not self.takes_left_padding:
             raise ValueError(
-                f"{type(self.hf_model).__name__} cannot be given the positions of a batch that is padded on the left; "
-                "run texts of one length together, or pad on the right"
+                f"{type(self.hf_model).__name__} gives other logits for a text that is padded on the left; run texts "
+                "of one length together, or pad on the right"
             )
-        return {"attention_mask": mask}
+        return self._padding_of(mask)
+
+    def _padding_of(self, mask: Int[Tensor, "batch position"]) -> dict[str, Tensor]:
+        places = {"position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0)} if self.takes_positions else {}
+        return {"attention_mask": mask, **places}
 
     @cached_property
     def takes_positions(self) -> bool:
@@ -259,14 +261,15 @@ class HookedDecoder(HookedTransformer):
 
     @cached_property
     def takes_left_padding(self) -> bool:
-        """Whether a text that is padded on the left gives the logits that it gives alone, found out by running one."""
-        if self.takes_positions:
-            return True
+        """Whether a text that is padded on the left gives the logits that it gives alone, found out by running one.
+
+        A model that knows where a text begins may still let its convolutions or its state begin with the padding.
+        """
         tokens = torch.linspace(1, self.cfg.d_vocab - 1, 9, device=input_device(self.hf_model)).long()[None]
         mask = torch.ones_like(tokens)
         mask[:, :3] = 0
         with attention_as(self.hf_model, "eager"), torch.no_grad():
-            padded = self.hf_model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+            padded = self.hf_model(input_ids=tokens, **self._padding_of(mask), use_cache=False).logits
             alone = self.hf_model(input_ids=tokens[:, 3:], use_cache=False).logits
         return self._equal(padded[:, -1], alone[:, -1])
 
@@ -368,14 +371,25 @@ def _mlp(layer: nn.Module) -> nn.Module | None:
 
 @torch.no_grad()
 def check_causal(model: HookedDecoder) -> None:
-    """Refuse a model in which a token sees later ones.
+    """Refuse a model in which a token sees later ones, or whose layers do not hand on a residual stream.
 
     Raises:
         ValueError: with the way out.
     """
     tokens = torch.linspace(1, model.cfg.d_vocab - 1, 8).long()[None].repeat(2, 1)
     tokens[1, -1] = tokens[0, 0]
-    logits = model(tokens, attention_mask=torch.ones_like(tokens))
+    logits, seen = model.run_with_cache(
+        tokens, attention_mask=torch.ones_like(tokens), names_filter=lambda name: "hook_resid" in name
+    )
+    borders = [
+        (seen[f"blocks.{layer}.hook_resid_post"], seen[f"blocks.{layer + 1}.hook_resid_pre"])
+        for layer in range(int(model.cfg.n_layers) - 1)
+    ]
+    if borders and not any(after.shape == before.shape and torch.equal(after, before) for after, before in borders):
+        raise ValueError(
+            f"{type(model.hf_model).__name__} hands on no residual stream from one {type(model.layers[0]).__name__} to "
+            "the next: these are parts of its layers, and there is nothing to steer between them"
+        )
     assert logits is not None
     one, other = logits[:, :-1].float()
     allowed = 1e-4 if model.cfg.dtype == torch.float32 else 0.02

@@ -106,6 +106,30 @@ def test_what_is_no_causal_decoder_is_refused() -> None:
         load_model(transformers.T5ForConditionalGeneration(pair))
 
 
+def test_parts_of_layers_are_not_taken_for_layers() -> None:
+    with pytest.raises(ValueError, match="hands on no residual stream from one TransformerFFN to the next"):
+        load_model(small_model("xlm"))
+
+
+def test_a_state_that_begins_with_the_padding_is_noticed() -> None:
+    model, tokens = loaded("recurrent_gemma"), torch.tensor([[2, 2, 5, 6], [5, 6, 7, 8]])
+    assert model.takes_positions
+    assert not model.takes_left_padding
+    with pytest.raises(ValueError, match="gives other logits for a text that is padded on the left"):
+        model(tokens, attention_mask=(tokens != 2).long())
+    assert loaded("granite").takes_left_padding
+
+
+@pytest.mark.parametrize("name", ["granite", "lfm2", "bart"])
+def test_generation_equals_whole_passes(name: str) -> None:
+    model, tokens = loaded(name), torch.tensor([[5, 6, 7, 8, 9]])
+    for _ in range(4):
+        with torch.no_grad():
+            logits = model(tokens)
+        tokens = torch.cat((tokens, logits[:, -1].argmax(dim=-1, keepdim=True)), dim=1)
+    assert torch.equal(model.generate(tokens[:, :5], max_new_tokens=4, stop_at_eos=False), tokens)
+
+
 def test_a_cache_of_transformer_lens_is_refused() -> None:
     with pytest.raises(ValueError, match="no KV cache"):
         loaded()(torch.tensor([[5, 6]]), past_kv_cache=object())
