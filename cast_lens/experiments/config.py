@@ -170,8 +170,8 @@ class RunConfig:
         select: how to choose the samples that are averaged, by a method of ``selection.select``; ``all`` averages every
             sample.
         budget: how many samples to choose; 0 for half of them. Ignored if ``select`` is ``all``.
-        validation: how many validation examples of a source are used to choose layer and strength, at most; the settings
-            for a target are chosen on 24 queries of each task.
+        validation: how many validation examples of a source are used to choose layer and strength, at most; the
+            settings for a target are chosen on 24 queries of each task.
         test: how many test examples of each target are used, at most.
         layers: the layers to sweep, such as 8,12-16; all layers if empty.
         strengths: the strengths to sweep.
@@ -191,8 +191,8 @@ class RunConfig:
         chat_arguments: arguments of the chat template, as ``name=value`` pairs such as ``enable_thinking=false``.
         seed: the seed of samples, demonstrations, placebos and bootstrap replicates.
         device: where the model runs: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest device available.
-        dtype: the precision of the weights; ``auto`` is float32 up to a billion parameters, and the checkpoint's own above
-            where the device is no slower in it.
+        dtype: the precision of the weights; ``auto`` is float32 up to a billion parameters, and above the checkpoint's
+            own where the device is no slower in it.
         threads: how many threads PyTorch uses in each process; 0 lets PyTorch decide. A different number can change the
             last bits of a result.
     """
