@@ -174,9 +174,10 @@ class Collected:
 
     def repeat(self, variants: Sequence[int]) -> None:
         """Put down variants that are no other than the unsteered one."""
-        wanted = list(variants)
-        for rows in (*self.logprobs, *self.written, self.first, *([] if self.logits is None else [self.logits])):
-            rows[wanted] = rows[:1].clone()
+        kept = [] if self.logits is None else [self.logits]
+        for rows in (*self.logprobs, *self.written, self.first, *kept):
+            for variant in variants:
+                rows[variant] = rows[0]
 
     def keeper(self, members: list[int], variants: list[int], columns: int) -> Keep | None:
         """Where logits of rows (variant, column) go, when they are kept; the first columns are the members'."""

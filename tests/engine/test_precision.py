@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from cast_lens.engine import capture, score
+from cast_lens.engine import TokenPrompt, capture, score
 from cast_lens.engine.decoding import decode
+from cast_lens.models import load_model
+from cast_lens.models.tokens import text_ids
 from tests.engine.cases import ANSWERS, all_kinds, few_shot_prompts, padded_scores
 from tests.tiny import tiny_model
 
@@ -41,3 +45,30 @@ def test_bfloat16_decodes() -> None:
         stop=lambda written: False,
     )
     assert {len(ids) for row in written for ids in row} == {3}
+
+
+# Of one answer's summed log-probability, in nats, on real text: docs/howto/own-model.md says what was measured.
+ROUNDED_NATS = 0.25
+
+
+def test_on_real_text_bfloat16_keeps_the_answers() -> None:
+    """Few and short texts, for a processor without bfloat16 units takes seconds for each token."""
+    exact = load_model()
+    rough = copy.deepcopy(exact).to(torch.bfloat16)
+    texts = {"Paris is the capital of": (" France", " Spain"), "Two plus two is": (" four", " seven")}
+    prompts = [
+        TokenPrompt(
+            tuple(text_ids(exact.tokenizer, text)),
+            tuple(tuple(text_ids(exact.tokenizer, answer)) for answer in answers),
+            0,
+            text,
+        )
+        for text, answers in texts.items()
+    ]
+    one, other = (score(model, prompts) for model in (exact, rough))
+    found = torch.cat(
+        [(a - b).abs().flatten() for a, b in zip(one.answer_logprobs, other.answer_logprobs, strict=True)]
+    )
+    assert 0 < float(found.max()) < ROUNDED_NATS
+    assert [rows.argmax(dim=1).tolist() for rows in one.answer_logprobs] == [[0], [0]]
+    assert [rows.argmax(dim=1).tolist() for rows in other.answer_logprobs] == [[0], [0]]
