@@ -94,7 +94,7 @@ def score(
         jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb, idle=idle))
         for batch, chosen in progress(jobs, "score", len(jobs)):
             _score_batch(model, ready, batch, interventions, chosen, collected, read)
-    collected.repeat(idle)
+        collected.repeat(idle)
     return collected.scores(interventions, ready)
 
 
@@ -352,7 +352,8 @@ def read_tails(
     normed = kernel.norm_final(tails[:, steps.columns].flatten(0, 1))
     values = steps.logits(kernel, normed.unflatten(0, by_variant))
     written = torch.full((by_variant[0], len(steps.untold)), torch.nan, dtype=torch.float32)
-    if read.normalised or collected.logits is not None:
+    # In float16 logits may be infinite where nothing before them is, which only reading them all shows.
+    if (not read.labels_only and normed.dtype == torch.float16) or read.normalised or collected.logits is not None:
         keep = collected.keeper(members, variants, len(steps.columns))
         normaliser, best = (x.cpu().view(by_variant) for x in read_out(kernel, normed, keep))
         first = best[:, : len(members)]

@@ -89,17 +89,6 @@ def test_answers_are_compared_without_the_normaliser_of_their_first_token(
     assert not relative.overflowed.any()
 
 
-def test_without_normalisers_overflow_is_still_seen() -> None:
-    model, prompts = tiny_model("llama"), few_shot_prompts(ONE_TOKEN)
-    items = [Intervention(direction(0), 1, 1e38), Intervention(direction(0), 1, 1.0)]
-    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
-        full = score(model, prompts, items)
-    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
-        relative = score(model, prompts, items, normalised=False)
-    assert full.overflowed.any()
-    assert torch.equal(full.overflowed, relative.overflowed)
-
-
 def test_of_equal_logits_the_smaller_token_is_greedy() -> None:
     kernel = SimpleNamespace(
         d_vocab=5,

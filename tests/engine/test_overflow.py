@@ -44,6 +44,14 @@ def test_rows_that_overflow_hold_no_outcome_and_the_others_stay(breaking: Hooked
     assert kept[OUTCOMES].astype(float).equals(alone[OUTCOMES].astype(float))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_overflow_is_seen_without_normalisers(breaking: HookedTransformer) -> None:
+    prompts, items = few_shot_prompts()[:3], [spike(1.0), spike(6e4)]
+    full, relative = score(breaking, prompts, items), score(breaking, prompts, items, normalised=False)
+    assert full.overflowed.any()
+    assert torch.equal(full.overflowed, relative.overflowed)
+
+
 def test_the_warning_names_the_intervention(breaking: HookedTransformer) -> None:
     with pytest.warns(RuntimeWarning, match=r"spike at layer 2, strength 60000 \(2 prompts\)"):
         score(breaking, few_shot_prompts()[:2], [spike(6e4)])
