@@ -4,7 +4,7 @@
 
 Pairs of processor times within one process, the two in turns, so that other work on the machine weighs on both: the
 embedded model by both implementations (30 layers × 8 strengths × 16 prompts), whose scores are compared; then a
-random model of 18 layers, 640 wide, with 262,144 tokens and with 32,768.
+random model of 18 layers, 640 wide, with 262,144 tokens and with 32,768; then the memory that adopting a model takes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from statistics import median
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cast_lens.engine import TokenPrompt, score
 from cast_lens.interventions import Intervention
 from cast_lens.models import load_model
 from cast_lens.models.lens import HookedTransformer
+
+from .common import peak_memory
 
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 VOCABULARIES = (32_768, 262_144)
@@ -74,21 +76,35 @@ def implementations(lengths: list[int], count: int, rounds: int) -> None:
         )
 
 
+def wide(vocabulary: int) -> PreTrainedModel:
+    """A random model of the shape of Gemma 3 270M."""
+    config = transformers.Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        tie_word_embeddings=True,
+    )
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return made
+
+
+def adopting() -> None:
+    """Resident memory while a loaded model is adopted and probed."""
+    hf_model = wide(VOCABULARIES[1])
+    size = sum(parameter.numel() * parameter.element_size() for parameter in hf_model.parameters()) / 2**20
+    with peak_memory() as peak:
+        model = load_model(hf_model, implementation="transformers")
+        score(model, random_prompts(1, 60, VOCABULARIES[0]))
+    print(f"adopting a model of {size:.0f} MB and one pass: {peak.above:.0f} MB above it", flush=True)
+
+
 def vocabularies(count: int, rounds: int) -> None:
     """A large vocabulary over a usual one."""
-    models = []
-    for size in VOCABULARIES:
-        config = transformers.Qwen3Config(
-            vocab_size=size,
-            hidden_size=640,
-            intermediate_size=2048,
-            num_hidden_layers=18,
-            num_attention_heads=4,
-            num_key_value_heads=1,
-            head_dim=256,
-            tie_word_embeddings=True,
-        )
-        models.append(load_model(AutoModelForCausalLM.from_config(config), implementation="transformers"))
+    models = [load_model(wide(size), implementation="transformers") for size in VOCABULARIES]
     items, prompts = cells(models[0]), random_prompts(count, 60, VOCABULARIES[0])
     large, usual, ratio = in_turns(
         lambda: score(models[1], prompts, items), lambda: score(models[0], prompts, items), rounds
@@ -101,15 +117,20 @@ def vocabularies(count: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """Both tables."""
+    """All of them, or some."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--lengths", type=int, nargs="*", default=[30, 150])
     options.add_argument("--prompts", type=int, default=16)
+    options.add_argument("--only", nargs="*", default=["implementations", "vocabularies", "adopting"])
     given = options.parse_args()
     torch.set_num_threads(1)
-    implementations(given.lengths, given.prompts, given.rounds)
-    vocabularies(given.prompts // 2, given.rounds)
+    if "adopting" in given.only:
+        adopting()
+    if "vocabularies" in given.only:
+        vocabularies(given.prompts // 2, given.rounds)
+    if "implementations" in given.only:
+        implementations(given.lengths, given.prompts, given.rounds)
 
 
 if __name__ == "__main__":
