@@ -19,8 +19,8 @@ from tests.second_device import CARD, SecondDevice, TwoDevicesError, device_of, 
 from tests.tiny import tiny_hf_model, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available.*:UserWarning")
-# A window, a soft cap, sinks, plain attention.
-KINDS = ("llama", "gemma2", "gpt-oss", "mistral")
+# Plain attention, a soft cap, a window. Experts of gpt-oss ask the device for its name before they choose a kernel.
+KINDS = ("llama", "gemma2", "mistral")
 
 
 def on_the_card(architecture: str, *, own: bool) -> HookedTransformer:
