@@ -15,9 +15,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Num
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.metrics import pairwise_distances_chunked
 
-from .spaces import as_rows, count_duplicates, row_blocks, single_threaded, unit_rows
+from .spaces import as_rows, count_duplicates, map_blocks, row_blocks, single_threaded, unit_rows
 
 Weights = Literal["cosine", "row", "in"]
 WEIGHTS: tuple[Weights, ...] = ("cosine", "row", "in")
@@ -25,12 +24,16 @@ Search = Literal["auto", "exact", "pynndescent"]
 SEARCHES: tuple[Search, ...] = ("auto", "exact", "pynndescent")
 
 # Exact search grows with n²; see ``similarity_graph`` for what both cost.
-EXACT_UP_TO = 20_000
+EXACT_UP_TO = 100_000
 # Cosines of unit float64 rows agree to about 1e-15; anything closer than this is a tie, won by the lower index.
 TIE = 1e-10
 TIE_DECIMALS = 10
-# MiB of distances that an exact search holds at a time.
-WORKING_MEMORY = 32
+# float32 cosines that an exact search holds at a time (32 MiB).
+EXACT_ENTRIES = 2**23
+# Candidates per row beyond k that are ranked in float64.
+SPARE = 16
+# More than a float32 cosine of unit rows is off: 5e-7 at 10,000 dimensions.
+ROUNDING = 1e-5
 # 300 rows x k = 10 neighbours put the standard error of a recall of 0.95 near 0.005.
 RECALL_ROWS = 300
 
@@ -176,8 +179,7 @@ def similarity_graph(
     Args:
         space: [sample, d_model]; see ``cast_lens.selection.spaces``.
         k: neighbours per sample.
-        search: ``exact`` (scikit-learn, in blocks), ``pynndescent`` (approximate), or ``auto``: exact up to 20,000
-            samples, pynndescent above.
+        search: ``exact``, ``pynndescent`` (approximate), or ``auto``: exact up to 100,000 samples, pynndescent above.
         recall: share of true neighbours wanted of an approximate search; a lower measured one warns.
         seed: of an approximate search.
         threads: over blocks of rows; the result does not depend on it.
@@ -254,45 +256,62 @@ def _warn_if_low(achieved: float, wanted: float, search: Search) -> None:
 def exact_neighbours(
     units: Float[np.ndarray, "sample d_model"], k: int, *, threads: int | None = None
 ) -> tuple[Int[np.ndarray, "sample k"], Float[np.ndarray, "sample k"]]:
-    """The k nearest rows of each row, itself left out, nearest first; ties go to the lower index.
+    """The k nearest rows of each row, itself excluded, nearest first; ties go to the lower index.
 
-    Distances are scikit-learn's, in blocks: never an n x n matrix in memory.
+    Blocks of rows are multiplied in float32, which leaves ``k + SPARE`` candidates per row; these are ranked by their
+    cosines in float64. A row whose excluded samples might be as near as the k-th is compared with all rows in float64.
+    There is never an n x n matrix in memory.
 
     Args:
         units: float64 rows of length 1.
         k: 1 ... n - 1.
-        threads: for the products; the neighbours do not depend on it.
+        threads: over blocks; the neighbours do not depend on it.
 
     Returns:
         indices and cosines (rounded to 10 decimals, so that equal angles compare equal).
     """
-    found = pairwise_distances_chunked(
-        units,
-        metric="cosine",
-        reduce_func=lambda distances, start: _nearest(distances, start, k),
-        n_jobs=threads or -1,
-        working_memory=WORKING_MEMORY,
-    )
+    single = units.astype(np.float32)
+    blocks = row_blocks(len(units), len(units), entries=EXACT_ENTRIES)
+    found = map_blocks(lambda block: _nearest_of_block(units, single, block, k), blocks, threads=threads)
     indices, cosine = zip(*found, strict=True)
     return np.concatenate(indices), np.concatenate(cosine)
 
 
-def _nearest(
-    distances: Float[np.ndarray, "row sample"], start: int, k: int
+def _nearest_of_block(
+    units: Float[np.ndarray, "sample d_model"], single: Float[np.ndarray, "sample d_model"], block: slice, k: int
 ) -> tuple[Int[np.ndarray, "row k"], Float[np.ndarray, "row k"]]:
-    cosine = 1 - distances
-    rows, samples = np.arange(len(cosine)), cosine.shape[1]
-    cosine[rows, rows + start] = -np.inf
-    kth = np.partition(cosine, samples - k, axis=1)[:, samples - k, None]
+    near = single[block] @ single.T
+    rows = np.arange(len(near))
+    near[rows, rows + block.start] = -np.inf
+    width = min(k + SPARE, len(units) - 1)
+    candidates = np.sort(np.argpartition(near, len(units) - width, axis=1)[:, -width:], axis=1)
+    places, cosine = _nearest(np.einsum("rd,rcd->rc", units[block], units[candidates]), k)
+    indices = np.take_along_axis(candidates, places, axis=1)
+    least = np.take_along_axis(near, candidates, axis=1).min(axis=1)
+    crowded = np.flatnonzero(least > cosine[:, -1] - ROUNDING) if width < len(units) - 1 else rows[:0]
+    for part in row_blocks(len(crowded), len(units), entries=EXACT_ENTRIES):
+        some = crowded[part]
+        whole = units[some + block.start] @ units.T
+        whole[np.arange(len(some)), some + block.start] = -np.inf
+        indices[some], cosine[some] = _nearest(whole, k)
+    return indices, cosine
+
+
+def _nearest(
+    cosine: Float[np.ndarray, "row candidate"], k: int
+) -> tuple[Int[np.ndarray, "row k"], Float[np.ndarray, "row k"]]:
+    """Places of the k largest of each row, largest first, and their values; of equal ones the first."""
+    candidates = cosine.shape[1]
+    kth = np.partition(cosine, candidates - k, axis=1)[:, candidates - k, None]
     above = cosine > kth + TIE
     level = (cosine >= kth - TIE) & ~above
     room = k - above.sum(axis=1, keepdims=True)
     crowded = np.flatnonzero(level.sum(axis=1) > room[:, 0])
     level[crowded] &= level[crowded].cumsum(axis=1) <= room[crowded]
-    indices = np.nonzero(above | level)[1].reshape(len(rows), k)
-    chosen = np.round(np.take_along_axis(cosine, indices, axis=1), TIE_DECIMALS)
+    places = np.nonzero(above | level)[1].reshape(len(cosine), k)
+    chosen = np.round(np.take_along_axis(cosine, places, axis=1), TIE_DECIMALS)
     order = np.argsort(-chosen, axis=1, kind="stable")
-    return np.take_along_axis(indices, order, axis=1), np.take_along_axis(chosen, order, axis=1)
+    return np.take_along_axis(places, order, axis=1), np.take_along_axis(chosen, order, axis=1)
 
 
 def pynndescent_neighbours(

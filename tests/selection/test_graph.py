@@ -41,10 +41,21 @@ def test_ties_go_to_the_lower_index() -> None:
     assert out_edges(similarity_graph(rows, k=2)) == [[1, 2], [0, 2], [0, 1], [1, 2], [0, 2], [0, 1]]
 
 
+@pytest.mark.parametrize("width", [3, 200])
+def test_candidates_in_single_precision_lose_no_neighbour(width: int) -> None:
+    rng = np.random.default_rng(width)
+    rows = rng.normal(size=(300, width)) + 5
+    # Nearer to each other than float32 can say, forty of them the very same: more than the spare candidates.
+    rows[:40] = rows[0]
+    rows[40:120] = rows[40] + 1e-7 * rng.normal(size=(80, width))
+    graph, cos = similarity_graph(rows, k=10), literal.cosines(rows)
+    assert out_edges(graph) == literal.nearest(cos, 10)
+
+
 def test_blocks_do_not_change_the_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     units, _ = unit_rows(clustered(200), np.float64)
     whole = exact_neighbours(units, 5)
-    monkeypatch.setattr("cast_lens.selection.graph.WORKING_MEMORY", 7 * 200 * 8 / 2**20)  # seven rows
+    monkeypatch.setattr("cast_lens.selection.graph.EXACT_ENTRIES", 7 * 200)  # seven rows
     for got, expected in zip(exact_neighbours(units, 5), whole, strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -162,9 +173,7 @@ def test_to_frame_has_one_row_per_edge() -> None:
     assert frame.groupby("source").size().tolist() == [3] * 40
 
 
-def test_auto_turns_approximate_above_twenty_thousand(
-    fake_descent: type[FakeDescent], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_turns_approximate_above_a_limit(fake_descent: type[FakeDescent], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clustered(400)
     assert similarity_graph(rows).search == "exact"
     monkeypatch.setattr("cast_lens.selection.graph.EXACT_UP_TO", 300)
