@@ -56,7 +56,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
 def cast(samples: int, search: str, *, structured: bool = True) -> Row:
     from cast_lens.selection import SelectionParameters, select, similarity_graph
     from cast_lens.selection.greedy import CoverageDiscount, Steps, greedy
-    from cast_lens.selection.influence import diffusion_influence
+    from cast_lens.selection.graph import diffusion_influence
 
     space = pool(samples, structured=structured)
     cpu_start = time.process_time()
@@ -168,7 +168,7 @@ def ideal(samples: int, budget: int) -> Row:
     import random
 
     from cast_lens.selection import SelectionParameters, select, similarity_graph
-    from cast_lens.selection.influence import expected_spread
+    from cast_lens.selection.graph import expected_spread
 
     space = pool(samples)
     graph = similarity_graph(space, k=10)

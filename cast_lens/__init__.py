@@ -15,8 +15,7 @@ A map, in the order in which things flow:
 - ``cast_lens.plots`` draws frames, ``explore`` shows vectors to explore by hand; ``cast_lens.experiments.run``
   runs everything and writes a report.
 
-Names are loaded when they are first used, so importing the package is quick; so do the rooms (``cl.plots``,
-``cl.stats``).
+Names are loaded on first use, so importing the package is quick; rooms are names too (``cl.plots``, ``cl.stats``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A grid of cells, each on disk before the next begins.
 
 An experiment is a list of ``Cell``. Each finished cell is one parquet file, written whole or not at all, so that a run
-that is killed at any moment resumes where it stopped and ends with the same frame, bit for bit: at most one cell a
-at most one cell a. A cell that fails leaves its traceback in ``failed/`` and does not take the others down.
+that is killed at any moment resumes where it stopped and ends with the same frame, bit for bit; at most one cell per
+worker is computed twice. A cell that fails leaves its traceback in ``failed/`` and does not stop the others.
 
     experiments/NAME/plan.json        the cells, in order
     experiments/NAME/cells/KEY.parquet

@@ -12,8 +12,7 @@ here.
 - ``cosine_matrix``: the square of cosines at one layer, optionally clustered, for heat maps.
 """
 
-from .alignment import alignment, alignment_samples
-from .cohesion import cohesion, entropy_by_layer, matrix_entropy
+from .cohesion import alignment, alignment_samples, cohesion, entropy_by_layer, matrix_entropy
 from .parallelism import cosine_matrix, parallelism
 from .projection import arrow_cosines, planted_differences, project, project_layers
 

@@ -7,10 +7,10 @@ the similarity of source and target, above a threshold. **Its equations are not 
     V = rfft(v);   low = irfft(V with frequencies of index >= cutoff set to 0);   high = v - low
     v' = low + s * [s >= threshold] * high,   s = cosine of the tasks' mean zero-shot residuals, at each layer
 
-The order of a residual stream's coordinates means nothing to the model: neighbouring coordinates are not alike, so
-that "low frequency" is a random projection onto ``2 cutoff - 1`` dimensions. Whether frequencies matter is shown by
-therefore the placebo, the same split after a fixed permutation of the coordinates (``permuted``). A gain of FAST over
-it would show that the order carries something; a gain over CAST alone shows a shorter vector.
+The order of a residual stream's coordinates means nothing to the model: neighbouring coordinates are not alike, so "low
+frequency" is a random projection onto ``2 cutoff - 1`` dimensions. The placebo therefore shows whether frequencies
+matter: the same split after a fixed permutation of the coordinates (``permuted``). A gain of FAST over it would show
+that the order carries information; a gain over CAST alone shows a shorter vector.
 """
 
 from __future__ import annotations

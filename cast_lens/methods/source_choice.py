@@ -146,7 +146,7 @@ def next_token_distance(
         chat: use the model's chat template.
 
     Raises:
-        ValueError: give as many queries as prompts with demonstrations.
+        ValueError: when there are not as many queries as prompts with demonstrations.
     """
     if len(queries) != len(shown):
         raise ValueError(f"queries={len(queries)} and shown={len(shown)} must be the same queries")

@@ -8,8 +8,7 @@ arXiv 2507.13236 says of its selection step; what it leaves open has defaults of
 """
 
 from .determinantal import greedy_dpp
-from .graph import GraphSummary, SimilarityGraph, similarity_graph
-from .influence import cascade_influence, diffusion_influence
+from .graph import GraphSummary, SimilarityGraph, cascade_influence, diffusion_influence, similarity_graph
 from .result import Selection, SelectionParameters, Trace, selection_plane
 from .selectors import METHODS, SEEDED, WITHOUT_SPACE, select
 from .spaces import space_from_residuals, space_from_texts

@@ -19,7 +19,15 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 
-from .graph import Search, SimilarityGraph, graph_of_units, resolved_search
+from .graph import (
+    LiveEdges,
+    Search,
+    SimilarityGraph,
+    cascade_influence,
+    diffusion_influence,
+    graph_of_units,
+    resolved_search,
+)
 from .greedy import (
     CoverageDiscount,
     DiversityMeasure,
@@ -31,7 +39,6 @@ from .greedy import (
     lazy_greedy,
     ranked,
 )
-from .influence import LiveEdges, cascade_influence, diffusion_influence
 from .result import Selection, SelectionParameters
 from .spaces import as_rows, count_duplicates, map_blocks, name_rows, row_blocks, single_threaded, unit_rows
 

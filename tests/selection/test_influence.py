@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cast_lens.selection import cascade_influence, diffusion_influence, similarity_graph
-from cast_lens.selection.influence import LiveEdges, expected_spread
+from cast_lens.selection.graph import LiveEdges, expected_spread
 from tests.selection import literal
 from tests.selection.graphs import drawn
 

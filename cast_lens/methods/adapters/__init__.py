@@ -7,8 +7,7 @@
 Needs the extra ``peft`` (``pip install "cast-lens[peft]"``).
 """
 
-from .adapter import Adapter
+from .adapter import Adapter, train_adapter
 from .peft_model import LEARNING_RATES, AdapterDesign, AdapterKind
-from .training import train_adapter
 
 __all__ = ["LEARNING_RATES", "Adapter", "AdapterDesign", "AdapterKind", "train_adapter"]

@@ -7,8 +7,8 @@ from itertools import combinations, pairwise
 import pytest
 
 from cast_lens.engine import TokenPrompt
-from cast_lens.methods.adapters import training as module
-from cast_lens.methods.adapters.training import microbatches, microbatches_by_task, tokens_read
+from cast_lens.methods.adapters import adapter as module
+from cast_lens.methods.adapters.adapter import microbatches, microbatches_by_task, tokens_read
 from cast_lens.methods.training import TrainingItem
 
 
@@ -31,7 +31,7 @@ def every_cut(items: list[TrainingItem]) -> list[list[list[TrainingItem]]]:
 
 
 def within(cut: list[list[TrainingItem]]) -> bool:
-    return all(len(part) == 1 or len(part) * max(map(tokens_read, part)) <= module.TOKENS for part in cut)
+    return all(len(part) == 1 or len(part) * max(map(tokens_read, part)) <= module.PART_TOKENS for part in cut)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ import torch
 from cast_lens.engine import TokenPrompt, answer, layout, quiet, score, tokenise
 from cast_lens.evaluation import evaluate
 from cast_lens.methods.adapters import AdapterDesign, peft_model
-from cast_lens.methods.adapters.adapter import same_lengths, score_and_decode
+from cast_lens.methods.adapters.adapter import answer_losses, same_lengths, score_and_decode
 from cast_lens.methods.adapters.peft_model import Wrapped
-from cast_lens.methods.adapters.training import answer_losses
 from cast_lens.tasks import Prompt, zero_shot_prompts
 from tests.methods.adapters.small import untrained
 from tests.methods.conftest import Pair

@@ -52,7 +52,7 @@ def test_batches_are_those_of_adaptive_task_vectors(
 ) -> None:
     model, source = pair()
     seen: dict[str, list[list[Any]]] = {}
-    for module, name, argument in ((atv.training, "atv", 1), (adapters.training, "lora", 1)):
+    for module, name, argument in ((atv.training, "atv", 1), (adapters.adapter, "lora", 1)):
         seen[name] = [[]]
         monkeypatch.setattr(module, "answer_losses", _recorder(module.answer_losses, seen[name], argument))
 
