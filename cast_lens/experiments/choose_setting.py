@@ -375,14 +375,8 @@ def choice_for(
     if rules.guarded:
         keys = [*wanted, "layer", "strength", "position"]
         table = table.merge(plain_text_table(workspace, measured), on=keys, how="left")
-    return choose_from(
-        table,
-        source=source,
-        target=target,
-        n_layers=int(workspace.model.cfg.n_layers),
-        rule=name,
-        operator=workspace.config.operator,
-    )
+    n_layers, operator = int(workspace.model.cfg.n_layers), config.operator
+    return choose_from(table, source=source, target=target, n_layers=n_layers, rule=name, operator=operator)
 
 
 def oracle_choice(
