@@ -178,8 +178,8 @@ def similarity_graph(
     """Connect each sample to its k nearest by mean-centred cosine.
 
     Cost for rows of 384 dimensions and k = 10: an exact search took 9 processor seconds for 20,000 rows and 63 for
-    50,000, and grows with n²; pynndescent took 90 for 50,000 rows, compilation included, and found 96 % of the neighbours
-    where rows cluster but only 6 % of them in plain Gaussian noise, which it warns of.
+    50,000, and grows with n²; pynndescent took 90 for 50,000 rows, compilation included, and found 96 % of the
+    neighbours where rows cluster but only 6 % of them in plain Gaussian noise, which it warns of.
 
     With fewer than k + 1 samples every other sample is a neighbour, and the graph's ``k`` says so. Exact
     duplicates are neighbours like any others. Samples at the mean are isolated.
