@@ -55,8 +55,8 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
 
 def cast(samples: int, search: str, *, structured: bool = True) -> Row:
     from cast_lens.selection import SelectionParameters, select, similarity_graph
-    from cast_lens.selection.greedy import CoverageDiscount, Steps, greedy
     from cast_lens.selection.graph import diffusion_influence
+    from cast_lens.selection.greedy import CoverageDiscount, Steps, greedy
 
     space = pool(samples, structured=structured)
     cpu_start = time.process_time()
