@@ -63,7 +63,7 @@ def gain_split(
 
     >>> before = pd.DataFrame({"exact_match": [0, 0, 1, 0], "valid": [0, 1, 1, 0], "choice_correct": [1, 0, 1, 1]})
     >>> after = pd.DataFrame({"exact_match": [1, 0, 1, 1], "valid": [1, 1, 1, 1], "choice_correct": [1, 0, 1, 1]})
-    >>> gain_split(before, after).set_index("part")["value"].to_dict()
+    >>> gain_split(before, after, on=()).set_index("part")["value"].to_dict()
     {'total': 0.5, 'format': 0.5, 'choice': 0.0}
     """
     if steered is None:
