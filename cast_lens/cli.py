@@ -60,7 +60,7 @@ class Later(TyperGroup):
         return typer.main.get_command(one)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that was typed; what is none of them is refused with those that are alike."""
+        """The command that was typed; an unknown one is refused with similar names."""
         known = self.list_commands(ctx)
         if args and args[0] not in known:
             alike = difflib.get_close_matches(args[0], known) or known

@@ -1,11 +1,11 @@
 """What steering does to the model's distributions: on plain text it was not meant for, and token by token.
 
-A vector that is strong enough to change an answer changes everything else that the model would have written.
+A vector strong enough to change an answer also changes everything else that the model would have written.
 ``text_effects`` measures that on neutral text, in one pass for all interventions: the second half of each text is
 scored as if the model had decoded it, so under position ``last`` every one of its tokens is steered as generated
 tokens are. ``token_effects`` says which next tokens gain and lose.
 
-Low costs on plain text do not show that a vector is harmless elsewhere; high ones show that its gain was bought.
+Low costs on plain text do not show that a vector is harmless elsewhere; high ones show what its gain costs.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def effect_table(frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0)
     keys = ["variant", "name", "layer", "strength", "operator", "position"]
     before = frame[frame["variant"] == 0].set_index("text")["nll"]
     if before.empty:
-        raise ValueError("frame lacks variant 0, the unsteered model; give what text_effects returned, whole")
+        raise ValueError("frame lacks variant 0, the unsteered model; give the whole frame that text_effects returned")
     rows = []
     for key, part in frame.groupby(keys, sort=False):
         change = part["nll"].to_numpy() - before.loc[part["text"]].to_numpy()
@@ -142,7 +142,7 @@ def token_effects(
         model: with a tokenizer.
         prompts: see ``score``.
         intervention: whose effect it is.
-        placebos: the same edit without its content, such as random directions of its length; run in the same pass.
+        placebos: the same edit without its content, such as random directions of its norm; run in the same pass.
 
     Returns:
         One row per token of the vocabulary, largest change first: ``token, before, after, delta`` (probabilities), and

@@ -1,7 +1,7 @@
-"""One row an example: what the model wrote, whether it counts, whether it was an admissible answer at all.
+"""One row per example: what the model wrote, whether it is right, and whether it is admissible at all.
 
-Exact match alone cannot tell the *format* of an answer from the *choice* of it. Each row therefore holds three
-outcomes: ``exact_match`` (the greedy answer is the gold one), ``valid`` (it is some admissible answer) and
+Exact match alone does not separate the *format* of an answer from the *choice* of it. Each row therefore holds three
+outcomes: ``exact_match`` (the greedy answer is the gold one), ``valid`` (it is an admissible answer) and
 ``choice_correct`` (the admissible answer with the highest summed log-probability is the gold one).
 """
 
@@ -166,7 +166,7 @@ def changed_answers(answers: pd.DataFrame, *, limit: int = 3) -> pd.DataFrame:
         if not cell.index.isin(plain.index).all():
             raise ValueError(
                 f"variant {variant} has answers to prompts that variant 0, the unsteered model, was not run on; "
-                "give the frame of one call of evaluate, whole"
+                "give the whole frame of one call of evaluate"
             )
         before = plain.loc[cell.index]
         turn = cell["exact_match"].to_numpy() - before["exact_match"].to_numpy()

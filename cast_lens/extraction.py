@@ -1,7 +1,7 @@
 """From a task to its difference vectors: few-shot minus zero-shot residuals of the same queries.
 
 Step 2 of arXiv 2507.13236 (section 4.3). The paper leaves open how many demonstrations a prompt holds, how they are
-drawn, whether a chat template is used and how many samples are averaged: those are defaults of ours, all switchable.
+drawn, whether a chat template is used and how many samples are averaged: our defaults, all of them options.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def shown_differences(
     memory_mb: float = DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> DifferenceVectors:
-    """Few-shot minus zero-shot residual of each query behind demonstrations that you chose yourself.
+    """Few-shot minus zero-shot residual of each query after demonstrations that you chose yourself.
 
     Args:
         model: any ``HookedTransformer``.

@@ -1,4 +1,4 @@
-"""What is done to a residual: frozen, pure callables, the same for the engine, for hooks and for placebos.
+"""Edits of a residual: frozen, pure callables, the same for the engine, for hooks and for placebos.
 
 An ``Intervention`` says *where* (layer, position) and *what* (operator, direction, strength). It never
 changes its argument in place and returns the argument's dtype and device. Layer ``l`` means
@@ -31,7 +31,7 @@ Site = Literal["heads", "attention", "mlp"]
 
 
 class Steering(Protocol):
-    """What the engine and the hooks ask of anything that edits the residual stream."""
+    """The interface of everything that edits the residual stream."""
 
     @property
     def layer(self) -> int:
@@ -401,7 +401,7 @@ class SublayerEdit(ABC):
 
 
 Interventions = Steering | Sequence[Steering] | Mapping[str, Steering]
-"""One intervention, several, or several by name: the name is what frames call them."""
+"""One intervention, several, or a mapping of names to interventions; frames then show the names."""
 
 
 def as_interventions(given: Interventions) -> list[Steering]:
@@ -450,7 +450,7 @@ class ForwardPass:
         width: columns of this pass, padding included.
         cached: columns before them whose keys and values are in a cache.
         mask: [batch, cached + width], True where a token is real; None when all are.
-        prompt_width: columns of the prompt, padding included, where a decoding loop told; None otherwise.
+        prompt_width: columns of the prompt, padding included, if a decoding loop knows it; None otherwise.
         layers: blocks that the pass runs.
     """
 

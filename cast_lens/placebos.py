@@ -1,13 +1,13 @@
 """Controls for a steering vector: the same shape, layers and norms, without its content.
 
 A placebo is a ``SteeringVector`` like the one it controls for, so a control is one more entry in the same
-call. What a placebo does is the effect of disturbing the model at that place and strength, whatever the
-direction; only what the vector does beyond it is the vector's. Which placebo answers what:
+call. The effect of a placebo is that of disturbing the model at that place and strength, whatever the
+direction; only what goes beyond it is due to the vector. Which placebo answers what:
 
-- ``random_direction``: would any direction of this length do it? ``random_like`` is its arithmetic, for any tensor;
-- ``shuffled_coordinates``: would any direction with these very entries do it? Residual streams have a few
+- ``random_direction``: does any direction of this norm do the same? ``random_like`` is its arithmetic, for any tensor;
+- ``shuffled_coordinates``: does any direction with the same entries do the same? Residual streams have a few
   coordinates of outsize scale, which a Gaussian direction misses and a permuted one moves to others.
-- ``zero``: would the code path alone do it? It must equal the unsteered model;
+- ``zero``: does the code path alone change anything? It must equal the unsteered model;
 - ``random_subsets``: does it matter which samples were averaged? Means of random samples of equal number.
 
 Every source and draw needs placebos of its own: ``placebo_seed`` gives the seed. With one seed for all sources they

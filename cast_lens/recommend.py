@@ -1,9 +1,9 @@
-"""Which vector helps a task that has no labels, where and how strongly, or none.
+"""Which vector helps a task without labels, at which layer and strength, or whether none does.
 
 From labelled source tasks and the queries of a target: each source's mean difference vector, and a random direction of
 its norm, is measured at every candidate on the target's queries, whose answers nobody knows, and on the queries of the
-sources, whose answers are known. The rule of ``methods.choosing`` chooses. What it expects is checked against what it
-would have expected, and what came, of every source in the place of the target.
+sources, whose answers are known. A rule of ``methods.choosing`` chooses. Its expectation is calibrated by treating each
+source as the target, where the outcome is known.
 
 What a recommendation does not show: that the model's answers are right. It expects a gain where steering turns answers
 that are not admissible into the answers that the model itself prefers, and there a random direction may do as well; the
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SOURCES = ("review-sentiment", "headline-topic", "science", "present-past")
-"""What is tried when no source is named: one task of each kind of answer from the suite that ships."""
+"""What is tried when no source is named: one task of each kind of answer from the built-in suite."""
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 # Layers at which candidates are looked for.
 LAYERS = 4
@@ -52,7 +52,7 @@ FILES = ("vector.safetensors", "recommendation.json", "answers.csv")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recommendation:
-    """What to add for a task, or nothing, and why.
+    """What to add for a task, or nothing, with the reason.
 
     Attributes:
         model: name of the model.
@@ -64,7 +64,7 @@ class Recommendation:
             bounds where too few cases are known.
         placebo: what the same rule expects of the best random direction; 0 where it stands aside for all of them.
         valid: share of unsteered answers that are admissible; NaN for free answers.
-        cases: sources in the place of the target that the rule steered: what the interval rests on.
+        cases: sources treated as targets that the rule steered, on which the interval rests.
         sources: one row per source and kind of direction: what was chosen and what is expected.
         answers: ``query, before, after`` of some queries.
     """
@@ -159,11 +159,11 @@ def recommend(
 
     Args:
         model: from ``load_model``.
-        task: a ``Task`` or the name of one that ships, whose answers are not read; a file of records, a list of records
+        task: a ``Task`` or the name of a built-in one, whose answers are not read; a file of records, a list of records
             or of texts, which need no answers.
-        sources: labelled tasks, or names of tasks that ship; the target is left out if it is among them.
+        sources: labelled tasks, or names of built-in tasks; the target is left out if it is among them.
         labels: admissible answers of the target, where its records have no ``choices``.
-        instruction: what opens the target's prompts, where ``task`` is no ``Task``.
+        instruction: what opens the target's prompts, where ``task`` is not a ``Task``.
         queries: of each task, at most, on which candidates are measured.
         samples: of a source, which make its vector.
         shots: demonstrations in the prompts that make it.
@@ -252,7 +252,7 @@ class _Job:
         return choose_from(rows, source=source, target=target, n_layers=int(self.model.cfg.n_layers), rule=RULE)
 
     def _errors(self, table: pd.DataFrame, names: Sequence[str]) -> list[float]:
-        """What came minus what was expected, of every vector on every other source that the rule would steer."""
+        """Outcome minus expectation, of every vector on every other source that the rule would steer."""
         found = []
         for source in names:
             for held in names:
@@ -340,7 +340,7 @@ def corrected(expected: float, errors: Sequence[float]) -> tuple[float, float, f
 
     Args:
         expected: before the correction.
-        errors: what came minus what was expected in other cases; below ``ENOUGH`` of them nothing is corrected and the
+        errors: outcome minus expectation in other cases; below ``ENOUGH`` of them nothing is corrected and the
             bounds are NaN.
     """
     n = len(errors)
@@ -354,16 +354,16 @@ def corrected(expected: float, errors: Sequence[float]) -> tuple[float, float, f
 
 
 def gated(choice: Choice, expected: float, cases: int) -> Choice:
-    """Standing aside where the rule would steer, because known cases say that what it expects does not come."""
+    """Standing aside where the rule would steer, because in known cases its expectation was not met."""
     reason = (
-        f"stands aside: {choice.reason}, but in {cases} cases among the sources what came fell so far short that "
+        f"stands aside: {choice.reason}, but in {cases} cases among the sources the outcome fell so far short that "
         f"{100 * expected:+.0f} points are expected"
     )
     return Choice(None, choice.rule, choice.score, reason)
 
 
 def _aside(chosen: Mapping[tuple[str, str], Choice]) -> Choice:
-    """The choice of the source that came nearest to being used."""
+    """The choice for the source that was closest to being used."""
     return max((choice for (kind, _), choice in chosen.items() if kind == VECTOR), key=lambda one: one.score)
 
 
@@ -385,7 +385,7 @@ def _number(value: float) -> float | None:
 
 
 def _drawn(task: Task, count: int, *, seed: int) -> list[Example]:
-    """Queries of a task without regard to their labels."""
+    """Queries of a task, drawn without their labels."""
     # In an order that is the queries' own: splits are stratified by answers.
     pool = sorted((*task.validation, *task.train, *task.test), key=lambda one: one.input)
     return [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))[:count]]

@@ -1,4 +1,4 @@
-"""The values that everything else passes on: difference vectors, steering vectors, and their origin."""
+"""The values that everything else uses: difference vectors, steering vectors, and their provenance."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class SteeringVector:
         task: str = "tensor",
         note: str = "",
     ) -> SteeringVector:
-        """A direction that you have from elsewhere, at one layer.
+        """A direction from elsewhere, at one layer.
 
         Args:
             tensor: the direction, of any floating-point dtype, on any device.
@@ -226,7 +226,7 @@ class SteeringVector:
         return PromptVectors(directions, chosen, strength, position, about.task, mark)
 
     def norm(self) -> dict[int, float]:
-        """Length of the direction at each layer."""
+        """Norm of the direction at each layer."""
         return {layer: float(row.norm()) for layer, row in zip(self.layers, self.directions.double(), strict=True)}
 
     def cosine(self, other: SteeringVector) -> dict[int, float]:

@@ -87,9 +87,7 @@ def score(
     _score_plain(model, ready, interventions, plain, collected, progress)
     if 0 in plain:
         return collected.scores(interventions, ready)
-    idle = [
-        index + 1 for index, item in enumerate(interventions) if isinstance(item, Intervention) and not item.strength
-    ]
+    idle = [i for i, item in enumerate(interventions, 1) if isinstance(item, Intervention) and not item.strength]
     with own_precision(model):
         jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb, idle=idle))
         for batch, chosen in progress(jobs, "score", len(jobs)):

@@ -126,8 +126,7 @@ def sweep(
         operator, position: see ``Intervention``; position ``all`` shares only the layers below the steered one.
         chat: use the model's chat template.
         keep_logits: keep full-vocabulary logits (memory: cells × prompts × vocabulary × 4 bytes).
-        labels_only: unembed the answers' first tokens only.
-        normalised, memory_mb, progress: see ``score``.
+        labels_only, normalised, memory_mb, progress: see ``score``.
 
     Raises:
         ValueError: no layers or strengths in common; a vector of another model; see ``score``.

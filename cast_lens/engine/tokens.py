@@ -23,7 +23,7 @@ def as_prompts(prompts: Prompts) -> list[PromptLike]:
     """A list of prompts, whether one is given (a text is one, not its characters) or several.
 
     Raises:
-        ValueError: no prompts; something among them that is none, by its index.
+        ValueError: no prompts; something among them that is not a prompt, by its index.
     """
     if isinstance(prompts, PromptLike):
         return [prompts]

@@ -310,7 +310,7 @@ def plain_text_table(workspace: Workspace, methods: Sequence[str] = TABLED) -> p
 def choosing_examples(task: Task, count: int, *, seed: int, labelled: bool) -> tuple[Example, ...]:
     """Examples of a task on which settings are chosen: of its validation split, or of train where it has none.
 
-    They are none of the test examples. Balanced over the labels, where these may be read.
+    None of them is a test example. Balanced over the labels, where these may be read.
     """
     pool = task.validation or task.train
     if labelled:

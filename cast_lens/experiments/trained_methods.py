@@ -171,7 +171,7 @@ def holdouts(options: TrainedOptions, config: RunConfig, tasks: Tasks) -> list[s
     chosen = list(options.atv_holdouts) or [name for name in known if len(held_out(name, tasks)) < len(tasks)]
     for name in chosen:
         if name not in known:
-            raise ValueError(f"atv_holdouts: {name!r} is none of {', '.join(known)}")
+            raise ValueError(f"atv_holdouts: {name!r} is not one of {', '.join(known)}")
         if len(held_out(name, tasks)) == len(tasks):
             raise ValueError(f"atv_holdouts: {name!r} leaves no task to train on; add tasks of other families")
     return chosen

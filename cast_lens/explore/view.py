@@ -138,7 +138,7 @@ def explore(
     Args:
         run_or_vectors: a run directory (its vectors are enough, finished or not), or difference vectors, one per task.
         tasks: give the samples' texts, answers and families. Without them tasks are loaded by name, as the run
-            did or from the suite that ships; samples of tasks that are not found show their id.
+            did or from the built-in suite; samples of tasks that are not found show their id.
         umap: layers to project by UMAP as well; compiling it takes half a minute. A run shows those that it has.
         n_bootstrap: replicates of the intervals, where no run has computed them.
         seed: of replicates and of UMAP.

@@ -352,8 +352,8 @@ def calibrate(
     layers, losses = tuple(range(n_layers)), []
     for _ in progress(range(plan.epochs), "calibrate", plan.epochs):
         order = torch.randperm(len(prompts), generator=draw).tolist()
-        for start in range(0, len(order), plan.batch):
-            members = order[start : start + plan.batch]
+        for first in range(0, len(order), plan.batch):
+            members = order[first : first + plan.batch]
             edit = _Noisy(layers, context, alpha, beta, plan.noise, draw, position="all")
             with frozen(model):
                 loss = torch.stack([answer_loss(model, prompts[index], edit) for index in members]).mean()

@@ -62,7 +62,7 @@ def implementation_of(hf_config: PretrainedConfig, wanted: Implementation | None
         wanted: by the caller, None for what suits.
 
     Raises:
-        ValueError: a name that is none of the two, an encoder-decoder, or what neither can run as asked for.
+        ValueError: a name that is neither of the two, an encoder-decoder, or what neither can run as asked for.
     """
     if wanted not in (None, "transformer_lens", "transformers"):
         raise ValueError(f"implementation={wanted!r} is neither 'transformer_lens' nor 'transformers'")

@@ -120,7 +120,7 @@ class HookedDecoder(HookedTransformer):
 
     @property
     def ln_final(self) -> nn.Module:  # type: ignore[override]
-        """The norm in front of the unembedding: the last one beside the layers; the identity where there is none."""
+        """The norm in front of the unembedding: the last one outside the layers; the identity where there is none."""
         layers = decoder_layers(self.hf_model)
         beside = next(m for m in self.hf_model.modules() if any(child is layers for child in m.children()))
         norms = [child for child in beside.children() if "norm" in type(child).__name__.lower()]
@@ -378,9 +378,10 @@ def check_causal(model: HookedDecoder) -> None:
     """
     tokens = torch.linspace(1, model.cfg.d_vocab - 1, 8).long()[None].repeat(2, 1)
     tokens[1, -1] = tokens[0, 0]
-    logits, seen = model.run_with_cache(
+    found: Any = model.run_with_cache(
         tokens, attention_mask=torch.ones_like(tokens), names_filter=lambda name: "hook_resid" in name
     )
+    logits, seen = found
     borders = [
         (seen[f"blocks.{layer}.hook_resid_post"], seen[f"blocks.{layer + 1}.hook_resid_pre"])
         for layer in range(int(model.cfg.n_layers) - 1)

@@ -163,8 +163,7 @@ def load_model(
         tokenizer: replaces the model's own; a Hugging Face model in memory has none without it.
         revision: branch, tag or commit on the hub.
         chat_arguments: further arguments of the chat template (``{"enable_thinking": False}``). A template that asks
-            for today's date gets 2024-07-26, so that prompts do not change overnight; ``{"today": "2026-01-31"}`` sets
-            another date.
+            for the date gets 2024-07-26, which never changes, or that of ``{"today": "2026-01-31"}``.
         implementation: ``"transformers"`` for a ``HookedDecoder`` in any case, ``"transformer_lens"`` to refuse one;
             by default TransformerLens if it can represent the model.
 
@@ -173,9 +172,8 @@ def load_model(
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
-    >>> model = load_model(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)))
-    >>> model.cfg.n_layers, model.cfg.d_model
-    (2, 8)
+    >>> load_model(LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))).cfg.d_model
+    8
     """
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):

@@ -3,7 +3,7 @@
 ``similarity_graph`` connects samples that the model (or a sentence encoder) sees as alike. ``select`` then
 chooses a budget of them by any of ``METHODS`` under one protocol, and returns a ``Selection`` that keeps the
 scores behind each choice; ``selection_plane`` lays the pool out as a map. The method ``cast`` follows what
-arXiv 2507.13236 says of its selection step; what it leaves open has defaults of ours, each of them a field of
+arXiv 2507.13236 says of its selection step; what it leaves open has our own defaults, each of them a field of
 ``SelectionParameters``.
 """
 

@@ -52,7 +52,7 @@ def push_to_hub(
         the address of the commit.
 
     Raises:
-        ValueError: for a name that is none, a repository that cannot be written, or a Hub that is not reached.
+        ValueError: for an invalid name, a repository that cannot be written, or a Hub that is not reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -166,7 +166,7 @@ def _read(path: Path, layers: tuple[int, ...] | None) -> SteeringVector:
         return _vector_of(_torch_zip(path), path, layers)
     if begin[:1] == b"\x80":
         return _vector_of(_pickled(path), path, layers)
-    raise ValueError(f"{path} begins with {begin!r}, which is none of {_FORMATS}")
+    raise ValueError(f"{path} begins with {begin!r}, which is not one of {_FORMATS}")
 
 
 def _safetensors(path: Path, layers: tuple[int, ...] | None) -> SteeringVector:

@@ -227,7 +227,7 @@ def fetch(data: HubData, split: str, *, revision: str) -> Dataset:
     except OSError as error:
         raise ConnectionError(
             f"the data set {data.path!r} cannot be fetched from the Hugging Face hub ({error}); connect to a "
-            "network (and unset HF_HUB_OFFLINE), give a folder as tasks=..., or use a task that ships"
+            "network (and unset HF_HUB_OFFLINE), give a folder as tasks=..., or use a built-in task"
         ) from error
 
 

@@ -32,13 +32,13 @@ def load_task(
     seed: int = 0,
     fields: Mapping[str, str] | None = None,
 ) -> Task:
-    """A task by name: from a folder of files, from the hub, or from the suite that ships.
+    """A task by name: from a folder of files, from the hub, or from the built-in suite.
 
     Args:
         name: ``review-sentiment``, or ``review-sentiment.de`` for another language; English may be written
             out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``. ``lm-eval:arc_easy`` is a task by
             the definition of lm-evaluation-harness; see `cast_lens.tasks.harness`.
-        tasks: a folder (or one file) that is searched before the suite that ships; see `cast_lens.tasks.formats`. For
+        tasks: a folder (or one file) that is searched before the built-in suite; see `cast_lens.tasks.formats`. For
             ``lm-eval:`` the folder of its data, or of definitions of your own.
         hub: take the data set of this name from the Hugging Face hub; needs a network or its cache.
         seed: chooses the validation items where a folder has none, and the items of large hub data sets.
@@ -73,7 +73,7 @@ def load_task(
 
 
 def list_tasks(tasks: str | Path | None = None, *, fields: Mapping[str, str] | None = None) -> list[TaskInfo]:
-    """What `load_task` can load: the tasks of a folder, or without one those that ship.
+    """What `load_task` can load: the tasks of a folder, or without one the built-in ones.
 
     Raises:
         ValueError: for a file that breaks the format.

@@ -14,8 +14,8 @@ A cross-task prompt (arXiv 2405.10548 section 3) shows demonstrations of a sourc
 definition, then the target's definition and query.
 
 ``with_random_text`` makes the placebo of demonstrations: random words of the task's own texts, as long as what they
-replace. What a few-shot prompt does as well with random text in front of its query, the demonstrations' format, inputs
-and answers did not do.
+replace. If a few-shot prompt does as well with random text in front of its query, the format, inputs and
+answers of the demonstrations did not matter.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ first examples of a sample are the smaller sample of the same seed.
   can spare one: a file sorted by label gives splits with all labels, and parallel files in several languages are cut at
   the same ids.
 - an input that occurs in two splits stays in the later one (test before validation before train) and is
-  dropped from the other, with a warning. White space makes no difference between inputs; case does.
+  dropped from the other, with a warning. Inputs are compared without white space but with case.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def stable_seed(*parts: object) -> int:
 
 
 def input_key(text: str) -> str:
-    """What two inputs have in common when they ask the same: their text apart from white space. Case counts."""
+    """The key by which inputs are compared: their text apart from white space. Case counts."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -131,7 +131,7 @@ def label_counts(task: Task, examples: Iterable[Example], *, split: str = "test"
 
 
 def class_of(kind: Kind, example: Example) -> str:
-    """What samples are balanced over: the label, the letter of the right option, or nothing for free answers."""
+    """The class that samples are balanced over: the label, the right option's letter, or nothing for free answers."""
     if kind == "free":
         return ""
     return gold_letter(example) if kind == "multiple-choice" else example.answer
@@ -264,7 +264,7 @@ class RankedPool:
 
 
 def shuffled_answers(task: Task, shown: Sequence[Example], *, seed: int, pool: Split) -> list[str]:
-    """Answers for demonstrations that say nothing about their inputs: the placebo of few-shot prompting.
+    """Answers for demonstrations that carry no information about their inputs: the placebo of few-shot prompting.
 
     The right answers are permuted, and then exchanged in pairs until they are right as often as chance (half
     of the time for two labels, never for free answers), because a permutation of few answers is often nearly
@@ -412,7 +412,7 @@ def carve(
 
 
 def disjoint(splits: Splits, *, where: str) -> Splits:
-    """Drop from train what validation or test asks too, and from validation what test asks; warn about it.
+    """Drop inputs from train that are in validation or test, and from validation those in test, with a warning.
 
     Raises:
         ValueError: where a split is, or would be left, empty.

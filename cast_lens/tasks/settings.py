@@ -102,7 +102,7 @@ def settle(lines: Sequence[Line], kind: Kind, settings: Settings) -> tuple[str, 
         the labels of a classification, in the order of ``task.json`` or of the first record; else nothing.
 
     Raises:
-        ValueError: naming the record: options missing or superfluous, a label that is none.
+        ValueError: naming the record: options missing or superfluous, a label that is not one of the task's.
     """
     if kind != "multiple-choice":
         _refuse(

@@ -62,7 +62,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A query as the model will read it, with its demonstrations, and what may answer it.
+    """A query as the model will read it, with its demonstrations and admissible answers.
 
     Pure text: the engine tokenises it, optionally through the model's chat template.
 
@@ -96,7 +96,7 @@ class Template:
     """How an example becomes text.
 
     Attributes:
-        name: what is stored as provenance.
+        name: stored in the provenance.
         body: a format string over ``input``, the example's fields and ``options``; it ends in the answer cue,
             without a trailing space.
         definition: a format string over ``instruction`` that opens a zero-shot prompt and the first

@@ -192,7 +192,7 @@ def test_a_local_copy_loads_through_the_same_code(own_cache: Path, monkeypatch: 
 
 
 def test_without_a_network_the_error_says_what_to_do(own_cache: Path) -> None:
-    with pytest.raises(ConnectionError, match=r"'nyu-mll/glue' cannot be fetched .* or use a task that ships"):
+    with pytest.raises(ConnectionError, match=r"'nyu-mll/glue' cannot be fetched .* or use a built-in task"):
         load_task("sst2", hub=True)
     with pytest.raises(ConnectionError, match="connect to a network"):
         fetch(HUB["ag_news"], "train", revision="main")

@@ -1,4 +1,4 @@
-"""The suite that ships: what each task asks, in which words, in which languages.
+"""The built-in suite: what each task asks, in which words, in which languages.
 
 The examples are in ``<task>.<language>.jsonl`` and were written for this project. In another language
 the instruction, the cues and the label words are all in that language; an item keeps its id and its split.
@@ -136,12 +136,12 @@ def starter_file(name: str) -> Path:
 
 
 def starter_names() -> tuple[str, ...]:
-    """The names of the tasks that ship, in the order in which they are shown."""
+    """The names of the built-in tasks, in the order in which they are shown."""
     return tuple(name for name in STARTER if starter_file(name).exists())
 
 
 def load_starter(name: str) -> Task:
-    """A task of the suite that ships.
+    """A task of the built-in suite.
 
     Raises:
         ValueError: where its file holds what the suite's own rules forbid.
@@ -169,7 +169,7 @@ def by_split_field(lines: Sequence[Line], kind: Kind) -> Splits:
     """Sort the lines of one file by their ``split`` field.
 
     Raises:
-        ValueError: naming the line whose ``split`` is none of train, validation and test.
+        ValueError: naming the line whose ``split`` is not one of train, validation and test.
     """
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for line in lines:
