@@ -111,26 +111,26 @@ def _markdown(table: Table) -> list[str]:
 
 ABOUT = """# Experiments
 
-Each experiment is one question, a grid of cells, tables with placebos and intervals, and one headline sentence.
+Each experiment asks one question and gives tables with placebos and intervals, figures, and a one-sentence headline.
 
 ```bash
-cast-lens experiment list                            # all of them
+cast-lens experiment list                            # list them
 cast-lens experiment selection --quick --out runs/try
 cast-lens experiment status runs/try
 cast-lens report runs/try                            # joins the experiments of a directory into one page
-cast-lens experiment all --quick --out runs/all      # every one, small
+cast-lens experiment all --quick --out runs/all      # run all of them, small
 ```
 
-The main job, `cast-lens run`, is one of them (`transfer`). Each is also a function that takes its own options by
-keyword: `cast_lens.experiments.shots(RunConfig(...), few_shots=(1, 4)) -> DataFrame`.
+`cast-lens run` is the experiment `transfer`. Each is also a function that takes its own options as
+keyword arguments: `cast_lens.experiments.shots(RunConfig(...), few_shots=(1, 4)) -> DataFrame`.
 
-A finished cell is a file. Killed at any moment, the same command ends with the same frames, bit for bit. `--workers N` uses N processes and changes no number; a cell that fails leaves its traceback and the others go on (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv` take about two
+A finished cell is a file. After an interruption the same command resumes and ends with the same tables, bit for bit. `--workers N` uses N processes without changing any number; a cell that fails leaves its traceback, and the others continue (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv` take about two
 hours on two cores (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning
 (extra `peft`).
 """
 SMALL = (
-    "On the embedded 135M-parameter model with a handful of questions: it shows what the output looks like and is too "
-    "small to conclude from. [Findings](../findings.md) has the longer runs."
+    "This is the embedded 135M-parameter model with a handful of questions: it shows what the output looks like and is "
+    "too small for conclusions. [Findings](../findings.md) reports longer runs."
 )
 
 if __name__ == "__main__":

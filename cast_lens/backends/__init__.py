@@ -1,8 +1,7 @@
 """Where a model runs: the one-pass engine, plain hooks, or a serving engine; the same three questions to each."""
 
-from .local import EngineBackend, HookBackend
 from .opening import BACKENDS, BackendName, check_backend, open_backend
-from .protocol import Backend, EvaluatedOn, evaluate_on
+from .protocol import Backend, EngineBackend, EvaluatedOn, HookBackend, evaluate_on
 from .served import EasySteerBackend, VllmLensBackend
 
 __all__ = [

@@ -12,8 +12,7 @@ import torch
 from ..interventions import Intervention, Operator, Position
 from ..models.lens import HookedTransformer
 from ..share.export import easysteer_spec
-from .local import EngineBackend, HookBackend
-from .protocol import Backend
+from .protocol import Backend, EngineBackend, HookBackend
 from .served import EasySteerBackend, VllmLensBackend, easysteer_api, lens_check, vllm_lens_api
 
 BackendName = Literal["engine", "hooks", "easysteer", "vllm-lens"]
