@@ -13,6 +13,7 @@ from cast_lens.engine.attention import tail_groups, trunk_groups
 from cast_lens.engine.capture import rows_within
 from cast_lens.engine.decoding import decode
 from cast_lens.engine.layout import TokenPrompt, build_batch
+from cast_lens.engine.model import AttentionSpec
 from cast_lens.models import HookedDecoder
 from cast_lens.models.lens import has_hooked_transformer
 from tests.architectures import small_model
@@ -84,7 +85,9 @@ def test_no_group_of_a_long_prompt_holds_more_than_its_allowance(whole: bool) ->
         rows = [group.shape[1] for group in tails]
     else:
         trunk = trunk_groups(batch, score_bytes=score_bytes, key_bytes=512)
-        sizes = [group.mask(None).numel() for group in trunk]
+        spec = AttentionSpec(4, 2, 16, 16, 0.25, soft_cap=1.0)
+        masks = [group.mask(spec) for group in trunk]
+        sizes = [0 if mask is None else mask.numel() for mask in masks]
         rows = [group.shape[1] for group in trunk]
     assert sum(rows) == (length + 1 if whole else length - 1)
     assert len(rows) > 20
