@@ -50,8 +50,8 @@ TAIL = """
 No tiny model could be built for these, because their configs fix large sizes or constrain how sizes combine:
 {missing}. When such a model is loaded, it is probed like any other.
 
-The tiny Llama 4 has rotary positions in every layer. The released ones also have layers without, which count their rows for a temperature:
-those models take the plain route.
+The tiny Llama 4 has rotary positions in every layer. The released ones also have layers without, which count their
+rows for a temperature: those models take the plain route.
 """
 UNSEEN = """
 The run that made this table was stopped before it had looked at {names}.
