@@ -156,7 +156,8 @@ class RunConfig:
     """Everything that decides a run's numbers.
 
     Attributes:
-        preset: a recipe that replaces the defaults of some options; what is typed wins. See ``PRESETS``.
+        preset: a recipe that replaces the defaults of some options, such as those of a paper; options that you give
+            take precedence. See ``PRESETS``.
         model: the model to steer: ``smollm2-135m-instruct`` (embedded), a name on the Hugging Face hub, a local folder
             or a .gguf file.
         sources: the tasks from which vectors are taken.
@@ -191,8 +192,8 @@ class RunConfig:
         chat_arguments: arguments of the chat template, as ``name=value`` pairs such as ``enable_thinking=false``.
         seed: the seed of samples, demonstrations, placebos and bootstrap replicates.
         device: where the model runs: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest device available.
-        dtype: the precision of the weights; ``auto`` is float32 up to a billion parameters, and above the checkpoint's
-            own where the device is no slower in it.
+        dtype: the precision of the weights; ``auto`` is float32 up to a billion parameters, and above that the
+            checkpoint's own if the device computes in it no slower than in float32.
         threads: how many threads PyTorch uses in each process; 0 lets PyTorch decide. A different number can change the
             last bits of a result.
     """

@@ -54,8 +54,8 @@ class Choosing(Experiment):
 
     Attributes:
         rules: the rules to compare, keys of ``methods.RULES``; ``own`` is always included.
-        nearness: let the gate also know how near next tokens are to those of in-context learning; this takes 16 prompts
-            with demonstrations per pair.
+        nearness: let the gate also use how near the next tokens are to those of in-context learning; this takes 16
+            prompts with demonstrations per pair.
     """
 
     name = "choosing"

@@ -72,13 +72,13 @@ class Transfer(Experiment):
             ``top-k`` or ``dpp``; ``none`` draws them once per source. Needs a rule that reads no query, such as
             ``middle-layers``.
         queries: for how many unlabelled queries of a target items are retrieved, at most.
-        metric: the outcome that comes first in the report: ``exact_match``, ``choice_correct`` or ``macro_f1``.
-        methods: further methods to compare, keys of ``methods.STEERING_METHODS``, each at the setting that the
-            validation split of its source chose.
-        backend: what answers the test queries of the targets: engine, hooks, easysteer or vllm-lens. Vectors and
-            settings are the engine's in any case.
-        backend_arguments: ``name=value`` pairs for ``vllm.LLM``, such as ``tensor_parallel_size=4``; empty for its own
-            defaults.
+        metric: which outcome is listed first in the report: ``exact_match``, ``choice_correct`` or ``macro_f1``.
+        methods: further methods to compare, keys of ``methods.STEERING_METHODS``, each at the setting that its source's
+            validation split chose.
+        backend: which engine answers the test queries of the targets: engine, hooks, easysteer or vllm-lens. Vectors
+            and settings always come from the built-in engine.
+        backend_arguments: arguments of ``vllm.LLM``, as ``name=value`` pairs such as ``tensor_parallel_size=4``; its
+            own defaults if empty.
     """
 
     name = "transfer"
