@@ -87,6 +87,8 @@ def import_intervention(path: str | os.PathLike[str]) -> Intervention | PromptVe
     tensors, about = load_tensors(path, kind=KIND)
     with _explained(path):
         layers = tuple(about["layers"])
+        if set(tensors) != {f"layer.{layer}" for layer in layers}:
+            raise ValueError(f"its card names layers {list(layers)}, it holds {sorted(tensors)[:4]}")
         rows = [tensors[f"layer.{layer}"] for layer in layers]
         strength, position, name, mark = (about[key] for key in ("strength", "position", "name", "fingerprint"))
         if not isinstance(name, str) or not isinstance(mark, str):

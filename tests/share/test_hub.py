@@ -136,4 +136,4 @@ def test_the_card_says_what_was_measured_beside_which_placebo() -> None:
     bare = model_card(vector, "acme/antonym")
     assert "Nothing was measured" in bare
     assert "No layer or strength was chosen" in bare
-    assert "licence:** not told" in bare
+    assert "licence:** not given" in bare

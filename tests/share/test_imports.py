@@ -248,7 +248,7 @@ def test_a_card_that_is_wrong_is_one_error(change: dict[str, Any], tmp_path: Pat
     for card, tensors in ((_CARD, ["directions"]), (_CHOSEN, ["layer.1", "layer.2"])):
         about = json.dumps({**card, **change})
         save_file({name: rows[name] for name in tensors}, path, metadata={"format": "cast_lens/1", "about": about})
-        if card is _CHOSEN and "kind" in change and change["kind"] == "Something":
+        if card is _CHOSEN and "kind" in change:
             continue  # plain tensors by layer, whatever the card says
         with pytest.raises(ValueError, match=r"v\.safetensors|layers"):
             read_intervention(path, layer=1, strength=1.0)
