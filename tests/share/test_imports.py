@@ -307,7 +307,7 @@ def test_wrong_contents(given: Any, says: str, tmp_path: Path) -> None:
 
 def test_no_vector_at_all(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello, this is text")
-    with pytest.raises(ValueError, match="which is none of GGUF"):
+    with pytest.raises(ValueError, match="which is not one of GGUF"):
         import_vector(tmp_path / "v.txt")
     with pytest.raises(ValueError, match="is not a file"):
         import_vector(tmp_path / "absent")

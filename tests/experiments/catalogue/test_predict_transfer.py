@@ -118,7 +118,7 @@ def test_the_headline_fits_what_came_out(right: Right, said: tuple[str, ...]) ->
     assert bool(list(RUN.figures(frames, grid_config()))) == (right is mixed)
 
 
-def test_only_parallelism_and_fisher_embeddings_read_label_words(tmp_path: Path) -> None:
+def test_only_three_predictors_read_label_words(tmp_path: Path) -> None:
     names = {"good": "great", "bad": "awful"}
     workspace = grid_workspace(tmp_path / "a")
     task = workspace.tasks["tone"]
@@ -133,7 +133,7 @@ def test_only_parallelism_and_fisher_embeddings_read_label_words(tmp_path: Path)
     before, after = (RUN.compute(one, Cell("predictors", "tone")) for one in (workspace, other))
     changed = [name for name in NEEDS if not np.allclose(before[name], after[name], rtol=0, atol=1e-5)]
     # Other label words: what is shown with labels changes, and what chooses among the words. No gold answer is read.
-    assert changed == ["parallelism", "Fisher embedding"]
+    assert changed == ["parallelism", "label overlap", "Fisher embedding"]
 
 
 def test_cells_repeat(tmp_path: Path) -> None:
