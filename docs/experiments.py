@@ -1,6 +1,8 @@
 """Write the pages of the experiments from a run directory: what each asks, its options, and what a run printed.
 
-``cast-lens experiment all --quick --out runs/quick`` makes such a directory; this script reads it and runs no model.
+``cast-lens experiment all --quick --out runs/quick`` makes such a directory; this script reads it and runs no model. A
+page keeps what was written by hand, between ``<!-- by hand -->`` and ``<!-- end -->``, and the output that it has where
+the directory has none of that experiment.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from cast_lens.report.tables import Table
 FOLDER = Path(__file__).parent / "experiments"
 _EMPTY = {"backend_arguments": "none"}
 """What an empty option means, where it is not everything."""
+HAND = re.compile(r"^<!-- by hand -->.*?^<!-- end -->\n", re.DOTALL | re.MULTILINE)
+OUTPUT = re.compile(r"^## What a quick run prints\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 ROWS, COLUMNS = 12, 9
 """Of a table on a page; the run directory has all of it."""
 
@@ -37,7 +41,8 @@ def main() -> None:
     keep_pictures(chapters)
     for name in EXPERIMENTS:
         page = FOLDER / f"{name}.md"
-        page.write_text(one_page(find(name), chapters.get(name)), encoding="utf-8")
+        before = page.read_text(encoding="utf-8") if page.exists() else ""
+        page.write_text(one_page(find(name), chapters.get(name), before), encoding="utf-8")
         print(page)
     (FOLDER / "index.md").write_text(overview(chapters), encoding="utf-8")
 
@@ -58,15 +63,17 @@ def overview(chapters: dict[str, Chapter]) -> str:
     return f"{ABOUT}\n| experiment | question |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
-def one_page(kind: type[Experiment], chapter: Chapter | None) -> str:
-    """Question, options, and what came out of a small run."""
+def one_page(kind: type[Experiment], chapter: Chapter | None, before: str) -> str:
+    """Question, options, and what came out of a small run; ``before`` is the page as it was."""
     command = "run --quick" if kind.name == "transfer" else f"experiment {kind.name} --quick"
     lines = [f"# {kind.title}", "", f"**{EXPERIMENTS[kind.name]}**", "", f"```bash\ncast-lens {command}\n```", ""]
-    lines += [_module_text(kind), "", "## What is compared", "", kind.compared, ""]
+    lines += [_module_text(kind), "", "## What is compared", "", kind.compared, "", *HAND.findall(before)]
     options = _options(kind)
     if options:
         lines += ["## Its own options", "", "| option | default | |", "|---|---|---|", *options, ""]
-    if chapter is not None and chapter.headline:
+    if chapter is None or not chapter.headline:
+        lines += OUTPUT.findall(before)
+    else:
         lines += ["## What a quick run prints", "", SMALL, "", f"> {chapter.headline}", ""]
         for table in chapter.tables[:1]:
             lines += [*_markdown(table), ""]
@@ -124,8 +131,10 @@ cast-lens experiment all --quick --out runs/all      # run all of them, small
 `cast-lens run` is the experiment `transfer`. Each is also a function that takes its own options as
 keyword arguments: `cast_lens.experiments.shots(RunConfig(...), few_shots=(1, 4)) -> DataFrame`.
 
-A finished cell is a file. After an interruption the same command resumes and ends with the same tables, bit for bit. `--workers N` uses N processes without changing any number; a cell that fails leaves its traceback, and the others continue (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv` take about two
-hours on two cores (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning
+A finished cell is a file. After an interruption the same command resumes and ends with the same tables, bit for bit.
+`--workers N` uses N processes without changing any number; a cell that fails leaves its traceback, and the others
+continue (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv`
+take about two hours on two cores (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning
 (extra `peft`).
 """
 SMALL = (

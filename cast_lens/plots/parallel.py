@@ -188,7 +188,7 @@ def plot_cosine_matrix(frame: pd.DataFrame, *, layer: int | None = None) -> go.F
             hovertemplate="%{y} – %{x}<br>cosine %{z:.2f}<extra></extra>",
         )
     )
-    scale = {"cmin": -1, "cmax": 1, "cmid": 0, "colorbar": {"title": {"text": "cosine<br> "}, **BAR}}
+    scale = {"cmin": -1, "cmax": 1, "cmid": 0, "colorbar": {"title": {"text": "cosine", "side": "right"}, **BAR}}
     figure.update_layout(coloraxis=scale, meta={"narrow": {"coloraxis.showscale": len(tasks) > 12}})
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False, tickangle=-40)

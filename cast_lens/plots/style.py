@@ -11,10 +11,12 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from html import escape
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 import plotly.io
+from plotly.io.base_renderers import MimetypeRenderer
 
 Theme = Literal["light", "dark"]
 BACKGROUND: dict[Theme, str] = {"light": "#ffffff", "dark": "#14171c"}
@@ -215,3 +217,26 @@ def template(theme: Theme) -> go.layout.Template:
 # By name for figures made elsewhere: ``fig.update_layout(template="cast_lens_dark")``.
 plotly.io.templates["cast_lens"] = template("light")
 plotly.io.templates["cast_lens_dark"] = template("dark")
+
+
+class InWords(MimetypeRenderer):  # type: ignore[misc]
+    """What a notebook shows in place of a figure where JupyterLab lacks plotly's extension: how to get it."""
+
+    def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, str]:
+        """The note, of lower rank than the figure wherever that can be shown."""
+        title = escape(str(fig_dict.get("layout", {}).get("title", {}).get("text", "A figure")))
+        return {
+            "text/html": f"<p><b>{title}</b>: to see it, <code>pip install plotly</code> in the environment that runs "
+            "JupyterLab and reload the page; or run <code>plotly.io.renderers.default = 'notebook'</code> and the cell "
+            "again.</p>"
+        }
+
+
+def never_blank() -> None:
+    """Where plotly hands JupyterLab a figure and nothing else, words stand in for a missing extension."""
+    if plotly.io.renderers.default == "plotly_mimetype":
+        plotly.io.renderers["cast_lens_words"] = InWords()
+        plotly.io.renderers.default = "plotly_mimetype+cast_lens_words"
+
+
+never_blank()

@@ -168,7 +168,7 @@ def _update(panels: Sequence[pd.DataFrame], metric: str) -> list[Any]:
         "cmin": low,
         "cmax": high if high > low else low + 1,
         "colorbar": {
-            "title": {"text": METRICS[metric].replace(" of the ", "<br>of the ") + "<br> ", "side": "top"},
+            "title": {"text": METRICS[metric], "side": "right"},
             "tickformat": ".0%" if metric in SHARES else "",
             "thickness": 14,
             "outlinewidth": 0,

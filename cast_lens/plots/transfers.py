@@ -75,7 +75,7 @@ def plot_transfer_matrix(
         part = rows[rows["metric"] == metric]
         figure.add_trace(_gains(part, targets, sources, size=size), row=1, col=place)
     reach = reach or max(float(np.nanmax(np.abs(100 * rows["gain"]))), 1.0)
-    bar = {"title": {"text": "percentage<br>points"}, "tickformat": "d", **BAR}
+    bar = {"title": {"text": "percentage points", "side": "right"}, "tickformat": "d", **BAR}
     figure.update_layout(coloraxis={"cmin": -reach, "cmax": reach, "cmid": 0, "colorbar": bar})
     figure.update_yaxes(autorange="reversed", showgrid=False, ticklen=0)
     figure.update_xaxes(showgrid=False, ticklen=0, tickangle=-40)

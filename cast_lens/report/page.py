@@ -11,6 +11,7 @@ import gzip
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from .. import plots
 from ..experiments.outcomes import MID_P, THESE_TASKS
@@ -189,12 +191,18 @@ def _write_page(record: RunRecord, shown: list[ReportFigure]) -> Path:
     return atomic_write(record.path / "report.html", page.encode())
 
 
+def marked(text: str) -> Markup:
+    """Text for the page, with what stands between backticks as code."""
+    return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
+
+
 def render(record: RunRecord, shown: list[ReportFigure], omitted: list[str]) -> str:
     """The page as text."""
     folder = Environment(
         loader=PackageLoader("cast_lens", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    folder.filters["marked"] = marked
     sources, targets = (list(record.config.get(name, ())) for name in ("sources", "targets"))
     return folder.get_template("report.html.j2").render(
         title=f"Cross-task activation steering: {record.config.get('model', 'a language model')}",

@@ -72,3 +72,15 @@ def test_equal_values_make_a_figure_too() -> None:
 def test_what_cannot_be_drawn_is_refused(frame: pd.DataFrame, bins: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plot_placebos(frame, bins=bins)
+
+
+def test_names_of_neighbours_are_written_at_different_heights() -> None:
+    values = [0.5, 0.501, 0.502, *np.linspace(0, 1, 19)]
+    names = ["a", "b", "c", *["placebo: random direction"] * 19]
+    figure = plot_placebos(pd.DataFrame({"method": names, "value": values}))
+    heights = {one.text: one.yshift for one in figure.layout.annotations}
+    assert len(set(heights.values())) == 3
+    assert (
+        figure.layout.margin.t > plot_placebos(pd.DataFrame({"method": names[2:], "value": values[2:]})).layout.margin.t
+    )
+    assert figure.layout.yaxis.dtick == 1, "placebos are counted in whole numbers"

@@ -111,6 +111,13 @@ def test_transfer_matrix_is_centred_and_bold_where_sure() -> None:
     assert "adjusted p = 0.08" in gains.customdata[0][0]
 
 
+def test_figures_that_are_compared_can_have_one_colour_scale() -> None:
+    scale = plot_transfer_matrix(synthetic.transfer(), reach=100).layout.coloraxis
+    assert (scale.cmin, scale.cmax) == (-100, 100)
+    with pytest.raises(ValueError, match="reach=0 must be above 0"):
+        plot_transfer_matrix(synthetic.transfer(), reach=0)
+
+
 def test_transfer_matrix_panels_share_a_scale_and_can_be_stacked() -> None:
     figure = plot_transfer_matrix(synthetic.transfer(), metrics=synthetic.METRICS)
     exact, valid, choice = heat(figure)

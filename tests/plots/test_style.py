@@ -18,6 +18,7 @@ from cast_lens.plots.style import (
     method_order,
     method_style,
     method_styles,
+    never_blank,
     translucent,
 )
 from tests.plots import synthetic
@@ -163,3 +164,19 @@ def test_templates_are_registered_without_becoming_the_default() -> None:
 
 def test_translucent() -> None:
     assert translucent("#1e69b4", 0.15) == "rgba(30,105,180,0.15)"
+
+
+def test_a_figure_is_never_blank_without_a_word() -> None:
+    before = plotly.io.renderers.default
+    try:
+        plotly.io.renderers.default = "plotly_mimetype"
+        never_blank()
+        assert plotly.io.renderers.default == "plotly_mimetype+cast_lens_words"
+        shown = plot_entropy(synthetic.entropy())._repr_mimebundle_()
+        assert "application/vnd.plotly.v1+json" in shown
+        assert "pip install plotly" in shown["text/html"]
+        plotly.io.renderers.default = "png"
+        never_blank()
+        assert plotly.io.renderers.default == "png"
+    finally:
+        plotly.io.renderers.default = before
