@@ -8,12 +8,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 SOURCES := cast_lens tests benchmarks studies
 
 .DEFAULT_GOAL := run
-.PHONY: help run quick test test-tl4 check format docs notebooks figures bench bench-peers clean
+.PHONY: help run quick test test-slow test-tl4 check format docs notebooks figures bench bench-peers clean
 
 help:
 	@echo "make run        the main job and its report (OUT=directory, ARGS='--quick ...')"
 	@echo "make quick      a small version of it, in less than a minute"
-	@echo "make test       install the development tools and run the tests"
+	@echo "make test       install the development tools and run the tests but the slow ones"
+	@echo "make test-slow  run the slow tests: whole commands, every experiment on every mixture of tasks, browsers"
 	@echo "make test-tl4   run the tests of the engine, steering and the report under TransformerLens 4"
 	@echo "make check      format, lint and types, as they are checked before a change is taken"
 	@echo "make format     format and mend what can be mended"
@@ -30,7 +31,10 @@ quick: $(VENV)/.installed
 	$(BIN)/cast-lens run --quick --out runs/quick $(ARGS)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(ARGS)
 
 # TransformerLens 4 in an environment of its own, which finds everything else in the other one.
 TL4 := .venv-tl4

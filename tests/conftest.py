@@ -55,13 +55,22 @@ _OF_HOOKED_TRANSFORMER = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of a model class that the installed TransformerLens has not."""
+    """Keep together what shares a fixture of its module, and skip tests of a model class that is not installed."""
+    for item in items:
+        if _shares_a_fixture(item) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     if int(version("transformer-lens").split(".")[0]) < 4:
         return
     skip = pytest.mark.skip(reason="TransformerLens 4 has no HookedTransformer")
     for item in items:
         if item.name.split("[")[0] in _OF_HOOKED_TRANSFORMER.get(item.path.name, ()):
             item.add_marker(skip)
+
+
+def _shares_a_fixture(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture of its module: several processes would each make it."""
+    known = getattr(item, "_fixtureinfo", None)
+    return known is not None and any(found[-1].scope == "module" for found in known.name2fixturedefs.values())
 
 
 @pytest.fixture(scope="session")

@@ -202,7 +202,8 @@ def test_run_from_options_over_a_config_file(tmp_path: Path, monkeypatch: pytest
     config = tmp_path / "run.toml"
     config.write_text(
         f'model = "{folder.as_posix()}"\nsources = ["review-sentiment"]\ntargets = ["yes-no-facts"]\n'
-        "samples = 4\nvalidation = 2\ntest = 3\nshots = 4\nstrengths = [1.0]\nbootstrap = 50\numap = false\n"
+        "samples = 4\nvalidation = 2\ntest = 3\nshots = 4\nlayers = [1]\nstrengths = [1.0]\nfinalists = 1\n"
+        "bootstrap = 50\numap = false\nthreads = 1\n"
     )
     code, text = invoke("run", "--config", str(config), "--shots", "2", "--quick")
     assert code == 0, text

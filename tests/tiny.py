@@ -15,7 +15,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from cast_lens.models import load_model
+from cast_lens.models import HookedDecoder, load_model
 from cast_lens.models.lens import HookedTransformer
 
 VOCAB = 320
@@ -143,6 +143,10 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 ARCHITECTURES: tuple[str, ...] = tuple(_CONFIGS)
 
 
+# Loaded once in a process, and never handed out: tests change the copies that they get.
+_made: dict[tuple[object, ...], HookedTransformer] = {}
+
+
 @lru_cache(maxsize=2)
 def _backend(bos: bool) -> str:
     tokenizer = Tokenizer(models.BPE(unk_token=None))
@@ -215,5 +219,12 @@ def tiny_model(
     **config_overrides: Any,
 ) -> HookedTransformer:
     """The same as a ``HookedTransformer`` with the tiny tokenizer, by the code path of every other model."""
-    hf_model = tiny_hf_model(architecture, seed=seed, dtype=dtype, **config_overrides)
-    return load_model(hf_model, tokenizer=tiny_tokenizer(bos=bos), dtype=dtype)
+    key = (architecture, seed, dtype, bos, repr(sorted(config_overrides.items())))
+    found = _made.get(key)
+    if found is None:
+        hf_model = tiny_hf_model(architecture, seed=seed, dtype=dtype, **config_overrides)
+        found = load_model(hf_model, tokenizer=tiny_tokenizer(bos=bos), dtype=dtype)
+        if isinstance(found, HookedDecoder):  # its hooks hold the model that they were put on
+            return found
+        _made[key] = found
+    return copy.deepcopy(found)

@@ -11,7 +11,7 @@ import torch
 from ..models.lens import HookedTransformer
 from .attention import GROUP_BYTES
 from .layout import MIN_SHARED, TokenPrompt, common_prefix
-from .model import MLP_ROWS
+from .support import row_model
 
 # Memory above the model, in MB, that capture and scoring work within by default.
 DEFAULT_BUDGET_MB = 128.0
@@ -55,12 +55,17 @@ def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int
         variants: that run together.
         whole: whether all of the prompt is steered; see ``layout``.
     """
-    cfg, length = model.cfg, len(prompt.tokens)
+    cfg, length, kernel = model.cfg, len(prompt.tokens), row_model(model)
     rows = length * (variants if whole else 1) + sum(map(len, prompt.scored)) * variants
-    hidden = 3 * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize * min(rows, MLP_ROWS)
-    # Attention runs on as many rows as its allowance holds, for scores and for weights; which token of a prompt sees
-    # which is held for steered prompts only.
-    scores = 2 * min(GROUP_BYTES, length**2 * (4 * variants * cfg.n_heads if whole else 5))
+    wide = rows if kernel.wide_rows is None else min(rows, kernel.wide_rows)
+    hidden = 3 * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize * wide
+    # Attention runs on as many rows as its allowance holds: scores and weights, and what becomes of scores that are
+    # capped or weighed in another precision. Which token of a prompt sees which is held for steered prompts only.
+    fused = all(spec.soft_cap <= 0 and spec.sinks is None for spec in kernel.attention)
+    copies = 2 if fused and cfg.dtype == torch.float32 else 3
+    scores = copies * min(
+        GROUP_BYTES, length**2 * (4 * variants * cfg.n_heads if whole else 5 if fused else 17 * cfg.n_heads)
+    )
     return rows * row_bytes(model) + hidden + scores + (length**2 if whole else 0)
 
 

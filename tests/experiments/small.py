@@ -28,6 +28,7 @@ SMALL = RunConfig(
     placebos=1,
     finalists=2,
     bootstrap=50,
+    threads=1,
 )
 
 
@@ -36,6 +37,20 @@ def small_config(folder: Path, **changes: Any) -> RunConfig:
     if not any(folder.iterdir()):
         write_folder(folder)
     return replace(SMALL, model=str(folder), **changes)
+
+
+def pairs_config(folder: Path, **changes: Any) -> RunConfig:
+    """Two sources and two targets, one of them a source as well and one of free answers, with a tiny model."""
+    wanted = {
+        "sources": ("review-sentiment", "yes-no-facts"),
+        "targets": ("yes-no-facts", "present-past"),
+        "samples": 4,
+        "validation": 3,
+        "test": 4,
+        "placebos": 2,
+        "threads": 1,
+    }
+    return small_config(folder, **{**wanted, **changes})
 
 
 def planned(experiment: Experiment, config: RunConfig = SMALL) -> tuple[Tasks, list[Cell]]:

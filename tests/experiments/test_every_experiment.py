@@ -25,6 +25,7 @@ MIXTURES = {
     "one target": (("mood", "double"), ("tone",)),
     "source = target": (("mood",), ("mood",)),
 }
+FAST = ("mixed", "source = target")
 LABELS = {"mood": ("good", "bad"), "tone": ("warm", "cold"), "size": ("big", "small")}
 WORDS: dict[str, Callable[[str], str]] = {
     "double": lambda word: word + word,
@@ -85,7 +86,9 @@ def files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize(
+    "mixture", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in MIXTURES]
+)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_it_ends_with_a_report_or_one_sentence(name: str, mixture: str, folder: Path, directories: Path) -> None:
     sources, targets = MIXTURES[mixture]

@@ -13,7 +13,7 @@ from cast_lens.explore import Exploration
 from tests.browser import Page, browse
 from tests.explore import views
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 pytest.importorskip("choreographer", reason="drives the browser; comes with kaleido")
 
 VIEW = "document.querySelector('.cast-explore')"

@@ -81,6 +81,7 @@ def test_several_layers_stand_under_each_other(tasks: list[DifferenceVectors]) -
     pd.testing.assert_frame_equal(project_layers(tasks, layers=[1]), project(tasks, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("umap")
 def test_umap_is_seeded_and_keeps_far_groups_apart() -> None:
     zero = np.random.default_rng(0).normal(size=(20, 1, 24))

@@ -115,6 +115,7 @@ def test_without_pip_the_ways_out_are_named(cache: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_embedded_model_is_the_hugging_face_model(embedded: HookedTransformer) -> None:
     source = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32, attn_implementation="eager")
     ids = embedded.to_tokens(PROBE * 2)
@@ -125,6 +126,7 @@ def test_the_embedded_model_is_the_hugging_face_model(embedded: HookedTransforme
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_embedded_model_is_ready_for_use(embedded: HookedTransformer) -> None:
     assert (embedded.cfg.n_layers, embedded.cfg.d_model, embedded.cfg.n_heads) == (30, 576, 9)
     assert not embedded.training
@@ -138,6 +140,7 @@ def test_the_embedded_model_is_ready_for_use(embedded: HookedTransformer) -> Non
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_digits_stand_apart_as_in_training(embedded: HookedTransformer) -> None:
     assert embedded.tokenizer is not None
     assert embedded.tokenizer.tokenize("a\n\n12 b") == ["a", "ĊĊ", "1", "2", "Ġb"]

@@ -107,6 +107,7 @@ def test_a_picture_says_what_the_slider_was_set_to() -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_a_picture_has_twice_the_pixels_of_the_layout(tmp_path: Path) -> None:
     figure = plot_cohesion(synthetic.cohesion())
     written = write_figure(figure, synthetic.cohesion(), tmp_path, "one")

@@ -11,7 +11,7 @@ from cast_lens.report import write_report
 from tests.browser import Page, browse
 from tests.plots import synthetic
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 pytest.importorskip("choreographer", reason="drives the browser; comes with kaleido")
 
 DRAWN = "document.querySelectorAll('[data-figure] .main-svg').length"

@@ -11,7 +11,7 @@ from cast_lens.selection import METHODS, SEEDED, SelectionParameters, select
 from tests.selection import literal
 
 SAMPLES, BUDGET = 42, 9
-SEEDS = range(4)
+SEEDS = range(2)
 
 
 def points(seed: int) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_least_similar(seed: int) -> None:
     assert got == literal.least_similar(literal.cosines(points(seed)), BUDGET, seed)
 
 
-@pytest.mark.parametrize("seed", [0, 2, 4, 6])
+@pytest.mark.parametrize("seed", [0, 2])
 def test_k_means(seed: int) -> None:
     got = select(points(seed), BUDGET, method="k-means", seed=seed).indices.tolist()
     assert got == literal.k_means(points(seed), BUDGET, seed)

@@ -71,6 +71,7 @@ def test_students_have_the_teachers_rank_or_its_size() -> None:
             assert abs(parameter_count(form, shape, rank) - parameter_count("lora", shape, 4)) <= step / 2
 
 
+@pytest.mark.slow
 def test_the_command_computes_writes_and_continues(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("TRAIN", "HELD_OUT", "SCALED_ON"):
         monkeypatch.setattr(study, name, 64)

@@ -145,6 +145,7 @@ def test_a_family_that_is_held_out_gives_no_vectors_either() -> None:
     assert (cast["source"] == cast["target"]).all()
 
 
+@pytest.mark.slow
 def test_a_tiny_run_from_training_to_drawings(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

@@ -100,6 +100,7 @@ def test_what_counts_as_a_finding() -> None:
     assert not any(map(is_tested, ("random heads", "fast, permuted", "placebo: cast", "few-shot", "zero-shot")))
 
 
+@pytest.mark.slow
 def test_every_method_meets_the_same_queries_beside_its_placebo(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

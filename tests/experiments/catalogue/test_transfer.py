@@ -18,8 +18,7 @@ from cast_lens.experiments.workspace import parameter_count
 from cast_lens.experiments.workspace import test_examples as asked_examples
 from cast_lens.tasks import load_task
 from cast_lens.vectors import DifferenceVectors, SteeringVector
-from tests.experiments.small import workspace_of
-from tests.models.files import write_folder
+from tests.experiments.small import pairs_config, workspace_of
 from tests.tiny import tiny_model
 
 FRAMES = (
@@ -41,21 +40,7 @@ FRAMES = (
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_folder(folder)
-    return RunConfig(
-        model=str(folder),
-        sources=("review-sentiment", "yes-no-facts"),
-        targets=("yes-no-facts", "present-past"),
-        shots=2,
-        samples=4,
-        validation=3,
-        test=4,
-        strengths=(1.0, 2.0),
-        placebos=2,
-        finalists=2,
-        bootstrap=50,
-    )
+    return pairs_config(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def design(kind: AdapterKind) -> AdapterDesign:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_planted_mapping_is_learned_and_the_model_stays(pair: Pair, kind: AdapterKind, architecture: str) -> None:
     model, source = pair(architecture)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -58,25 +58,35 @@ def test_parallelism_with_constant_vectors() -> None:
         generated_against(KNOWN, {"a": constant([1, 0, 3], layer=2)})
 
 
-# Compiling UMAP takes a process half a minute: one compiles it for all.
-@pytest.mark.xdist_group("umap")
-def test_clouds() -> None:
+def long_cloud() -> Generated:
+    """40 vectors that spread along one axis."""
     generator = np.random.default_rng(0)
     spread = torch.tensor(generator.normal(size=(40, 6)) * [9, 3, 0.1, 0.1, 0.1, 0.1], dtype=torch.float32)
-    cloud = Generated(spread[:, None], (0,), ("a",) * 20 + ("b",) * 20, tuple(map(str, range(40))))
+    return Generated(spread[:, None], (0,), ("a",) * 20 + ("b",) * 20, tuple(map(str, range(40))))
+
+
+def test_clouds() -> None:
+    cloud = long_cloud()
+    spread = cloud.directions[:, 0]
     frame = generated_cloud(cloud, 0)
     expected = spread - spread.mean(dim=0)
     assert abs(np.corrcoef(frame["x"], expected[:, 0])[0, 1]) > 0.99
     share = float(expected[:, 0].square().sum() / expected.square().sum())
     assert frame["explained_x"][0] == pytest.approx(share, abs=0.01)
-    neighbours = generated_cloud(cloud, 0, method="umap")
-    assert neighbours[["x", "y"]].notna().all(axis=None)
-    assert neighbours["explained_x"].isna().all()
     for bad, message in ((("pca", 3), "layer=3"), (("tsne", 0), "tsne")):
         with pytest.raises(ValueError, match=message):
             generated_cloud(cloud, bad[1], method=bad[0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least 16 vectors, got 4"):
         generated_cloud(KNOWN, 4, method="umap")
+
+
+# Compiling UMAP takes a process half a minute: one compiles it for all.
+@pytest.mark.slow
+@pytest.mark.xdist_group("umap")
+def test_neighbours_of_a_cloud() -> None:
+    neighbours = generated_cloud(long_cloud(), 0, method="umap")
+    assert neighbours[["x", "y"]].notna().all(axis=None)
+    assert neighbours["explained_x"].isna().all()
 
 
 def test_generated_vectors_are_what_the_engine_adds() -> None:

@@ -31,7 +31,7 @@ def trained(design: Design) -> tuple[ATV, list[float]]:
     return atv, losses
 
 
-@pytest.mark.parametrize("rank", [None, WORDS - 1])
+@pytest.mark.parametrize("rank", [pytest.param(None, marks=pytest.mark.slow), WORDS - 1])
 def test_the_planted_vectors_are_found(rank: int | None) -> None:
     design = Design(generator="blocks", source="self", layer=0, pooling="mean", layers=(1,), rank=rank, strength=1.0)
     atv, losses = trained(design)
