@@ -40,10 +40,10 @@ test-slow: $(VENV)/.installed-dev
 TL4 := .venv-tl4
 TL4_TESTS := tests/engine/test_huggingface.py tests/engine/test_architectures.py tests/engine/test_devices.py \
 	tests/engine/test_equality.py tests/models/test_decoder.py tests/models/test_bridge.py tests/test_hooks.py \
-	tests/test_steering.py tests/test_steered_decoding.py tests/test_extraction.py tests/report
+	tests/test_steering.py tests/test_steered_decoding.py tests/test_extraction.py tests/report/test_page.py
 
 test-tl4: $(TL4)/.installed
-	OMP_NUM_THREADS=1 $(TL4)/bin/python -m pytest -n 2 --dist loadgroup $(TL4_TESTS) $(ARGS)
+	OMP_NUM_THREADS=1 $(TL4)/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" $(TL4_TESTS) $(ARGS)
 
 PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 

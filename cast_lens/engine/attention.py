@@ -116,15 +116,16 @@ def tail_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TailG
         for i in range(0, len(members), size):
             chosen = members[i : i + size]
             run = longest if len(chosen) == 1 else length
-            groups += [_tail_group(batch, chosen, j, min(j + run, length)) for j in range(0, length, run)]
+            # Made once: every run looks at a part of them.
+            places = torch.tensor([batch.tails[index].positions for index in chosen], device=batch.tokens.device)
+            groups += [_tail_group(batch, chosen, places, j, min(j + run, length)) for j in range(0, length, run)]
     return groups
 
 
-def _tail_group(batch: Batch, members: list[int], start: int, stop: int) -> TailGroup:
-    """Rows ``start:stop`` of some tails; a row sees none that comes after it."""
+def _tail_group(batch: Batch, members: list[int], places: Int[Tensor, "tail row"], start: int, stop: int) -> TailGroup:
+    """Rows ``start:stop`` of some tails, which stand at ``places``; a row sees none that comes after it."""
     device = batch.tokens.device
     tails: list[Tail] = [batch.tails[index] for index in members]
-    positions = torch.tensor([tail.positions[:stop] for tail in tails], device=device)
     begins = [batch.offsets[index] for index in members]
     masks = [tail.mask[start:stop, :stop] for tail in tails]
     return TailGroup(
@@ -134,8 +135,8 @@ def _tail_group(batch: Batch, members: list[int], start: int, stop: int) -> Tail
         keys=_rows([tail.path for tail in tails], device),
         prefix=tails[0].prefix_length,
         mask=(torch.stack(masks) if len(masks) > 1 else masks[0][None]).to(device),
-        positions=positions[:, start:],
-        own_positions=positions,
+        positions=places[:, start:stop],
+        own_positions=places[:, :stop],
     )
 
 

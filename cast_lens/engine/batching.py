@@ -32,10 +32,12 @@ def warn_beyond(
     *,
     variants: int = 1,
     whole: bool = False,
+    kept: float = 0,
+    new_tokens: int = 0,
 ) -> None:
     """Warn, before work starts, when one prompt alone needs more memory than the budget: it cannot be cut up."""
     longest = max(prompts, key=lambda prompt: len(prompt.tokens))
-    need = prompt_bytes(model, longest, variants=variants, whole=whole) / 1e6
+    need = prompt_bytes(model, longest, variants=variants, whole=whole, kept=kept, new_tokens=new_tokens) / 1e6
     if need > memory_mb:
         warnings.warn(
             f"memory_mb={memory_mb:g} cannot be kept: {longest.name or 'the longest prompt'} has "
@@ -46,7 +48,9 @@ def warn_beyond(
         )
 
 
-def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int, whole: bool) -> float:
+def prompt_bytes(
+    model: HookedTransformer, prompt: TokenPrompt, *, variants: int, whole: bool, kept: float = 0, new_tokens: int = 0
+) -> float:
     """About what the largest step of one prompt takes: its rows, the MLP's hidden layer, and attention.
 
     Args:
@@ -54,6 +58,8 @@ def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int
         prompt: alone in its batch.
         variants: that run together.
         whole: whether all of the prompt is steered; see ``layout``.
+        kept: bytes that stay of each row, for decoding; see ``cache_bytes``.
+        new_tokens: that each variant writes at most.
     """
     cfg, length, kernel = model.cfg, len(prompt.tokens), row_model(model)
     rows = length * (variants if whole else 1) + sum(map(len, prompt.scored)) * variants
@@ -66,7 +72,8 @@ def prompt_bytes(model: HookedTransformer, prompt: TokenPrompt, *, variants: int
     scores = copies * min(
         GROUP_BYTES, length**2 * (4 * variants * cfg.n_heads if whole else 5 if fused else 17 * cfg.n_heads)
     )
-    return rows * row_bytes(model) + hidden + scores + (length**2 if whole else 0)
+    held = kept * (rows + new_tokens * variants)
+    return rows * row_bytes(model) + hidden + scores + (length**2 if whole else 0) + held
 
 
 def row_bytes(model: HookedTransformer) -> int:
@@ -77,27 +84,33 @@ def row_bytes(model: HookedTransformer) -> int:
     return (4 * cfg.d_model + 4 * heads + 6 * kv) * cfg.dtype.itemsize
 
 
-def cache_bytes(model: HookedTransformer) -> int:
-    """Bytes of one row's keys and values over all layers."""
+def cache_bytes(model: HookedTransformer) -> float:
+    """Bytes of one row's keys and values over all layers, and of the layer that is being rearranged."""
     cfg = model.cfg
     kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
-    return 2 * cfg.n_layers * kv * cfg.dtype.itemsize
+    return 2.0 * (cfg.n_layers + 2) * kv * cfg.dtype.itemsize
 
 
 def plan_batches(
-    prompts: Sequence[TokenPrompt], *, max_rows: int, variants: int = 1, whole: bool = False, answers: bool = True
+    prompts: Sequence[TokenPrompt],
+    *,
+    max_rows: int,
+    variants: int = 1,
+    whole: bool = False,
+    answers: bool = True,
+    new_tokens: int = 0,
 ) -> Iterator[list[int]]:
     """Indices of prompts that run together, each prompt once.
 
     Prompts are sorted by their tokens, so that neighbours share beginnings; a batch ends where its rows
-    (trunk, plus tails times variants) would pass ``max_rows``. A single prompt above it runs alone.
+    (trunk, plus tails and new tokens times variants) would pass ``max_rows``. A single prompt above it runs alone.
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index].tokens)
     batch: list[int] = []
     rows = 0
     for index in order:
         shared = _shared(prompts[batch[-1]], prompts[index]) if batch and not whole else 0
-        tail = _tail_rows(prompts[index], whole=whole, answers=answers)
+        tail = _tail_rows(prompts[index], whole=whole, answers=answers) + new_tokens
         cost = (0 if whole else len(prompts[index].tokens) - 1) + tail * variants
         if batch and rows + cost - shared > max_rows:
             yield batch

@@ -75,9 +75,9 @@ def capture(
         positions: tokens of each prompt, as indices of its token list (BOS included): -1 is the last, 0 the first. A
             causal model's residual there is that of the prompt cut after that token, so this runs the beginnings.
         chat: use the model's chat template.
-        memory_mb: working memory above the model, in MB, without the result. Attention never takes more than 32 of
-            them, however long a prompt is. The rows of one prompt are held together: one that needs more for its rows
-            alone is named in a warning before anything runs.
+        memory_mb: working memory above the model, in MB, without the result. Attention takes at most 32 of them (48
+            where its scores are capped, have sinks or are in half precision), however long a prompt is. The rows of one
+            prompt are held together: one that needs more for its rows alone is named in a warning before anything runs.
         progress: wraps the batches, e.g. to draw a bar.
 
     Returns:
@@ -136,15 +136,15 @@ def _capture(
     return result
 
 
-def rows_within(model: HookedTransformer, memory_mb: float) -> int:
-    """Rows that a pass may hold within a memory budget (at least one).
+def rows_within(model: HookedTransformer, memory_mb: float, *, kept: float = 0) -> int:
+    """Rows that a pass may hold within a memory budget (at least one), of each of which ``kept`` bytes stay.
 
     Raises:
         ValueError: when the budget is not a positive number.
     """
     if not memory_mb > 0:
         raise ValueError(f"memory_mb={memory_mb} must be a positive number of megabytes")
-    budget, row = memory_mb * 1e6 - 2 * GROUP_BYTES, row_bytes(model)
+    budget, row = memory_mb * 1e6 - 2 * GROUP_BYTES, row_bytes(model) + kept
     hidden = 3 * int(model.cfg.d_mlp or model.cfg.d_model) * model.cfg.dtype.itemsize
     wide = row_model(model).wide_rows
     if wide is None or budget < wide * (row + hidden):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -19,7 +20,7 @@ from ..models.identity import check_interventions, plain_model
 from ..models.lens import HookedTransformer
 from . import reference
 from .attention import Path, attend_rows
-from .batching import DEFAULT_BUDGET_MB, cache_bytes, own_precision, row_bytes
+from .batching import DEFAULT_BUDGET_MB, cache_bytes, own_precision
 from .forward import Pass, run_pass
 from .greedy import Stop, StopRule, check_length, stop_rule, texts_of, write_greedily
 from .layout import Batch, TokenPrompt, build_batch
@@ -104,9 +105,9 @@ def decode(
             written[variant][index] = tokens
     if 0 in plain:
         return written
-    extra = 3 * cache_bytes(model) + row_bytes(model)
+    room: dict[str, Any] = {"memory_mb": memory_mb, "kept": cache_bytes(model), "new_tokens": max_new_tokens}
     with own_precision(model):
-        jobs = list(plan_jobs(model, prompts, interventions, memory_mb=memory_mb, answers=False, extra_row_bytes=extra))
+        jobs = list(plan_jobs(model, prompts, interventions, answers=False, **room))
         for members, chosen in progress(jobs, "answer", len(jobs)):
             items = [interventions[index].of(members) for index in chosen]
             rows = _decode(model, [prompts[index] for index in members], items, max_new_tokens, stop)
@@ -132,7 +133,8 @@ class _Rows:
         """Let the rows go that have ended."""
         if len(kept) < len(self.variant):
             self.variant, self.prompt = self.variant[kept], self.prompt[kept]
-            self.own = [(k[kept], v[kept]) for k, v in self.own]
+            for layer, (keys, values) in enumerate(self.own):  # one layer at a time: there is room for one twice
+                self.own[layer] = keys[kept], values[kept]
 
     def paths(self, batch: Batch) -> list[tuple[slice, Path]]:
         """The rows of each prompt, and the trunk rows that they see."""
@@ -213,8 +215,9 @@ def _first_rows(kernel: RowModel, batch: Batch, done: Pass, first: Int[Tensor, "
     def of_rows(x: Tensor) -> Tensor:
         return x[place][:, columns].permute(1, 0, 3, 2, 4).flatten(0, 1)
 
-    own = [(of_rows(k), of_rows(v)) for k, v in done.cache.tails]
-    done.cache.tails.clear()
+    own = done.cache.tails
+    for layer, (keys, values) in enumerate(own):
+        own[layer] = of_rows(keys), of_rows(values)
     return _Rows(
         variant=variants.repeat(n_prompts),
         prompt=prompts.repeat_interleave(n_variants),
@@ -311,9 +314,9 @@ def score_and_answer(
         return scores, texts_of(stop, apart)
     collected = Collected(len(ready), len(interventions) + 1, False, int(model.cfg.d_vocab_out))
     written: list[list[tuple[int, ...]]] = [[()] * len(ready) for _ in range(len(interventions) + 1)]
-    extra = 3 * cache_bytes(model) + row_bytes(model)
+    room: dict[str, Any] = {"memory_mb": memory_mb, "kept": cache_bytes(model), "new_tokens": max_new_tokens}
     with own_precision(model):
-        jobs = list(plan_jobs(model, ready, interventions, memory_mb=memory_mb, extra_row_bytes=extra))
+        jobs = list(plan_jobs(model, ready, interventions, **room))
         for members, chosen in progress(jobs, "score and answer", len(jobs)):
             variants = [0, *(index + 1 for index in chosen)]
             items = [interventions[index].of(members) for index in chosen]

@@ -110,9 +110,8 @@ def run_pass(
             observe(layer, tails[0])
         active = variants.edit(layer, tails, active)
     if cache is not None:
-        cache.tails = [
-            (variants.branched(k, layer), variants.branched(v, layer)) for layer, (k, v) in enumerate(cache.tails)
-        ]
+        for layer, (keys, values) in enumerate(cache.tails):  # one after the other: there is room for one twice
+            cache.tails[layer] = variants.branched(keys, layer), variants.branched(values, layer)
     order = variants.order
     return Pass(tails[torch.tensor(order).argsort()] if count > 1 else tails, cache, order)
 

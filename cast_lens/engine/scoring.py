@@ -66,8 +66,10 @@ def score(
             right up to a constant for each prompt and variant, ``written`` is right, and ``first_token`` is -1. Saves
             most of the unembedding where the model writes something else than an answer.
         memory_mb: working memory above the model, in MB, without the result: it bounds how many prompts and variants
-            run together. Attention never takes more than 32 of them, however long a prompt is; one whose rows alone
-            need more is named in a warning before anything runs.
+            run together. Attention takes at most 32 of them (48 where its scores are capped, have sinks or are in half
+            precision), however long a prompt is. The rows of one prompt are held together, under ``all`` those of a
+            steered copy beside them and a byte for each pair of tokens: a prompt that needs more for these alone is
+            named in a warning before anything runs.
         progress: wraps the batches.
 
     Raises:
@@ -115,31 +117,37 @@ def plan_jobs(
     *,
     memory_mb: float,
     answers: bool = True,
-    extra_row_bytes: int = 0,
+    kept: float = 0,
+    new_tokens: int = 0,
     idle: Sequence[int] = (),
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Batches of prompts with the interventions that run with them, within the memory budget.
 
     Every job also runs the unsteered variant. Interventions at ``all`` positions need whole prompts as tails
     and go apart. A prompt whose variants do not fit together is run several times with a part of them. Variants
-    that are ``idle`` are left out.
+    that are ``idle`` are left out. For decoding, ``kept`` bytes stay of each row, and each variant writes up to
+    ``new_tokens`` more.
     """
-    max_rows = rows_within(model, memory_mb)
-    if extra_row_bytes:
-        max_rows = max(1, min(max_rows, int(memory_mb * 1e6 / extra_row_bytes)))
+    max_rows = rows_within(model, memory_mb, kept=kept)
     shared = [(index, item) for index, item in enumerate(interventions) if shares_pass(item) and index + 1 not in idle]
     whole = [index for index, item in shared if item.position == "all"]
     tailed = [index for index, item in shared if item.position != "all"]
     for members, is_whole in ((tailed, False), (whole, True)):
         if not members and (is_whole or whole):
             continue
-        warn_beyond(model, prompts, memory_mb, variants=1 + bool(members), whole=is_whole)
-        longest = max(len(prompt.tokens) for prompt in prompts) if is_whole else 1
+        beside = 1 + bool(members)
+        warn_beyond(model, prompts, memory_mb, variants=beside, whole=is_whole, kept=kept, new_tokens=new_tokens)
+        longest = (max(len(prompt.tokens) for prompt in prompts) if is_whole else 1) + new_tokens
         room = max(1, max_rows // (2 * longest) - 1)
         for start in range(0, max(1, len(members)), room):
             chosen = members[start : start + room]
             batches = plan_batches(
-                prompts, max_rows=max_rows, variants=len(chosen) + 1, whole=is_whole, answers=answers
+                prompts,
+                max_rows=max_rows,
+                variants=len(chosen) + 1,
+                whole=is_whole,
+                answers=answers,
+                new_tokens=new_tokens,
             )
             yield from ((batch, chosen) for batch in batches)
 

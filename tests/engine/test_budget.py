@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from cast_lens.engine import attention, capture, score, scores, unsupported
+from cast_lens.engine import attention, batching, capture, score, scores, unsupported
 from cast_lens.engine.attention import tail_groups, trunk_groups
+from cast_lens.engine.batching import prompt_bytes
 from cast_lens.engine.capture import rows_within
 from cast_lens.engine.decoding import decode
 from cast_lens.engine.layout import TokenPrompt, build_batch
 from cast_lens.engine.model import AttentionSpec
+from cast_lens.interventions import Intervention, Position
 from cast_lens.models import HookedDecoder
 from cast_lens.models.lens import has_hooked_transformer
 from tests.architectures import small_model
 from tests.closeness import assert_close
 from tests.engine.cases import all_kinds, few_shot_prompts
-from tests.tiny import tiny_model
+from tests.tiny import tiny_hf_model, tiny_model
 
 # Just above the attention's own allowance: some forty rows of the tiny models.
 SMALL_MB = 32.2
@@ -126,3 +130,71 @@ def test_a_prompt_beyond_the_budget_is_named_before_anything_runs() -> None:
     with pytest.warns(UserWarning, match="memory_mb=9 cannot be kept: long has 400 tokens"):
         score(model, [long], whole, memory_mb=9.0)
     assert capture(model, [long], memory_mb=64.0).shape[0] == 1
+
+
+def most_held(job: Callable[[], object]) -> int:
+    """Bytes of the tensors that are held at one time, at most, as PyTorch counts them."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        job()
+    held = most = 0
+    assert found.profiler is not None
+    for event in found.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.filterwarnings("ignore:memory_mb=.* cannot be kept")
+@pytest.mark.parametrize("position", ["last", "all"])
+@pytest.mark.parametrize(
+    ("architecture", "own_modules", "sizes"),
+    [
+        ("llama", False, {"intermediate_size": 1024}),
+        ("llama", True, {"intermediate_size": 1024}),
+        ("llama", True, {"num_key_value_heads": 4, "head_dim": 64}),
+        ("gemma2", True, {}),
+        ("gpt-oss", True, {}),
+    ],
+)
+def test_what_a_warning_says_is_what_is_taken(
+    architecture: str, own_modules: bool, sizes: dict[str, int], position: Position, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long prompt with a steered copy. The allowance of attention is small here, so that the prompt may be, too."""
+    for room in (attention, batching):
+        monkeypatch.setattr(room, "GROUP_BYTES", 2e5)
+    if own_modules:
+        model: Any = HookedDecoder(tiny_hf_model(architecture, **sizes))
+    else:
+        model = tiny_model(architecture, **sizes)
+    prompt = TokenPrompt(tuple(3 + 7 * place % 300 for place in range(400)), ((9,), (10, 11)), 0)
+    items = [Intervention(torch.ones(int(model.cfg.d_model)), 1, 2.0, "add", position)]
+    score(model, [prompt], items, memory_mb=1)  # weights are laid out anew the first time
+    taken = most_held(lambda: score(model, [prompt], items, memory_mb=1))
+    said = prompt_bytes(model, prompt, variants=2, whole=position == "all")
+    assert taken <= said <= 3 * taken
+
+
+@pytest.mark.parametrize("position", ["last", "all"])
+def test_decoding_keeps_its_budget_or_says_what_it_takes(position: Position, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of prompts and of what is written stay over all layers: they count as well."""
+    for room in (attention, batching):
+        monkeypatch.setattr(room, "GROUP_BYTES", 2e5)
+    model = tiny_model("llama", num_hidden_layers=8, num_key_value_heads=4, head_dim=64)
+    prompts = [TokenPrompt(tuple(3 + (7 * place + one) % 300 for place in range(60)), (), -1) for one in range(12)]
+    items = [Intervention(torch.ones(64), layer, 2.0, "add", position) for layer in range(6)]
+    asked: dict[str, Any] = {"max_new_tokens": 30, "stop": lambda written: False}
+    written = decode(model, prompts, items, **asked)
+    for memory_mb in (12.0, 24.0):
+        parts: list[Any] = []
+
+        def job(memory_mb: float = memory_mb, parts: list[Any] = parts) -> None:
+            parts.extend(decode(model, prompts, items, memory_mb=memory_mb, **asked))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            taken = most_held(job)
+        assert parts == written
+        assert taken <= memory_mb * 1e6
+    with pytest.warns(UserWarning, match=r"memory_mb=2 cannot be kept"):
+        decode(model, prompts[:1], items[:1], memory_mb=2.0, **asked)
