@@ -227,4 +227,18 @@ def tiny_model(
         if isinstance(found, HookedDecoder):  # its hooks hold the model that they were put on
             return found
         _made[key] = found
-    return copy.deepcopy(found)
+    return _copied(found)
+
+
+def _copied(model: HookedTransformer) -> HookedTransformer:
+    """A copy in which parameters that share their storage share one, too."""
+    storages: dict[int, torch.UntypedStorage] = {}
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        own = parameter.untyped_storage()
+        storage = storages.setdefault(own.data_ptr(), own.clone())
+        place = parameter.storage_offset(), parameter.shape, parameter.stride()
+        memo[id(parameter)] = torch.nn.Parameter(
+            torch.empty(0, dtype=parameter.dtype).set_(storage, *place), requires_grad=parameter.requires_grad
+        )
+    return copy.deepcopy(model, memo)

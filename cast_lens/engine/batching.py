@@ -53,6 +53,8 @@ def prompt_bytes(
 ) -> float:
     """About what the largest step of one prompt takes: its rows, the MLP's hidden layer, and attention.
 
+    Of a mixture of experts one expert is counted: a model that runs every expert on every row takes more.
+
     Args:
         model: gives widths.
         prompt: alone in its batch.
