@@ -354,8 +354,8 @@ def choose_from(
             has none; no candidate with finite logits.
     """
     if rule == "middle-layers":
-        place = {"strengths": sorted(set(table["strength"])), "position": table["position"].iloc[0]}
-        return fixed_choice(rule, n_layers=n_layers, operator=operator, **place)
+        strengths, position = sorted(set(table["strength"])), table["position"].iloc[0]
+        return fixed_choice(rule, n_layers=n_layers, strengths=strengths, operator=operator, position=position)
     evidence = _evidence(table, source=source, target=target, n_layers=n_layers)
     return _choose(evidence, find_rule(rule), rule, operator)
 
