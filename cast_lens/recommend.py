@@ -26,7 +26,7 @@ from .evaluation import evaluate
 from .extraction import Extraction, difference_vectors
 from .files import write_json
 from .interventions import Intervention
-from .methods import Choice, Setting, candidate_layers, cell_outcomes, choose_from, unlabelled
+from .methods import Choice, Setting, candidate_layers, cell_outcomes, choose_from, settled, unlabelled
 from .models.lens import HookedTransformer
 from .placebos import placebo_seed, random_direction
 from .stats import t_interval
@@ -216,11 +216,17 @@ class _Job:
             self.say(f"{len(prompts)} queries of {name} under {len(directions)} directions")
             tables.append(self._measured(prompts, directions).assign(task=name))
         table = pd.concat(tables, ignore_index=True)
-        chosen = {
-            (kind, one.name): self._choice(table, kind, one.name, target.name)
-            for one in sources
-            for kind in (VECTOR, RANDOM)
-        }
+        self.say("answers in full")
+
+        def choose(rows: pd.DataFrame, name: str) -> Choice:
+            kind, _, source = name.partition("|")
+            return self._choice(rows, kind, source, target.name)
+
+        found, table = settled(
+            self.model, asked, directions, table, choose, task=target.name, chat=self.chat, progress=self.progress
+        )
+        named = {name: name.partition("|") for name in found}
+        chosen = {(named[name][0], named[name][2]): choice for name, choice in found.items()}
         errors = self._errors(table, [one.name for one in sources])
         return self._assembled(target, asked, vectors, chosen, errors, table)
 

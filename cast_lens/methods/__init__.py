@@ -7,7 +7,6 @@ from .choosing import (
     candidate_layers,
     cell_outcomes,
     choose_from,
-    choose_setting,
     find_rule,
     fixed_choice,
     unlabelled,
@@ -44,6 +43,7 @@ from .prompting import (
     zero_shot_condition,
 )
 from .retrieved import RETRIEVALS, retrieved_differences
+from .settled import choose_setting, settled
 from .source_choice import fisher_embedding, h_score, next_token_distance, within_targets
 from .state_vectors import state_vector
 from .vectors import DIFFERENCE_KINDS, VECTOR_METHODS, SourceTask, VectorMethod, language_vector
@@ -98,6 +98,7 @@ __all__ = [
     "retrieved_condition",
     "retrieved_differences",
     "sentence_embedding",
+    "settled",
     "state_vector",
     "static_vector",
     "steered",

@@ -131,13 +131,13 @@ def _cells(scores: Scores) -> pd.DataFrame:
     n = match.shape[1]
     found = {
         "gain": change.mean(axis=1),
-        "gain_se": _standard_error(change),
+        "gain_se": standard_error(change),
         "right": np.full(len(change), match[0].mean()),
         "lost": ((match[:1] == 1) & (match[1:] == 0)).sum(axis=1) / np.maximum(was_right, 1),
         "choice_gain": (chosen[1:] - chosen[:1]).mean(axis=1),
         "gold_logprob": arrays["logprob"][1:].mean(axis=1),
         "believed": believed.mean(axis=1),
-        "believed_se": _standard_error(believed),
+        "believed_se": standard_error(believed),
         "valid": valid[1:].mean(axis=1),
         "valid_before": np.full(len(change), valid[0].mean()),
         "moved": arrays["moved"][1:].mean(axis=1),
@@ -176,7 +176,7 @@ def _array(values: Float[Tensor, " variant"]) -> Float[np.ndarray, " variant"]:
     return values.cpu().numpy()
 
 
-def _standard_error(values: Float[np.ndarray, "cell sample"]) -> Float[np.ndarray, " cell"]:
+def standard_error(values: Float[np.ndarray, "cell sample"]) -> Float[np.ndarray, " cell"]:
     """Of the mean over samples; never below that of one changed answer, as few changes say little."""
     n = values.shape[1]
     spread = values.std(axis=1, ddof=1) if n > 1 else np.full(len(values), np.nan)
@@ -396,57 +396,6 @@ def fixed_choice(
         )
         where = f"layer {setting.layer}"
     return Choice(setting, rule, float("nan"), f"{where}, strength {strength:g}: fixed by rule {rule}")
-
-
-def choose_setting(
-    model: HookedTransformer,
-    prompts: Sequence[Prompt],
-    vector: SteeringVector,
-    *,
-    layers: Sequence[int] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-    positions: Sequence[Position] = ("last",),
-    operator: Operator = "add",
-    labelled: bool = True,
-    chat: bool = False,
-    progress: Progress = quiet,
-) -> Choice:
-    """Where and how strongly a vector helps on these prompts, or that it does not.
-
-    Args:
-        model: the model that the vector was taken from.
-        prompts: zero-shot prompts of one task; not those on which the choice is then praised.
-        vector: what is added.
-        layers: block indices; eight between a fifth and nine tenths of the depth when None.
-        strengths, positions, operator, chat, progress: see ``cell_outcomes``.
-        labelled: choose by the lower bound of the gain in right answers, which reads the prompts' gold answers; False
-            to choose by the lower bound of the believed change, which reads none.
-
-    Returns:
-        a choice with ``layer, strength, position``, and ``steers`` False where no candidate is shown to help.
-
-    Raises:
-        ValueError: see ``engine.sweep``; prompts without gold, or admissible, answers, on which nothing can be chosen.
-    """
-    n_layers = int(model.cfg.n_layers)
-    given = tuple(prompts) if labelled else unlabelled(prompts)
-    table = cell_outcomes(
-        model,
-        given,
-        {"vector": vector},
-        layers=layers or [one for one in candidate_layers(n_layers, 8) if one in vector.layers],
-        strengths=strengths,
-        operator=operator,
-        positions=positions,
-        chat=chat,
-        progress=progress,
-    ).assign(task="labelled" if labelled else "target")
-    known = table["gain" if labelled else "believed"].notna()
-    if not known.any():
-        needed = "gold answers" if labelled else "admissible answers (choices or labels)"
-        raise ValueError(f"the prompts have no {needed}, so no setting can be chosen on them")
-    rule = "worst-lower" if labelled else "target-lower"
-    return choose_from(table, source="", target="target", n_layers=n_layers, rule=rule, operator=operator)
 
 
 def find_rule(name: str) -> Rule:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.engine import TokenPrompt, score, tokenise
+from cast_lens.engine import TokenPrompt, answer, score, tokenise
+from cast_lens.evaluation import evaluate
 from cast_lens.extraction import Extraction, difference_vectors
-from cast_lens.methods import RULES, cell_outcomes, choose_from, choose_setting, unlabelled
+from cast_lens.methods import RULES, Choice, Setting, cell_outcomes, choose_from, choose_setting, settled, unlabelled
 from cast_lens.methods.choosing import CELL, LABELLED
 from cast_lens.tasks import load_task, zero_shot_prompts
 from tests.tiny import tiny_model
@@ -168,3 +169,61 @@ def test_outcomes_are_those_of_a_sweep_and_need_no_labels_for_what_is_believed()
     pd.testing.assert_frame_equal(told[same], other[same])
     with pytest.raises(ValueError, match="no gold answers"):
         choose_setting(model, unlabelled(prompts), vector, layers=(1, 2), strengths=(1.0,))
+
+
+def test_a_candidate_whose_answers_do_not_end_is_never_chosen() -> None:
+    """Planted: the gold answer of a query is the first token that the steered model writes, and it writes on."""
+    model, task = tiny_model("llama"), load_task("review-sentiment")
+    vector = difference_vectors(model, task, Extraction(4, 2, seed=0)).mean()
+    asked = zero_shot_prompts(task, task.validation)
+    edit = vector.intervention(2, strength=4.0)
+    first = answer(model, asked, [edit], max_new_tokens=1)[1]
+    prompts = []
+    for prompt, text in zip(asked, first, strict=True):
+        word = (text or "").strip()
+        made = replace(prompt, gold=word, choices=(word, "zebra"), reading=None)
+        if word.isalpha() and len(tokenise(model, [made])[0].answers[0]) == 1:
+            prompts.append(made)
+    assert len(prompts) > 3
+    options = {"layers": (2,), "strengths": (4.0,)}
+    swept = cell_outcomes(model, prompts, {"v": vector}, **options)  # type: ignore[arg-type]
+    written = evaluate(model, prompts, [edit])
+    right = written.groupby("variant")["exact_match"].mean()
+    found = choose_setting(model, prompts, vector, **options)  # type: ignore[arg-type]
+    # By first tokens it is as good as can be; in full it is not.
+    assert swept["gain"].iloc[0] - 1.645 * swept["gain_se"].iloc[0] > 0
+    assert right[1] <= right[0]
+    assert not found.steers
+    # Without labels the same answers are not admissible.
+    blind = choose_setting(model, prompts, vector, labelled=False, **options)  # type: ignore[arg-type]
+    assert not blind.steers or written.loc[written["variant"] == 1, "valid"].mean() > 0
+
+
+def test_what_is_written_takes_the_place_of_what_was_swept() -> None:
+    model, task = tiny_model("llama"), load_task("review-sentiment")
+    vector = difference_vectors(model, task, Extraction(4, 2, seed=0)).mean()
+    prompts = zero_shot_prompts(task, task.validation[:5])
+    table = cell_outcomes(model, prompts, {"v": vector}, layers=(1, 2), strengths=(1.0,)).assign(task="t")
+    # A rule that takes every row in turn until one was written.
+    asked: list[float] = []
+
+    def choose(rows: pd.DataFrame, name: str) -> Choice:
+        asked.append(float(rows["gain"].iloc[0]))
+        return Choice(Setting(1, 1.0), "mean", 1.0, "always")
+
+    found, changed = settled(model, prompts, {"v": vector}, table.assign(gain=0.7), choose, task="t")
+    written = evaluate(model, prompts, [vector.intervention(1, strength=1.0)])
+    means = written.groupby("variant")[["exact_match", "valid"]].mean()
+    assert found["v"].steers
+    assert asked == [0.7, pytest.approx(means["exact_match"][1] - means["exact_match"][0])]
+    row = changed[changed["layer"] == 1].iloc[0]
+    assert row["valid"] == pytest.approx(means["valid"][1])
+    assert row["valid_before"] == pytest.approx(means["valid"][0])
+    assert changed[changed["layer"] == 2]["gain"].iloc[0] == 0.7
+    layers = iter((1, 2, 1, 2, 1, 2))
+
+    def restless(rows: pd.DataFrame, name: str) -> Choice:
+        at = next(layers)
+        return Choice(Setting(at, float(len(asked)) if at < 0 else 1.0), "mean", 1.0, "another")
+
+    assert settled(model, prompts, {"v": vector}, table, restless, task="t")[0]["v"].setting == Setting(1, 1.0)
