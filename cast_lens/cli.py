@@ -343,7 +343,10 @@ def compare(
             )
             for row in by_model(found).to_dict("records")
         ]
-        _table(("model", "pairs", "n", "gain, over tasks", "headroom", "helped / harmed", "worst pair"), rows)
+        _table(("model", "pairs", "n", "gain", "headroom", "+ / −", "worst"), rows)
+        typer.echo(
+            "Points. Gain: mean over target tasks [95 % over tasks]; + / −: pairs whose interval is above, below 0."
+        )
         write_figure(plot_headroom(found), found, path.parent, path.stem, png="never")
         typer.echo(f"Figure: {path}, numbers: {path.with_suffix('.csv')}")
 

@@ -9,7 +9,7 @@ logits are not finite for every example has no answers and is never chosen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from ..methods import (
     choose_from,
     find_rule,
     fixed_choice,
+    settled,
     unlabelled,
 )
 from ..models.lens import HookedTransformer
@@ -363,20 +364,63 @@ def choice_for(
         setting = workspace.setting(source)
         reason = f"layer {setting.layer}, strength {setting.strength:g}: best on the source's own validation split"
         return Choice(setting, OWN, float("nan"), reason)
-    rules = find_rule(name)
+    known = tuple(labelled or config.sources)
+    table = _tables(workspace, target, name, known, measured)
+    if find_rule(name).others == "used":
+        table = _written(workspace, target, name, known, measured, table)
     wanted = {"method": method, "source": source, "number": number}
-    known = labelled or workspace.config.sources
+    rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return _chosen_from(workspace, rows, source, target, name)
+
+
+def _chosen_from(workspace: Workspace, rows: pd.DataFrame, source: str, target: str, rule: str) -> Choice:
+    n_layers, operator = int(workspace.model.cfg.n_layers), workspace.config.operator
+    return choose_from(rows, source=source, target=target, n_layers=n_layers, rule=rule, operator=operator)
+
+
+def _tables(
+    workspace: Workspace, target: str, rule: str, known: Sequence[str], measured: Sequence[str]
+) -> pd.DataFrame:
+    """What a rule may read of all directions: the target's table, and those of labelled tasks where it reads them."""
+    rules = find_rule(rule)
     # A target whose labels other choices may read has one table; none of its labels reach this one.
     tables = [candidate_table(workspace, target, labelled=target in known, methods=measured)]
-    if rules.others != "unread" or name == OWN:
+    if rules.others != "unread" or rule == OWN:
         tables += [candidate_table(workspace, one, labelled=True, methods=measured) for one in known if one != target]
     table = pd.concat(tables, ignore_index=True)
-    table = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     if rules.guarded:
-        keys = [*wanted, "layer", "strength", "position"]
+        keys = ["method", "source", "number", "layer", "strength", "position"]
         table = table.merge(plain_text_table(workspace, measured), on=keys, how="left")
-    n_layers, operator = int(workspace.model.cfg.n_layers), config.operator
-    return choose_from(table, source=source, target=target, n_layers=n_layers, rule=name, operator=operator)
+    return table
+
+
+def _written(
+    workspace: Workspace, target: str, rule: str, known: Sequence[str], measured: Sequence[str], table: pd.DataFrame
+) -> pd.DataFrame:
+    """The tables with what the rule would choose for the target written in full; see ``methods.settled``.
+
+    Free answers have no admissible set that could be believed, and stay as they were swept.
+    """
+    config, task = workspace.config, workspace.tasks[target]
+    if task.kind == "free":
+        return table
+
+    def choose(rows: pd.DataFrame, name: str) -> Choice:
+        return _chosen_from(workspace, rows[rows["direction"] == name], name.split("|")[1], target, rule)
+
+    def make() -> pd.DataFrame:
+        count = min(config.validation, CANDIDATE_QUERIES)
+        examples = choosing_examples(task, count, seed=config.seed, labelled=target in known)
+        prompts = unlabelled(zero_shot_prompts(task, examples))
+        parts = zip(table["method"], table["source"], table["number"], strict=True)
+        joined = table.assign(direction=["|".join(map(str, part)) for part in parts])
+        found = {name: one for name, one in _directions(workspace, measured).items() if name.split("|")[1] != target}
+        options: dict[str, Any] = {"task": target, "chat": config.chat, "progress": workspace.progress}
+        rows = settled(workspace.model, prompts, found, joined, choose, **options)[1]
+        return rows[rows["task"] == target].drop(columns="direction")
+
+    kept = workspace.directory.frame(f"{_folder(measured, 'written')}/{rule}/{target}", make)
+    return pd.concat([table[table["task"] != target], kept], ignore_index=True)
 
 
 def oracle_choice(

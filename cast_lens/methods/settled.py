@@ -21,7 +21,18 @@ from ..interventions import Operator, Position
 from ..models.lens import HookedTransformer
 from ..tasks import Prompt, is_match
 from ..vectors import SteeringVector
-from .choosing import CELL, STRENGTHS, Choice, candidate_layers, cell_outcomes, choose_from, standard_error, unlabelled
+from .choosing import (
+    CELL,
+    LABELLED,
+    STRENGTHS,
+    UNLABELLED,
+    Choice,
+    candidate_layers,
+    cell_outcomes,
+    choose_from,
+    standard_error,
+    unlabelled,
+)
 from .conditions import Setting
 
 if TYPE_CHECKING:
@@ -56,25 +67,42 @@ def settled(
     Returns:
         a choice for each direction, which was written out or stands aside, and the table with what was written.
     """
-    table, written = table.copy(), set()
+    table = table.copy()
+    written: set[tuple[str, Setting]] = set()
+
+    def choose_all(rows: pd.DataFrame) -> dict[str, Choice]:
+        return {name: choose(rows, name) for name in directions}
+
+    def rows_of(name: str) -> pd.Series:
+        return (table["task"] == task) & (table["direction"] == name)
+
     for _ in range(ROUNDS):
-        choices = {name: choose(table, name) for name in directions}
+        choices = choose_all(table)
         wanted = {name: one.setting for name, one in choices.items() if one.setting is not None}
         todo = {name: at for name, at in wanted.items() if (name, at) not in written}
         if not todo:
             return choices, table
         measured = _in_full(model, prompts, directions, todo, chat=chat, progress=progress)
         for name, at in todo.items():
-            place = (table["task"] == task) & (table["direction"] == name)
-            for column, value in zip(CELL, (at.layer, at.strength, at.position), strict=True):
-                place &= table[column] == value
-            for column, number in measured[name].items():
-                table.loc[place, column] = number
-            written.add((name, at))
-    choices = {name: choose(table, name) for name in directions}
+            place = rows_of(name) & _among(table, {(name, at)}, name)
+            table.loc[place, list(measured[name])] = list(measured[name].values())
+        written |= set(todo.items())
+    for name, one in choose_all(table).items():
+        if one.setting is not None and (name, one.setting) not in written:
+            table.loc[rows_of(name) & ~_among(table, written, name), _outcomes(table)] = np.nan
     return {
-        name: _left_alone(one) if (name, one.setting) not in written else one for name, one in choices.items()
+        name: _left_alone(one) if (name, one.setting) not in written else one for name, one in choose_all(table).items()
     }, table
+
+
+def _among(table: pd.DataFrame, written: set[tuple[str, Setting]], name: str) -> pd.Series:
+    """Rows of a direction that were written."""
+    cells = {(at.layer, at.strength, at.position) for direction, at in written if direction == name}
+    return pd.Series([cell in cells for cell in table[list(CELL)].itertuples(index=False, name=None)], table.index)
+
+
+def _outcomes(table: pd.DataFrame) -> list[str]:
+    return [column for column in (*LABELLED, *UNLABELLED) if column in table]
 
 
 def _left_alone(choice: Choice) -> Choice:
