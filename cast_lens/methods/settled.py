@@ -97,6 +97,8 @@ def settled(
 
 def _among(table: pd.DataFrame, written: set[tuple[str, Setting]], name: str) -> pd.Series:
     """Rows of a direction that were written."""
+    import pandas as pd
+
     cells = {(at.layer, at.strength, at.position) for direction, at in written if direction == name}
     return pd.Series([cell in cells for cell in table[list(CELL)].itertuples(index=False, name=None)], table.index)
 

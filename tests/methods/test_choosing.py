@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from cast_lens.engine import TokenPrompt, answer, score, tokenise
+from cast_lens.engine import TokenPrompt, score, tokenise
 from cast_lens.evaluation import evaluate
 from cast_lens.extraction import Extraction, difference_vectors
 from cast_lens.methods import RULES, Choice, Setting, cell_outcomes, choose_from, choose_setting, settled, unlabelled
@@ -171,34 +172,35 @@ def test_outcomes_are_those_of_a_sweep_and_need_no_labels_for_what_is_believed()
         choose_setting(model, unlabelled(prompts), vector, layers=(1, 2), strengths=(1.0,))
 
 
-def test_a_candidate_whose_answers_do_not_end_is_never_chosen() -> None:
-    """Planted: the gold answer of a query is the first token that the steered model writes, and it writes on."""
-    model, task = tiny_model("llama"), load_task("review-sentiment")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_candidate_whose_answers_do_not_end_is_never_chosen(labelled: bool) -> None:
+    """Planted: a vector that makes every next token one word, on queries whose answer is that word."""
+    model, task = tiny_model("llama"), load_task("yes-no-facts")
+    known = [text[1:] for text in model.tokenizer.get_vocab() if text.startswith("Ġ")]  # type: ignore[union-attr]
+    word = max((text for text in known if text.isalpha()), key=lambda text: (len(text), text))
+    queries = zero_shot_prompts(task, task.validation[:8])
+    asked = [replace(prompt, gold=word, choices=(word, "zebra"), reading=None) for prompt in queries]
+    (token,) = tokenise(model, asked[:1])[0].answers[0]
     vector = difference_vectors(model, task, Extraction(4, 2, seed=0)).mean()
-    asked = zero_shot_prompts(task, task.validation)
-    edit = vector.intervention(2, strength=4.0)
-    first = answer(model, asked, [edit], max_new_tokens=1)[1]
-    prompts = []
-    for prompt, text in zip(asked, first, strict=True):
-        word = (text or "").strip()
-        made = replace(prompt, gold=word, choices=(word, "zebra"), reading=None)
-        if word.isalpha() and len(tokenise(model, [made])[0].answers[0]) == 1:
-            prompts.append(made)
-    assert len(prompts) > 3
-    options = {"layers": (2,), "strengths": (4.0,)}
-    swept = cell_outcomes(model, prompts, {"v": vector}, **options)  # type: ignore[arg-type]
-    written = evaluate(model, prompts, [edit])
-    right = written.groupby("variant")["exact_match"].mean()
-    found = choose_setting(model, prompts, vector, **options)  # type: ignore[arg-type]
-    # By first tokens it is as good as can be; in full it is not.
-    assert swept["gain"].iloc[0] - 1.645 * swept["gain_se"].iloc[0] > 0
-    assert right[1] <= right[0]
+    towards = model.W_U.detach()[:, token].float().cpu()
+    vector = replace(
+        vector, directions=torch.zeros_like(vector.directions).index_fill(0, torch.tensor([3]), 1.0) * towards
+    )
+    options = {"layers": (3,), "strengths": (100.0,)}
+    swept = cell_outcomes(model, asked, {"v": vector}, **options).iloc[0]  # type: ignore[arg-type]
+    written = evaluate(model, asked, [vector.intervention(3, strength=100.0)])
+    steered = written[written["variant"] == 1]
+    assert set(steered["answer"].str.split().str[0]) == {word}
+    assert not steered["exact_match"].any()
+    # By first tokens it is as good as can be.
+    name = "gain" if labelled else "believed"
+    assert swept[name] - 1.645 * swept[f"{name}_se"] > 0
+    found = choose_setting(model, asked, vector, labelled=labelled, **options)  # type: ignore[arg-type]
     assert not found.steers
-    # Without labels the same answers are not admissible.
-    blind = choose_setting(model, prompts, vector, labelled=False, **options)  # type: ignore[arg-type]
-    assert not blind.steers or written.loc[written["variant"] == 1, "valid"].mean() > 0
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_is_written_takes_the_place_of_what_was_swept() -> None:
     model, task = tiny_model("llama"), load_task("review-sentiment")
     vector = difference_vectors(model, task, Extraction(4, 2, seed=0)).mean()
