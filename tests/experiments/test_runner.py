@@ -216,7 +216,7 @@ def test_damage_is_told_with_the_file_and_mended_by_deleting_it(
         assert contents(out) == contents(finished)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow)])
 def test_a_full_or_read_only_disk_ends_the_run_and_it_goes_on_later(
     config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -287,6 +287,7 @@ def test_every_experiment_is_a_command_with_the_options_of_the_configuration() -
     assert "--umap" not in shown
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_with_the_chapter(config: RunConfig, tmp_path: Path) -> None:
     options = [
         *("--model", config.model, "--sources", "review-sentiment", "--targets", "question-type"),

@@ -115,7 +115,7 @@ def test_seed_decides_the_intervals(noisy: list[DifferenceVectors]) -> None:
     assert (first["cosine"] == other["cosine"]).all()
 
 
-@pytest.mark.parametrize("noise", [0.5, 2.0])
+@pytest.mark.parametrize("noise", [pytest.param(0.5, marks=pytest.mark.slow), 2.0])
 def test_interval_covers_a_planted_cosine(noise: float) -> None:
     # Every layer is one trial; n = 64 samples whose noise is up to twice as long as the mean.
     trials, cosine = 300, 0.5

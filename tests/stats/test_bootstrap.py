@@ -46,7 +46,7 @@ def test_matches_scipy_on_the_plain_mean() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-@pytest.mark.parametrize("distribution", ["exponential", "outcomes"])
+@pytest.mark.parametrize("distribution", [pytest.param("exponential", marks=pytest.mark.slow), "outcomes"])
 def test_paired_interval_covers_a_planted_effect(distribution: str) -> None:
     rng = np.random.default_rng(0)
     trials, n, effect = 500, 60, 0.2

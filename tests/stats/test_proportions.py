@@ -112,7 +112,7 @@ def coverage(n: int, up: float, down: float) -> float:
         (16, 0.3, 0.1),
         (16, 0.95, 0.0),
         (16, 1.0, 0.0),
-        (48, 0.02, 0.01),
+        pytest.param(48, 0.02, 0.01, marks=pytest.mark.slow),
         (48, 0.0, 0.99),
         (100, 0.996, 0.0),
     ],
@@ -148,7 +148,7 @@ def test_no_width_is_never_zero_where_nothing_changed(same: float) -> None:
 
 
 @pytest.mark.parametrize(("rate", "dependence"), [(0.02, 0.0), (0.02, 1.0), (0.2, 0.5), (0.95, 0.5)])
-@pytest.mark.parametrize("averaged", [True, False])
+@pytest.mark.parametrize("averaged", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_clustered_intervals_cover(rate: float, dependence: float, averaged: bool) -> None:
     """Three repeats of 32 queries; a repeat takes its query's own fate or a fresh one."""
     generator = np.random.default_rng(0)

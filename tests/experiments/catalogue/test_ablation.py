@@ -90,6 +90,7 @@ def test_variants_are_what_they_are_called(workspace: Workspace) -> None:
     assert len(made["random samples"].vector.provenance.sample_ids) == 3
 
 
+@pytest.mark.slow
 def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
     _, cells = planned(RUN, workspace.config)
     rows = rows_of(RUN, workspace, cells)

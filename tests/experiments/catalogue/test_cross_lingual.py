@@ -90,6 +90,7 @@ def test_foreign_labels_are_those_of_other_languages_only() -> None:
     assert "monde" not in found
 
 
+@pytest.mark.slow
 def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
     tasks, cells = planned(RUN, workspace.config)
     rows = rows_of(RUN, workspace, cells)

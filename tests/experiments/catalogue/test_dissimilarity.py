@@ -108,6 +108,7 @@ def test_missing_cells_leave_tables_with_columns(kinds: tuple[str, ...]) -> None
     list(RUN.figures(frames, grid_config()))
 
 
+@pytest.mark.slow
 def test_cells_repeat(tmp_path: Path) -> None:
     first, second = grid_workspace(tmp_path / "a"), grid_workspace(tmp_path / "b")
     frames = {}

@@ -136,6 +136,7 @@ def test_only_three_predictors_read_label_words(tmp_path: Path) -> None:
     assert changed == ["parallelism", "label overlap", "Fisher embedding"]
 
 
+@pytest.mark.slow
 def test_cells_repeat(tmp_path: Path) -> None:
     workspace = grid_workspace(tmp_path / "a")
     rows = RUN.compute(workspace, Cell("predictors", "tone"))

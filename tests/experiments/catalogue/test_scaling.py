@@ -84,6 +84,7 @@ def test_what_is_missing_leaves_tables_with_columns(kind: str) -> None:
     assert list(RUN.figures(frames, SMALL)) == []
 
 
+@pytest.mark.slow
 def test_cells_repeat_themselves_and_what_does_not_fit_is_named(workspace: Workspace) -> None:
     _, cells = planned(RUN, workspace.config)
     rows = rows_of(RUN, workspace, cells)

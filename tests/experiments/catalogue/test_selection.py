@@ -111,6 +111,7 @@ def test_result_holds_value_difference_and_rank_of_every_pair() -> None:
     assert (row["selection"], row["budget"], row["draws"]) == ("cast", 2, 2)
 
 
+@pytest.mark.slow
 def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
     tasks, cells = planned(RUN, workspace.config)
     rows = rows_of(RUN, workspace, cells)

@@ -65,6 +65,7 @@ def test_geometry_is_that_of_the_vectors(workspace: Workspace) -> None:
     assert rows["at_setting"].sum() == 2
 
 
+@pytest.mark.slow
 def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
     _, cells = planned(RUN, workspace.config)
     rows = rows_of(RUN, workspace, cells)

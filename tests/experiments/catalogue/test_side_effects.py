@@ -77,6 +77,7 @@ def test_sources_that_are_never_steered_have_no_trade_off() -> None:
     assert "cast changes exact match by −50.0 points" in words(RUN.findings(frames, grid_config()))
 
 
+@pytest.mark.slow
 def test_cells_repeat_and_are_shared_through_the_directory(tmp_path: Path) -> None:
     workspace = grid_workspace(tmp_path / "a")
     for cell in (Cell("tasks", "tone"), Cell("text", source="mood")):

@@ -166,12 +166,14 @@ def test_the_chosen_cell_is_the_best_finalist_of_the_sources_own_validation(fini
         assert ((finalists["changed"] != "") == (finalists["n_changed"] > 0)).all()
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_frames(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     again = run(config, tmp_path / "again")
     for name, frame in frames(again).items():
         pd.testing.assert_frame_equal(frame, frames(finished)[name], check_exact=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_the_same(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
 

@@ -97,6 +97,7 @@ def test_vectors_are_told_apart_as_they_are(other: int, told: str) -> None:
     assert under.loc["blank lines, both sides", "gain"] == pytest.approx(8 / 40)
 
 
+@pytest.mark.slow
 def test_cells_repeat_themselves_and_summarise(workspace: Workspace) -> None:
     _, cells = planned(RUN, workspace.config)
     kept = [cell for cell in cells if cell.variant in ("", "cast", "default", "blank lines")]
