@@ -67,9 +67,8 @@ def score(
             most of the unembedding where the model writes something else than an answer.
         memory_mb: working memory above the model, in MB, without the result: it bounds how many prompts and variants
             run together. Attention takes at most 32 of them (48 where its scores are capped, have sinks or are in half
-            precision), however long a prompt is. The rows of one prompt are held together, under ``all`` those of a
-            steered copy beside them and a byte for each pair of tokens: a prompt that needs more for these alone is
-            named in a warning before anything runs.
+            precision). The rows of one prompt are held together, under ``all`` with those of a steered copy and a byte
+            per pair of tokens: a prompt that needs more for these alone is named in a warning before anything runs.
         progress: wraps the batches.
 
     Raises:
