@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 
@@ -15,14 +14,6 @@ from .support import row_model
 
 # Memory above the model, in MB, that capture and scoring work within by default.
 DEFAULT_BUDGET_MB = 128.0
-
-
-@contextmanager
-def own_precision(model: HookedTransformer) -> Iterator[None]:
-    """Inference in the model's own precision, whatever ``torch.autocast`` says around it."""
-    kind = torch.device(model.cfg.device or "cpu").type
-    with torch.inference_mode(), torch.autocast(kind, enabled=False):
-        yield
 
 
 def warn_beyond(

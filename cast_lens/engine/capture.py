@@ -20,9 +20,10 @@ from ..models.lens import HookedTransformer
 from ..tasks.types import Prompt
 from . import reference
 from .attention import GROUP_BYTES
-from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, row_bytes, warn_beyond
+from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes, warn_beyond
 from .forward import run_pass
 from .layout import TokenPrompt, build_batch
+from .model import own_precision
 from .progress import Progress, quiet
 from .support import row_model, unsupported
 from .tokens import PromptLike, Prompts, as_prompts, tokenise

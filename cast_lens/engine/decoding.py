@@ -20,11 +20,11 @@ from ..models.identity import check_interventions, plain_model
 from ..models.lens import HookedTransformer
 from . import reference
 from .attention import Path, attend_rows
-from .batching import DEFAULT_BUDGET_MB, cache_bytes, own_precision
+from .batching import DEFAULT_BUDGET_MB, cache_bytes
 from .forward import Pass, run_pass
 from .greedy import Stop, StopRule, check_length, stop_rule, texts_of, write_greedily
 from .layout import Batch, TokenPrompt, build_batch
-from .model import Attend, AttentionSpec, RowModel
+from .model import Attend, AttentionSpec, RowModel, own_precision
 from .progress import Progress, quiet
 from .scores import Scores, read_out
 from .scoring import Collected, ReadOut, plain_variants, plan_jobs, read_tails, score

@@ -19,10 +19,11 @@ from ..models.identity import plain_model
 from ..models.lens import HookedTransformer
 from ..sublayers import HeadOutputs
 from . import reference
-from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, warn_beyond
+from .batching import DEFAULT_BUDGET_MB, plan_batches, warn_beyond
 from .capture import rows_within
 from .forward import run_pass
 from .layout import TokenPrompt, build_batch
+from .model import own_precision
 from .progress import Progress, quiet
 from .scoring import score
 from .support import row_model, unsupported

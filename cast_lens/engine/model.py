@@ -10,12 +10,16 @@ engine, which alone knows which row sees which.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from ..models.lens import HookedTransformer
 
 Attend = Callable[
     [Float[Tensor, "row head d_head"], Float[Tensor, "row kv_head d_head"], Float[Tensor, "row kv_head d_head"]],
@@ -140,3 +144,11 @@ class RowModel(Protocol):
     ) -> Float[Tensor, "row token"]:
         """Logits of some tokens."""
         ...
+
+
+@contextmanager
+def own_precision(model: HookedTransformer) -> Iterator[None]:
+    """Inference in the model's own precision, whatever ``torch.autocast`` says around it."""
+    kind = torch.device(model.cfg.device or "cpu").type
+    with torch.inference_mode(), torch.autocast(kind, enabled=False):
+        yield

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..interventions import Site, Steering, SublayerEdit, edited_tokens
 from ..models.lens import HookedTransformer
-from .batching import own_precision
 from .greedy import Stop, write_greedily
 from .layout import TokenPrompt
+from .model import own_precision
 from .scores import greedy_tokens, written
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]

@@ -13,11 +13,11 @@ from ..interventions import Intervention, Interventions, Steering, SublayerEdit,
 from ..models.identity import check_interventions, plain_model
 from ..models.lens import HookedTransformer
 from . import reference
-from .batching import DEFAULT_BUDGET_MB, own_precision, plan_batches, warn_beyond
+from .batching import DEFAULT_BUDGET_MB, plan_batches, warn_beyond
 from .capture import rows_within
 from .forward import run_pass
 from .layout import END, Batch, TokenPrompt, build_batch
-from .model import RowModel
+from .model import RowModel, own_precision
 from .progress import Progress, quiet
 from .scores import (
     OTHER,
