@@ -219,7 +219,7 @@ plotly.io.templates["cast_lens"] = template("light")
 plotly.io.templates["cast_lens_dark"] = template("dark")
 
 
-class InWords(MimetypeRenderer):  # type: ignore[misc]
+class InWords(MimetypeRenderer):
     """What a notebook shows in place of a figure where JupyterLab lacks plotly's extension: how to get it."""
 
     def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, str]:
