@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -177,12 +178,12 @@ def test_what_a_warning_says_is_what_is_taken(
 @pytest.mark.parametrize("position", ["last", "all"])
 def test_decoding_keeps_its_budget_or_says_what_it_takes(position: Position, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of prompts and of what is written stay over all layers: they count as well."""
-    for room in (attention, batching):
+    for room in (attention, batching, sys.modules["cast_lens.engine.capture"]):
         monkeypatch.setattr(room, "GROUP_BYTES", 2e5)
     model = tiny_model("llama", num_hidden_layers=8, num_key_value_heads=4, head_dim=64)
-    prompts = [TokenPrompt(tuple(3 + (7 * place + one) % 300 for place in range(60)), (), -1) for one in range(6)]
-    items = [Intervention(torch.ones(64), layer, 2.0, "add", position) for layer in range(3)]
-    asked: dict[str, Any] = {"max_new_tokens": 8, "stop": lambda written: False}
+    prompts = [TokenPrompt(tuple(3 + (7 * place + one) % 300 for place in range(60)), (), -1) for one in range(4)]
+    items = [Intervention(torch.ones(64), layer, 2.0, "add", position) for layer in range(2)]
+    asked: dict[str, Any] = {"max_new_tokens": 4, "stop": lambda written: False}
     written = decode(model, prompts, items, **asked)
     parts: list[Any] = []
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from tests.tiny import tiny_model
 TAILED = [item for item in all_kinds() if item.position != "all"]
 
 
-@pytest.mark.parametrize("memory_mb", [512.0, SMALL_MB])
+@pytest.mark.parametrize("memory_mb", [512.0, SMALL_MB + 1])
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "mistral"])
 def test_both_from_one_pass_are_those_of_two(architecture: str, memory_mb: float) -> None:
     model, prompts, count = tiny_model(architecture), few_shot_prompts(), Counting()
