@@ -188,20 +188,18 @@ class AdaptiveTaskVectors(Experiment):
         folds = {fold: folded(outcomes, fold, self.atv_examples[-1], tasks) for fold in FOLDS}
         main = {fold: part[~part["method"].map(is_variant).astype(bool)] for fold, part in folds.items()}
 
-        def by_fold(table: Any, **more: Any) -> pd.DataFrame:
-            made = [table(part, **more, **options).assign(fold=fold) for fold, part in main.items() if len(part)]
-            return (
-                pd.concat(made, ignore_index=True) if made else table(pd.DataFrame(), **more, **options).assign(fold="")
-            )
+        def by_fold(table: Any, **how: Any) -> pd.DataFrame:
+            made = [table(part, **how).assign(fold=fold) for fold, part in main.items() if len(part)]
+            return pd.concat(made, ignore_index=True) if made else table(pd.DataFrame(), **how).assign(fold="")
 
         every = outcomes[(outcomes["held_out"] == "") & outcomes["method"].isin([*TRAINED, BASELINE])]
         seen, beside = folds[SEEN], [ATV_FULL, ANOTHER, RANDOM, BASELINE]
         changed = seen[seen["method"].map(is_variant).astype(bool) | seen["method"].isin(beside)]
         others = [name for name in dict.fromkeys(outcomes["method"]) if name != ATV_FULL]
         return {
-            "result": by_fold(contrast_table, tested=is_finding),
-            "methods": by_fold(pooled_table),
-            "against": by_fold(side_by_side, comparisons=[(ATV_FULL, other) for other in others]),
+            "result": by_fold(contrast_table, tested=is_finding, **options),
+            "methods": by_fold(pooled_table, **options),
+            "against": by_fold(side_by_side, comparisons=[(ATV_FULL, other) for other in others], seed=config.seed),
             "curve": pooled_table(every, by=("method", "examples"), **options),
             "variants": pooled_table(changed, **options),
             "costs": cost_table(found[found["part"] == "cost"]),

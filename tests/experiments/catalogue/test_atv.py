@@ -49,7 +49,7 @@ def test_holdouts_are_targets_and_families_of_several() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"atv_holdouts": ("task:science",)}, "task:science' is none of task:finance-sentiment"),
+        ({"atv_holdouts": ("task:science",)}, "task:science' is not one of task:finance-sentiment"),
         ({"atv_methods": ("adapter",)}, "adapter.*atv, atv low-rank"),
         ({"chat": True}, "without a chat template"),
         ({"sources": ("yes-no-facts",), "targets": ("yes-no-facts",)}, "two tasks or more"),
