@@ -179,7 +179,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     vector = cl.SteeringVector(torch.ones(1, 8), (1,), ORIGIN)
     with pytest.raises(ValueError, match=r"vector\.intervention"):
         export(vector, tmp_path / "v.gguf")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no export format; choose one of safetensors"):
+    with pytest.raises(ValueError, match="not an export format; choose one of safetensors"):
         export(_made(), tmp_path / "v.bin")
     with pytest.raises(ValueError, match=r"must end in \.gguf"):
         export(_made(position="all"), tmp_path / "v.bin", format="gguf")
