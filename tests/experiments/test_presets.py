@@ -52,6 +52,7 @@ def ran(tmp_path: Path, *arguments: str) -> tuple[Path, str]:
     return out, done.output
 
 
+@pytest.mark.slow
 def test_the_development_codes_recipe_runs_and_leads_with_macro_f1(tmp_path: Path) -> None:
     out, said = ran(tmp_path, "--preset", "ictl-2025-02", "--position", "last")
     assert read_json(out / "config.json")["preset"] == "ictl-2025-02"
@@ -76,6 +77,7 @@ def test_the_development_codes_recipe_runs_and_leads_with_macro_f1(tmp_path: Pat
     assert len(list((out / "vectors").glob("*top-k*"))) == 4
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_steers_one_middle_layer(tmp_path: Path) -> None:
     out, said = ran(tmp_path, "--preset", "paper")
     assert "exact match" in said

@@ -40,6 +40,7 @@ def _run(backend: str, model: Path, out: Path) -> Any:
     return CliRunner().invoke(app, ["run", "--no-umap", *typed])
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_the_same_numbers_through_plain_hooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
