@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "experiments"
 _EMPTY = {"backend_arguments": "none"}
 """What an empty option means, where it is not everything."""
 HAND = re.compile(r"^<!-- by hand -->.*?^<!-- end -->\n", re.DOTALL | re.MULTILINE)
-OUTPUT = re.compile(r"^## What a quick run prints\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+OUTPUT = re.compile(r"^## What a (?:quick|default) run prints\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 ROWS, COLUMNS = 12, 9
 """Of a table on a page; the run directory has all of it."""
 
@@ -35,14 +35,16 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/quick"), help="the run directory to read")
-    out = parser.parse_args().out
+    parser.add_argument("--defaults", action="store_true", help="its experiments ran at their defaults, not --quick")
+    options = parser.parse_args()
+    out = options.out
     record = read_run(out) if out.exists() else None
     chapters = {chapter.name: chapter for chapter in record.chapters} if record else {}
     keep_pictures(chapters)
     for name in EXPERIMENTS:
         page = FOLDER / f"{name}.md"
         before = page.read_text(encoding="utf-8") if page.exists() else ""
-        page.write_text(one_page(find(name), chapters.get(name), before), encoding="utf-8")
+        page.write_text(one_page(find(name), chapters.get(name), before, defaults=options.defaults), encoding="utf-8")
         print(page)
     (FOLDER / "index.md").write_text(overview(chapters), encoding="utf-8")
 
@@ -63,9 +65,15 @@ def overview(chapters: dict[str, Chapter]) -> str:
     return f"{ABOUT}\n| experiment | question |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
-def one_page(kind: type[Experiment], chapter: Chapter | None, before: str) -> str:
-    """Question, options, and what came out of a small run; ``before`` is the page as it was."""
-    command = "run --quick" if kind.name == "transfer" else f"experiment {kind.name} --quick"
+def one_page(kind: type[Experiment], chapter: Chapter | None, before: str, *, defaults: bool) -> str:
+    """Question, options, and what came out of a run; ``before`` is the page as it was."""
+    command = "run" if kind.name == "transfer" else f"experiment {kind.name}"
+    # Output that the page keeps came from the command that it has.
+    kept = re.search(r"^cast-lens (?:run|experiment).*$", before, flags=re.MULTILINE)
+    if chapter is not None and chapter.headline:
+        command += "" if defaults else " --quick"
+    else:
+        command = kept[0].removeprefix("cast-lens ") if kept else f"{command} --quick"
     lines = [f"# {kind.title}", "", f"**{EXPERIMENTS[kind.name]}**", "", f"```bash\ncast-lens {command}\n```", ""]
     lines += [_module_text(kind), "", "## What is compared", "", kind.compared, "", *HAND.findall(before)]
     options = _options(kind)
@@ -74,7 +82,8 @@ def one_page(kind: type[Experiment], chapter: Chapter | None, before: str) -> st
     if chapter is None or not chapter.headline:
         lines += OUTPUT.findall(before)
     else:
-        lines += ["## What a quick run prints", "", SMALL, "", f"> {chapter.headline}", ""]
+        size, text = ("default", DEFAULTS) if defaults else ("quick", SMALL)
+        lines += [f"## What a {size} run prints", "", text, "", f"> {chapter.headline}", ""]
         for table in chapter.tables[:1]:
             lines += [*_markdown(table), ""]
         for figure in chapter.figures[:1]:
@@ -134,12 +143,16 @@ keyword arguments: `cast_lens.experiments.shots(RunConfig(...), few_shots=(1, 4)
 A finished cell is a file. After an interruption the same command resumes and ends with the same tables, bit for bit.
 `--workers N` uses N processes without changing any number; a cell that fails leaves its traceback, and the others
 continue (`--retry-failed`). Experiments in one directory share vectors and settings. At their defaults all but `atv`
-take about two hours on two cores (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning
+took about two hours on two cores with version 0.1 (`--workers 2 --threads 1`); `atv` takes about an hour, and three with LoRA and prefix-tuning
 (extra `peft`).
 """
 SMALL = (
     "This is the embedded 135M-parameter model with a handful of questions: it shows what the output looks like and is "
     "too small for conclusions. [Findings](../findings.md) reports longer runs."
+)
+DEFAULTS = (
+    "This is the embedded 135M-parameter model on the suite that ships. What a larger model does is another question: see "
+    "[Findings](../findings.md)."
 )
 
 if __name__ == "__main__":
