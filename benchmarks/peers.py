@@ -90,7 +90,7 @@ class SteeringVectorsPeer:
 
 
 class NnsightPeer:
-    """A trace a batch of texts, a trace a cell."""
+    """One trace per batch of texts, one trace per cell."""
 
     name, position = "nnsight", "last"
 

@@ -29,7 +29,7 @@ def forward_flops(cfg: Any, *, new: int, past: int = 0, layers: int | None = Non
       ``2 t d`` for each expert's gate;
     - unembedding: ``2 r d v`` for ``r`` tokens that are read.
 
-    Norms, activations, rotary embeddings and a steering vector (``d`` additions a token) are left out: together below
+    Norms, activations, rotary embeddings and a steering vector (``d`` additions per token) are left out: together below
     one per cent.
 
     Args:
