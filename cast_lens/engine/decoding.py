@@ -7,8 +7,9 @@ prompt token and the chains of the answers, and each row writes on from the last
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from . import reference
 from .attention import Path, attend_rows
 from .batching import DEFAULT_BUDGET_MB, cache_bytes
 from .forward import Pass, run_pass
-from .greedy import Stop, StopRule, check_length, stop_rule, texts_of, write_greedily
+from .greedy import Stop, StopRule, check_length, stop_rule, texts_of, while_open, write_greedily
 from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel, own_precision
 from .progress import Progress, quiet
@@ -39,6 +40,7 @@ def answer(
     *,
     max_new_tokens: int = 8,
     stop_at_newline: bool = True,
+    is_open: Callable[[int, str], bool] | None = None,
     chat: bool = False,
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
@@ -53,6 +55,8 @@ def answer(
         max_new_tokens: longest answer, in tokens.
         stop_at_newline: end an answer at the first line end that follows something that is not blank. ``end_tokens``
             always end it. See ``StopRule``.
+        is_open: whether it matters how a text continues, from the index of its prompt and the text so far; where it
+            does not, the answer ends early. By default it always matters.
         chat: use the model's chat template.
         memory_mb: working memory above the model, in MB.
         progress: wraps the batches.
@@ -68,12 +72,13 @@ def answer(
         RuntimeWarning: some texts are None.
     """
     check_length(max_new_tokens)
-    stop = stop_rule(model, stop_at_newline=stop_at_newline)
+    rule = stop_rule(model, stop_at_newline=stop_at_newline)
     ready = tokenise(model, prompts, chat=chat, room=max_new_tokens)
+    stop = rule if is_open is None else [while_open(rule, partial(is_open, index)) for index in range(len(ready))]
     written = decode(
         model, ready, interventions, max_new_tokens=max_new_tokens, stop=stop, memory_mb=memory_mb, progress=progress
     )
-    return texts_of(stop, written)
+    return texts_of(rule, written)
 
 
 def decode(
@@ -82,11 +87,13 @@ def decode(
     interventions: Interventions = (),
     *,
     max_new_tokens: int,
-    stop: Stop,
+    stop: Stop | Sequence[Stop],
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> list[list[tuple[int, ...]]]:
     """``answer`` on tokens: greedy continuations by variant and sample; each ends with the token that stopped it.
+
+    ``stop`` is one rule for all prompts, or one for each.
 
     Raises:
         ValueError: ``max_new_tokens`` below 1; see ``check_interventions``.
@@ -94,6 +101,7 @@ def decode(
     check_length(max_new_tokens)
     model, interventions = plain_model(model), as_interventions(interventions)
     check_interventions(model, interventions, len(prompts))
+    stops = [stop] * len(prompts) if callable(stop) else list(stop)
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
     plain = plain_variants(model, interventions)
     every = [None, *interventions]
@@ -101,7 +109,7 @@ def decode(
         for variant in plain:
             item = every[variant]
             own = None if item is None else item.of([index])
-            tokens = reference.answer(model, prompt, own, max_new_tokens=max_new_tokens, stop=stop)
+            tokens = reference.answer(model, prompt, own, max_new_tokens=max_new_tokens, stop=stops[index])
             written[variant][index] = tokens
     if 0 in plain:
         return written
@@ -110,7 +118,8 @@ def decode(
         jobs = list(plan_jobs(model, prompts, interventions, answers=False, **room))
         for members, chosen in progress(jobs, "answer", len(jobs)):
             items = [interventions[index].of(members) for index in chosen]
-            rows = _decode(model, [prompts[index] for index in members], items, max_new_tokens, stop)
+            own_stops = [stops[index] for index in members]
+            rows = _decode(model, [prompts[index] for index in members], items, max_new_tokens, own_stops)
             for place, variant in enumerate([0, *(index + 1 for index in chosen)]):
                 for column, index in enumerate(members):
                     written[variant][index] = rows[place][column]
@@ -145,19 +154,23 @@ class _Rows:
 
 
 def _decode(
-    model: HookedTransformer, prompts: list[TokenPrompt], interventions: list[Steering], max_new_tokens: int, stop: Stop
+    model: HookedTransformer,
+    prompts: list[TokenPrompt],
+    interventions: list[Steering],
+    max_new_tokens: int,
+    stops: Sequence[Stop],
 ) -> list[list[tuple[int, ...]]]:
     kernel = row_model(model)
     whole = bool(interventions) and interventions[0].position == "all"
     if whole and len({len(prompt.tokens) for prompt in prompts}) > 1:
         parts = [
-            _decode(model, [prompt], [item.of([i]) for item in interventions], max_new_tokens, stop)
+            _decode(model, [prompt], [item.of([i]) for item in interventions], max_new_tokens, [stops[i]])
             for i, prompt in enumerate(prompts)
         ]
         return [[part[variant][0] for part in parts] for variant in range(len(interventions) + 1)]
     batch = build_batch(prompts, whole=whole, answers=False, device=model.cfg.device or "cpu")
     done = run_pass(kernel, batch, interventions, keep_cache=True)
-    return write(model, batch, done, interventions, prompts, max_new_tokens, stop)
+    return write(model, batch, done, interventions, prompts, max_new_tokens, stops)
 
 
 def write(
@@ -167,7 +180,7 @@ def write(
     interventions: list[Steering],
     prompts: list[TokenPrompt],
     max_new_tokens: int,
-    stop: Stop,
+    stops: Sequence[Stop],
     *,
     first: Int[Tensor, "variant sample"] | None = None,
 ) -> list[list[tuple[int, ...]]]:
@@ -175,7 +188,8 @@ def write(
 
     Args:
         model, batch, done, interventions, prompts: what ran.
-        max_new_tokens, stop: see ``decode``.
+        max_new_tokens: see ``decode``.
+        stops: for each prompt, where its answers end.
         first: first tokens, where they have been read off the pass already.
     """
     kernel = row_model(model)
@@ -193,7 +207,8 @@ def write(
         positions = at + 1
         return _step(kernel, batch, trunk, rows, tokens, interventions, at, lengths[rows.prompt] - 1)
 
-    found = write_greedily(rows.tokens, step, max_new_tokens=max_new_tokens, stop=stop)
+    own = [stops[prompt] for _, prompt in owners]
+    found = write_greedily(rows.tokens, step, max_new_tokens=max_new_tokens, stop=own)
     written: list[list[tuple[int, ...]]] = [[()] * len(prompts) for _ in range(len(interventions) + 1)]
     for (variant, prompt), tokens in zip(owners, found, strict=True):
         written[variant][prompt] = tokens
@@ -324,7 +339,7 @@ def score_and_answer(
             batch, done = _pass(model, own, items)
             read_tails(row_model(model), batch, done.tails, own, members, variants, collected, ReadOut())
             first = collected.first[variants][:, members]
-            rows = write(model, batch, done, items, own, max_new_tokens, stop, first=first)
+            rows = write(model, batch, done, items, own, max_new_tokens, [stop] * len(own), first=first)
             for row, variant in zip(rows, variants, strict=True):
                 for tokens, index in zip(row, members, strict=True):
                     written[variant][index] = tokens

@@ -93,26 +93,38 @@ class StopRule:
         return str(self.tokenizer.decode(list(written[:ended]), skip_special_tokens=True))
 
 
-def write_greedily(first: Int[Tensor, " row"], step: Step, *, max_new_tokens: int, stop: Stop) -> list[tuple[int, ...]]:
+def write_greedily(
+    first: Int[Tensor, " row"], step: Step, *, max_new_tokens: int, stop: Stop | Sequence[Stop]
+) -> list[tuple[int, ...]]:
     """Greedy decoding: each row continues until it stops, is full, or has no most probable token (-1, its last).
 
     Args:
         first: first token of each row.
         step: gives the next tokens; see ``Step``.
         max_new_tokens: longest answer.
-        stop: see ``Stop``.
+        stop: see ``Stop``; one for all rows, or one for each.
     """
+    stops = [stop] * len(first) if callable(stop) else list(stop)
     written: list[list[int]] = [[] for _ in first]
     rows, tokens = list(range(len(first))), first
     for count in range(1, max_new_tokens + 1):
         for row, token in zip(rows, tokens.tolist(), strict=True):
             written[row].append(token)
-        kept = [place for place, row in enumerate(rows) if written[row][-1] != UNREAD and not stop(written[row])]
+        kept = [place for place, row in enumerate(rows) if written[row][-1] != UNREAD and not stops[row](written[row])]
         if not kept or count == max_new_tokens:
             break
         rows = [rows[place] for place in kept]
         tokens = step(kept, tokens[kept])
     return [tuple(row) for row in written]
+
+
+def while_open(rule: StopRule, is_open: Callable[[str], bool]) -> Stop:
+    """Stop where ``rule`` does, and as soon as the text so far is not ``is_open``: what follows would not matter."""
+
+    def stop(written: Sequence[int]) -> bool:
+        return rule(written) or not is_open(rule.text(written) or "")
+
+    return stop
 
 
 def texts_of(stop: StopRule, written: list[list[tuple[int, ...]]]) -> list[list[str | None]]:

@@ -8,18 +8,18 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from ..engine import Progress, answer, quiet, score, tokenise
+from ..engine import Progress, TokenPrompt, answer, quiet, score, tokenise
 from ..evaluation import answer_limit
-from ..interventions import Operator, Position
+from ..interventions import Operator, Position, Steering
 from ..models.lens import HookedTransformer
-from ..tasks import Prompt, is_match
+from ..tasks import Prompt, is_match, may_be_valid
 from ..vectors import SteeringVector
 from .choosing import (
     CELL,
@@ -68,6 +68,8 @@ def settled(
         a choice for each direction, which was written out or stands aside, and the table with what was written.
     """
     table = table.copy()
+    ready = tokenise(model, prompts, chat=chat)
+    held: list[list[float]] = []
     written: set[tuple[str, Setting]] = set()
 
     def choose_all(rows: pd.DataFrame) -> dict[str, Choice]:
@@ -82,7 +84,11 @@ def settled(
         todo = {name: at for name, at in wanted.items() if (name, at) not in written}
         if not todo:
             return choices, table
-        measured = _in_full(model, prompts, directions, todo, chat=chat, progress=progress)
+        if not held:
+            held = [row[0].double().softmax(dim=0).tolist() for row in score(model, ready).answer_logprobs]
+        edits = [at.edit(directions[name]) for name, at in todo.items()]
+        texts = _written(model, prompts, ready, edits, progress=progress)
+        measured = dict(zip(todo, _in_full(texts, prompts, held), strict=True))
         for name, at in todo.items():
             place = rows_of(name) & _among(table, {(name, at)}, name)
             table.loc[place, list(measured[name])] = list(measured[name].values())
@@ -114,29 +120,34 @@ def _left_alone(choice: Choice) -> Choice:
     return Choice(None, choice.rule, choice.score, reason)
 
 
-def _in_full(
+def _written(
     model: HookedTransformer,
     prompts: Sequence[Prompt],
-    directions: Mapping[str, SteeringVector],
-    settings: Mapping[str, Setting],
+    ready: Sequence[TokenPrompt],
+    edits: Sequence[Steering],
     *,
-    chat: bool,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
-    """The columns of ``cell_outcomes`` that rest on what is written, from whole answers; one setting per direction."""
-    ready = tokenise(model, prompts, chat=chat)
-    edits = [at.edit(directions[name]) for name, at in settings.items()]
-    texts = answer(model, ready, edits, max_new_tokens=answer_limit(ready), progress=progress)
-    held = [row[0].double().softmax(dim=0).tolist() for row in score(model, ready).answer_logprobs]
+) -> list[list[str | None]]:
+    """Answers by variant and prompt, each as far as it can still become an admissible one."""
+
+    def is_open(index: int, text: str) -> bool:
+        return may_be_valid(text, prompts[index])
+
+    return answer(model, ready, edits, max_new_tokens=answer_limit(ready), is_open=is_open, progress=progress)
+
+
+def _in_full(
+    texts: Sequence[Sequence[str | None]], prompts: Sequence[Prompt], held: Sequence[Sequence[float]]
+) -> Iterator[dict[str, float]]:
+    """The columns of ``cell_outcomes`` that rest on what is written, from whole answers, for each variant."""
     right, belief, valid = (
         np.array([[read(one, i, prompts, held) for i, one in enumerate(row)] for row in texts])
         for read in (_right, _belief, _valid)
     )
-    found = {}
-    for row, name in enumerate(settings, start=1):
+    for row in range(1, len(texts)):
         gain, believed = right[row] - right[0], belief[row] - belief[0]
         lost = ((right[0] == 1) & (right[row] == 0)).sum() / max(1, (right[0] == 1).sum())
-        found[name] = {
+        yield {
             "gain": float(gain.mean()),
             "gain_se": _spread(gain),
             "right": float(right[0].mean()),
@@ -146,7 +157,6 @@ def _in_full(
             "valid": float(valid[row].mean()),
             "valid_before": float(valid[0].mean()),
         }
-    return found
 
 
 def _right(text: str | None, index: int, prompts: Sequence[Prompt], held: Sequence[Sequence[float]]) -> float:

@@ -7,7 +7,7 @@ Nothing in this room runs a model or imports torch.
 
 from __future__ import annotations
 
-from .answers import is_match, is_valid, normalise_answer
+from .answers import is_match, is_valid, may_be_valid, normalise_answer
 from .loading import list_tasks, load_task
 from .prompts import (
     cross_task,
@@ -43,6 +43,7 @@ __all__ = [
     "label_counts",
     "list_tasks",
     "load_task",
+    "may_be_valid",
     "normalise_answer",
     "prompts_showing",
     "sample_examples",

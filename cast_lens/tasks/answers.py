@@ -213,6 +213,34 @@ def is_valid(answer_text: str, prompt: Prompt) -> bool:
     return any(reading.gives(line, choice, lettered=_lettered(prompt)) for choice in prompt.choices)
 
 
+def may_be_valid(text: str, prompt: Prompt) -> bool:
+    """Whether a text that is not finished may still give one of the admissible answers.
+
+    False only where no continuation can: ``tool to`` gives neither ``positive`` nor ``negative``, ``posit`` may give
+    one. Free answers, numbers and the rule of arXiv 2405.10548 are always left open.
+
+    >>> from cast_lens.tasks import load_task, zero_shot
+    >>> task = load_task("review-sentiment")
+    >>> prompt = zero_shot(task, task.test[0])
+    >>> may_be_valid(" The", prompt), may_be_valid(" pos", prompt)
+    (False, True)
+    """
+    reading = _reading(prompt)
+    if not prompt.choices or reading.rule != "task" or "\ufffd" in text:
+        return True
+    line, cues = _first_line(text, _cues(prompt)), _cues(prompt)
+    if any(cue.lower().startswith(line.lower()) for cue in cues):
+        return True
+    # A letter may still get its accent, so letters and accents are compared apart.
+    begun = unicodedata.normalize("NFD", reading.normal(line))
+    for choice in prompt.choices:
+        whole = unicodedata.normalize("NFD", reading.normal(choice))
+        numeric = reading.numbers and reading.value(reading.bare(choice)) is not None
+        if numeric or whole.startswith(begun) or begun.startswith(whole):
+            return True
+    return False
+
+
 def normalise_answer(text: str, *, cues: Sequence[str] = CUES) -> str:
     """The answer that a text amounts to by the rule of arXiv 2405.10548, whatever the task.
 

@@ -66,3 +66,16 @@ def test_text_ends_at_a_newline_or_at_the_end_of_text() -> None:
     tokens = decode(model, few_shot_prompts(())[:2], max_new_tokens=3, stop=stop_rule(model, stop_at_newline=True))
     assert len(texts) == len(tokens) == 1
     assert all(isinstance(text, str) for text in texts[0])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+def test_an_answer_whose_end_does_not_matter_is_cut(architecture: str) -> None:
+    """Each prompt is asked for itself, on the fast and on the plain route, and a cut answer begins like the whole."""
+    model, texts, items = tiny_model(architecture), ["Review: fine\nSentiment:", "The", "A"], all_kinds()[:4]
+    whole = answer(model, texts, items, max_new_tokens=5)
+    cut = answer(model, texts, items, max_new_tokens=5, is_open=lambda index, text: index != 1 and len(text) < 8)
+    for row, shorter in zip(whole, cut, strict=True):
+        for index, (everything, begun) in enumerate(zip(row, shorter, strict=True)):
+            assert everything is not None and begun is not None and everything.startswith(begun)
+            assert len(begun) >= min(8, len(everything)) or index == 1
+    assert any(len(one[1] or "") < len(other[1] or "") for one, other in zip(cut, whole, strict=True))

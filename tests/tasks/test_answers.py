@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 
 import pytest
 
 from cast_lens.tasks import Task, zero_shot
-from cast_lens.tasks.answers import AnswerReading, is_match, is_valid, normalise_answer
+from cast_lens.tasks.answers import AnswerReading, is_match, is_valid, may_be_valid, normalise_answer
 from cast_lens.tasks.types import Prompt
 
 from .small import example, free_task, labelled_task
@@ -274,3 +275,42 @@ def test_what_is_ignored_is_decided_by_the_answers() -> None:
     assert AnswerReading.of(["3", "4"], labels=True).numbers
     assert not AnswerReading.of(["3", "3.0"], labels=True).numbers
     assert AnswerReading.of(["3", "3.0"]).numbers
+
+
+OPEN = [
+    labels_task("positive", "negative", "neutral"),
+    labels_task("non-toxic", "toxic", "very toxic"),
+    labels_task("A", "B", "C", "D"),
+    labels_task("US", "us", "UK"),
+    labels_task("3", "-3", "3.5", "1,000"),
+    labels_task("正面", "负面", "中 性"),
+    labels_task("सकारात्मक", "नकारात्मक"),
+    labels_task("évité", "evite", "straße"),
+    labels_task("!", "?", "none."),
+]
+DRESSES = ["{}", " {}.", '"{}"', "**{}**", "({})", "{}) word", "{}: because", "\n\n{}\nmore", "Label: {}", "{}。", "- {} -"]
+
+
+@pytest.mark.parametrize("task", OPEN, ids=lambda task: task.labels[0])
+def test_a_text_that_becomes_an_answer_is_open_all_the_way(task: Task) -> None:
+    """Every beginning of a valid text, in either Unicode form, may still be valid."""
+    seen = 0
+    for one in task.test:
+        asked = zero_shot(task, one)
+        for choice in asked.choices:
+            for dress in DRESSES:
+                for form in ("NFC", "NFD"):
+                    text = unicodedata.normalize(form, dress.format(choice))
+                    if is_valid(text, asked):
+                        seen += 1
+                        assert all(may_be_valid(text[:stop], asked) for stop in range(len(text) + 1)), text
+    assert seen > 20
+
+
+def test_a_text_that_can_give_no_answer_is_not_open() -> None:
+    asked = zero_shot(OPEN[0], OPEN[0].test[0])
+    assert not may_be_valid(" tool", asked)
+    assert not may_be_valid("The answer", asked)
+    assert not may_be_valid("positron", asked)
+    assert may_be_valid(" Pos", asked) and may_be_valid("", asked) and may_be_valid("Lab", asked)
+    assert may_be_valid("The answer", prompt("positive"))
