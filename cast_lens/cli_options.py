@@ -251,7 +251,7 @@ def _attributes(docstring: str) -> dict[str, str]:
     """The entries under ``Attributes:`` by name; ``a, b: text`` is one for each."""
     section = re.split(r"\n(?=\S)", docstring.partition("Attributes:\n")[2])[0]
     found: dict[str, str] = {}
-    for entry in re.split(r"(?:^|\n)    (?=[\w, ]+:)", section):
+    for entry in re.split(r"(?:^|\n)    (?=\w[\w, ]*:)", section):
         names, _, text = entry.strip().partition(":")
         text = " ".join(text.replace("``", "").split())
         found |= {name.strip(): text for name in names.split(",") if name.strip()}

@@ -224,3 +224,11 @@ def test_run_from_options_over_a_config_file(tmp_path: Path, monkeypatch: pytest
     code, text = invoke("run", "--config", str(config), "--shots", "2", "--quick", "--overwrite")
     assert code == 0, text
     assert (out / "versions.json").stat().st_mtime_ns > before
+
+
+def test_a_colon_in_the_text_of_an_option_does_not_cut_it() -> None:
+    """Every entry of the docstring is shown to its end, whatever its lines begin with."""
+    shown = " ".join(option.text for option in all_options())
+    words = [line.split() for line in (RunConfig.__doc__ or "").partition("Attributes:\n")[2].splitlines()]
+    missing = [line for line in words if line and " ".join(line).replace("``", "").partition(": ")[2] not in shown]
+    assert not missing
