@@ -76,6 +76,8 @@ def test_an_answer_whose_end_does_not_matter_is_cut(architecture: str) -> None:
     cut = answer(model, texts, items, max_new_tokens=5, is_open=lambda index, text: index != 1 and len(text) < 8)
     for row, shorter in zip(whole, cut, strict=True):
         for index, (everything, begun) in enumerate(zip(row, shorter, strict=True)):
-            assert everything is not None and begun is not None and everything.startswith(begun)
+            assert everything is not None
+            assert begun is not None
+            assert everything.startswith(begun)
             assert len(begun) >= min(8, len(everything)) or index == 1
     assert any(len(one[1] or "") < len(other[1] or "") for one, other in zip(cut, whole, strict=True))

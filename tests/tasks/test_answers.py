@@ -288,7 +288,19 @@ OPEN = [
     labels_task("évité", "evite", "straße"),
     labels_task("!", "?", "none."),
 ]
-DRESSES = ["{}", " {}.", '"{}"', "**{}**", "({})", "{}) word", "{}: because", "\n\n{}\nmore", "Label: {}", "{}。", "- {} -"]
+DRESSES = [
+    "{}",
+    " {}.",
+    '"{}"',
+    "**{}**",
+    "({})",
+    "{}) word",
+    "{}: because",
+    "\n\n{}\nmore",
+    "Label: {}",
+    "{}。",
+    "- {} -",
+]
 
 
 @pytest.mark.parametrize("task", OPEN, ids=lambda task: task.labels[0])
@@ -312,5 +324,7 @@ def test_a_text_that_can_give_no_answer_is_not_open() -> None:
     assert not may_be_valid(" tool", asked)
     assert not may_be_valid("The answer", asked)
     assert not may_be_valid("positron", asked)
-    assert may_be_valid(" Pos", asked) and may_be_valid("", asked) and may_be_valid("Lab", asked)
+    assert may_be_valid(" Pos", asked)
+    assert may_be_valid("", asked)
+    assert may_be_valid("Lab", asked)
     assert may_be_valid("The answer", prompt("positive"))
