@@ -598,17 +598,21 @@ def _recommend(given: dict[str, Any]) -> None:
         raise ValueError("--task is missing; give a file of queries, one per line, or the name of a task")
     check_model(how.model)
     from .tasks import load_task
+    from .tasks.formats import SUFFIXES
 
     named = [load_task(name, tasks=how.folder or None) for name in how.sources]
-    if how.task.startswith((".", "/")) or Path(how.task).suffix in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
+    if how.task.startswith((".", "/")) or Path(how.task).suffix in (*SUFFIXES, ".txt"):
         if not Path(how.task).is_file():
             raise ValueError(f"--task {how.task} is not a file; give a file of queries, one per line, or a task's name")
-        task: Any = Path(how.task)
+        given: Any = Path(how.task)
     else:
-        task = load_task(how.task, tasks=how.folder or None)
+        given = load_task(how.task, tasks=how.folder or None)
     from .engine.progress import bars, quiet
     from .models import load_model
-    from .recommend import SOURCES, recommend
+    from .recommend import SOURCES, recommend, target_task
+
+    # What is wrong with the queries is said before the model loads.
+    task = target_task(given, labels=how.labels or None, instruction=how.instruction or None, seed=how.seed)
 
     say = _silent if how.quiet else _say
     say(f"Loading {how.model}")
@@ -616,8 +620,6 @@ def _recommend(given: dict[str, Any]) -> None:
         load_model(how.model, device=how.device, dtype=how.dtype),
         task,
         sources=named or SOURCES,
-        labels=how.labels or None,
-        instruction=how.instruction or None,
         queries=how.queries,
         samples=how.samples,
         chat=how.chat,

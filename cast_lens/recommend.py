@@ -177,7 +177,7 @@ def recommend(
     Raises:
         ValueError: bad input, before the model runs.
     """
-    target = _target(task, labels=labels, instruction=instruction, seed=seed)
+    target = target_task(task, labels=labels, instruction=instruction, seed=seed)
     known = _sources(sources, target)
     for name, value in (("queries", queries), ("samples", samples), ("shots", shots)):
         if value < 2:
@@ -411,10 +411,21 @@ def _sources(given: Sequence[Task | str], target: Task) -> list[Task]:
     return usable
 
 
-def _target(
-    given: Task | str | Path | Sequence[Any], *, labels: Sequence[str] | None, instruction: str | None, seed: int
+def target_task(
+    given: Task | str | Path | Sequence[Any],
+    *,
+    labels: Sequence[str] | None = None,
+    instruction: str | None = None,
+    seed: int = 0,
 ) -> Task:
-    """The task whose queries are asked; records without answers get admissible ones, which nothing reads."""
+    """The task whose queries are asked; records without answers get admissible ones, which nothing reads.
+
+    Args:
+        given, labels, instruction, seed: see ``recommend``.
+
+    Raises:
+        ValueError: a file that cannot be read, or fewer than three queries.
+    """
     if isinstance(given, Task):
         return given
     if isinstance(given, str | Path):

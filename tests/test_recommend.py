@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cast_lens as cl
-from cast_lens.recommend import Recommendation, corrected, recommend
+from cast_lens.recommend import Recommendation, corrected, recommend, target_task
 from tests.tiny import tiny_model
 
 TEXTS = [f"The {thing} was {how}." for thing in ("film", "meal", "trip", "book") for how in ("fine", "dull", "long")]
@@ -76,3 +76,16 @@ def test_an_expectation_is_corrected_by_known_cases() -> None:
 def test_bad_input_is_refused_in_one_line(task: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(task)
+
+
+def test_a_text_file_holds_one_query_per_line(tmp_path: Path) -> None:
+    """Plain lines, as the help names them, with a byte-order mark and blank lines; or records."""
+    plain = tmp_path / "queries.txt"
+    plain.write_text("\ufeffwar es gut?\n\n[ja oder nein]\n  \"sehr\" gut \nнет, 3 из 5", encoding="utf-8")
+    asked = target_task(plain, labels=("ja", "nein"))
+    inputs = {one.input for one in (*asked.train, *asked.validation, *asked.test)}
+    assert inputs == {"war es gut?", "[ja oder nein]", '"sehr" gut', "нет, 3 из 5"}
+    assert asked.labels == ("ja", "nein")
+    records = tmp_path / "records.txt"
+    records.write_text("\n".join(json.dumps({"input": text}) for text in TEXTS))
+    assert {one.input for one in target_task(records, labels=("a", "b")).test} <= set(TEXTS)

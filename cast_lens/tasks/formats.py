@@ -152,6 +152,8 @@ def _single(path: Path, root: Path) -> TaskFiles:
 def read_records(path: Path) -> Iterator[tuple[Any, str]]:
     """The records of a file, by its ending one of `SUFFIXES`, each with its place (``file:line``).
 
+    A ``.txt`` file holds one text per line, or one record in JSON.
+
     Raises:
         ValueError: for a file that cannot be read, that is not UTF-8, or that breaks its format, with the line.
     """
@@ -201,6 +203,9 @@ def _records(text: str, path: Path) -> Iterator[tuple[Any, str]]:
     if path.suffix in (".csv", ".tsv"):
         return _table(text, path)
     start = text.lstrip()[:1]
+    if path.suffix == ".txt" and start != "{":
+        lines = enumerate(text.splitlines(), start=1)
+        return iter([(line.strip(), f"{path}:{number}") for number, line in lines if line.strip()])
     first = text.lstrip().split("\n", 1)[0].strip()
     if start == "[" and (path.suffix == ".json" or not first.endswith("]") or first[1:].lstrip()[:1] == "{"):
         return _array(text, path)
