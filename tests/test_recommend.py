@@ -81,7 +81,7 @@ def test_bad_input_is_refused_in_one_line(task: object, message: str) -> None:
 def test_a_text_file_holds_one_query_per_line(tmp_path: Path) -> None:
     """Plain lines, as the help names them, with a byte-order mark and blank lines; or records."""
     plain = tmp_path / "queries.txt"
-    plain.write_text("\ufeffwar es gut?\n\n[ja oder nein]\n  \"sehr\" gut \nнет, 3 из 5", encoding="utf-8")
+    plain.write_text('\ufeffwar es gut?\n\n[ja oder nein]\n  "sehr" gut \nнет, 3 из 5', encoding="utf-8")
     asked = target_task(plain, labels=("ja", "nein"))
     inputs = {one.input for one in (*asked.train, *asked.validation, *asked.test)}
     assert inputs == {"war es gut?", "[ja oder nein]", '"sehr" gut', "нет, 3 из 5"}
