@@ -133,7 +133,7 @@ class AtvCommand:
         tasks: which tasks to use (default: all English tasks of the built-in suite).
         folder: a folder of task files to use instead of the built-in suite.
         model: the model to load: the embedded one, a name on the Hugging Face hub, a local folder or a .gguf file.
-        device: where the model runs: cpu, cuda, mps or auto.
+        device: where the model runs: cpu, cuda, mps, auto, or spread over all devices.
         dtype: the precision of the weights: auto, float32, bfloat16 or float16; auto is the checkpoint's own for large
             models where the device is no slower in it, and float32 otherwise.
     """
@@ -186,7 +186,7 @@ class RecommendCommand:
         labels: the admissible answers, if the queries do not list choices.
         instruction: an instruction that opens the prompt of every query.
         model: the model to load: the embedded one, a name on the Hugging Face hub, a local folder or a .gguf file.
-        device: where the model runs: cpu, cuda, mps or auto.
+        device: where the model runs: cpu, cuda, mps, auto, or spread over all devices.
         dtype: the precision of the weights: auto, float32, bfloat16 or float16; auto is the checkpoint's own for large
             models where the device is no slower in it, and float32 otherwise.
         queries: how many queries of each task are used to compare settings, at most.

@@ -46,6 +46,9 @@ EXACT = {torch.float32: 2e-4}
 # sure.
 ROUNDED = {torch.float16: 0.03, torch.bfloat16: 0.15}
 
+SPREAD = "spread"
+"""As a device: layers are placed on all devices."""
+
 
 def probe_ids(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Int[Tensor, "1 position"]:
     """What both models read: the probe text, or ids spread over the vocabulary without a tokenizer.
@@ -163,7 +166,8 @@ def load_model(
         dtype: ``float32``, ``bfloat16`` or ``float16``; ``auto`` is float32 up to a billion parameters, and the
             checkpoint's own dtype above where the device computes in it no slower than in float32 (a processor without
             AVX512-BF16, AMX or the like is fifty times slower in bfloat16). Ignored for a model that is used in place.
-        device: a torch device, or ``"auto"`` for the best available one; ignored for a model that is used in place.
+        device: a torch device, ``"auto"`` for the best available one, or ``"spread"``, which is ``device_map="auto"``;
+            ignored for a model that is used in place.
         device_map: spreads the layers over devices, memory and disk (needs accelerate), as in ``from_pretrained``:
             ``"auto"`` or a mapping of modules to devices. ``device`` is then ignored.
         tokenizer: replaces the model's own; a Hugging Face model in memory has none without it.
@@ -184,6 +188,8 @@ def load_model(
     tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if isinstance(name, HookedTransformer):
         return _finish(name.eval(), tokenizer, chat_arguments)
+    if device == SPREAD:
+        device, device_map = "auto", device_map or "auto"
     place = _device(device)
     reading = Reading(_dtype(dtype), revision, tokenizer, implementation, device_map, place)
     found = _read(name, reading, place)
@@ -275,7 +281,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device={device!r} is unknown; give cpu, cuda, cuda:1, mps or auto") from error
+        raise ValueError(f"device={device!r} is unknown; give cpu, cuda, cuda:1, mps, auto or spread") from error
     if not present.get(found.type, False):
         here = ", ".join(kind for kind, there in present.items() if there)
         raise ValueError(f"device={str(device)!r} is not available; this machine has {here}")

@@ -132,7 +132,7 @@ def read_model(name: str, reading: Reading) -> tuple[PreTrainedModel, PreTrained
         found = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
         raise ValueError(f"{name!r} {found}; give a hub name, a folder with config.json and weights, or a .gguf file")
     if reading.device_map is not None:
-        raise ValueError("a GGUF file is dequantised into memory as a whole; leave device_map out, and give device")
+        raise ValueError("a GGUF file is dequantised into memory as a whole; name one device, and no device_map")
     with step(f"Reading {path.name}, dequantising it"), without_bars():
         model, own = read_gguf(path, reading.dtype or torch.float32, reading.implementation)
     return model, own if reading.tokenizer is None else reading.tokenizer

@@ -11,6 +11,7 @@ from cast_lens.engine import capture, score, unsupported
 from cast_lens.engine.attention import tail_groups, trunk_groups
 from cast_lens.engine.forward import _on
 from cast_lens.engine.layout import build_batch
+from cast_lens.experiments.config import RunConfig
 from cast_lens.models import HookedDecoder, fingerprint, load_model
 from tests.architectures import small_model
 from tests.closeness import assert_close
@@ -35,6 +36,15 @@ def test_layers_on_disk_are_brought_in_where_they_run(tmp_path: Path) -> None:
         except AssertionError as error:
             raise AssertionError(f"{what}: {error}") from None
     assert_close(capture(model, few_shot_prompts()), capture(whole, few_shot_prompts()))
+
+
+def test_a_model_is_spread_over_what_there_is(tmp_path: Path) -> None:
+    """Without an accelerator that is one place; accelerate decides."""
+    tiny_hf_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    spread, whole = load_model(tmp_path, device="spread"), load_model(tmp_path)
+    assert_close(capture(spread, few_shot_prompts()), capture(whole, few_shot_prompts()))
+    assert RunConfig(device="spread").device == "spread"
 
 
 def test_what_attention_knows_of_rows_moves_to_where_a_block_is() -> None:
