@@ -191,8 +191,8 @@ class RunConfig:
         chat: format prompts with the model's chat template.
         chat_arguments: arguments of the chat template, as ``name=value`` pairs such as ``enable_thinking=false``.
         seed: the seed of samples, demonstrations, placebos and bootstrap replicates.
-        device: where the model runs: ``cpu``, ``cuda``, ``mps``, ``auto`` for the fastest one available, or ``spread`` to
-            place its layers on all of them.
+        device: where the model runs: ``cpu``, ``cuda``, ``mps``, ``auto`` for the fastest one available, or ``spread``
+            to place its layers on all of them.
         dtype: the precision of the weights; ``auto`` is float32 up to a billion parameters, and above that the
             checkpoint's own if the device computes in it no slower than in float32.
         threads: how many threads PyTorch uses in each process; 0 lets PyTorch decide. A different number can change the
