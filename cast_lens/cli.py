@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from .cli_options import Option, all_options, called, command, core_options, declared, experiment_options
 from .experiments.catalogue import EXPERIMENTS
-from .experiments.config import RunConfig, config_of, preset_values, read_toml, unknown_key
+from .experiments.config import DEFAULT_SOURCES, RunConfig, config_of, preset_values, read_toml, unknown_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -609,7 +609,7 @@ def _recommend(given: dict[str, Any]) -> None:
         given = load_task(how.task, tasks=how.folder or None)
     from .engine.progress import bars, quiet
     from .models import load_model
-    from .recommend import SOURCES, recommend, target_task
+    from .recommend import recommend, target_task
 
     # What is wrong with the queries is said before the model loads.
     task = target_task(given, labels=how.labels or None, instruction=how.instruction or None, seed=how.seed)
@@ -619,7 +619,7 @@ def _recommend(given: dict[str, Any]) -> None:
     found = recommend(
         load_model(how.model, device=how.device, dtype=how.dtype),
         task,
-        sources=named or SOURCES,
+        sources=named or DEFAULT_SOURCES,
         queries=how.queries,
         samples=how.samples,
         chat=how.chat,

@@ -23,6 +23,7 @@ import numpy as np
 
 from .engine import Progress, quiet
 from .evaluation import evaluate
+from .experiments.config import DEFAULT_SOURCES, STRENGTHS
 from .extraction import Extraction, difference_vectors
 from .files import write_json
 from .interventions import Intervention
@@ -37,9 +38,6 @@ from .vectors import SteeringVector
 if TYPE_CHECKING:
     import pandas as pd
 
-SOURCES = ("review-sentiment", "headline-topic", "science", "present-past")
-"""What is tried when no source is named: one task of each kind of answer from the built-in suite."""
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 # Layers at which candidates are looked for.
 LAYERS = 4
 RULE = "both"
@@ -142,7 +140,7 @@ def recommend(
     model: HookedTransformer,
     task: Task | str | Path | Sequence[Any],
     *,
-    sources: Sequence[Task | str] = SOURCES,
+    sources: Sequence[Task | str] = DEFAULT_SOURCES,
     labels: Sequence[str] | None = None,
     instruction: str | None = None,
     queries: int = 24,
@@ -161,7 +159,8 @@ def recommend(
         model: from ``load_model``.
         task: a ``Task`` or the name of a built-in one, whose answers are not read; a file of records, a list of records
             or of texts, which need no answers.
-        sources: labelled tasks, or names of built-in tasks; the target is left out if it is among them.
+        sources: labelled tasks, or names of built-in tasks, by default those of a run; the target is left out if it is
+            among them.
         labels: admissible answers of the target, where its records have no ``choices``.
         instruction: what opens the target's prompts, where ``task`` is not a ``Task``.
         queries: of each task, at most, on which candidates are measured.

@@ -40,7 +40,7 @@ RANK = {
     "evaluation": 6,
     "methods": 7,
     "share": 6,
-    "recommend": 8,
+    "recommend": 8.5,
     "backends": 7,
     "experiments": 8,
     "report": 9,

@@ -1,7 +1,16 @@
 """Where a model runs: the one-pass engine, plain hooks, or a serving engine; the same three questions to each."""
 
-from .opening import BACKENDS, BackendName, check_backend, open_backend
-from .protocol import Backend, EngineBackend, EvaluatedOn, HookBackend, evaluate_on
+from .protocol import (
+    BACKENDS,
+    Backend,
+    BackendName,
+    EngineBackend,
+    EvaluatedOn,
+    HookBackend,
+    check_backend,
+    evaluate_on,
+    open_backend,
+)
 from .served import EasySteerBackend, VllmLensBackend
 
 __all__ = [

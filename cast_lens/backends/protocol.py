@@ -1,10 +1,12 @@
-"""The interface of a backend, the two backends in this process, and evaluations that need nothing else."""
+"""The interface of a backend, the two backends in this process, opening one by name, and evaluating on one."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Any, Literal, Protocol, get_args
 
 import pandas as pd
 import torch
@@ -14,11 +16,22 @@ from torch import Tensor
 from ..engine import Progress, Scores, answer, capture, quiet, reference, score, tokenise
 from ..engine.tokens import PromptLike
 from ..evaluation import answer_limit, outcome_frame
-from ..interventions import Steering
+from ..interventions import Intervention, Operator, Position, Steering
 from ..models.identity import check_layers
 from ..models.lens import HookedTransformer
+from ..share.export import easysteer_spec
 from ..steering import generate
 from ..tasks import Prompt
+from .served import EasySteerBackend, VllmLensBackend, easysteer_api, lens_check, vllm_lens_api
+
+BackendName = Literal["engine", "hooks", "easysteer", "vllm-lens"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+_ALGORITHMS: Mapping[Operator, str] = {
+    "add": "direct",
+    "norm_preserving_add": "direct",
+    "ablate": "erase",
+    "replace": "replace",
+}
 
 
 class Backend(Protocol):
@@ -182,3 +195,71 @@ class HookBackend:
         """See ``Backend``."""
         given = [intervention] if intervention else []
         return [generate(self.model, [one], interventions=given, max_new_tokens=max_new_tokens)[0] for one in prompts]
+
+
+def check_backend(
+    name: str, *, operator: Operator = "add", position: Position = "last", strengths: Sequence[float] = ()
+) -> None:
+    """Refuse a backend that is not there, or cannot steer like that.
+
+    Args:
+        name: one of ``BACKENDS``.
+        operator, position, strengths: what it will be asked for.
+
+    Raises:
+        ValueError: an unknown name, a package that is not installed, an intervention that it cannot express.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend={name!r} is unknown; choose from {', '.join(BACKENDS)}")
+    for strength in strengths:
+        asked = Intervention(torch.ones(2), 1, strength, operator, position)
+        if name == "easysteer":
+            easysteer_spec(asked)
+        elif name == "vllm-lens":
+            lens_check(asked)
+    if name == "easysteer":
+        easysteer_api()
+    elif name == "vllm-lens":
+        vllm_lens_api()
+
+
+def open_backend(
+    name: str,
+    model: HookedTransformer,
+    *,
+    served: str = "",
+    dtype: str = "float32",
+    operator: Operator = "add",
+    arguments: Mapping[str, Any] | None = None,
+) -> Backend:
+    """A backend that holds a model; opened once, and kept until another one is asked for.
+
+    Args:
+        name: one of ``BACKENDS``.
+        model: the model in this process; serving engines take its context length.
+        served: hub name or folder of the same model, for an engine that loads it itself.
+        dtype: of a served model.
+        operator: what will be asked for; EasySteer wants to know.
+        arguments: for ``vllm.LLM``, such as ``tensor_parallel_size``.
+
+    Raises:
+        ValueError: as ``check_backend``.
+    """
+    check_backend(name)
+    if name == "engine":
+        return EngineBackend(model)
+    if name == "hooks":
+        return HookBackend(model)
+    given = json.dumps({"model": served, "dtype": dtype, **(arguments or {})}, sort_keys=True)
+    return _served(name, given, int(model.cfg.n_ctx), operator)
+
+
+@lru_cache(maxsize=1)
+def _served(name: str, given: str, context: int, operator: Operator) -> Backend:
+    """A serving engine of its own; ``given`` are the arguments of ``vllm.LLM`` as JSON."""
+    from vllm import LLM
+
+    if name == "vllm-lens":
+        return VllmLensBackend(LLM(**json.loads(given)), context=context)
+    llm = LLM(**json.loads(given), enable_steer_vector=True, steer_algorithms=[_ALGORITHMS[operator]])
+    return EasySteerBackend(llm, context=context)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Working memory of a sweep above the model, in MB: the rows of all variants of a few prompts.
 SWEEP_BUDGET_MB = 4 * DEFAULT_BUDGET_MB
+# A finer grid than a run's candidates (``RunConfig.strengths``), because the grid of one task costs a single pass.
 # Past this the largest published strengths are covered many times over and small models write noise.
 DEFAULT_STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 SHARES = ("first_match", "first_valid", "choice_correct")

@@ -28,8 +28,9 @@ DEFAULT_TARGETS = (
     "yes-no-facts",
     "singular-plural",
 )
-
-
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
+"""The strengths that a run and ``recommend`` choose from: few, for each is a candidate for every source, placebo and
+task. ``engine.sweep.DEFAULT_STRENGTHS`` is finer, because one task's grid costs a single pass."""
 MOST_LAYERS = 10_000
 RANGES: Mapping[str, tuple[int, int]] = {
     "shots": (1, 1000),
@@ -213,7 +214,7 @@ class RunConfig:
     validation: int = 48
     test: int = 48
     layers: tuple[int, ...] = ()
-    strengths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = STRENGTHS
     rule: str = "both"
     operator: Operator = "add"
     position: Position = "last"

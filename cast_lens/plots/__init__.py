@@ -13,7 +13,6 @@ writes anything.
   ``task_style`` says which colour, marker and dash a task has in all of them.
 """
 
-from .choosing import plot_headroom, plot_risk_coverage, plot_rules
 from .clouds import (
     plot_alignment,
     plot_atv_against,
@@ -24,7 +23,7 @@ from .clouds import (
     plot_entropy,
     plot_projection,
 )
-from .comparisons import plot_costs, plot_methods, plot_placebos
+from .comparisons import plot_costs, plot_headroom, plot_methods, plot_placebos, plot_risk_coverage, plot_rules
 from .dose import plot_loss, plot_pareto, plot_scaling, plot_selection, plot_steerability, plot_token_effects
 from .files import write_figure, write_figures
 from .parallel import plot_cosine_matrix, plot_parallelism

@@ -7,8 +7,8 @@ arXiv 2507.13236 says of its selection step; what it leaves open has our own def
 ``SelectionParameters``.
 """
 
-from .determinantal import greedy_dpp
 from .graph import GraphSummary, SimilarityGraph, cascade_influence, diffusion_influence, similarity_graph
+from .greedy import greedy_dpp
 from .result import Selection, SelectionParameters, Trace, selection_plane
 from .selectors import METHODS, SEEDED, WITHOUT_SPACE, select
 from .spaces import space_from_residuals, space_from_texts

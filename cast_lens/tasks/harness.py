@@ -21,12 +21,14 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .loading import HARNESS as PREFIX
-from .sampling import class_of, make_splits, stable_seed
+from .loading import assembled
+from .sampling import stable_seed
+from .settings import Settings
 from .templates import FAMILIES
 from .types import Example, Kind, Task, Template
 
@@ -77,22 +79,17 @@ def _task(name: str, theirs: Any, files: Mapping[str, list[Example]], instructio
     kind, labels = _kind(theirs, every)
     if kind == "classification":
         files = {split: [replace(one, choices=()) for one in part] for split, part in files.items()}
-    splits = make_splits(files, seed=seed, where=f"{PREFIX}{name}", class_of=partial(class_of, kind))
-    yes_no = {label.lower() for label in labels} in _YES_NO
-    # No option: what is shown of the options, the context already shows, and their texts are the answers.
-    template = Template(f"{PREFIX}{name}", "{input}", definition="{instruction}", option="")
-    return Task(
-        name=f"{PREFIX}{name}",
-        kind=kind,
-        family="yes-no" if yes_no else FAMILIES[kind],
-        template=template,
-        instruction=instruction,
-        labels=labels,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
+    family = "yes-no" if {label.lower() for label in labels} in _YES_NO else FAMILIES[kind]
+    full = f"{PREFIX}{name}"
+    # The context already shows whatever is shown of the options, and their texts are the answers.
+    template = Template(full, "{input}", definition="{instruction}", option="")
+    return assembled(
+        files,
+        Settings(kind=kind, labels=labels),
+        name=full,
         origin=_origin(theirs, name),
-        dropped=splits.dropped,
+        seed=seed,
+        worded=(template, instruction, family),
     )
 
 

@@ -15,7 +15,7 @@ from .sampling import class_of, input_key, make_splits
 from .settings import Settings, check_wording, infer_kind, read_settings, settle, wording
 from .starter import load_starter, starter_names
 from .templates import KNOWN
-from .types import SPLITS, Example, Kind, Task, TaskInfo, is_language
+from .types import SPLITS, Example, Kind, Task, TaskInfo, Template, is_language
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,16 +172,19 @@ def assembled(
     settings: Settings,
     *,
     name: str,
-    language: str,
+    language: str = "en",
     origin: str | Path,
     seed: int,
+    worded: tuple[Template, str, str] | None = None,
 ) -> Task:
-    """A task of examples that were checked: worded, and split.
+    """A task from checked examples, with its wording and its splits.
 
     Args:
         files: examples by split, see `make_splits`.
         settings: kind, labels, and what else was said about the task.
         name, language, origin, seed: see `task_of`.
+        worded: template, instruction and family; None to take them from ``settings`` and the name, see `wording`, and
+            to check that the template can be filled.
 
     Raises:
         ValueError: a template that some example could not fill; see `make_splits`.
@@ -189,9 +192,11 @@ def assembled(
     kind, labels = settings.kind, settings.labels or ()
     assert kind is not None
     examples = [example for part in files.values() for example in part]
-    root = origin if isinstance(origin, Path) else None
-    template, instruction, family = wording(name, kind, labels, settings, examples, root=root)
-    check_wording(template, examples, kind, where=settings.where or name)
+    if worded is None:
+        root = origin if isinstance(origin, Path) else None
+        worded = wording(name, kind, labels, settings, examples, root=root)
+        check_wording(worded[0], examples, kind, where=settings.where or name)
+    template, instruction, family = worded
     splits = make_splits(files, seed=seed, where=name, class_of=partial(class_of, kind))
     return Task(
         name=name,
