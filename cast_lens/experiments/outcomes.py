@@ -185,14 +185,12 @@ def pooled_table(
     """
     if outcomes.empty:
         return _table([], [*by, *POOLED])
-    zero = _baseline(outcomes)
     rows = []
-    for values, cell in outcomes.groupby(list(by), sort=False):
+    for values, paired in _beside(outcomes, metrics).groupby(list(by), sort=False):
         named = dict(zip(by, values if isinstance(values, tuple) else (values,), strict=True))
         if named.get("method") == BASELINE:
             continue
         for metric in metrics:
-            paired = _beside(zero, cell, metric)
             known = paired.dropna(subset=[metric, f"{metric}_0"])
             if known.empty:
                 continue
@@ -209,9 +207,10 @@ def _baseline(outcomes: pd.DataFrame) -> pd.DataFrame:
     return outcomes[outcomes["method"] == BASELINE].drop_duplicates(["target", "sample"])
 
 
-def _beside(zero: pd.DataFrame, part: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows with zero-shot's outcome of the same query in ``METRIC_0``."""
-    return part.merge(zero[["target", "sample", metric]], on=["target", "sample"], suffixes=("", "_0"))
+def _beside(outcomes: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Rows with zero-shot's outcomes of the same query in ``METRIC_0``; a query that it was not asked has no row."""
+    zero = _baseline(outcomes)[["target", "sample", *metrics]]
+    return outcomes.merge(zero, on=["target", "sample"], suffixes=("", "_0"))
 
 
 def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> dict[str, Any]:
@@ -259,11 +258,10 @@ def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) ->
     columns = ["method", "metric", "pairs", "n", "gain", "gain_low", "gain_high", "least", "most"]
     if outcomes.empty:
         return _table([], columns)
-    zero = _baseline(outcomes)
     rows = []
-    for method, cell in outcomes.groupby("method", sort=False):
+    for method, cell in _beside(outcomes, metrics).groupby("method", sort=False):
         for metric in metrics:
-            paired = _beside(zero, cell, metric).dropna(subset=[metric, f"{metric}_0"])
+            paired = cell.dropna(subset=[metric, f"{metric}_0"])
             if paired["draw"].nunique() < 2:
                 continue
             gains = (paired[metric] - paired[f"{metric}_0"]).groupby(paired["draw"]).mean()

@@ -28,8 +28,8 @@ from ..methods import (
     zero_shot_condition,
 )
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
-from ..models import HookedDecoder, fingerprint, load_model
-from ..models.identity import check_layers, quantisation
+from ..models import fingerprint, load_model
+from ..models.identity import check_layers, checkpoint, quantisation
 from ..models.lens import HookedTransformer
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
@@ -409,32 +409,26 @@ def named_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 def model_facts(workspace: Workspace) -> dict[str, Any]:
     """What the model is, for ``model.json`` and the report."""
-    cfg = workspace.model.cfg
+    cfg, origin = workspace.model.cfg, checkpoint(workspace.model)
     return {
         "name": workspace.config.model,
         "architecture": str(cfg.original_architecture),
         "fingerprint": fingerprint(workspace.model),
-        "parameters": parameter_count(workspace.model),
+        "parameters": origin.parameters,
         "n_layers": int(cfg.n_layers),
         "d_model": int(cfg.d_model),
         "dtype": number_format(workspace.model),
         "quantisation": quantisation(workspace.model),
+        "dequantised_from": origin.dequantised_from or None,
         "device": str(cfg.device),
         "plain_route": unsupported(workspace.model),
     }
 
 
 def number_format(model: HookedTransformer) -> str:
-    """What the model computes in: its dtype, and how its weights are quantised where they are."""
-    packed = quantisation(model)
+    """What the model computes in: its dtype, and how its weights are quantised, or were before they were loaded."""
+    packed, was = quantisation(model), checkpoint(model).dequantised_from
     dtype = str(model.cfg.dtype).removeprefix("torch.")
-    return dtype if packed is None else f"{dtype}, weights quantised ({packed})"
-
-
-def parameter_count(model: HookedTransformer) -> int:
-    """Parameters of a model; an unembedding that repeats the embedding (tied weights) counts once."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    if isinstance(model, HookedDecoder):
-        return total
-    tied = model.W_E.shape == model.W_U.T.shape and bool((model.W_E == model.W_U.T).all())
-    return total - (model.W_U.numel() if tied else 0)
+    if packed is not None:
+        return f"{dtype}, weights quantised ({packed})"
+    return f"{dtype}, weights dequantised from {was}" if was else dtype

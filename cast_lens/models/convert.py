@@ -5,6 +5,7 @@ residual there.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..gguf import GGUFFile, read_gguf_file
+from .identity import DEQUANTISED
 from .lens import HookedTransformer, HookedTransformerConfig, has_hooked_transformer
 from .list import architecture_of
 
@@ -150,6 +152,7 @@ def unfilled_model(cfg: HookedTransformerConfig) -> HookedTransformer:
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r"})
 # Weights that a config may ask for beyond those that a file holds: a layout may leave out zeros (biases).
 SPARE = 1.1
+PLAIN = ("F64", "F32", "F16", "BF16")
 
 
 def read_gguf(
@@ -184,7 +187,18 @@ def read_gguf(
     _forget_quantisation(model.config)
     # save_pretrained would refuse what it takes for quantised.
     setattr(model, "hf_quantizer", None)  # noqa: B010
+    setattr(model.config, DEQUANTISED, dequantised_from(file))
     return model, tokenizer
+
+
+def dequantised_from(file: GGUFFile) -> str:
+    """The block formats of a file's matrices, most weights first; empty where they are plain numbers."""
+    entries = Counter[str]()
+    for tensor in file.tensors:
+        if len(tensor.shape) > 1:
+            entries[tensor.kind] += tensor.entries
+    packed = [kind for kind, _ in entries.most_common() if kind not in PLAIN]
+    return f"GGUF {', '.join(packed)}" if packed else ""
 
 
 @contextmanager

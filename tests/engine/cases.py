@@ -113,19 +113,19 @@ def padded_logits(
 def padded_scores(
     model: HookedTransformer, prompts: Sequence[TokenPrompt], intervention: Intervention | None
 ) -> tuple[list[Tensor], Tensor]:
-    """Log-probability of each answer, and first-token logits [sample, vocab], from one padded batch."""
-    pairs = [(prompt, answer) for prompt in prompts for answer in prompt.answers]
-    rows = padded_logits(
-        model,
-        [prompt.tokens + answer for prompt, answer in pairs],
-        [len(prompt.tokens) for prompt, _ in pairs],
-        intervention,
-    )
-    sums, firsts = [], []
-    for (prompt, answer), row in zip(pairs, rows, strict=True):
-        log_probs = row[len(prompt.tokens) - 1 : -1].log_softmax(dim=-1)
-        sums.append(log_probs[range(len(answer)), list(answer)].sum())
-        firsts.append(row[len(prompt.tokens) - 1])
-    counts = [len(prompt.answers) for prompt in prompts]
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    return list(torch.stack(sums).split(counts)), torch.stack([firsts[start] for start in starts])
+    """Log-probability of each answer, and first-token logits [sample, vocab], from one padded batch.
+
+    An answer's last token is read, not run, and answers that differ in it alone are read from one sequence.
+    """
+    pairs = list(dict.fromkeys((prompt.tokens, answer[:-1]) for prompt in prompts for answer in prompt.answers))
+    sequences, lengths = [tokens + begun for tokens, begun in pairs], [len(tokens) for tokens, _ in pairs]
+    rows = padded_logits(model, sequences, lengths, intervention)
+    first = {pair: row[length - 1] for pair, row, length in zip(pairs, rows, lengths, strict=True)}
+    read = {pair: row[length - 1 :].log_softmax(dim=-1) for pair, row, length in zip(pairs, rows, lengths, strict=True)}
+    sums = [
+        torch.stack(
+            [read[prompt.tokens, answer[:-1]][range(len(answer)), list(answer)].sum() for answer in prompt.answers]
+        )
+        for prompt in prompts
+    ]
+    return sums, torch.stack([first[prompt.tokens, prompt.answers[0][:-1]] for prompt in prompts])

@@ -45,7 +45,8 @@ def test_scores_equal_a_padded_batch_of_hooked_passes(architecture: str) -> None
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scores_and_residuals_equal_the_reference(architecture: str) -> None:
-    model, prompts, interventions = tiny_model(architecture), few_shot_prompts()[1:9:3], all_kinds()[3:9:5]
+    model, interventions = tiny_model(architecture), all_kinds()[3:9:5]
+    prompts = few_shot_prompts(ANSWERS[::2])[1:9:3]
     got = score(model, prompts, interventions)
     residuals = capture(model, prompts)
     for index, prompt in enumerate(prompts):
@@ -73,6 +74,8 @@ def test_residuals_equal_run_with_cache_on_a_padded_batch(architecture: str) -> 
 def test_each_decoded_token_is_the_greedy_one_of_plain_hooks(architecture: str) -> None:
     """Teacher-forced, so that rounding in a near tie cannot send the two routes down different paths."""
     model, (prompts, interventions) = tiny_model(architecture), cases(architecture, ())
+    # Every kind on every second architecture: which steps of a block there are does not depend on what is added after.
+    interventions = interventions[ARCHITECTURES.index(architecture) % 2 :: 2]
     stop = stop_rule(model, stop_at_newline=False)
     written = decode(model, prompts, interventions, max_new_tokens=5, stop=stop)
     for variant, item in enumerate([None, *interventions]):

@@ -25,7 +25,7 @@ MIXTURES = {
     "one target": (("mood", "double"), ("tone",)),
     "source = target": (("mood",), ("mood",)),
 }
-FAST = ("mixed", "source = target")
+FAST = ("mixed",)
 LABELS = {"mood": ("good", "bad"), "tone": ("warm", "cold"), "size": ("big", "small")}
 WORDS: dict[str, Callable[[str], str]] = {
     "double": lambda word: word + word,

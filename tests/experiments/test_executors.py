@@ -28,7 +28,7 @@ CELLS = [Cell("cell", number=number) for number in range(7)]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("tiny")
-    return small_config(folder, sources=("review-sentiment", "yes-no-facts"), targets=("yes-no-facts",), threads=1)
+    return small_config(folder, samples=4, test=2, strengths=(1.0,), threads=1)
 
 
 @pytest.fixture(scope="module")

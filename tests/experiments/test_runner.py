@@ -54,6 +54,16 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
 
 
+def begun(finished: Path, out: Path, *, open_cells: str = "few-shot*") -> Path:
+    """A copy of the finished run in which some cells are still to do and no table has been written."""
+    shutil.copytree(finished, out)
+    folder = out / "experiments" / NAME
+    left = [*folder.glob("*.parquet"), *folder.glob("rows/*.parquet"), *folder.glob(f"cells/{open_cells}.parquet")]
+    for path in left:
+        path.unlink()
+    return out
+
+
 def test_rows_hold_every_condition_on_the_same_examples(finished: Path) -> None:
     folder = finished / "experiments" / NAME / "rows"
     rows = joined({path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")})
@@ -130,7 +140,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
         return whole(self, workspace, cell)
 
     monkeypatch.setattr(CrossDomain, "compute", broken)
-    out = tmp_path / "out"
+    out = begun(finished, tmp_path / "out")
     told: list[str] = []
     run_experiment(RUN, config, out, say=told.append)
     assert any("ZeroDivisionError: a cell of this test" in line for line in told)
@@ -220,12 +230,12 @@ def test_damage_is_told_with_the_file_and_mended_by_deleting_it(
 def test_a_full_or_read_only_disk_ends_the_run_and_it_goes_on_later(
     config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    out, real, written = tmp_path / "out", os.replace, 0
+    out, real, written = begun(finished, tmp_path / "out"), os.replace, 0
 
     def replace(source: Path, target: Path) -> None:
         nonlocal written
         written += 1
-        if written > 14:
+        if written > 4:
             raise OSError(number, os.strerror(number), str(target))
         real(source, target)
 
@@ -239,7 +249,7 @@ def test_a_full_or_read_only_disk_ends_the_run_and_it_goes_on_later(
 
 
 def test_tables_that_cannot_be_made_without_failed_cells_say_so(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = CrossDomain.compute
 
@@ -253,6 +263,7 @@ def test_tables_that_cannot_be_made_without_failed_cells_say_so(
 
     monkeypatch.setattr(CrossDomain, "compute", broken)
     monkeypatch.setattr(CrossDomain, "tables", tables)
+    begun(finished, tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"without the failed cells .*KeyError: 'zero-shot'.*--retry-failed"):
         run_experiment(RUN, config, tmp_path / "out")
     assert "ZeroDivisionError" in write_report(tmp_path / "out").read_text()

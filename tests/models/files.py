@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from gguf import GGUFWriter, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType, dequantize, quantize
 from transformers import PreTrainedModel
 
 from tests.tiny import tiny_hf_model, tiny_tokenizer
+
+BLOCK = 32  # entries of a quantised block
 
 
 def write_folder(folder: Path, architecture: str = "llama", *, seed: int = 0) -> PreTrainedModel:
@@ -20,8 +22,14 @@ def write_folder(folder: Path, architecture: str = "llama", *, seed: int = 0) ->
     return model
 
 
-def write_gguf(path: Path, *, pre: str = "smollm", seed: int = 0) -> PreTrainedModel:
-    """Write a tiny Llama with the tiny tokenizer as llama.cpp's converter does, and give the model back."""
+def write_gguf(
+    path: Path, *, pre: str = "smollm", seed: int = 0, packed: GGMLQuantizationType | None = None
+) -> PreTrainedModel:
+    """Write a tiny Llama with the tiny tokenizer as llama.cpp's converter does, and give the model back.
+
+    With ``packed``, matrices are written in blocks of that format, the embedding in Q8_0, and the model that is given
+    back has the numbers that can be read from them. Rows that do not divide into blocks stay plain.
+    """
     model = tiny_hf_model("llama-tied", seed=seed)
     config = model.config
     writer = GGUFWriter(path, "llama")
@@ -39,13 +47,29 @@ def write_gguf(path: Path, *, pre: str = "smollm", seed: int = 0) -> PreTrainedM
     for name, weight in model.state_dict().items():
         if name != "lm_head.weight":  # tied, so left out
             rotated = "q_proj" in name or "k_proj" in name
-            values = _interleaved(weight, config.num_attention_heads) if rotated else weight
-            writer.add_tensor(_llama_cpp_name(name), values.contiguous().numpy())
+            kind = _format(name, weight, packed)
+            rows = weight if kind is None else _pack(weight, kind)
+            rows = _interleaved(rows, config.num_attention_heads) if rotated else rows
+            writer.add_tensor(_llama_cpp_name(name), rows.contiguous().numpy(), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return model
+
+
+def _format(name: str, weight: torch.Tensor, packed: GGMLQuantizationType | None) -> GGMLQuantizationType | None:
+    """In which blocks a weight is written, None for plain numbers."""
+    if packed is None or weight.ndim < 2 or weight.shape[1] % BLOCK:
+        return None
+    return GGMLQuantizationType.Q8_0 if "embed" in name else packed
+
+
+def _pack(weight: torch.Tensor, kind: GGMLQuantizationType) -> torch.Tensor:
+    """The rows of a weight as bytes of blocks; the weight gets the numbers that they hold."""
+    blocks = quantize(weight.numpy(), kind)
+    weight.copy_(torch.from_numpy(dequantize(blocks, kind)))
+    return torch.from_numpy(blocks)
 
 
 def _add_tokenizer(writer: GGUFWriter, pre: str, size: int) -> None:

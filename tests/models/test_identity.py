@@ -16,7 +16,7 @@ from cast_lens.evaluation import evaluate
 from cast_lens.interventions import Intervention
 from cast_lens.models import check_vector, fingerprint, load_model, model_name
 from cast_lens.models.convert import convert
-from cast_lens.models.identity import check_interventions, check_layers
+from cast_lens.models.identity import Checkpoint, check_interventions, check_layers, checkpoint
 from cast_lens.models.lens import HookedTransformer
 from cast_lens.models.load import DTYPES as NAMED_DTYPES
 from cast_lens.steering import generate, steer
@@ -49,6 +49,22 @@ def test_other_weights_have_another_fingerprint() -> None:
     tuned.blocks[2].mlp.W_in.data += 0.01
     assert len({*prints, fingerprint(tuned)}) == 5
     assert fingerprint(tiny_model("llama")) == prints[0]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-tied", "gpt2"])
+def test_parameters_are_those_of_the_checkpoint(architecture: str) -> None:
+    """Tied weights count once, and no zero bias counts that the other library adds."""
+    source = tiny_hf_model(architecture)
+    expected = sum(weight.numel() for weight in source.parameters())
+    assert checkpoint(load_model(source)) == Checkpoint(expected)
+    assert checkpoint(load_model(source, implementation="transformers")) == Checkpoint(expected)
+
+
+def test_parameters_of_a_model_that_came_as_it_is() -> None:
+    tied = tiny_model("llama-tied")
+    made = type(tied)(tied.cfg, tokenizer=None, move_to_device=False)
+    made.load_state_dict(tied.state_dict())
+    assert checkpoint(made).parameters == sum(p.numel() for p in made.parameters()) - made.W_U.numel()
 
 
 def _vector(d_model: int = 64, layers: tuple[int, ...] = (0, 3), mark: str = "") -> SteeringVector:

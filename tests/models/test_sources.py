@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
+from cast_lens.experiments.workspace import number_format
 from cast_lens.models import load_model, model_name, sources
+from cast_lens.models.identity import quantisation
 from tests.closeness import assert_close
 from tests.models.files import write_folder, write_gguf
 from tests.tiny import VOCAB, tiny_tokenizer
@@ -59,6 +62,22 @@ def test_a_gguf_file(tmp_path: Path, pre: str) -> None:
     # With every digit apart, the two line breaks before one meet in the pre-tokenizer; GPT-2 parts them.
     splits = [piece for piece, _ in model.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a\n\n1")]
     assert splits == (["a", "ĊĊ", "1"] if pre == "smollm" else ["a", "Ċ", "Ċ", "1"])
+
+
+def test_a_quantised_gguf_file_says_what_it_was(tmp_path: Path) -> None:
+    """The numbers are those of its blocks, the report names their formats, and a saved copy remembers it."""
+    write_gguf(tmp_path / "plain.gguf")
+    assert number_format(load_model(tmp_path / "plain.gguf")) == "float32"
+    source = write_gguf(tmp_path / "tiny.gguf", packed=GGMLQuantizationType.Q4_1)
+    model = load_model(tmp_path / "tiny.gguf")
+    assert quantisation(model) is None
+    assert number_format(model) == "float32, weights dequantised from GGUF Q4_1, Q8_0"
+    with torch.no_grad():
+        assert_close(model(IDS), source(IDS).logits)
+    own = load_model(tmp_path / "tiny.gguf", implementation="transformers")
+    own.hf_model.save_pretrained(tmp_path / "saved")  # type: ignore[operator, union-attr]
+    tiny_tokenizer().save_pretrained(tmp_path / "saved")
+    assert number_format(load_model(tmp_path / "saved")) == number_format(own) == number_format(model)
 
 
 def _message(name: str | Path, **options: Any) -> str:

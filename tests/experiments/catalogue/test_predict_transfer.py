@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def made(right: Right, *, noise: bool = False) -> dict[str, pd.DataFrame]:
     return {"gain": steered, "predictors": pd.DataFrame(rows)}
 
 
+@cache
+def tables(right: Right) -> dict[str, pd.DataFrame]:
+    """The tables of made-up outcomes, which several tests read."""
+    return RUN.tables(made(right), grid_config(), small_tasks())
+
+
 def test_every_steerable_task_has_two_cells() -> None:
     cells = RUN.plan(grid_config(), small_tasks())
     assert [cell.target for cell in cells if cell.kind == "predictors"] == ["tone", "mood", "double"]
@@ -83,7 +90,7 @@ def test_spread_is_the_mean_distance_of_two_samples() -> None:
 
 
 def test_a_planted_predictor_predicts_and_noise_does_not() -> None:
-    frames = RUN.tables(made(mixed), grid_config(), small_tasks())
+    frames = tables(mixed)
     found = frames["predictors"].set_index(["metric", "predictor"])
     for name in NEEDS:
         row = found.loc[("exact_match", name)]
@@ -111,7 +118,7 @@ def test_a_planted_predictor_predicts_and_noise_does_not() -> None:
     ],
 )
 def test_the_headline_fits_what_came_out(right: Right, said: tuple[str, ...]) -> None:
-    frames = RUN.tables(made(right), grid_config(), small_tasks())
+    frames = tables(right)
     text = words(RUN.findings(frames, grid_config()))
     for part in said:
         assert part in text

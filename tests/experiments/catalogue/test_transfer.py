@@ -14,12 +14,10 @@ import torch
 
 from cast_lens.experiments import RunConfig, run
 from cast_lens.experiments.catalogue.transfer import METHODS, Transfer, chosen_conditions
-from cast_lens.experiments.workspace import parameter_count
 from cast_lens.experiments.workspace import test_examples as asked_examples
 from cast_lens.tasks import load_task
 from cast_lens.vectors import DifferenceVectors, SteeringVector
 from tests.experiments.small import pairs_config, workspace_of
-from tests.tiny import tiny_model
 
 FRAMES = (
     "parallelism",
@@ -208,12 +206,6 @@ def test_a_directory_in_use_is_refused(config: RunConfig, finished: Path) -> Non
 
     with FileLock(finished / ".lock"), pytest.raises(ValueError, match="in use by another run"):
         run(config, finished)
-
-
-def test_a_tied_embedding_counts_once() -> None:
-    tied, free = tiny_model("llama-tied"), tiny_model("llama")
-    assert parameter_count(free) == sum(p.numel() for p in free.parameters())
-    assert parameter_count(tied) == sum(p.numel() for p in tied.parameters()) - tied.W_U.numel()
 
 
 def test_a_selection_decides_which_samples_are_averaged(config: RunConfig, tmp_path: Path) -> None:
