@@ -26,7 +26,8 @@ from typing import Any, Literal
 from .sampling import FILES, SPLIT_NAMES
 from .types import is_language
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+TABLES = (".csv", ".tsv")
+SUFFIXES = (".jsonl", ".ndjson", ".json", *TABLES)
 # Not tasks, wherever they are.
 _NOT_TASKS = ("task.json", "instructions.json")
 
@@ -75,10 +76,20 @@ def discover(root: Path) -> dict[str, TaskFiles]:
         found[task.name] = task
     if not found:
         raise ValueError(
-            f"tasks={str(root)!r} holds no task; expected <task>/train.jsonl and <task>/test.jsonl, "
+            f"tasks={str(root)!r} holds no task{_instead(root)}; expected <task>/train.jsonl and <task>/test.jsonl, "
             f"or one file per task ({', '.join(SUFFIXES)})"
         )
     return found
+
+
+def _instead(root: Path) -> str:
+    """What a folder without a task holds, for the error."""
+    seen = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    if not seen:
+        return ", it is empty"
+    no_list = next((path.name for path in seen if path.suffix in SUFFIXES and path.name not in _NOT_TASKS), "")
+    told = f"; {no_list} is an object, not a list of records" if no_list else ""
+    return f" but {', '.join(path.name for path in seen[:3])}{' …' if len(seen) > 3 else ''}{told}"
 
 
 def _walk(root: Path) -> Iterator[TaskFiles]:
@@ -200,7 +211,7 @@ def _decoded(raw: bytes, where: Path | str) -> str:
 
 
 def _records(text: str, path: Path) -> Iterator[tuple[Any, str]]:
-    if path.suffix in (".csv", ".tsv"):
+    if path.suffix in TABLES:
         return _table(text, path)
     start = text.lstrip()[:1]
     if path.suffix == ".txt" and start != "{":

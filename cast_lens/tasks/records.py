@@ -10,20 +10,32 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from .formats import kind_of, read_records, shown
+from .formats import TABLES, kind_of, read_records, shown
 from .sampling import SPLIT_NAMES
 from .types import Example
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "id": (),
     "input": ("text", "sentence", "question", "prompt", "query", "content"),
-    "answer": ("output", "target", "label_text", "label", "answerKey", "completion", "response", "gold", "class"),
+    "answer": (
+        "output",
+        "target",
+        "label_text",
+        "label",
+        "gold_label",
+        "answerKey",
+        "completion",
+        "response",
+        "gold",
+        "class",
+    ),
     "choices": ("options",),
     "fields": (),
     "lang": ("language",),
@@ -48,8 +60,11 @@ CONTRASTS = (
     ("sentence_good", "sentence_bad"),
     ("answer_matching_behavior", "answer_not_matching_behavior"),
 )
-# Answers under these names are labels, if they repeat.
-_LABELS = ("label", "label_text", "class")
+# Answers under these names are labels, if they repeat; so are true and false under any name.
+_LABELS = ("label", "label_text", "gold_label", "class")
+# Names that a message would rather take for an answer, and for no text of an example.
+_ANSWERS = re.compile("label|gold|answer|target|class|verdict|categor|sentiment|output|rating|stars", re.IGNORECASE)
+_IDS = re.compile(r"(.*[_-])?(id|idx|index|guid|uid|no|number)", re.IGNORECASE)
 
 Record = dict[str, Any]
 Columns = Mapping[str, tuple[str, ...]]
@@ -87,7 +102,8 @@ def read_lines(path: Path, *, language: str = "en", fields: Mapping[str, str] | 
     """
     lines = lines_of(read_records(path), stem=path.stem, language=language, fields=fields)
     if not lines:
-        raise ValueError(f"{path} has no records; write one JSON object per line")
+        wanted = "one row per example below the header" if path.suffix in TABLES else "one JSON object per line"
+        raise ValueError(f"{path} has no records; write {wanted}")
     return lines
 
 
@@ -104,8 +120,13 @@ def lines_of(
     lines: list[Line] = []
     columns: dict[str, tuple[str, ...]] | None = None
     for number, (record, where) in enumerate(records, start=1):
+        if isinstance(record, list) and len(record) == 2 and all(isinstance(part, str) for part in record):
+            record = dict(zip(("input", "answer"), record, strict=True))
         if not isinstance(record, dict):
-            raise ValueError(f"{where}: expected a JSON object, got {kind_of(record)}")
+            raise ValueError(
+                f"{where}: expected a JSON object, got {kind_of(record)} {shown(record)}; write a record as "
+                '{"input": ..., "answer": ...}, or as the pair [input, answer]'
+            )
         _check_unicode(record, where)
         columns = _columns(record, fields, where) if columns is None else columns
         # An empty cell of a table is nothing; what may be left out is looked for in each record.
@@ -179,16 +200,32 @@ def _columns(record: Record, fields: Mapping[str, str] | None, where: str) -> di
             )
     found |= mapped
     if absent := [name for name in ("input", "answer") if name not in found]:
-        texts = sorted(
-            (name for name in record if isinstance(record[name], str | int)), key=lambda name: len(str(record[name]))
-        )
-        guess = f"input={texts[-1]},answer={texts[0]}" if len(texts) > 1 else "input=text,answer=label"
+        table = Path(where.rpartition(":")[0]).suffix in TABLES
         raise ValueError(
             f'{where}: field "{absent[0]}" is missing; the record has {", ".join(map(str, record)) or "no fields"}. '
-            f"Say which field is which, e.g. --fields {guess} (in Python fields={{...}}). "
-            f"The first record: {shown(record)}"
+            + ("If the file's first line is no header, write one above it. " if table else "")
+            + f"{_advice(record, found)} The first record: {shown(record)}"
         )
     return mapped | {name: found[name] for name in ("input", "answer")}
+
+
+def _advice(record: Record, found: Columns) -> str:
+    """The mapping to write for a record of which too little is known."""
+    known = {part for name in ("input", "answer") for part in found.get(name, ())}
+    plain = [name for name in record if isinstance(record[name], str | int | float) and name not in known]
+    texts = sorted(
+        (name for name in plain if not _IDS.fullmatch(name)),
+        key=lambda name: (_ANSWERS.search(name) is None, len(str(record[name]))),
+    )
+    guess = {name: "+".join(found[name]) for name in ("input", "answer") if found.get(name)}
+    if "answer" not in guess and texts:
+        guess["answer"] = texts.pop(0)
+    if "input" not in guess and texts:
+        guess["input"] = texts.pop()
+    if len(guess) < 2:
+        return 'Write each record as {"input": ..., "answer": ...}, both of them text.'
+    pairs = f"input={guess['input']},answer={guess['answer']}"
+    return f"Say which field is which, e.g. --fields {pairs} (in Python fields={{...}})."
 
 
 def _expanded(record: Record, columns: Columns, spare_id: str, where: str, language: str) -> list[Line]:
@@ -226,11 +263,16 @@ def _line(record: Record, columns: Columns, spare_id: str, where: str, language:
         if len(columns["input"]) > 1 and record.get(part)
     }
     fields |= {name: _text(record, parts, name, where) for name, parts in columns.items() if name not in SYNONYMS}
+    given = record[answer_name]
     if choices and answer not in choices and answer in marks:
         fields["label"] = ascii_uppercase[marks.index(answer)]
         answer = choices[marks.index(answer)]
+    elif choices and answer not in choices and type(given) is int and 0 <= given < len(choices):
+        fields["label"] = ascii_uppercase[given]
+        answer = choices[given]
     if choices and answer not in choices:
-        raise ValueError(f'{where}: field "answer": {answer!r} is not among the choices {list(choices)}')
+        counted = "; a number counts the choices from 0" if type(given) is int else ""
+        raise ValueError(f'{where}: field "answer": {answer!r} is not among the choices {list(choices)}{counted}')
     _check_letter(fields, choices, answer, where)
     split = _text(record, columns["split"], "split", where) if "split" in columns else None
     example = Example(
@@ -243,7 +285,7 @@ def _line(record: Record, columns: Columns, spare_id: str, where: str, language:
         if "lang" in columns and record.get(columns["lang"][0]) is not None
         else language,
     )
-    return Line(example, SPLIT_NAMES.get(split or "", split), where, answer_name in _LABELS)
+    return Line(example, SPLIT_NAMES.get(split or "", split), where, answer_name in _LABELS or isinstance(given, bool))
 
 
 def _text(record: Record, columns: Sequence[str], field: str, where: str) -> str:

@@ -382,7 +382,10 @@ def make_splits(
     if "" in files:
         return _cut(files[""], seed=seed, where=where, class_of=class_of)
     if "test" not in files:
-        raise ValueError(f"{where} has no test split; it has {', '.join(files)}; add test.jsonl")
+        raise ValueError(
+            f"{where} has no test split; it has {', '.join(files)}; add test.jsonl, or rename the file whose answers "
+            "you want to test on (validation is then taken from train)"
+        )
     source = next((name for name in ("train", "validation_pool", "demos") if name in files), None)
     if source is None:
         raise ValueError(f"{where} has no examples to show as demonstrations; add train.jsonl")
@@ -423,10 +426,12 @@ def disjoint(splits: Splits, *, where: str) -> Splits:
     dropped = sum(lost.values())
     sizes = {"train": len(train), "validation": len(validation), "test": len(splits.test)}
     if empty := [name for name, size in sizes.items() if not size]:
-        raise ValueError(
-            f"{where}: the {empty[0]} split is empty ({dropped} examples dropped because another split asks "
-            "the same input); add examples that differ"
-        )
+        parts = (*splits.train, *splits.validation, *splits.test)
+        different = len({input_key(example.input) for example in parts})
+        why = f"{dropped} examples dropped because another split asks the same input"
+        if not dropped:
+            why = f"{len(parts)} examples ask {different} different inputs, the first {parts[0].input[:40]!r}"
+        raise ValueError(f"{where}: the {empty[0]} split is empty ({why}); add examples that differ")
     if dropped:
         told = " and ".join(f"{count} of the {name} split" for name, count in lost.items() if count)
         warnings.warn(

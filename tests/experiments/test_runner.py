@@ -129,9 +129,9 @@ def test_killed_and_continued_it_ends_with_the_same_bytes(config: RunConfig, fin
     assert contents(out) == contents(finished)
 
 
-def test_a_failing_cell_is_reported_and_the_others_go_on(
-    config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def few_shot_fails(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Few-shot cells end in an error until this is undone."""
     whole = CrossDomain.compute
 
     def broken(self: CrossDomain, workspace: Workspace, cell: Cell) -> pd.DataFrame:
@@ -140,6 +140,12 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
         return whole(self, workspace, cell)
 
     monkeypatch.setattr(CrossDomain, "compute", broken)
+    return monkeypatch
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(
+    config: RunConfig, finished: Path, tmp_path: Path, few_shot_fails: pytest.MonkeyPatch
+) -> None:
     out = begun(finished, tmp_path / "out")
     told: list[str] = []
     run_experiment(RUN, config, out, say=told.append)
@@ -148,7 +154,7 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
     assert "4 failed" in shown
     assert "ZeroDivisionError" in shown
     assert "ZeroDivisionError" in write_report(out).read_text()
-    monkeypatch.setattr(CrossDomain, "compute", whole)
+    few_shot_fails.undo()
     run_experiment(RUN, config, out)
     assert len(Grid.read(out / "experiments" / NAME).failed()) == 4
     run_experiment(RUN, config, out, retry_failed=True)
@@ -249,20 +255,12 @@ def test_a_full_or_read_only_disk_ends_the_run_and_it_goes_on_later(
 
 
 def test_tables_that_cannot_be_made_without_failed_cells_say_so(
-    config: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, finished: Path, tmp_path: Path, few_shot_fails: pytest.MonkeyPatch
 ) -> None:
-    whole = CrossDomain.compute
-
-    def broken(self: CrossDomain, workspace: Workspace, cell: Cell) -> pd.DataFrame:
-        if cell.kind == "few-shot":
-            raise ZeroDivisionError("a cell of this test")
-        return whole(self, workspace, cell)
-
     def tables(*_: object) -> dict[str, pd.DataFrame]:
         raise KeyError("zero-shot")
 
-    monkeypatch.setattr(CrossDomain, "compute", broken)
-    monkeypatch.setattr(CrossDomain, "tables", tables)
+    few_shot_fails.setattr(CrossDomain, "tables", tables)
     begun(finished, tmp_path / "out")
     with pytest.raises(RuntimeError, match=r"without the failed cells .*KeyError: 'zero-shot'.*--retry-failed"):
         run_experiment(RUN, config, tmp_path / "out")

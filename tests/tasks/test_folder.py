@@ -469,7 +469,14 @@ def test_two_tasks_of_one_name_are_an_error(tmp_path: Path) -> None:
 def test_folders_without_tasks_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tasks='.*nowhere': there is no such folder or file"):
         load_task("mood", tasks=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds no task; expected <task>/train\.jsonl and <task>/test\.jsonl"):
+    with pytest.raises(ValueError, match=r"holds no task, it is empty; expected <task>/train\.jsonl and <task>/test"):
+        list_tasks(tmp_path)
+    for name in ("a.parquet", "b.txt", "words.json"):
+        (tmp_path / name).write_text('{"hot": "cold", "up": "down"}')
+    told = (
+        r"holds no task but a\.parquet, b\.txt, words\.json; words\.json is an object, not a list of records; expected"
+    )
+    with pytest.raises(ValueError, match=told):
         list_tasks(tmp_path)
 
 

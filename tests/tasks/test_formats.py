@@ -95,6 +95,59 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:
         read_lines(tmp_path / "none.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("record", "advice"),
+    [
+        # What looks like an answer is one, an id is neither, and what is known stays.
+        ({"id": "0", "review": "b", "stars": "a longer one"}, "--fields input=review,answer=stars"),
+        (
+            {"uid": "long id 000", "premise": "p", "hypothesis": "h", "verdict": "v"},
+            "premise+hypothesis,answer=verdict",
+        ),
+        ({"text": "t", "mood": "m"}, "--fields input=text,answer=mood"),
+        # No mapping of names that are not there.
+        ({"messages": [{"role": "user", "content": "q"}]}, 'Write each record as {"input": ..., "answer": ...}'),
+    ],
+)
+def test_the_advice_fits_the_record(tmp_path: Path, record: Record, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        read_lines(write_jsonl(tmp_path / "t.jsonl", [record]))
+
+
+def test_a_table_without_a_header_or_rows_is_told_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('"3","Title","Body"\n"4","Another","More"\n')
+    with pytest.raises(ValueError, match="If the file's first line is no header, write one above it"):
+        read_lines(path)
+    path.write_text("text,label\n")
+    with pytest.raises(ValueError, match=r"t\.csv has no records; write one row per example below the header"):
+        read_lines(path)
+
+
+def test_pairs_of_texts_are_records(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('[["hot", "cold"], ["up", "down"]]')
+    assert answers(path) == [("hot", "cold"), ("up", "down")]
+
+
+def test_a_number_counts_the_options_from_zero(tmp_path: Path) -> None:
+    """As the hub's data sets of multiple choice do; text that is a number names no option."""
+    asked = {"question": "Which?", "choices": ["red", "green", "blue"]}
+    lines = read_lines(write_jsonl(tmp_path / "t.jsonl", [asked | {"answer": number} for number in (0, 2)]))
+    assert [(line.example.answer, line.example.fields["label"]) for line in lines] == [("red", "A"), ("blue", "C")]
+    (line,) = read_lines(write_jsonl(tmp_path / "t.jsonl", [{**asked, "choices": ["3", "2", "1"], "answer": 1}]))
+    assert line.example.answer == "1"
+    with pytest.raises(ValueError, match=r"'3' is not among the choices .*; a number counts the choices from 0"):
+        read_lines(write_jsonl(tmp_path / "t.jsonl", [asked | {"answer": 3}]))
+    with pytest.raises(ValueError, match="'1' is not among the choices"):
+        read_lines(write_jsonl(tmp_path / "t.jsonl", [asked | {"answer": "1"}]))
+
+
+def test_true_and_false_are_labels_under_any_name(tmp_path: Path) -> None:
+    rows = [{"question": f"Is it {i}?", "answer": i % 2 == 0} for i in range(20)]
+    assert load_task("t", tasks=write_jsonl(tmp_path / "t.jsonl", rows)).labels == ("True", "False")
+
+
 WORDS = [{"input": f"word {i}", "output": f"drow {i}"} for i in range(6)]
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from cast_lens.engine import answer_losses, frozen
 from cast_lens.files import load_tensors
 from cast_lens.interventions import PromptVectors
-from cast_lens.methods.atv import BlocksGenerator, Design, Expansion, Step, Training, gather, train
+from cast_lens.methods.atv import ATV, BlocksGenerator, Design, Expansion, Step, Training, gather, train
 from cast_lens.tasks import Task
 from tests.small_tasks import label_task
 from tests.tiny import tiny_model
 
 SMALL = Training(epochs=2, batch=8, learning_rate=1e-2, templates=("own", "bare"))
+CHECKPOINTS = replace(SMALL, checkpoint_steps=2)
 RESIDUAL = Design(generator="residual", layer=1, strength=1.0)
 BLOCKS = Design(generator="blocks", source="self", layer=1, trained=True, pooling="mean", strength=1.0)
 
@@ -84,11 +85,21 @@ def test_gradients_of_generator_and_expansion_equal_finite_differences(tasks: li
         assert slope == pytest.approx(float(parameter.grad[place]), rel=1e-5, abs=1e-8), name
 
 
-@pytest.mark.parametrize("design", [RESIDUAL, BLOCKS])
+@pytest.fixture(scope="module", params=[RESIDUAL, BLOCKS], ids=["residual", "blocks"])
+def uninterrupted(
+    request: pytest.FixtureRequest, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Design, ATV, Path]:
+    """A design, what a training of it gave that nothing interrupted, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    made = train(tiny_model("llama"), tasks, design=request.param, training=CHECKPOINTS, folder=folder)
+    return request.param, made, folder
+
+
 @pytest.mark.parametrize("at", [1, 5])
-def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: int, tasks: list[Task]) -> None:
-    model, training = tiny_model("llama"), replace(SMALL, checkpoint_steps=2)
-    whole = train(model, tasks, design=design, training=training, folder=tmp_path / "whole")
+def test_a_killed_run_continues_bit_for_bit(
+    tmp_path: Path, uninterrupted: tuple[Design, ATV, Path], at: int, tasks: list[Task]
+) -> None:
+    model, training, (design, whole, folder) = tiny_model("llama"), CHECKPOINTS, uninterrupted
     with pytest.raises(Killed):
         train(model, tasks, design=design, training=training, folder=tmp_path / "killed", watch=killer(at))
     half = tmp_path / "killed" / ".checkpoint.safetensors.99999999-0123abcd"
@@ -100,10 +111,10 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, design: Design, at: 
     assert not half.exists()
     texts = [item.generator_text for item in gather(model, tasks, training).validation]
     assert torch.equal(whole.vectors(texts), again.vectors(texts))
-    first, second = (load_tensors(tmp_path / f / "atv.safetensors", kind="ATV") for f in ("whole", "killed"))
+    first, second = (load_tensors(path / "atv.safetensors", kind="ATV") for path in (folder, tmp_path / "killed"))
     assert first[1] == second[1]
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
-    curves = [pd.read_csv(tmp_path / folder / "loss.csv") for folder in ("whole", "killed")]
+    curves = [pd.read_csv(path / "loss.csv") for path in (folder, tmp_path / "killed")]
     pd.testing.assert_frame_equal(curves[0], curves[1], check_exact=True)
 
 
