@@ -18,12 +18,15 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from transformers import modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from .convert import read_gguf
@@ -226,11 +229,13 @@ def step(message: str) -> Iterator[None]:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Silence transformers' own bars where nothing is downloaded: they flash by in a second."""
-    if not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
+    shown, reader = transformers_logging.is_progress_bar_enabled(), cast(Any, modeling_gguf_pytorch_utils)
+    # The reader of GGUF files does not ask for that switch.
+    bar, reader.tqdm = reader.tqdm, partial(reader.tqdm, disable=True)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        reader.tqdm = bar
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -64,12 +64,13 @@ def test_a_gguf_file(tmp_path: Path, pre: str) -> None:
     assert splits == (["a", "ĊĊ", "1"] if pre == "smollm" else ["a", "Ċ", "Ċ", "1"])
 
 
-def test_a_quantised_gguf_file_says_what_it_was(tmp_path: Path) -> None:
+def test_a_quantised_gguf_file_says_what_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The numbers are those of its blocks, the report names their formats, and a saved copy remembers it."""
     write_gguf(tmp_path / "plain.gguf")
     assert number_format(load_model(tmp_path / "plain.gguf")) == "float32"
     source = write_gguf(tmp_path / "tiny.gguf", packed=GGMLQuantizationType.Q4_1)
     model = load_model(tmp_path / "tiny.gguf")
+    assert "it/s" not in capfd.readouterr().err, "a bar that nobody asked for"
     assert quantisation(model) is None
     assert number_format(model) == "float32, weights dequantised from GGUF Q4_1, Q8_0"
     with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cast_lens.tasks import load_task
 from cast_lens.tasks.records import read_lines
 
 from .small import Record, records, write_jsonl
