@@ -15,7 +15,7 @@ from cast_lens.engine import answer, score, sweep
 from cast_lens.evaluation import evaluate
 from cast_lens.interventions import Intervention
 from cast_lens.models import check_vector, fingerprint, load_model, model_name
-from cast_lens.models.convert import convert
+from cast_lens.models.convert import convert, unfilled_model
 from cast_lens.models.identity import Checkpoint, check_interventions, check_layers, checkpoint
 from cast_lens.models.lens import HookedTransformer
 from cast_lens.models.load import DTYPES as NAMED_DTYPES
@@ -62,7 +62,7 @@ def test_parameters_are_those_of_the_checkpoint(architecture: str) -> None:
 
 def test_parameters_of_a_model_that_came_as_it_is() -> None:
     tied = tiny_model("llama-tied")
-    made = type(tied)(tied.cfg, tokenizer=None, move_to_device=False)
+    made = unfilled_model(tied.cfg)
     made.load_state_dict(tied.state_dict())
     assert checkpoint(made).parameters == sum(p.numel() for p in made.parameters()) - made.W_U.numel()
 
