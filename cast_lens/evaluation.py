@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from .engine import Progress, Scores, TokenPrompt, quiet, score_and_answer, tokenise
+from .engine import Progress, Scores, TokenPrompt, automatic, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
 from .interventions import Interventions, Steering
 from .models.lens import HookedTransformer
@@ -35,7 +35,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     chat: bool = False,
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> pd.DataFrame:
     """Greedy answers and answer probabilities, unsteered and under each intervention.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from .engine import Progress, capture, quiet
+from .engine import Progress, automatic, capture, quiet
 from .engine.batching import DEFAULT_BUDGET_MB
 from .models import fingerprint, model_name
 from .models.identity import check_layers
@@ -84,7 +84,7 @@ def difference_vectors(
     examples: Sequence[Example] | None = None,
     layers: Sequence[int] | None = None,
     memory_mb: float = DEFAULT_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> DifferenceVectors:
     """Few-shot minus zero-shot residual of each sample, every layer, both sides kept; or that of pairs of texts.
 
@@ -268,7 +268,8 @@ def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:
     if not 1 <= extraction.samples <= free:
         raise ValueError(
             f"samples={extraction.samples} must be from 1 to {free}: the {extraction.split} split of {task.name!r} "
-            f"holds {free + len(shown)} examples that differ, of which {len(shown)} are the demonstrations"
+            f"holds {free + len(shown)} examples that differ, of which {len(shown)} are the demonstrations. Ask for "
+            "fewer of both, or give it more examples; a vector of another task, such as a built-in one, needs none of its own"
         )
     # Another seed than the demonstrations', or the first samples would be the demonstrations' next of kin.
     return sample_examples(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .engine import Progress, quiet
+from .engine import Progress, automatic
 from .evaluation import evaluate
 from .experiments.config import DEFAULT_SOURCES, STRENGTHS
 from .extraction import Extraction, difference_vectors
@@ -151,7 +151,7 @@ def recommend(
     chat: bool = False,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> Recommendation:
     """Recommend a source, layer, strength and position for a task without labels, or to add nothing.
 

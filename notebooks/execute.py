@@ -64,6 +64,8 @@ def execute(path: Path, *, write: bool) -> float:
             cell.metadata.pop("execution", None)
             for output in cell.get("outputs", ()):
                 drop_pages(output)
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if not is_gone(output)]
         nbformat.write(notebook, path)
     return processor_seconds() - started
 
@@ -78,6 +80,11 @@ def drop_pages(output: nbformat.NotebookNode) -> None:
     """Leave out HTML that carries a whole library (``explore`` does); its text says what to call."""
     if len(output.get("data", {}).get("text/html", "")) > LONGEST_HTML:
         del output["data"]["text/html"]
+
+
+def is_gone(output: nbformat.NotebookNode) -> bool:
+    """Whether it was a progress bar, which leaves an empty page behind."""
+    return output.get("data", {}).get("text/html") == ""
 
 
 def run_all(names: list[str], *, write: bool) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from cast_lens.engine import Sweep, score, sweep
 from cast_lens.interventions import Intervention, PromptVectors
+from cast_lens.methods import Setting
 from cast_lens.models import fingerprint
 from cast_lens.selection import select
 from cast_lens.tasks import Example, zero_shot_prompts
@@ -85,3 +86,8 @@ def test_a_task_shows_three_examples_as_text() -> None:
     assert "&lt;script&gt;x" in shown
     assert task.train[1].input in shown
     assert task.train[2].input not in shown
+
+
+def test_a_setting_names_its_layers_where_there_are_several() -> None:
+    assert repr(Setting(3, 1.5)) == "Setting(layer=3, strength=1.5, operator='add', position='last')"
+    assert repr(Setting(3, 1.5, layers=(3, 4))).endswith("position='last', layers=(3, 4))")

@@ -18,7 +18,7 @@ from .decoding import answer, score_and_answer
 from .gradients import Prefix, Prefixes, answer_losses, frozen
 from .heads import capture_heads, indirect_effects, project_heads
 from .layout import TokenPrompt
-from .progress import Progress, bars, quiet
+from .progress import Progress, automatic, bars, quiet
 from .scores import Scores
 from .scoring import score
 from .support import unsupported
@@ -35,6 +35,7 @@ __all__ = [
     "TokenPrompt",
     "answer",
     "answer_losses",
+    "automatic",
     "bars",
     "capture",
     "capture_heads",

@@ -24,7 +24,7 @@ from .batching import DEFAULT_BUDGET_MB, plan_batches, row_bytes, warn_beyond
 from .forward import run_pass
 from .layout import TokenPrompt, build_batch
 from .model import own_precision
-from .progress import Progress, quiet
+from .progress import Progress, automatic, quiet
 from .support import row_model, unsupported
 from .tokens import PromptLike, Prompts, as_prompts, tokenise
 
@@ -63,7 +63,7 @@ def capture(
     positions: Sequence[int] | None = None,
     chat: bool = False,
     memory_mb: float = DEFAULT_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> Float[Tensor, "sample *position layer d_model"]:
     """Residual stream after each block (``hook_resid_post``) at the last prompt token, or at tokens that you name.
 

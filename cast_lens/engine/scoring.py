@@ -18,7 +18,7 @@ from .capture import rows_within
 from .forward import run_pass
 from .layout import END, Batch, TokenPrompt, build_batch
 from .model import RowModel, own_precision
-from .progress import Progress, quiet
+from .progress import Progress, automatic
 from .scores import (
     OTHER,
     UNREAD,
@@ -45,7 +45,7 @@ def score(
     labels_only: bool = False,
     normalised: bool = True,
     memory_mb: float = DEFAULT_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> Scores:
     """Score every admissible answer of every prompt, unsteered and under each intervention.
 

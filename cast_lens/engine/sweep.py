@@ -13,7 +13,7 @@ from ..models.lens import HookedTransformer
 from ..stats import proportion_interval
 from ..vectors import SteeringVector
 from .batching import DEFAULT_BUDGET_MB
-from .progress import Progress, quiet
+from .progress import Progress, automatic
 from .scores import Scores
 from .scoring import score
 from .tokens import Prompts
@@ -115,7 +115,7 @@ def sweep(
     labels_only: bool = False,
     normalised: bool = True,
     memory_mb: float = SWEEP_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> Sweep:
     """Score prompts at every layer and strength, for one or several vectors at once.
 

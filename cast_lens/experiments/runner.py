@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..engine import Progress, quiet
+from ..engine import Progress, automatic
 from ..files import read_frame, read_json, write_frame
 from ..models import load_model
 from .catalogue import find
@@ -45,7 +45,7 @@ def run_experiment(
     workers: int = 1,
     retry_failed: bool = False,
     load: Load = load_model,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
     say: Say = lambda text: None,
     begun: Callable[[Path], object] = lambda path: None,
     overwrite: bool = False,

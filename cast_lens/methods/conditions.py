@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from ..engine import Progress, answer, quiet, tokenise
+from ..engine import Progress, answer, automatic, quiet, tokenise
 from ..evaluation import answer_limit, evaluate
 from ..interventions import Operator, Position, Steering
 from ..models.lens import HookedTransformer
@@ -82,6 +82,13 @@ class Setting:
                 f"layers={self.layers} must begin with layer={self.layer}, and operator must be 'add' where several "
                 f"layers are edited together, got {self.operator!r}"
             )
+
+    def __repr__(self) -> str:
+        more = f", layers={self.layers}" if self.layers else ""
+        return (
+            f"Setting(layer={self.layer}, strength={self.strength}, operator={self.operator!r}, "
+            f"position={self.position!r}{more})"
+        )
 
     def edit(self, vector: SteeringVector) -> Steering:
         """A vector as an intervention at this setting; its placebo takes the same.
@@ -236,7 +243,7 @@ def evaluate_conditions(
     conditions: Sequence[AnyCondition],
     *,
     chat: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
     evaluated: Callable[..., pd.DataFrame] = evaluate,
 ) -> pd.DataFrame:
     """Outcomes of several conditions, one row per example and condition.

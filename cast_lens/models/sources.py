@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -28,17 +32,28 @@ from .embedded import STORED_AS, embedded_folder, step, without_bars
 from .identity import DEQUANTISED
 from .list import EMBEDDED
 
+# Seconds for the hub to accept a connection.
+_PATIENCE = 5.0
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, ImportError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place that transformers can read, and what to advise when it cannot."""
+    """A place that transformers can read, and what to advise when it cannot.
+
+    Attributes:
+        name: as it was given.
+        where: what ``from_pretrained`` takes.
+        options: of ``from_pretrained``.
+        advice: the way out of an error.
+        unasked: why the hub is not asked and only the cache is read; empty where it is.
+    """
 
     name: str
     where: str
     options: dict[str, Any]
     advice: str
+    unasked: str = ""
 
 
 # Parameters up to which ``dtype="auto"`` is float32: rounding to half precision costs small models the most.
@@ -153,7 +168,27 @@ def _hub(name: str, revision: str | None) -> Source:
         "check the spelling (owner/name), the network and HF_HUB_OFFLINE; a gated model needs its licence "
         "accepted and `hf auth login`; or give a local folder"
     )
-    return Source(name, name, {"revision": revision or "main"}, advice)
+    unasked = _unasked()
+    return Source(name, name, {"revision": revision or "main", "local_files_only": bool(unasked)}, advice, unasked)
+
+
+def _unasked() -> str:
+    """Why the hub cannot be asked; empty where it can.
+
+    ``huggingface_hub`` tries six times within 25 seconds, and says so each time.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    address = urlsplit(constants.ENDPOINT)
+    if getproxies() or address.hostname is None:
+        return ""
+    try:
+        socket.create_connection(
+            (address.hostname, address.port or (80 if address.scheme == "http" else 443)), timeout=_PATIENCE
+        ).close()
+    except OSError as error:
+        return f"{address.hostname} cannot be reached ({error.strerror or error})"
+    return ""
 
 
 def _folder(path: Path) -> Source:
@@ -207,4 +242,6 @@ def _explained(source: Source, part: str, error: Exception) -> ValueError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return ValueError(f"no space left on the disk for {source.name}; free some, or set HF_HOME to another disk")
     reason = " ".join(str(error).split())
+    if source.unasked and isinstance(error, OSError):
+        reason = f"it is not in the cache, and {source.unasked}"
     return ValueError(f"cannot read {part} of {source.name!r}: {reason}. What to do: {source.advice}")

@@ -92,6 +92,16 @@ def _instead(root: Path) -> str:
     return f" but {', '.join(path.name for path in seen[:3])}{' …' if len(seen) > 3 else ''}{told}"
 
 
+def discover_one(path: Path) -> str:
+    """The name of the only task at a path.
+
+    Raises:
+        ValueError: see `discover`.
+    """
+    (name,) = discover(path)
+    return name
+
+
 def _walk(root: Path) -> Iterator[TaskFiles]:
     if root.is_file():
         if root.suffix not in SUFFIXES:

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .formats import TaskFiles, discover
+from .formats import SUFFIXES, TaskFiles, discover, discover_one
 from .records import Line, check_ids, lines_of, read_lines
 from .sampling import class_of, input_key, make_splits
 from .settings import Settings, check_wording, infer_kind, read_settings, settle, wording
-from .starter import load_starter, starter_names
+from .starter import load_starter, starter_info, starter_names
 from .templates import KNOWN
 from .types import SPLITS, Example, Kind, Task, TaskInfo, Template, is_language
 
@@ -37,7 +37,8 @@ def load_task(
     Args:
         name: ``review-sentiment``, or ``review-sentiment.de`` for another language; English may be written
             out. Folders may be written as paths, ``xnli/de`` and ``words/antonym``. ``lm-eval:arc_easy`` is a task by
-            the definition of lm-evaluation-harness; see `cast_lens.tasks.harness`.
+            the definition of lm-evaluation-harness; see `cast_lens.tasks.harness`. The path of one task's file, such as
+            ``reviews.jsonl`` or ``data/reviews.csv``, is that task.
         tasks: a folder (or one file) that is searched before the built-in suite; see `cast_lens.tasks.formats`. For
             ``lm-eval:`` the folder of its data, or of definitions of your own.
         hub: take the data set of this name from the Hugging Face hub; needs a network or its cache.
@@ -59,11 +60,13 @@ def load_task(
         from .harness import load_harness  # It needs an extra, and takes seconds.
 
         return load_harness(name, folder=None if tasks is None else Path(tasks), seed=seed)
-    name = canonical(name)
+    given, name = name, canonical(name)
     if hub:
         from .hub import load_hub  # It is only needed here, and needs the network.
 
         return load_hub(name, seed=seed)
+    if tasks is None and Path(given).suffix in SUFFIXES:
+        tasks, name = given, discover_one(Path(given))
     if tasks is not None:
         found = discover(Path(tasks))
         if name in found:
@@ -83,7 +86,7 @@ def list_tasks(tasks: str | Path | None = None, *, fields: Mapping[str, str] | N
     'review-sentiment'
     """
     if tasks is None:
-        return [TaskInfo.of(load_starter(name)) for name in starter_names()]
+        return [starter_info(name) for name in starter_names()]
     found = discover(Path(tasks)).values()
     return [TaskInfo.of(load_folder(files, seed=0, fields=fields)) for files in found]
 

@@ -255,7 +255,8 @@ class RankedPool:
         if shots > len(self.examples) - len(hidden):
             raise ValueError(
                 f"shots={shots} is more than the {len(self.examples) - len(hidden)} distinct examples that the "
-                f"{self.pool.split} split of {task.name!r} can show; ask for fewer"
+                f"{self.pool.split} split of {task.name!r} can show; ask for fewer, or give it more examples. "
+                "A vector of another task, such as a built-in one, needs none of its own"
             )
         spare = [example for example in self.examples[shots:] if example.id not in hidden]
         first = self.examples[:shots]

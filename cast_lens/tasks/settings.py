@@ -76,7 +76,8 @@ def infer_kind(lines: Sequence[Line], settings: Settings) -> Kind:
     sets = Counter(frozenset(line.example.choices) for line in lines)
     if set(sets) == {frozenset()}:
         labels = {line.example.answer for line in lines}
-        repeated = 2 <= len(labels) <= min(_MOST_LABELS, len(lines) // 2)
+        # Three lines with two labels are a classification as well.
+        repeated = 2 <= len(labels) <= min(_MOST_LABELS, max(2, len(lines) // 2)) and len(labels) < len(lines)
         return "classification" if repeated and all(line.labelled for line in lines) else "free"
     if frozenset() in sets:
         bare = next(line for line in lines if not line.example.choices)

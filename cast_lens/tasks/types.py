@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SHIPPED = "shipped"
 Kind = Literal["classification", "multiple-choice", "free"]
 # ISO 639-1, and the codes of languages that have none there but occur in public data sets.
 _LANGUAGES = (
@@ -142,7 +143,7 @@ class Task:
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     language: str = "en"
-    origin: str = "shipped"
+    origin: str = SHIPPED
     dropped: int = 0
     answer_rule: AnswerRule = "task"
     reading: AnswerReading = field(init=False, compare=False, repr=False)

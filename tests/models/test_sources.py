@@ -100,7 +100,27 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
 def test_a_hub_name_without_network() -> None:
     message = _message("owner/no-such-model")
     assert "cannot read config of 'owner/no-such-model'" in message
+    assert "it is not in the cache, and HF_HUB_OFFLINE is set" in message
     assert "check the spelling (owner/name), the network" in message
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> None:
+        asked.append(address)
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(sources, "getproxies", dict)
+    monkeypatch.setattr(sources.socket, "create_connection", refuse)
+    message = _message("owner/no-such-model")
+    host = sources.constants.ENDPOINT.removeprefix("https://")
+    assert f"it is not in the cache, and {host} cannot be reached (Name or service not known)" in message
+    assert asked == [(host, 443)]
+    assert not any(capfd.readouterr())
 
 
 def test_a_revision_is_for_the_hub(tmp_path: Path) -> None:

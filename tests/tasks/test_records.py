@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cast_lens.tasks import Task, zero_shot
+from cast_lens.tasks import Task, few_shot, load_task, zero_shot
 
 ROWS = [{"text": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(20)]
 
@@ -49,3 +51,15 @@ def test_mistakes_are_named() -> None:
         Task.from_records([{"text": "a", "verdict": "b"}] * 3)
     with pytest.raises(ValueError, match="record 2: field \"answer\": 'bad' is not a label"):
         Task.from_records(ROWS, labels=["good", "poor"])
+
+
+def test_the_path_of_a_file_is_a_task_and_three_lines_with_labels_are_a_classification(tmp_path: Path) -> None:
+    rows = [("Cold soup.", "bad"), ("Best pizza in years!", "good"), ("An hour for nothing.", "bad")]
+    path = tmp_path / "mood.csv"
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
+    task = load_task(str(path))
+    assert (task.name, task.kind, task.labels) == ("mood", "classification", ("bad", "good"))
+    with pytest.raises(ValueError, match="there is no such folder or file"):
+        load_task(str(tmp_path / "absent.csv"))
+    with pytest.raises(ValueError, match="A vector of another task, such as a built-in one, needs none"):
+        few_shot(task, task.test[0], shots=5)

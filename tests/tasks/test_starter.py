@@ -11,7 +11,7 @@ from cast_lens.tasks import SPLITS, list_tasks, load_task
 from cast_lens.tasks.sampling import input_key
 from cast_lens.tasks.starter import FOLDER, STARTER, starter_file
 from cast_lens.tasks.templates import body, definition, gold_letter
-from cast_lens.tasks.types import Example, Split, Task
+from cast_lens.tasks.types import Example, Split, Task, TaskInfo
 
 NAMES = tuple(STARTER)
 CLASSES = tuple(name for name in NAMES if STARTER[name].kind == "classification")
@@ -22,6 +22,10 @@ TRANSLATED = tuple(name for name in NAMES if "." in name)
 
 def everything(task: Task) -> list[Example]:
     return [*task.train, *task.validation, *task.test]
+
+
+def test_a_listing_is_what_the_tasks_are() -> None:
+    assert list_tasks() == [TaskInfo.of(load_task(name)) for name in STARTER]
 
 
 def test_every_task_has_its_file_and_every_file_its_task() -> None:

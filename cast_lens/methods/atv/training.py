@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...engine import Prefixes, Progress, answer_losses, frozen, quiet, unsupported
+from ...engine import Prefixes, Progress, answer_losses, automatic, frozen, unsupported
 from ...files import atomic_write, load_tensors, read_json, remove_leftovers, save_tensors, write_json
 from ...interventions import PromptVectors
 from ...models import fingerprint
@@ -159,7 +159,7 @@ def train(
     folder: str | os.PathLike[str] | None = None,
     generator: Generator | None = None,
     watch: Watch = silent,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> ATV:
     """Train an adaptive task vector for a large model, whose own parameters stay as they are (arXiv 2506.03426).
 

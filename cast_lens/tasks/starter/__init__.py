@@ -6,6 +6,8 @@ the instruction, the cues and the label words are all in that language; an item 
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 from ..records import Line, read_lines
 from ..sampling import Splits, disjoint
 from ..templates import WORD
-from ..types import SPLITS, Example, Kind, Task, Template
+from ..types import SHIPPED, SPLITS, Example, Kind, Task, TaskInfo, Template
 
 FOLDER = Path(__file__).parent
 
@@ -162,6 +164,17 @@ def load_starter(name: str) -> Task:
         test=splits.test,
         language=language,
         dropped=splits.dropped,
+    )
+
+
+def starter_info(name: str) -> TaskInfo:
+    """What `TaskInfo.of` says about a task of the suite, counted without making its examples."""
+    task = STARTER[name]
+    lines = starter_file(name).read_text(encoding="utf-8").splitlines()
+    counted = Counter(json.loads(line)["split"] for line in lines)
+    train, validation, test = (counted[split] for split in SPLITS)
+    return TaskInfo(
+        name, task.kind, task.family, name.partition(".")[2] or "en", (train, validation, test), task.labels, SHIPPED
     )
 
 
