@@ -269,7 +269,8 @@ def draw_samples(task: Task, extraction: Extraction) -> tuple[Example, ...]:
         raise ValueError(
             f"samples={extraction.samples} must be from 1 to {free}: the {extraction.split} split of {task.name!r} "
             f"holds {free + len(shown)} examples that differ, of which {len(shown)} are the demonstrations. Ask for "
-            "fewer of both, or give it more examples; a vector of another task, such as a built-in one, needs none of its own"
+            "fewer of both, or give it more examples. A vector of another task, such as a built-in one, needs none of "
+            "its own"
         )
     # Another seed than the demonstrations', or the first samples would be the demonstrations' next of kin.
     return sample_examples(
