@@ -59,6 +59,7 @@ $(TL4)/.installed: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/vermin --target=3.10- --eval-annotations --no-tips --quiet cast_lens
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev

@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from ..tasks import Prompt
 from ..vectors import Provenance
 from .conditions import Condition
 from .training import check_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,7 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -49,6 +49,9 @@ from ..tasks.templates import gold
 from ..vectors import Provenance
 from .fitted import FittedMethod
 from .vectors import SourceTask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 # Differences whose largest singular value is below this part of the mean's length do not differ: it is rounding.
 _NO_SPREAD = 1e-6

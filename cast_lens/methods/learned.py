@@ -21,7 +21,7 @@ to be compared with trained methods; its placebo has the same weights on other h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,9 @@ from .atv import Design, Training, train
 from .fitted import FittedMethod
 from .function_vectors import icl_prompts
 from .vectors import SourceTask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 # Memory for keys and values of the prompts, kept from step to step.
 PREFIX_MB = 1000.0

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,9 @@ from ..sublayers import HeadOutputs
 from ..tasks import Prompt, Task, few_shot_prompts
 from .fitted import FittedMethod
 from .vectors import SourceTask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 Averaging = Literal["last", "inner", "momentum"]
 # States averaged, weights of the differences, and demonstrations in a group, as published.
