@@ -8,6 +8,7 @@ loads PyTorch, which takes seconds, and help and errors should appear at once.
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +19,13 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_output import explained
 from .experiments.catalogue import EXPERIMENTS
 from .experiments.config import CHOICES, MOST_LAYERS, RANGES
 
 PACKAGE = Path(__file__).parent
 CORE = "experiments/config.py"
+EMBEDDED = "smollm2-135m-instruct"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Recipe": ("preset",),
     "Model": ("model", "device", "dtype", "threads", "chat", "chat_arguments", "encoder"),
@@ -34,6 +37,39 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Headings of the options that all experiments share."""
 UNKNOWN = object()
 """A default that is not known without importing the class."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCommand:
+    """Which model a command loads, and how.
+
+    Attributes:
+        model: the model to load: the embedded one, a name on the Hugging Face hub, a local folder or a .gguf file.
+        device: where the model runs: cpu, cuda, mps, auto, or spread over all devices.
+        dtype: the precision of the weights: auto, float32, bfloat16 or float16; auto is the checkpoint's own for large
+            models where the device is no slower in it, and float32 otherwise.
+    """
+
+    model: str = EMBEDDED
+    device: str = "cpu"
+    dtype: str = "auto"
+
+
+def check_model(name: str) -> None:
+    """Refuse names that cannot be a model before anything heavy is loaded; only the hub knows which names it has.
+
+    Raises:
+        ValueError: for a path that does not exist, and for what looks like the embedded model misspelt.
+    """
+    if Path(name).expanduser().exists():
+        return
+    if name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or name.endswith(".gguf"):
+        raise ValueError(
+            f"--model {name} does not exist; give a hub name, a folder with config.json and weights, or a .gguf file"
+        )
+    alike = difflib.get_close_matches(name.lower(), [EMBEDDED], cutoff=0.5) or name.lower().startswith("smol")
+    if alike and name != EMBEDDED and "/" not in name:
+        raise ValueError(f"--model {name} is unknown; did you mean {EMBEDDED}? A hub name is written owner/name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,18 +295,13 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 
 def command(
-    run: Callable[[dict[str, Any]], None],
-    options: Sequence[Option],
-    *,
-    explained: Callable[..., None],
-    argument: str = "",
+    run: Callable[[dict[str, Any]], None], options: Sequence[Option], argument: str = ""
 ) -> Callable[..., None]:
     """A function with one parameter per option, for ``typer``; ``run`` gets those that were given, as values.
 
     Args:
         run: called with the values by name.
         options: the options of the command.
-        explained: runs a job and says what went wrong in it; it takes ``quiet`` and ``verbose``.
         argument: help of a positional argument ``path``; empty for none.
     """
     by_name = {one.name: one for one in options}
@@ -342,5 +373,5 @@ def _known(option: Option) -> Sequence[str]:
 
         return [info.name for info in list_tasks()]
     if option.name == "model":
-        return ["smollm2-135m-instruct"]
+        return [EMBEDDED]
     return option.default if option.many and option.default is not UNKNOWN and option.kind == "str" else ()

@@ -45,7 +45,9 @@ RANK = {
     "experiments": 8,
     "report": 9,
     "explore": 10,
-    "cli_options": 10,
+    "cli_output": 10,
+    "cli_options": 10.2,
+    "cli_vectors": 10.4,
     "cli": 11,
     "__main__": 12,
 }

@@ -16,8 +16,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cast_lens.cli import RUNS, app, explained
+from cast_lens.cli import RUNS, app
 from cast_lens.cli_options import UNKNOWN, _completion, all_options, core_options, declared, experiment_options
+from cast_lens.cli_output import explained
 from cast_lens.experiments.catalogue import EXPERIMENTS, find
 from cast_lens.experiments.config import RunConfig
 from cast_lens.methods.atv import Design, Training
@@ -174,7 +175,7 @@ def test_every_end_is_one_line_and_a_status(
 
 def test_a_closed_pipe_ends_nothing() -> None:
     script = (
-        "import sys\nfrom cast_lens.cli import _Lasting\nsys.stdout = _Lasting(sys.stdout)\n"
+        "import sys\nfrom cast_lens.cli_output import Lasting\nsys.stdout = Lasting(sys.stdout)\n"
         "for number in range(5):\n    print('x' * 100_000, flush=True)\nsys.stderr.write('worked on')"
     )
     with subprocess.Popen(

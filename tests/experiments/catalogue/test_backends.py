@@ -44,7 +44,7 @@ def _run(backend: str, model: Path, out: Path) -> Any:
 def test_the_command_line_gives_the_same_numbers_through_plain_hooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cast_lens.cli._tell", lambda *given: None)
+    monkeypatch.setattr("cast_lens.cli._finish", lambda *given: None)
     folder = tmp_path / "tiny"
     folder.mkdir()
     small_config(folder)
