@@ -1,15 +1,15 @@
-"""The only room that runs a model.
+"""Runs the model; no other package does.
 
-- ``capture``: residuals at the last prompt token, every layer, prompts that begin alike run once;
-- ``capture_heads``, ``indirect_effects``, ``project_heads``: what heads write, and what each does to an answer;
-- ``capture_to_disk``: the same in shards on disk, for more prompts than memory holds;
+- ``capture``: residuals of every layer at the last prompt token; beginnings that prompts share run once;
+- ``capture_to_disk``: the same in shards on disk, for results that do not fit into memory;
+- ``capture_heads``, ``indirect_effects``, ``project_heads``: outputs of heads, and their effect on an answer;
 - ``score``: log-probabilities of answers, unsteered and under many interventions, from one pass;
 - ``sweep``: ``score`` over layers × strengths × directions;
 - ``answer``: greedy answers under many interventions;
 - ``score_and_answer``: both from one pass;
-- ``answer_losses``, ``Prefixes``, ``frozen``: the loss of answers, with gradients to what steers;
+- ``answer_losses``, ``Prefixes``, ``frozen``: the loss of answers, differentiable in the steering vectors;
 - ``tokenise``: prompts as the model reads them;
-- ``reference``: the plain hook route that all of these must equal, and that serves unknown architectures;
+- ``reference``: the plain route through hooks, which all of these must equal and which runs other architectures;
 - ``unsupported``: why a model would take the plain route.
 """
 

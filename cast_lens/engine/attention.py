@@ -1,7 +1,7 @@
-"""Attention where rows meet: inside the trunk, and of tails to the trunk rows that they share.
+"""Attention within the trunk, and from the tails to the trunk rows that they share.
 
-Keys and values of the trunk are never copied for a variant. The rows of all variants of a prompt are the
-queries of one matrix product with that prompt's keys: memory traffic, not arithmetic, is what a sweep costs.
+Keys and values of the trunk are never copied for a variant. The rows of all variants of a prompt are the queries of one
+matrix product with that prompt's keys, because a sweep is limited by memory traffic and not by arithmetic.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor
 from .layout import Batch, Tail
 from .model import AttentionSpec
 
-# Scores, or keys and values gathered for nodes that share some, that are held at a time: what one step has written
-# the next finds in the cache, and no prompt can be so long that a budget breaks.
+# Limit for the scores, and for the gathered keys and values, that exist at once. They stay in the processor's cache
+# from one step to the next, and even a very long prompt keeps the memory budget.
 GROUP_BYTES = 16e6
 # Adjacent rows are read as a view; others are gathered.
 Rows = slice | Int[Tensor, " row"]
-# Trunk rows that a row sees, as runs.
+# Trunk rows that a row attends to, as (start, stop) runs.
 Path = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrunkGroup:
-    """Runs of trunk rows of equal length after equally many other rows: one attention call."""
+    """Runs of trunk rows with the same length and the same number of rows before them: one attention call."""
 
     shape: tuple[int, int]
     rows: Rows
@@ -38,9 +38,9 @@ class TrunkGroup:
     key_positions: Int[Tensor, " key"]
 
     def mask(self, spec: AttentionSpec) -> Bool[Tensor, "own key"] | None:
-        """True where a row sees a key; None where each row sees all before it and there is nothing in front.
+        """True where a row attends to a key; None if attention is plain causal without rows before the run.
 
-        Made when it is wanted: all masks of a long prompt grow with its square.
+        It is built on demand, because the masks of a long prompt grow with the square of its length.
         """
         own, key = self.own_positions[:, None], self.key_positions[None]
         if len(own) == key.shape[1] and spec.plainly_causal(len(own)):
@@ -51,9 +51,9 @@ class TrunkGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TailGroup:
-    """Rows of tails of equal shape after equally long prefixes, few enough for their scores to fit the cache.
+    """Rows of tails with the same shape and prefix length, few enough for their scores to fit into the cache.
 
-    ``columns`` are the rows that read, ``own_columns`` those of the same tails that are read.
+    ``columns`` are the query rows, ``own_columns`` the key rows of the same tails.
     """
 
     shape: tuple[int, int]
@@ -67,14 +67,14 @@ class TailGroup:
 
 
 def trunk_groups(batch: Batch, *, score_bytes: int, key_bytes: int, plain: bool = False) -> list[TrunkGroup]:
-    """Group the trunk's nodes for attention, long ones in runs of rows.
+    """Group the trunk's nodes for attention; long nodes are split into runs of rows.
 
     Args:
         batch: gives the trunk.
-        score_bytes: what the scores of a row for one key take, mask included.
-        key_bytes: what one key and its value take.
-        plain: whether all blocks attend causally and by nothing but products, so that no mask is made for a node with
-            nothing in front, however long.
+        score_bytes: bytes of one row's scores for one key, including the mask.
+        key_bytes: bytes of one key with its value.
+        plain: whether attention is plain causal in all blocks, so that a node without rows before it needs no mask
+            and is never split.
     """
     grouped: dict[tuple[int, int], list[Path]] = {}
     for node in batch.trunk.nodes:
@@ -98,12 +98,12 @@ def trunk_groups(batch: Batch, *, score_bytes: int, key_bytes: int, plain: bool 
 
 
 def tail_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TailGroup]:
-    """Group the prompts' tails for attention, long ones in runs of rows.
+    """Group the prompts' tails for attention; long tails are split into runs of rows.
 
     Args:
         batch: gives the tails.
-        score_bytes: what the scores of a row for one key take, over all variants and heads.
-        key_bytes: what one key and its value take.
+        score_bytes: bytes of one row's scores for one key, over all variants and heads.
+        key_bytes: bytes of one key with its value.
     """
     grouped: dict[tuple[int, int, tuple[int, ...]], list[int]] = {}
     for index, tail in enumerate(batch.tails):
@@ -116,14 +116,14 @@ def tail_groups(batch: Batch, *, score_bytes: int, key_bytes: int) -> list[TailG
         for i in range(0, len(members), size):
             chosen = members[i : i + size]
             run = longest if len(chosen) == 1 else length
-            # Made once: every run looks at a part of them.
+            # Computed once; every run takes a slice.
             places = torch.tensor([batch.tails[index].positions for index in chosen], device=batch.tokens.device)
             groups += [_tail_group(batch, chosen, places, j, min(j + run, length)) for j in range(0, length, run)]
     return groups
 
 
 def _tail_group(batch: Batch, members: list[int], places: Int[Tensor, "tail row"], start: int, stop: int) -> TailGroup:
-    """Rows ``start:stop`` of some tails, which stand at ``places``; a row sees none that comes after it."""
+    """Rows ``start:stop`` of some tails at positions ``places``; no row attends to a later one."""
     device = batch.tokens.device
     tails: list[Tail] = [batch.tails[index] for index in members]
     begins = [batch.offsets[index] for index in members]
@@ -172,7 +172,7 @@ def attend_masked(
     v: Float[Tensor, "sample kv_head key d_value"],
     mask: Bool[Tensor, "*sample row key"] | None,
 ) -> Float[Tensor, "sample head row d_value"]:
-    """Attention under a mask (True where a row sees a key; None: causal), differentiable."""
+    """Differentiable attention under a mask (True where a row attends to a key; None for causal)."""
     if spec.soft_cap <= 0 and spec.sinks is None:
         causal = mask is None
         return F.scaled_dot_product_attention(
@@ -203,8 +203,8 @@ def attend_tails(
 ) -> None:
     """Attention of one group of tails, all variants at once; writes into ``out``.
 
-    ``own`` are keys and values of the variants' own rows, ``trunk`` those of the trunk. Rows that share keys stand
-    together.
+    ``own`` are keys and values of the variants' own rows, ``trunk`` those of the trunk. Rows that share keys are
+    adjacent.
     """
     (tails, length), variants, kv = group.shape, queries.shape[0], spec.n_kv_heads
     axes = {"tail": tails, "kv": kv}
@@ -231,9 +231,9 @@ def attend_tails(
 
 
 def _hide(spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv variant own group key"]) -> None:
-    """Mask, in place, what a row must not see: other answers' chains, later rows, rows beyond the window.
+    """Mask in place what a row must not attend to: other answers' chains, later rows, rows outside the window.
 
-    Puts the sinks in the last column, where the block has any.
+    If the block has sinks, they are written into the last column.
     """
     prefix, mask = group.prefix, group.mask
     if spec.sinks is not None:
@@ -241,7 +241,7 @@ def _hide(spec: AttentionSpec, group: TailGroup, scores: Float[Tensor, "tail kv 
     nearest = spec.first_seen(group.positions)
     if nearest is not None:
         mask = mask & (group.own_positions[:, None, :] >= nearest[:, :, None])
-        # Prefixes of one length end at one position, so the first tail speaks for all.
+        # Prefixes of the same length end at the same position, so the first tail stands for all.
         far = torch.arange(prefix, device=mask.device)[None] < nearest[0][:, None]
         if bool(far.any()):
             scores[..., :prefix].masked_fill_(far[None, None, None, :, None, :], -torch.inf)
@@ -256,7 +256,7 @@ def attend_rows(
     trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_value"]],
     paths: list[tuple[slice, Path]],
 ) -> Float[Tensor, "row heads_d_value"]:
-    """Attention of decoded rows, each to its prompt's shared keys and to its own, which all precede it."""
+    """Attention of decoded rows, each to the shared keys of its prompt and to its own earlier keys."""
     grouped = rearrange(q, "row (kv group) d -> row kv group d", kv=spec.n_kv_heads) * spec.scale
     inside = grouped @ own[0].transpose(2, 3)
     z = grouped.new_empty(*grouped.shape[:3], own[1].shape[-1])
@@ -272,7 +272,7 @@ def _attend_path(
     trunk: tuple[Float[Tensor, "key kv_head d_head"], Float[Tensor, "key kv_head d_value"]],
     path: Path,
 ) -> tuple[Float[Tensor, "row kv_head group d_value"], Float[Tensor, "row kv_head group own"]]:
-    """What one prompt's rows read from the keys that they share, and the weights of their own keys."""
+    """Attention output of one prompt's rows over their shared keys, and the weights of their own keys."""
     together, apart = "row kv group d -> kv (row group) d", "kv (row group) d -> row kv group d"
     n, own = len(q), inside.shape[-1]
     before = sum(stop - start for start, stop in path)
@@ -289,7 +289,7 @@ def _attend_path(
         scores.view(len(flat), n, -1, scores.shape[-1])[..., -1] = rearrange(
             spec.sinks, "(kv group) -> kv 1 group", kv=len(flat)
         )
-    # The row itself is the last of what it sees.
+    # A row attends to itself last.
     first = spec.first_seen(before + own - 1)
     if first is not None and first > 0:
         scores[..., :first] = -torch.inf

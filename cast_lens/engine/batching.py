@@ -26,7 +26,7 @@ def warn_beyond(
     kept: float = 0,
     new_tokens: int = 0,
 ) -> None:
-    """Warn, before work starts, when one prompt alone needs more memory than the budget: it cannot be cut up."""
+    """Warn before work starts if a single prompt needs more memory than the budget, since prompts cannot be split."""
     longest = max(prompts, key=lambda prompt: len(prompt.tokens))
     need = prompt_bytes(model, longest, variants=variants, whole=whole, kept=kept, new_tokens=new_tokens) / 1e6
     if need > memory_mb:
@@ -42,24 +42,24 @@ def warn_beyond(
 def prompt_bytes(
     model: HookedTransformer, prompt: TokenPrompt, *, variants: int, whole: bool, kept: float = 0, new_tokens: int = 0
 ) -> float:
-    """About what the largest step of one prompt takes: its rows, the MLP's hidden layer, and attention.
+    """Estimated peak memory of one prompt: its rows, the MLP's hidden layer and attention.
 
-    Of a mixture of experts one expert is counted: a model that runs every expert on every row takes more.
+    In a mixture of experts one expert is counted, so a model that runs every expert on every row needs more.
 
     Args:
-        model: gives widths.
-        prompt: alone in its batch.
-        variants: that run together.
-        whole: whether all of the prompt is steered; see ``layout``.
-        kept: bytes that stay of each row, for decoding; see ``cache_bytes``.
-        new_tokens: that each variant writes at most.
+        model: gives the widths.
+        prompt: the only prompt of its batch.
+        variants: how many run together.
+        whole: whether the whole prompt is steered; see ``layout``.
+        kept: bytes per row that are kept for decoding; see ``cache_bytes``.
+        new_tokens: the most tokens that each variant writes.
     """
     cfg, length, kernel = model.cfg, len(prompt.tokens), row_model(model)
     rows = length * (variants if whole else 1) + sum(map(len, prompt.scored)) * variants
     wide = rows if kernel.wide_rows is None else min(rows, kernel.wide_rows)
     hidden = 3 * int(cfg.d_mlp or cfg.d_model) * cfg.dtype.itemsize * wide
-    # Attention runs on as many rows as its allowance holds: scores and weights, and what becomes of scores that are
-    # capped or weighed in another precision. Which token of a prompt sees which is held for steered prompts only.
+    # Attention processes as many rows as fit into GROUP_BYTES: scores, weights, and one more copy if scores are capped
+    # or cast to another precision. Only prompts that are steered as a whole need a mask of their own.
     fused = all(spec.soft_cap <= 0 and spec.sinks is None for spec in kernel.attention)
     copies = 2 if fused and cfg.dtype == torch.float32 else 3
     scores = copies * min(
@@ -70,7 +70,7 @@ def prompt_bytes(
 
 
 def row_bytes(model: HookedTransformer) -> int:
-    """Bytes of one row while a block runs: residual, norm, queries, keys, values, attention output."""
+    """Bytes per row while a block runs: residual, norm, queries, keys, values and attention output."""
     cfg = model.cfg
     heads = cfg.n_heads * cfg.d_head
     kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
@@ -78,7 +78,7 @@ def row_bytes(model: HookedTransformer) -> int:
 
 
 def cache_bytes(model: HookedTransformer) -> float:
-    """Bytes of one row's keys and values over all layers, and of the layer that is being rearranged."""
+    """Bytes per row of the keys and values of all layers, plus two layers' worth while one is being rearranged."""
     cfg = model.cfg
     kv = (cfg.n_key_value_heads or cfg.n_heads) * cfg.d_head
     return 2.0 * (cfg.n_layers + 2) * kv * cfg.dtype.itemsize
@@ -96,7 +96,7 @@ def plan_batches(
     """Indices of prompts that run together, each prompt once.
 
     Prompts are sorted by their tokens, so that neighbours share beginnings; a batch ends where its rows
-    (trunk, plus tails and new tokens times variants) would pass ``max_rows``. A single prompt above it runs alone.
+    (trunk, plus tails and new tokens times variants) would exceed ``max_rows``. A prompt that exceeds it runs alone.
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index].tokens)
     batch: list[int] = []

@@ -1,4 +1,4 @@
-"""Residuals at the last prompt token, every layer, and nothing else: no logits, no other positions."""
+"""Residuals after each block, at the last prompt token or at tokens that you name, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,32 +29,6 @@ from .support import row_model, unsupported
 from .tokens import PromptLike, Prompts, as_prompts, tokenise
 
 
-@overload
-def capture(
-    model: HookedTransformer,
-    prompts: Prompts,
-    *,
-    layers: Sequence[int] | None = ...,
-    positions: None = ...,
-    chat: bool = ...,
-    memory_mb: float = ...,
-    progress: Progress = ...,
-) -> Float[Tensor, "sample layer d_model"]: ...
-
-
-@overload
-def capture(
-    model: HookedTransformer,
-    prompts: Prompts,
-    *,
-    layers: Sequence[int] | None = ...,
-    positions: Sequence[int],
-    chat: bool = ...,
-    memory_mb: float = ...,
-    progress: Progress = ...,
-) -> Float[Tensor, "sample position layer d_model"]: ...
-
-
 def capture(
     model: HookedTransformer,
     prompts: Prompts,
@@ -67,22 +41,22 @@ def capture(
 ) -> Float[Tensor, "sample *position layer d_model"]:
     """Residual stream after each block (``hook_resid_post``) at the last prompt token, or at tokens that you name.
 
-    Prompts that begin alike run that part once; batches stay within the memory budget.
+    A beginning that prompts share runs once, and batches stay within the memory budget.
 
     Args:
-        model: any ``HookedTransformer``; architectures that the fast path does not know take the plain route.
-        prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects; one is a batch of one.
-        layers: block indices (all when None).
-        positions: tokens of each prompt, as indices of its token list (BOS included): -1 is the last, 0 the first. A
-            causal model's residual there is that of the prompt cut after that token, so this runs the beginnings.
+        model: any ``HookedTransformer``; architectures that the fast path does not support take the plain route.
+        prompts: texts, ``Prompt`` objects or ``TokenPrompt`` objects; a single prompt is a batch of one.
+        layers: block indices; None for all.
+        positions: which tokens of each prompt, as indices of its token list (BOS included): -1 is the last, 0 the
+            first. Each prompt is run up to that token, because the later tokens of a causal model do not matter.
         chat: use the model's chat template.
-        memory_mb: working memory above the model, in MB, without the result. Attention takes at most 32 of them (48
-            where its scores are capped, have sinks or are in half precision), however long a prompt is. The rows of one
-            prompt are held together: one that needs more for its rows alone is named in a warning before anything runs.
+        memory_mb: working memory in MB, in addition to the model and the result. Attention takes at most 32 MB of it
+            (48 if its scores are capped, have sinks or are in half precision), however long a prompt is. The rows of
+            one prompt are never split; a prompt that exceeds the budget on its own causes a warning first.
         progress: wraps the batches, e.g. to draw a bar.
 
     Returns:
-        float32 on the CPU, ``[sample, layer, d_model]``; with ``positions``, ``[sample, position, layer, d_model]``.
+        float32 on the CPU: ``[sample, layer, d_model]``, or ``[sample, position, layer, d_model]`` with ``positions``.
 
     Raises:
         ValueError: see ``tokenise``; layers or positions out of range.
@@ -121,7 +95,7 @@ def _beginnings(prompts: Sequence[TokenPrompt], positions: tuple[int, ...]) -> l
 def _capture(
     model: HookedTransformer, ready: list[TokenPrompt], chosen: tuple[int, ...], memory_mb: float, progress: Progress
 ) -> Float[Tensor, "sample layer d_model"]:
-    """``capture`` of tokens at their last one."""
+    """``capture`` of tokenised prompts at their last token."""
     result = torch.empty(len(ready), len(chosen), int(model.cfg.d_model), dtype=torch.float32)
     model = plain_model(model)
     if unsupported(model) is not None:
@@ -138,7 +112,7 @@ def _capture(
 
 
 def rows_within(model: HookedTransformer, memory_mb: float, *, kept: float = 0) -> int:
-    """Rows that a pass may hold within a memory budget (at least one), of each of which ``kept`` bytes stay.
+    """How many rows fit into a memory budget (at least one) if ``kept`` bytes per row remain in memory.
 
     Raises:
         ValueError: when the budget is not a positive number.
@@ -168,20 +142,20 @@ def _capture_batch(
     return found
 
 
-# A shard is held in memory while it is made: together with the working memory this stays below the ceiling.
+# A shard is in memory while it is computed, in addition to the working memory.
 SHARD_MB = 64.0
 KIND = "captured residuals"
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedResiduals:
-    """Residuals on disk, read as they are asked for.
+    """Residuals on disk, which are read when they are indexed.
 
     Attributes:
-        folder: manifest and shards.
+        folder: where manifest and shards are.
         layers: block index of each entry of the layer axis.
-        samples: prompts captured.
-        shard_samples: samples in each shard but the last.
+        samples: how many prompts were captured.
+        shard_samples: samples per shard; the last shard may have fewer.
     """
 
     folder: Path
@@ -193,10 +167,10 @@ class CapturedResiduals:
         return self.samples
 
     def __getitem__(self, chosen: slice) -> Float[Tensor, "sample layer d_model"]:
-        """Consecutive samples, from the shards that hold them.
+        """Consecutive samples.
 
         Raises:
-            ValueError: on a step other than 1, or nothing chosen.
+            ValueError: for a step other than 1, or an empty slice.
         """
         start, stop, step = chosen.indices(self.samples)
         if step != 1 or stop <= start:
@@ -209,12 +183,12 @@ class CapturedResiduals:
         return torch.cat(parts)
 
     def to_tensor(self) -> Float[Tensor, "sample layer d_model"]:
-        """Everything, in memory."""
+        """All residuals, in memory."""
         return self[:]
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """File of one shard."""
+    """The file of one shard."""
     return folder / f"residuals-{number:05d}.safetensors"
 
 
@@ -229,16 +203,16 @@ def capture_to_disk(
     shard_samples: int | None = None,
     progress: Progress = quiet,
 ) -> CapturedResiduals:
-    """``capture`` in shards of bounded size; a folder that was begun with the same job is continued.
+    """``capture`` in shards of limited size; an interrupted capture continues in the same folder.
 
     Args:
         model, prompts, layers, chat, memory_mb: see ``capture``.
-        folder: made as needed.
-        shard_samples: samples per file; by default as many as fit 64 MB.
+        folder: created if it does not exist.
+        shard_samples: samples per file; by default as many as fit into 64 MB.
         progress: wraps the shards.
 
     Raises:
-        ValueError: when the folder holds another job, ``shard_samples`` is below 1, or as ``capture``.
+        ValueError: if the folder contains another capture or ``shard_samples`` is below 1; see also ``capture``.
     """
     chosen, prompts = check_layers(model, layers), as_prompts(prompts)
     fitting = int(SHARD_MB * 1e6 / (len(chosen) * int(model.cfg.d_model) * 4))

@@ -1,8 +1,8 @@
-"""The pass: every layer of the trunk and of all steered variants of the tails, together.
+"""One pass over the trunk and all steered variants of the tails.
 
-Layer by layer, the rows that exist so far go through the block; then the variants that are steered at that
-layer branch off the unsteered tails. A variant costs nothing below its layer, and keys and values live for
-one layer only unless they are asked for.
+At each layer, all rows that exist so far go through the block; then the variants that are steered at that layer branch
+off from the unsteered tails. A variant costs nothing below its layer. Keys and values are discarded after each layer
+unless you ask for the cache.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class KeysValues:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pass:
-    """What a pass leaves.
+    """The result of a pass.
 
     Attributes:
-        tails: [variant, column, d_model], residual after the last block; variant 0 is unsteered, then the
-            interventions in the order given.
-        cache: keys and values, when asked for. Its variant axis is in ``order``.
-        order: variant index of each row of the cache's variant axis.
+        tails: [variant, column, d_model], residuals after the last block; variant 0 is unsteered, the others follow the
+            order of the interventions.
+        cache: keys and values, if asked for; ``order`` gives its variant axis.
+        order: variant index of each entry of the cache's variant axis.
     """
 
     tails: Float[Tensor, "variant column d_model"]
@@ -71,10 +71,10 @@ def run_pass(
     Args:
         model: see ``support.row_model``.
         batch: trunk and tails.
-        interventions: one variant each; those that differ by prompt are for the batch's prompts, in its order.
+        interventions: one variant each; those with one vector per prompt follow the order of the batch's prompts.
         observe: called after each block with the unsteered tails (a view; copy what you keep).
-        observe_heads: the same with what their heads write, heads side by side.
-        until: last block to run (all when None).
+        observe_heads: called after each block with the concatenated head outputs of the unsteered tails.
+        until: last block to run; None for all.
         keep_cache: keep keys and values for decoding.
     """
     variants = _Variants.of(interventions, batch)
@@ -99,7 +99,7 @@ def run_pass(
     final = len(model.attention) - 1 if until is None else until
     active = variants.branch(-1, tails, 1)
     for layer, spec in enumerate(model.attention[: final + 1]):
-        # At the last layer the trunk only lends keys and values.
+        # At the last layer only the trunk's keys and values are needed.
         start, stop = n_trunk if layer == final else 0, n_trunk + n_tail * active
         written = variants.written(layer, spec, observe_heads)
         attend = _attention(spec, batch, groups, active, cache, written, only_tails=start > 0)
@@ -110,7 +110,7 @@ def run_pass(
             observe(layer, tails[0])
         active = variants.edit(layer, tails, active)
     if cache is not None:
-        for layer, (keys, values) in enumerate(cache.tails):  # one after the other: there is room for one twice
+        for layer, (keys, values) in enumerate(cache.tails):  # one at a time: the budget has room for one copy
             cache.tails[layer] = variants.branched(keys, layer), variants.branched(values, layer)
     order = variants.order
     return Pass(tails[torch.tensor(order).argsort()] if count > 1 else tails, cache, order)
@@ -121,10 +121,10 @@ class _Variants:
     """The unsteered tails and their steered copies, in the order in which they branch off.
 
     Attributes:
-        interventions: one a variant.
-        order: index of each variant's intervention; -1, the unsteered one, first.
-        columns: of the tails, that each position edits.
-        owners: the prompt, counted within the batch, that each column belongs to.
+        interventions: one per steered variant.
+        order: index of each variant's intervention; the unsteered variant is -1 and comes first.
+        columns: which columns of the tails each position edits.
+        owners: index within the batch of the prompt that each column belongs to.
     """
 
     interventions: Sequence[Steering]
@@ -139,10 +139,10 @@ class _Variants:
         return cls(interventions, (-1, *order), columns, _owners(batch))
 
     def edit(self, layer: int, tails: Float[Tensor, "variant column d_model"], active: int) -> int:
-        """Let the variants that begin at this layer branch off, and steer all that are steered here, in place.
+        """Branch off the variants that begin at this layer, and edit all that are steered here, in place.
 
         Returns:
-            how many variants there are now.
+            how many variants exist now.
         """
         active = self.branch(layer, tails, active)
         for row in range(1, active):
@@ -165,7 +165,7 @@ class _Variants:
         spec: AttentionSpec,
         observe: Callable[[int, Float[Tensor, "column heads_d_head"]], None] | None,
     ) -> Callable[[Float[Tensor, "variant column heads_d_head"]], None]:
-        """What is done, in place, to what the heads of one layer write."""
+        """A function that edits the head outputs of one layer in place."""
 
         def edit(z: Tensor) -> None:
             if observe is not None:
@@ -182,25 +182,25 @@ class _Variants:
     def branched(
         self, x: Float[Tensor, "variant column kv_head d_head"], layer: int
     ) -> Float[Tensor, "variant column kv_head d_head"]:
-        """Give variants that branch off later their unsteered keys below their layer."""
+        """Fill in the unsteered keys (or values) of variants that branch off after this layer."""
         begins = [layer if index < 0 else _begin(self.interventions[index]) for index in self.order]
         source = [row if begin < layer else 0 for row, begin in enumerate(begins)]
         return x[torch.tensor(source, device=x.device)]
 
 
 def _begin(item: Steering) -> int:
-    """The layer after which a variant differs from the unsteered one: heads are edited inside their block."""
+    """The layer after which a variant differs from the unsteered one; head outputs are edited inside their block."""
     return item.layer - 1 if isinstance(item, SublayerEdit) else item.layer
 
 
 def _owners(batch: Batch) -> Int[Tensor, " column"]:
-    """The prompt, counted within the batch, that each column of the tails belongs to."""
+    """Index within the batch of the prompt that each column of the tails belongs to."""
     lengths = torch.tensor([len(tail.tokens) for tail in batch.tails])
     return torch.arange(len(batch.tails)).repeat_interleave(lengths).to(batch.tokens.device)
 
 
 def _score_bytes(spec: AttentionSpec) -> int:
-    """What the scores of a trunk row for one key take: a mask and what a fused kernel makes of it, or them as such."""
+    """Bytes of a trunk row's scores for one key: the mask alone with a fused kernel, otherwise all heads' scores."""
     return 5 if spec.soft_cap <= 0 and spec.sinks is None else 17 * spec.n_heads
 
 
@@ -214,9 +214,9 @@ def _attention(
     *,
     only_tails: bool,
 ) -> Attend:
-    """Attention of one block for all rows that exist; keeps their keys and values where there is a cache.
+    """Attention of one block for all rows that exist; stores their keys and values in the cache, if there is one.
 
-    ``written`` is called with what the heads of all variants' tails write, which it may edit.
+    ``written`` is called with the head outputs of all variants' tails, which it may edit.
     """
     n_trunk, by_variant = batch.n_trunk, (active, batch.n_tail)
 
@@ -242,7 +242,7 @@ def _attention(
 def _on(
     groups: tuple[list[TrunkGroup], list[TailGroup]], device: torch.device
 ) -> tuple[list[TrunkGroup], list[TailGroup]]:
-    """The groups where a block attends: the layers of one model may be on several devices."""
+    """The groups on the device of a block, since the layers of a model may be on several devices."""
     positions = [*(trunk.own_positions for trunk in groups[0]), *(tail.own_positions for tail in groups[1])]
     if all(one.device == device for one in positions):
         return groups

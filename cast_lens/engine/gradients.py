@@ -1,9 +1,9 @@
-"""Cross-entropy of answers under vectors of each prompt's own, with gradients to those vectors.
+"""Cross-entropy of answers under one vector per prompt, with gradients with respect to those vectors.
 
-Only rows that a vector can reach are run with gradients: under ``last`` and ``prompt_last`` the last prompt token
-and the answer's tokens, after keys and values that never change (``Prefixes``: computed once, handed out in every
-epoch); under ``all`` every token. The model's parameters get no gradient: they are constants here.
-``reference.answer_loss`` is the same by plain hooks.
+Only rows that a vector can reach run with gradients. At ``last`` and ``prompt_last`` these are the last prompt token
+and the answer's tokens; the keys and values before them never change, so ``Prefixes`` computes them once for all
+epochs. At ``all`` every token runs with gradients. The model's parameters are constants and get no gradient.
+``reference.answer_loss`` computes the same with plain hooks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .model import Attend, AttentionSpec, RowModel
 from .progress import Progress, quiet
 from .support import row_model, unsupported
 
-# Keys and values of all blocks side by side: blocks may differ in their heads.
+# Keys and values of all blocks, concatenated because blocks may have different heads.
 Shard = Float[Tensor, "row width"]
 
 
@@ -41,9 +41,9 @@ class Prefix:
     """Keys and values before the last token of some prompts, padded on the right with zeros.
 
     Attributes:
-        values: [sample, position, width]: for each block its keys, then its values.
-        lengths: real positions of each sample.
-        blocks: whose keys and values these are.
+        values: [sample, position, width]: the keys, then the values, of each block.
+        lengths: how many positions of each sample are not padding.
+        blocks: the blocks, in order.
     """
 
     values: Float[Tensor, "sample position width"]
@@ -53,7 +53,7 @@ class Prefix:
     def at(
         self, layer: int
     ) -> tuple[Float[Tensor, "sample kv_head position d_head"], Float[Tensor, "sample kv_head position d_value"]]:
-        """Keys and values of one layer, views."""
+        """Keys and values of one layer, as views."""
         heads = [spec.n_kv_heads for spec in self.blocks]
         widths = [kv * (spec.d_head + spec.d_value) for kv, spec in zip(heads, self.blocks, strict=True)]
         start, kv, split = sum(widths[:layer]), heads[layer], heads[layer] * self.blocks[layer].d_head
@@ -65,13 +65,13 @@ class Prefix:
 
 @dataclass(slots=True, eq=False)
 class Prefixes:
-    """A store of prefixes within a memory budget; what does not fit is computed whenever it is asked for.
+    """Stores prefixes within a memory budget; prefixes that do not fit are computed each time they are needed.
 
     Attributes:
-        model: whose keys these are.
-        prompts: those that the store was made for.
-        shards: keys and values of the trunk of some prompts each.
-        places: shard and rows of each prompt that is stored.
+        model: the model that computes them.
+        prompts: all prompts.
+        shards: keys and values of trunks, each for some of the prompts.
+        places: shard and rows of each stored prompt.
     """
 
     model: HookedTransformer
@@ -100,12 +100,12 @@ class Prefixes:
 
     @property
     def stored(self) -> int:
-        """Prompts whose keys and values are held."""
+        """How many prompts have their keys and values stored."""
         return len(self.places)
 
     @torch.no_grad()
     def gather(self, indices: Sequence[int]) -> Prefix:
-        """The prefixes of some prompts, in this order."""
+        """The prefixes of some prompts, in the given order."""
         missing = sorted({index for index in indices if index not in self.places})
         places, shards = self.places, self.shards
         if missing:
@@ -125,7 +125,7 @@ class Prefixes:
 
 
 def _trunk(model: HookedTransformer, prompts: list[TokenPrompt]) -> tuple[Shard, list[Path]]:
-    """Keys and values of everything but the prompts' last tokens, and the rows that each prompt sees."""
+    """Keys and values of all tokens except the prompts' last ones, and the rows that belong to each prompt."""
     batch = build_batch(prompts, answers=False, device=model.cfg.device or "cpu")
     cache = run_pass(row_model(model), batch, keep_cache=True).cache
     assert cache is not None
@@ -136,7 +136,7 @@ def _trunk(model: HookedTransformer, prompts: list[TokenPrompt]) -> tuple[Shard,
 
 @contextmanager
 def frozen(model: HookedTransformer) -> Iterator[None]:
-    """No parameter of the model asks for a gradient within; afterwards each does as it did before."""
+    """Turn off gradients of the model's parameters inside the context, and restore them afterwards."""
     before = [parameter.requires_grad for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
@@ -154,19 +154,19 @@ def answer_losses(
     prefix: Prefix | None = None,
     recompute: bool = False,
 ) -> Float[Tensor, " sample"]:
-    """Mean cross-entropy, in nats a token, of each prompt's gold answer, differentiable in the vectors.
+    """Mean cross-entropy of each prompt's gold answer in nats per token, differentiable in the vectors.
 
     Keep the model ``frozen`` until after ``backward``.
 
     Args:
-        model: any ``HookedTransformer``; what the fast path does not know runs through hooks, prompt by prompt.
-        prompts: each with a gold answer.
-        steering: vectors of these prompts, in their order.
-        prefix: from ``Prefixes.gather`` for these prompts; computed when None. Not used under ``all``.
-        recompute: gradient checkpointing: hold one residual per block, run blocks again on the way back.
+        model: any ``HookedTransformer``; if the fast path does not support it, prompts run through hooks one by one.
+        prompts: prompts with a gold answer.
+        steering: one vector per prompt, in the same order.
+        prefix: from ``Prefixes.gather`` for these prompts; computed if None. Not used at position ``all``.
+        recompute: use gradient checkpointing: keep one residual per block and run the blocks again for ``backward``.
 
     Raises:
-        ValueError: vectors that do not fit the model or the prompts; a prompt without a gold answer.
+        ValueError: if the vectors do not fit the model or the prompts, or a prompt has no gold answer.
     """
     check_interventions(model, [steering], len(prompts))
     nameless = [index for index, prompt in enumerate(prompts) if prompt.gold < 0]
@@ -192,14 +192,14 @@ def answer_losses(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """The tokens that run with gradients, prompt after prompt.
+    """The tokens that run with gradients, one prompt after the other.
 
     Attributes:
-        tokens, positions: of each row.
-        owners: prompt of each row.
-        slots: its place when prompts are padded on the right to ``width`` columns.
-        steered: rows that get a vector.
-        predicts, targets: rows that predict an answer's token, and that token.
+        tokens, positions: token and position of each row.
+        owners: index of the prompt of each row.
+        slots: index of each row once prompts are padded on the right to ``width`` columns.
+        steered: rows that are steered.
+        predicts, targets: rows that predict a token of an answer, and that token.
     """
 
     tokens: Int[Tensor, " row"]
@@ -214,7 +214,7 @@ class _Rows:
 
     @property
     def dense(self) -> bool:
-        """Whether nothing is padded."""
+        """Whether no row is padding."""
         return len(self.tokens) == self.samples * self.width
 
 
@@ -261,7 +261,7 @@ def _run(
 
 
 def _mask(rows: _Rows, prefix: Prefix | None, spec: AttentionSpec) -> Bool[Tensor, "sample 1 column key"]:
-    """Which keys a column sees: its prompt's prefix, and its own and earlier columns. Padded ones see themselves."""
+    """Which keys a column attends to: the prefix of its prompt and the columns up to itself (padding: only itself)."""
     device = rows.tokens.device
     columns = torch.arange(rows.width, device=device)
     distance = (columns[:, None] - columns[None]).expand(rows.samples, -1, -1)
@@ -270,7 +270,7 @@ def _mask(rows: _Rows, prefix: Prefix | None, spec: AttentionSpec) -> Bool[Tenso
         positions = positions + prefix.lengths[:, None]
         before = torch.arange(prefix.values.shape[1], device=device)
         reach = prefix.lengths[:, None, None] + columns[None, :, None] - before[None, None]
-        # A padded key lies beyond its prompt: hidden like one of the future.
+        # A padded key is masked like a future one.
         hidden = before[None, None] >= prefix.lengths[:, None, None]
         distance = torch.cat((reach.masked_fill(hidden, -1), distance), dim=-1)
     first, seen = spec.first_seen(positions), distance >= 0
@@ -280,7 +280,7 @@ def _mask(rows: _Rows, prefix: Prefix | None, spec: AttentionSpec) -> Bool[Tenso
 def _attention(
     spec: AttentionSpec, rows: _Rows, mask: Bool[Tensor, "sample 1 column key"], prefix: tuple[Tensor, Tensor] | None
 ) -> Attend:
-    """Attention of one block, to the prefix and among the rows."""
+    """Attention of one block over the prefix and the rows."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (_padded(x.to(v.dtype), rows) for x in (q, k, v))

@@ -1,8 +1,8 @@
-"""What attention heads write: captured at the last prompt token, exchanged one by one, projected to the residual.
+"""Outputs of attention heads: captured at the last prompt token, patched one by one, projected to the residual stream.
 
-A head that is patched at the last prompt token changes no earlier token and nothing below its layer. All heads of a
-layer are therefore rows that branch off the unsteered tails in front of that layer, and the effects of every head of
-a model cost about as much as one more plain pass.
+Patching a head at the last prompt token changes no earlier token and nothing below its layer. The patched heads of a
+layer are therefore variants that branch off from the unsteered tails before that layer, and measuring every head of a
+model costs about as much as one more plain pass.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def capture_heads(
     memory_mb: float = DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> Float[Tensor, "sample layer head d_head"]:
-    """What every head writes at the last prompt token, before the output projection (``attn.hook_z``).
+    """Output of every head at the last prompt token, before the output projection (``attn.hook_z``).
 
     Args:
         model, prompts, chat, memory_mb, progress: see ``capture``.
 
     Returns:
-        float32 on the CPU. Heads are those of the queries; ``d_head`` is the width of their values.
+        float32 on the CPU. ``head`` counts query heads; ``d_head`` is the width of their values.
 
     Raises:
-        ValueError: see ``tokenise``; a model whose layers have different heads, or whose heads cannot be found.
+        ValueError: see ``tokenise``; if layers have different heads, or the heads cannot be found.
     """
     model = plain_model(model)
     check_heads(model)
@@ -86,20 +86,20 @@ def indirect_effects(
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
     progress: Progress = quiet,
 ) -> Float[Tensor, "sample layer head"]:
-    """How much each head alone, given these outputs, raises the probability of the gold answer's first token.
+    """How much patching each single head raises the probability of the gold answer's first token.
 
-    The causal indirect effect of arXiv 2310.15213 (section 2.3): the probability under the patch minus the
-    unpatched one, head by head, all heads of the model from one pass over each prompt.
+    This is the causal indirect effect of arXiv 2310.15213 (section 2.3): the patched minus the unpatched probability,
+    for all heads of the model from one pass over each prompt.
 
     Args:
         model: any ``HookedTransformer`` whose heads can be found.
-        prompts: tokenised, each with a gold answer.
-        values: what a patched head writes at the last prompt token.
-        memory_mb: working memory above the model, in MB.
+        prompts: tokenised prompts with a gold answer.
+        values: the output that a patched head gets at the last prompt token.
+        memory_mb: working memory in MB, in addition to the model.
         progress: wraps the batches.
 
     Raises:
-        ValueError: a prompt without gold answer; values that do not fit the model.
+        ValueError: if a prompt has no gold answer, or the values do not fit the model.
     """
     nameless = [prompt.name or str(index) for index, prompt in enumerate(prompts) if prompt.gold < 0]
     if nameless:
@@ -120,11 +120,11 @@ def indirect_effects(
 def project_heads(
     model: HookedTransformer, values: Float[Tensor, "layer head d_head"], *, bias: bool = False
 ) -> Float[Tensor, "layer head d_model"]:
-    """What each head adds to the residual stream when it writes these values: its slice of the output projection.
+    """What these head outputs add to the residual stream: each is multiplied by its slice of the output projection.
 
     Args:
         model: gives the projections.
-        values: for every layer and head of the model.
+        values: head outputs of every layer and head of the model.
         bias: add the projection's bias to every head, as the public code of arXiv 2310.15213 does.
     """
     rows = []
@@ -137,7 +137,7 @@ def project_heads(
 def _projection(
     model: HookedTransformer, layer: int
 ) -> tuple[Float[Tensor, "heads_d_head d_model"], Float[Tensor, "*d_model"]]:
-    """Weight and bias (zero where there is none) of a layer's output projection, in float64 on the CPU."""
+    """Weight and bias (zero if it has none) of a layer's output projection, in float64 on the CPU."""
     if not isinstance(model, HookedDecoder):
         attention: Any = model.blocks[layer].attn
         return attention.W_O.detach().flatten(0, 1).double().cpu(), attention.b_O.detach().double().cpu()
@@ -155,7 +155,7 @@ def check_heads(model: HookedTransformer) -> None:
     """Refuse a model whose heads cannot be read.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: if the heads cannot be found, or layers have different heads.
     """
     if not isinstance(model, HookedDecoder):
         return

@@ -1,8 +1,7 @@
-"""``HookedTransformer`` as functions of rows: plain arithmetic without hooks, on the weights that the model holds.
+"""``HookedTransformer`` as functions of rows: the same arithmetic without hooks, on the model's own weights.
 
-The query, key and value projections are laid out side by side in memory once and the model's own parameters
-become views of that memory: no value changes, no second copy of the weights is kept, and a write to a parameter
-is seen here.
+The query, key and value projections are concatenated once, and the model's parameters become views of that memory. No
+value changes, there is no second copy of the weights, and an in-place change of a parameter takes effect here.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from .model import MLP_ROWS, Attend, AttentionSpec
 RowMap = Callable[[Tensor], Tensor]
 RowAdder = Callable[[Tensor, Tensor], None]
 
-# Query/key normalisation over all heads together, before they are split (as TransformerLens dispatches it).
+# These normalise queries and keys over all heads together, before splitting them (as TransformerLens does).
 FULL_WIDTH_QK_NORM = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
 POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
-# The same functions in one pass over memory, in place: they are only given tensors that nobody else holds.
+# The same functions in place or fused into one pass over memory; their argument is never used again.
 _FUSED: dict[object, RowMap] = {
     F.silu: lambda x: F.silu(x, inplace=True),
     F.relu: torch.relu_,
@@ -41,7 +40,7 @@ _FUSED: dict[object, RowMap] = {
 
 
 def norm_rows(module: Any) -> RowMap | None:
-    """A normalisation layer as a function of rows; None when the layer is of an unknown kind."""
+    """A normalisation layer as a function of rows; None for an unknown kind of layer."""
     if type(module) is RMSNorm:
         return lambda x: _rms(x, module.eps).mul_(module.w.detach())
     if type(module) is RMSNormPre:
@@ -54,7 +53,7 @@ def norm_rows(module: Any) -> RowMap | None:
 
 
 def _rms(x: Float[Tensor, "*rows width"], eps: float) -> Float[Tensor, "*rows width"]:
-    """``x`` over its root mean square, a new tensor; on CPUs twice as fast as ``F.rms_norm`` (torch 2.13)."""
+    """``x`` divided by its root mean square, as a new tensor; on CPUs twice as fast as ``F.rms_norm`` (torch 2.13)."""
     if x.requires_grad:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         return (x * exact.square().mean(dim=-1, keepdim=True).add(eps).rsqrt()).to(x.dtype)
@@ -69,8 +68,8 @@ def _add_product(
     bias: Float[Tensor, " d_model"] | None,
     norm: RowMap | None,
 ) -> None:
-    """``rows += norm(x @ weight + bias)`` in as few passes over memory as there are things to do."""
-    # Under autocast products come out in another dtype than the rows, which stay as they are.
+    """``rows += norm(x @ weight + bias)`` in as few passes over memory as possible."""
+    # Under autocast the product has another dtype than the rows, which keep theirs.
     at_once = norm is None and x.dtype == rows.dtype
     out = rows.addmm_(x, weight) if at_once else x @ weight
     if bias is not None:
@@ -80,7 +79,7 @@ def _add_product(
 
 
 def _mlp(block: Block, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """What the MLP adds to rows, differentiable; ``mlp_adder`` is the same in place."""
+    """What the MLP adds to the rows, differentiable; ``mlp_adder`` does the same in place."""
     mlp: Any = block.mlp
     x = rows if block.norm_mlp is None else block.norm_mlp(rows)
     if type(mlp) not in (GatedMLP, MLP) or mlp.cfg.is_layer_norm_activation():
@@ -95,7 +94,7 @@ def _mlp(block: Block, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row
 
 
 def mlp_adder(mlp: Any, norm: RowMap | None) -> RowAdder:
-    """A function that adds what an MLP makes of its second argument, normalised, to its first."""
+    """A function that adds the MLP's (normalised) output for its second argument to its first argument."""
     if type(mlp) not in (GatedMLP, MLP) or mlp.cfg.is_layer_norm_activation():
 
         def add_opaque(rows: Tensor, x: Tensor) -> None:
@@ -116,18 +115,18 @@ def mlp_adder(mlp: Any, norm: RowMap | None) -> RowAdder:
 
 
 def unless_zero(bias: Float[Tensor, " width"]) -> Float[Tensor, " width"] | None:
-    """The bias, or None where adding it would only cost time."""
+    """The bias, or None if it is zero, so that it need not be added."""
     return bias.detach() if bool(bias.any()) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """What one block does to rows, and the constants that its attention needs.
+    """One block as functions of rows, with the constants of its attention.
 
     Attributes:
-        spec: what the engine's attention needs to know.
-        kind: blocks of one kind share their rotary angles.
-        mlp, norm_mlp, norm_mlp_out: what ``add_mlp`` does in place, in parts, for gradients.
+        spec: how the block attends.
+        kind: blocks of the same kind share their rotary angles.
+        mlp, norm_mlp, norm_mlp_out: the parts of ``add_mlp``, which works in place; used when gradients are needed.
     """
 
     norm_attention: RowMap
@@ -176,7 +175,7 @@ class Block:
     def finish(
         self, rows: Float[Tensor, "row d_model"], z: Float[Tensor, "row heads_d_head"]
     ) -> Float[Tensor, "row d_model"]:
-        """The residual after the block from the one before it; in place, unless it asks for gradients."""
+        """Residuals after the block; computed in place unless they require gradients."""
         if rows.requires_grad or z.requires_grad:
             return self._finish_apart(rows, z)
         if self.parallel:
@@ -233,7 +232,7 @@ def rotate(
 
 
 def _pack(attention: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay W_Q, W_K, W_V side by side as [qkv, d_model], and make the parameters views of what is returned."""
+    """Concatenate W_Q, W_K and W_V as [qkv, d_model], and make the parameters views of the result."""
     grouped = hasattr(attention, "_W_K")
     weights = [getattr(attention, name) for name in (("W_Q", "_W_K", "_W_V") if grouped else ("W_Q", "W_K", "W_V"))]
     biases = [getattr(attention, name) for name in (("b_Q", "_b_K", "_b_V") if grouped else ("b_Q", "b_K", "b_V"))]
@@ -297,7 +296,7 @@ def _block(block: Any) -> Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Positions of rows, with the rotary angles of each kind of block once they are asked for."""
+    """Positions of rows, and the rotary angles of each kind of block, computed on first use."""
 
     positions: Int[Tensor, " row"]
     longest: int
@@ -306,7 +305,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HookedRows:
-    """A ``HookedTransformer`` as a ``RowModel``. Holds the model's parts, not the model, so that both can go."""
+    """A ``HookedTransformer`` as a ``RowModel``. It refers to the model's parts only, so the model can be freed."""
 
     blocks: tuple[Block, ...]
     attention: tuple[AttentionSpec, ...]
@@ -324,14 +323,14 @@ class HookedRows:
 
     @property
     def key_bytes(self) -> int:
-        """What one key and its value take, over all heads, at one block."""
+        """Bytes of one key with its value, over all heads of one block."""
         block = self.blocks[0]
         return 2 * block.spec.n_kv_heads * block.spec.d_head * block.w_qkv.element_size()
 
     def begin(
         self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"], *, longest: int
     ) -> tuple[Float[Tensor, "row d_model"], Place]:
-        """Token (and learned position) embeddings, a new tensor; see ``RowModel``."""
+        """Token (and learned position) embeddings as a new tensor; see ``RowModel``."""
         rows = F.embedding(tokens, self.embedding.W_E.detach())
         if self.position_embedding is not None:
             rows = rows + F.embedding(positions, self.position_embedding.W_pos.detach())
@@ -340,7 +339,7 @@ class HookedRows:
     def run_block(
         self, layer: int, rows: Float[Tensor, "row d_model"], place: Place, attend: Attend, *, start: int = 0
     ) -> Float[Tensor, "late_row d_model"]:
-        """See ``RowModel``; works in place unless ``rows`` ask for gradients."""
+        """See ``RowModel``; works in place unless ``rows`` require gradients."""
         block = self.blocks[layer]
         z = attend(*block.qkv(rows, self._angles(block, place, len(rows))))
         return block.finish(rows[start:], z[start:])
@@ -381,11 +380,11 @@ def _state(model: HookedTransformer) -> tuple[object, ...]:
 
 
 def hooked_rows(model: HookedTransformer) -> HookedRows:
-    """A model's functions of rows, made once and remade when its weights were moved or changed."""
+    """A model as functions of rows, cached until its weights are moved or changed."""
     known = _known.get(model)
     if known is not None and known[0] == _state(model):
         return known[1]
-    # Parameters made views of an inference tensor could never be trained again.
+    # Parameters that are views of an inference tensor could never be trained again.
     with torch.inference_mode(False), torch.no_grad():
         final = norm_rows(model.ln_final) if model.cfg.normalization_type is not None else (lambda x: x)
         assert final is not None

@@ -1,4 +1,4 @@
-"""What ``hooked`` knows of a ``HookedTransformer``; anything else is named."""
+"""Checks that ``hooked`` computes what a ``HookedTransformer`` does, and names the part that it does not know."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNKNOWN_SWITCHES = (
 
 
 def unknown_to_hooked(model: HookedTransformer) -> str | None:
-    """Why a model's configuration or modules are not those that ``hooked`` computes; None when they are."""
+    """Which configuration switch or module of a model ``hooked`` cannot reproduce; None if it can reproduce all."""
     cfg = model.cfg
     if cfg.positional_embedding_type not in ("rotary", "standard"):
         return f"positional_embedding_type={cfg.positional_embedding_type!r}"
@@ -67,7 +67,7 @@ def _unknown_block(block: object) -> str | None:
         return f"attention of class {type(attention).__name__}"
     if getattr(attention, "_attention_dir_override", None) not in (None, "causal"):
         return "attention that is not causal"
-    # Any of these treats tokens independently, which is all that is needed to call it.
+    # Each of these treats tokens independently, so it can be called on any set of rows.
     if not block.cfg.attn_only and type(block.mlp) not in (GatedMLP, MLP, MoE):
         return f"MLP of class {type(block.mlp).__name__}"
     norms = [getattr(block, name, None) for name in ("ln1", "ln2", "ln1_post", "ln2_post")]

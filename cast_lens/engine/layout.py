@@ -1,14 +1,13 @@
-"""Which rows there are: shared beginnings of prompts once, and for each prompt a tail of rows to steer.
+"""Lays out the rows of a batch: shared beginnings of prompts once, and one tail per prompt that can be steered.
 
 A batch of prompts becomes a *trunk* and *tails*.
 
-- The trunk holds every prompt but its last token, as a trie: tokens that prompts share at their beginning
-  (the demonstrations) are stored once. No padding anywhere.
-- The tail of a prompt begins with its last token. Each admissible answer of several tokens adds all its
-  tokens but the last, as a chain after the last prompt token: their log-probabilities come from the same
-  pass.
-- Steered variants are copies of the tails only: nothing before the last prompt token can change. For position
-  ``all`` it does, so there the whole prompt is tail and the trunk is empty.
+- The trunk contains every prompt except its last token, as a trie: tokens that prompts share at their beginning (the
+  demonstrations) are stored once. Nothing is padded.
+- The tail of a prompt begins with its last token. Each admissible answer of several tokens adds all but its last token,
+  as a chain after the last prompt token, so that its log-probability comes from the same pass.
+- Steered variants copy the tails only, because nothing before the last prompt token can change. At position ``all``
+  earlier tokens do change, so there the whole prompt is the tail and the trunk is empty.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-# Shorter common beginnings cost more in bookkeeping than they save in arithmetic.
+# Sharing a shorter beginning costs more bookkeeping than it saves arithmetic.
 MIN_SHARED = 8
 # Stands for "a token that ends the answer" among the tokens that are scored.
 END = -1
@@ -31,12 +30,12 @@ class TokenPrompt:
     """A tokenised prompt and its admissible answers.
 
     Attributes:
-        tokens: the prompt, BOS included where the model wants it.
+        tokens: tokens of the prompt, including BOS if the model expects it.
         answers: tokens of each admissible answer as it follows the prompt; may be empty.
-        gold: index of the right answer in ``answers``; -1 when there is none.
-        name: how errors name it.
-        end: tokens any of which ends an answer. Where given, each answer is scored with its end: the
-            log-probability that one of them follows is part of it.
+        gold: index of the right answer in ``answers``; -1 if it has none.
+        name: the name in error messages.
+        end: tokens that end an answer. If given, the score of an answer includes the log-probability that one of them
+            follows.
     """
 
     tokens: tuple[int, ...]
@@ -47,13 +46,13 @@ class TokenPrompt:
 
     @property
     def scored(self) -> tuple[tuple[int, ...], ...]:
-        """What is scored of each answer: its tokens, and ``END`` where the end counts."""
+        """The scored tokens of each answer, followed by ``END`` if its end is scored."""
         return tuple((*answer, END) for answer in self.answers) if self.end else self.answers
 
 
 @dataclass(slots=True)
 class Node:
-    """A run of trunk tokens: rows ``start:stop`` that follow the rows of ``parents``."""
+    """A run of trunk tokens: rows ``start:stop``, which follow the rows of ``parents``."""
 
     start: int
     stop: int
@@ -76,11 +75,11 @@ class Tail:
     """The rows of one prompt that are copied for each variant.
 
     Attributes:
-        tokens, positions: [row].
-        mask: [row, row], True where a row sees another row of the tail (itself included).
-        last: index of the last prompt token.
-        scored: for each answer, pairs (row that predicts, token predicted or ``END``).
-        path: trunk rows that every row of the tail sees, as slices.
+        tokens, positions: token and position of each row.
+        mask: [row, row], True where a row attends to another row of the tail (itself included).
+        last: row of the last prompt token.
+        scored: for each answer, pairs of a row and the token (or ``END``) that it predicts.
+        path: trunk rows that every row of the tail attends to, as (start, stop) runs.
         prompt: index of the prompt in the batch.
     """
 
@@ -94,12 +93,12 @@ class Tail:
 
     @property
     def prefix_length(self) -> int:
-        """Number of trunk tokens before the tail."""
+        """How many trunk tokens precede the tail."""
         return sum(stop - start for start, stop in self.path)
 
 
 def common_prefix(rows: Sequence[tuple[int, ...]], *, start: int = 0) -> int:
-    """Tokens that all rows begin with; the first ``start`` are known to agree."""
+    """How many tokens all rows begin with; the first ``start`` are known to be equal."""
     first, last = min(rows), max(rows)
     count = start
     while count < min(len(first), len(last)) and first[count] == last[count]:
@@ -108,7 +107,7 @@ def common_prefix(rows: Sequence[tuple[int, ...]], *, start: int = 0) -> int:
 
 
 def build_trunk(heads: Sequence[tuple[int, ...]], *, min_shared: int = MIN_SHARED) -> Trunk:
-    """The trie over prompts without their last token; ``paths[i]`` are the rows of ``heads[i]``, in order."""
+    """The trie of prompts without their last token; ``paths[i]`` are the rows of ``heads[i]``, in order."""
     trunk = Trunk()
     order = sorted(range(len(heads)), key=lambda index: heads[index])
     _grow(trunk, heads, order, 0, (), 0, min_shared)
@@ -124,9 +123,9 @@ def _grow(
     probe: int,
     min_shared: int,
 ) -> None:
-    """Add the sorted prompts ``order``, whose first ``depth`` tokens are in ``parents``, from there on.
+    """Add the rest of the sorted prompts ``order``, whose first ``depth`` tokens are already in ``parents``.
 
-    ``probe >= depth`` is how far they are known to agree although that part was too short to share.
+    ``probe >= depth`` tokens are known to be equal, although the part beyond ``depth`` was too short to share.
     """
     first, last = heads[order[0]], heads[order[-1]]
     common = common_prefix((first, last), start=probe)
@@ -167,7 +166,7 @@ def _by_token(heads: Sequence[tuple[int, ...]], order: list[int], at: int) -> li
 def build_tail(
     prompt: TokenPrompt, index: int, path: tuple[tuple[int, int], ...], *, whole: bool, answers: bool
 ) -> Tail:
-    """The tail of one prompt: all of the prompt when ``whole``; with its answers' chains when ``answers``."""
+    """The tail of one prompt: the entire prompt if ``whole``, followed by the chains of its answers if ``answers``."""
     begin = 0 if whole else len(prompt.tokens) - 1
     tokens = list(prompt.tokens[begin:])
     positions = list(range(begin, len(prompt.tokens)))
@@ -193,7 +192,7 @@ def build_tail(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Trunk and tails of some prompts as tensors; tails follow each other in ``tail_tokens``."""
+    """Trunk and tails of some prompts as tensors: first the rows of the trunk, then one tail after the other."""
 
     trunk: Trunk
     tails: tuple[Tail, ...]
@@ -204,19 +203,19 @@ class Batch:
 
     @property
     def n_trunk(self) -> int:
-        """Rows of the trunk."""
+        """How many rows the trunk has."""
         return len(self.trunk.tokens)
 
     @property
     def n_tail(self) -> int:
-        """Rows of all tails, for one variant."""
+        """How many rows all tails have together, per variant."""
         return self.offsets[-1]
 
 
 def build_batch(
     prompts: Sequence[TokenPrompt], *, whole: bool = False, answers: bool = True, device: str | torch.device = "cpu"
 ) -> Batch:
-    """Lay out some prompts; see the module's first lines."""
+    """Lay out some prompts; see the module docstring."""
     trunk = Trunk() if whole else build_trunk([prompt.tokens[:-1] for prompt in prompts])
     tails = tuple(
         build_tail(prompt, index, trunk.paths.get(index, ()), whole=whole, answers=answers)

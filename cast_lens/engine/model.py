@@ -1,11 +1,11 @@
-"""What the engine needs of a model: a few functions of *rows*, tokens side by side without batches or padding.
+"""The interface between engine and model: a few functions of *rows*, which are tokens without batches or padding.
 
-Everything in a decoder but attention treats tokens independently. A model is therefore used as it is, on rows of
-different prompts, lengths and steered variants together, and hands the queries, keys and values of each block to the
-engine, which alone knows which row sees which.
+Everything in a decoder except attention treats tokens independently. The model's own modules therefore run on rows of
+different prompts, lengths and steered variants at once. Each block passes its queries, keys and values to the engine,
+which knows which row attends to which.
 
 - ``hooked`` implements this for ``HookedTransformer``, ``huggingface`` for the modules of any Hugging Face decoder;
-- ``support.row_model`` finds the implementation for a model, ``support.unsupported`` says why there is none.
+- ``support.row_model`` finds the implementation for a model, and ``support.unsupported`` explains why none fits.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ Attend = Callable[
     [Float[Tensor, "row head d_head"], Float[Tensor, "row kv_head d_head"], Float[Tensor, "row kv_head d_head"]],
     Float[Tensor, "row heads_d_head"],
 ]
-"""Attention: from rotated queries, keys and values to what is read, heads side by side. Scales the queries itself."""
+"""Attention: maps rotated queries, keys and values to the concatenated head outputs, and scales the queries itself."""
 
 
 Seen = TypeVar("Seen", int, Tensor)
 
-# Rows that go through an MLP at a time where it is ours: its hidden layer is the widest thing that the engine holds.
+# How many rows our own MLP code processes at once: its hidden layer is the widest tensor in the engine.
 MLP_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionSpec:
-    """What attention needs to know of one block.
+    """How one block attends.
 
     Attributes:
-        n_heads, n_kv_heads: heads of queries, and of keys and values; consecutive query heads share one.
-        d_head, d_value: width of queries and keys, and of values, for each head.
-        scale: of the products of queries and keys.
-        soft_cap: scores become ``soft_cap * tanh(score / soft_cap)``; 0 for none.
-        window: a row sees itself and the ``window - 1`` rows before it; None for all.
-        chunk: a row sees those before it in the same chunk of this many positions; None for all.
-        sinks: for each head a score that takes part in the softmax and has no value; None for none.
+        n_heads, n_kv_heads: how many query heads and key-value heads; consecutive query heads share a key-value head.
+        d_head, d_value: width per head of queries and keys, and of values.
+        scale: factor of the products of queries and keys.
+        soft_cap: scores become ``soft_cap * tanh(score / soft_cap)``; 0 for no cap.
+        window: a row attends to itself and the ``window - 1`` rows before it; None for no limit.
+        chunk: a row attends to earlier rows of its own chunk of this many positions; None for no limit.
+        sinks: one score per head that enters the softmax without a value; None for no sinks.
     """
 
     n_heads: int
@@ -60,22 +60,22 @@ class AttentionSpec:
 
     @property
     def n_sinks(self) -> int:
-        """Columns that sinks add to the scores of a row."""
+        """How many columns sinks add to the scores."""
         return int(self.sinks is not None)
 
     @property
     def n_groups(self) -> int:
-        """Query heads that share a head of keys and values."""
+        """How many query heads share a key-value head."""
         return self.n_heads // self.n_kv_heads
 
     def first_seen(self, positions: Seen) -> Seen | None:
-        """The first position that a row at each of some positions sees; None where every row sees all before it."""
+        """The first position that a row at each given position attends to; None if all rows attend from the start."""
         if self.window is not None:
             return positions - self.window + 1
         return None if self.chunk is None else positions - positions % self.chunk
 
     def plainly_causal(self, length: int) -> bool:
-        """Whether rows of a text of so many tokens see all before them, by nothing but their products."""
+        """Whether attention over that many tokens is plain causal: no window, chunk, soft cap or sinks take effect."""
         bounded = any(width is not None and width < length for width in (self.window, self.chunk))
         return not bounded and self.soft_cap <= 0 and self.sinks is None
 
@@ -95,27 +95,27 @@ class RowModel(Protocol):
 
     @property
     def d_vocab(self) -> int:
-        """Tokens that have a logit."""
+        """How many tokens have a logit."""
         ...
 
     @property
     def key_bytes(self) -> int:
-        """What one key and its value take, over all heads, at one block."""
+        """Bytes of one key with its value, over all heads of one block."""
         ...
 
     @property
     def wide_rows(self) -> int | None:
-        """How many rows are in the widest part of a block at a time; None for all of them."""
+        """How many rows the widest part of a block processes at once; None for all of them."""
         ...
 
     def begin(
         self, tokens: Int[Tensor, " row"], positions: Int[Tensor, " row"], *, longest: int
     ) -> tuple[Float[Tensor, "row d_model"], Any]:
-        """Residuals before the first block, a new tensor, and what ``run_block`` wants to know of these rows.
+        """Residuals before the first block, as a new tensor, and the ``place`` argument of ``run_block``.
 
         Args:
-            tokens: of each row.
-            positions: of each row in its text, from 0.
+            tokens: the token of each row.
+            positions: the position of each row in its text, counted from 0.
             longest: at least the largest position + 1.
         """
         ...
@@ -126,17 +126,17 @@ class RowModel(Protocol):
         """Residuals after a block.
 
         Args:
-            layer: which.
-            rows: residuals before it, of the first ``len(rows)`` rows of ``begin``. Used up, unless they ask for
-                gradients: what is returned may be (a part of) the same tensor.
+            layer: index of the block.
+            rows: residuals before the block, for the first ``len(rows)`` rows of ``begin``. They may be overwritten,
+                unless they require gradients: the result can be (a view of) the same tensor.
             place: from ``begin``.
             attend: called once.
-            start: rows before it lend keys and values but are not returned.
+            start: rows before this index provide keys and values but are not returned.
         """
         ...
 
     def norm_final(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-        """What the unembedding reads."""
+        """Residuals after the final norm, as the unembedding takes them."""
         ...
 
     def unembed(
@@ -148,7 +148,7 @@ class RowModel(Protocol):
 
 @contextmanager
 def own_precision(model: HookedTransformer) -> Iterator[None]:
-    """Inference in the model's own precision, whatever ``torch.autocast`` says around it."""
+    """Inference in the model's own precision, even inside a ``torch.autocast`` context."""
     kind = torch.device(model.cfg.device or "cpu").type
     with torch.inference_mode(), torch.autocast(kind, enabled=False):
         yield

@@ -23,7 +23,7 @@ class Progress(Protocol):
     """Wraps an iterable: ``progress(items, title, total)``."""
 
     def __call__(self, items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-        """The items, one by one, while drawing whatever it draws."""
+        """Yield the items one by one while showing progress."""
         ...
 
 

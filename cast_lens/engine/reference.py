@@ -1,6 +1,6 @@
 """The plain route: ``run_with_hooks``, one prompt at a time. Slow, short and obvious.
 
-It defines what the fast path must equal, and it serves every model that the fast path does not know.
+The fast path must give the same numbers, and models that it does not support run here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
 
 def hook_name(layer: int) -> str:
-    """Where layer ``layer`` is read and steered."""
+    """The hook point at which a layer is read and steered."""
     return f"blocks.{layer}.hook_resid_post"
 
 
@@ -32,12 +32,12 @@ _SITES: dict[Site, str] = {"heads": "attn.hook_z", "attention": "hook_attn_out",
 
 
 def site_name(layer: int, site: Site) -> str:
-    """Where a site of a block is read and edited."""
+    """The hook point at which a site of a block is read and edited."""
     return f"blocks.{layer}.{_SITES[site]}"
 
 
 def places(intervention: Steering) -> list[tuple[int, Site | None, str]]:
-    """Layer, site (None: the residual stream after the block) and hook point of everything that is edited."""
+    """Layer, site (None for the residual stream after the block) and hook point of each edit."""
     if isinstance(intervention, SublayerEdit):
         return [(layer, site, site_name(layer, site)) for layer in intervention.layers for site in intervention.sites]
     return [(layer, None, hook_name(layer)) for layer in intervention.layers]
@@ -46,7 +46,7 @@ def places(intervention: Steering) -> list[tuple[int, Site | None, str]]:
 def edit_rows(
     intervention: Steering, layer: int, site: Site | None, rows: Float[Tensor, "row ..."], owners: Int[Tensor, " row"]
 ) -> Float[Tensor, "row ..."]:
-    """The edited rows at one of ``places``."""
+    """The edited rows at one entry of ``places``."""
     if site is None:
         return intervention.edit(layer, rows, owners)
     assert isinstance(intervention, SublayerEdit)
@@ -73,7 +73,7 @@ def _edit(intervention: Steering, layer: int, site: Site | None, prompt_length: 
 
 @torch.no_grad()
 def last_token(model: HookedTransformer, tokens: Sequence[int], names: Sequence[str]) -> Float[Tensor, "point ..."]:
-    """The values at some hook points at the last token, float32 on the CPU."""
+    """Activations of the last token at some hook points, float32 on the CPU."""
     found: dict[str, Tensor] = {}
 
     def keep(x: Tensor, hook: Any) -> None:
@@ -85,12 +85,12 @@ def last_token(model: HookedTransformer, tokens: Sequence[int], names: Sequence[
 
 
 def residuals(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer d_model"]:
-    """Residual after every block at the last token."""
+    """Residuals after every block at the last token."""
     return last_token(model, tokens, [hook_name(layer) for layer in range(model.cfg.n_layers)])
 
 
 def head_outputs(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tensor, "layer head d_head"]:
-    """What every head writes at the last token, before the output projection."""
+    """Output of every head at the last token, before the output projection."""
     return last_token(model, tokens, [site_name(layer, "heads") for layer in range(model.cfg.n_layers)])
 
 
@@ -98,7 +98,7 @@ def head_outputs(model: HookedTransformer, tokens: Sequence[int]) -> Float[Tenso
 def logits(
     model: HookedTransformer, tokens: Sequence[int], *, prompt_length: int, intervention: Steering | None = None
 ) -> Float[Tensor, "position vocab"]:
-    """Logits at every position of prompt + continuation, steered or not; float32."""
+    """Logits at every position of prompt + continuation, float32; unsteered if ``intervention`` is None."""
     hooks = [] if intervention is None else edit_hooks(intervention, prompt_length)
     with own_precision(model):
         out = model.run_with_hooks(**_input(model, tokens), fwd_hooks=hooks, return_type="logits")
@@ -106,10 +106,10 @@ def logits(
 
 
 def refuse_steered(model: HookedTransformer) -> None:
-    """Refuse a model inside ``steer``: its hooks would take prompt and answer together for the prompt.
+    """Refuse a model inside ``steer``, whose hooks would mistake prompt and answer together for the prompt.
 
     Raises:
-        ValueError: with the way out.
+        ValueError: if the model is inside ``steer``; the message says what to do.
     """
     if getattr(vars(model).get("forward"), "steers", False):
         raise ValueError(
@@ -120,13 +120,13 @@ def refuse_steered(model: HookedTransformer) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """What one prompt gave.
+    """The scores of one prompt.
 
     Attributes:
         logprobs: summed log-probability of each admissible answer.
-        logits: of the first answer token.
-        hits: for each token of each answer (and its end), whether it is the greedy one where the tokens before it
-            are given; None where logits were NaN or infinite.
+        logits: logits of the first answer token.
+        hits: for each token of each answer (and its end), whether it is the greedy choice after the tokens before it;
+            None if logits were NaN or infinite.
     """
 
     logprobs: Float[Tensor, " choice"]
@@ -139,7 +139,7 @@ class Read:
 
 
 def read(model: HookedTransformer, prompt: TokenPrompt, intervention: Steering | None = None) -> Read:
-    """Score every admissible answer of one prompt, and look which of their tokens are greedy."""
+    """Score every admissible answer of one prompt, and check which of their tokens greedy decoding would write."""
     refuse_steered(model)
     length = len(prompt.tokens)
     first = logits(model, prompt.tokens, prompt_length=length, intervention=intervention)[-1]
@@ -173,7 +173,7 @@ def answer(
     max_new_tokens: int,
     stop: Stop,
 ) -> tuple[int, ...]:
-    """Greedy continuation: the whole text again for each token."""
+    """Greedy continuation; runs the whole text again for each token."""
     refuse_steered(model)
     text = list(prompt.tokens)
 
@@ -189,7 +189,7 @@ def answer(
 
 
 def answer_loss(model: HookedTransformer, prompt: TokenPrompt, intervention: Steering) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the gold answer's tokens, in nats, with gradients to the intervention's vectors."""
+    """Mean cross-entropy of the gold answer's tokens in nats, differentiable in the intervention's vectors."""
     refuse_steered(model)
     answer = prompt.answers[prompt.gold]
     ids = _input(model, prompt.tokens + answer)
@@ -200,6 +200,6 @@ def answer_loss(model: HookedTransformer, prompt: TokenPrompt, intervention: Ste
 
 
 def _input(model: HookedTransformer, tokens: Sequence[int]) -> dict[str, Any]:
-    """With its mask: for a left-padding tokenizer TransformerLens takes a leading pad token for padding."""
+    """Tokens with a mask: with a left-padding tokenizer, TransformerLens would treat a leading pad token as padding."""
     ids = torch.tensor([list(tokens)], device=model.cfg.device)
     return {"input": ids, "attention_mask": torch.ones_like(ids)}

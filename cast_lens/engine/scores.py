@@ -1,6 +1,6 @@
-"""What scoring reads off final residuals, and what it gives: outcomes of answers, and the same as a frame.
+"""Reads scores from final residuals, and holds the result of scoring, also as a frame.
 
-The vocabulary is read block by block, without holding the logits of many rows.
+The unembedding is applied in blocks of the vocabulary, so that the full logits of many rows never exist at once.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..interventions import Steering
 from .layout import TokenPrompt, common_prefix
 from .model import RowModel
 
-# Rows and tokens whose logits are held at a time: 8 MB in float32, whatever the vocabulary. Fewer rows would read
-# the unembedding more often; more tokens would not stay in the cache until they are summed.
+# Rows and tokens whose logits exist at once: 8 MB in float32 for any vocabulary. With fewer rows the unembedding would
+# be read more often; with more tokens the logits would leave the cache before they are summed.
 UNEMBED_ROWS = 1024
 BLOCK_TOKENS = {"cpu": 2048, "cuda": 32_768}
-# Rows that are summed at a time, for the passes over them to stay in a core's cache; an accelerator takes them all.
+# Rows that are summed at once, so that they stay in a core's cache; an accelerator sums all rows together.
 SUM_ROWS = {"cpu": 64}
 
-# In place of a token where none could be read: nothing was asked for, or the logits were NaN or infinite.
+# Marks an unknown token: it was not computed, or the logits were NaN or infinite.
 UNREAD = -1
-# In place of a token of which is known only that it is no token of an answer.
+# Marks a token that is only known not to belong to any answer.
 OTHER = -2
 
 Keep = Callable[[int, int, Float[Tensor, "row token"]], None]
@@ -37,14 +37,14 @@ Keep = Callable[[int, int, Float[Tensor, "row token"]], None]
 def read_out(
     kernel: RowModel, normed: Float[Tensor, "row d_model"], keep: Keep | None = None
 ) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
-    """Normaliser (log of the sum of exponentials of the logits) and most probable token of each row.
+    """Normaliser (log-sum-exp of the logits) and most probable token of each row.
 
-    The token of a row whose logits are NaN or infinite is -1, and so is its normaliser no finite number.
+    If the logits of a row are NaN or infinite, its token is -1 and its normaliser is not finite.
 
     Args:
         kernel: gives the unembedding.
         normed: residuals after the final norm.
-        keep: called with first row, first token and the logits of each block, in float32.
+        keep: called for each block with its first row, its first token and its logits in float32.
     """
     normalisers, best = [], []
     for start in range(0, len(normed), UNEMBED_ROWS):
@@ -69,9 +69,9 @@ def read_out(
 def _log_sum(
     logits: Float[Tensor, "row token"], highest: Float[Tensor, " row"], tokens: Int[Tensor, " row"], first: int
 ) -> Float[Tensor, " row"]:
-    """Log of the sum of exponentials of a block, which is used up; a higher logit than before is noted, in place."""
+    """Log-sum-exp of a block, which is overwritten; ``highest`` and ``tokens`` are updated in place."""
     top = logits.amax(dim=-1)
-    # Which token it is costs as much as all sums, and is asked of few rows.
+    # The argmax costs as much as all the sums, so it is only computed for rows with a higher logit than before.
     higher = (top > highest).nonzero().flatten()
     tokens[higher] = logits[higher].argmax(dim=-1) + first
     torch.maximum(highest, top, out=highest)
@@ -85,17 +85,17 @@ def outdone(
     own: Int[Tensor, "row own"],
     best: tuple[Float[Tensor, " row"], Int[Tensor, " row"]],
 ) -> Bool[Tensor, " row"]:
-    """Whether greedy decoding writes another token than any of a row's own ones.
+    """Whether greedy decoding writes a token that is not among a row's own tokens.
 
-    The vocabulary is read block by block, and a row leaves as soon as some token outdoes its own: most of those that do
-    leave early, since frequent tokens come first in usual vocabularies. Only a row that writes one of its own tokens is
-    unembedded in full.
+    The vocabulary is read in blocks, and a row is dropped as soon as some other token beats its own. Most such rows are
+    dropped early, because vocabularies usually list frequent tokens first. Only rows that write one of their own tokens
+    are unembedded in full.
 
     Args:
         kernel: gives the unembedding.
         normed: residuals after the final norm.
-        own: tokens of each row; -1 where it has fewer.
-        best: the highest logit among its own tokens, and which token has it. Of equal logits the smaller token wins.
+        own: the row's own tokens, padded with -1.
+        best: the highest logit among its own tokens, and the token that has it. Ties go to the smaller token.
     """
     found = torch.zeros(len(normed), dtype=torch.bool, device=normed.device)
     alive, (highest, token) = torch.arange(len(normed), device=normed.device), best
@@ -110,7 +110,7 @@ def outdone(
             ]
         )
         found[alive[beaten]] = True
-        # Rows are moved together when that pays.
+        # Rows are compacted only if enough of them are gone.
         if int(beaten.sum()) > len(alive) // 16:
             kept = ~found[alive]
             normed, alive, highest, token = (x[kept] for x in (normed, alive, highest, token))
@@ -126,7 +126,7 @@ def _beaten(
     highest: Float[Tensor, " row"],
     token: Int[Tensor, " row"],
 ) -> Bool[Tensor, " row"]:
-    """Rows of a block in which a token that is not their own has more than ``highest``."""
+    """Rows of a block in which another token has a higher logit than ``highest``."""
     rows, places = ((own >= first) & (own < first + logits.shape[1])).nonzero(as_tuple=True)
     logits[rows, own[rows, places] - first] = -torch.inf
     top = logits.amax(dim=-1)
@@ -137,32 +137,31 @@ def _beaten(
 
 
 def greedy_tokens(logits: Float[Tensor, "*rows vocab"]) -> Int[Tensor, "*rows"]:
-    """The most probable token of each row; -1 where logits are NaN or infinite, as ``read_out`` has it."""
+    """The most probable token of each row; -1 if its logits are NaN or infinite, as in ``read_out``."""
     finite = logits.float().logsumexp(dim=-1).isfinite()
     return logits.argmax(dim=-1).masked_fill(~finite, -1)
 
 
-# Interventions and prompts that a warning names before it only counts.
+# How many interventions or prompts a warning names before it only counts them.
 NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What prompts × variants gave. Variant 0 is the unsteered model, then the interventions in their order.
+    """Scores of prompts × variants. Variant 0 is the unsteered model; the interventions follow in order.
 
     Attributes:
-        answer_logprobs: for each prompt [variant, choice], natural log of the probability of the whole answer,
-            summed over its tokens (and its end, where one answer is the beginning of another; see ``tokenise``);
-            an unnormalised logit when only labels were asked for; up to a constant of each variant without
-            ``normalised``.
-        first_token: [variant, sample], the greedy first token; -1 where no full vocabulary was asked for, or the
-            logits were NaN or infinite.
-        logits: [variant, sample, vocab] of the first answer token, float32, when asked for.
-        interventions: what was done; variant ``i`` is ``interventions[i - 1]``.
+        answer_logprobs: for each prompt [variant, choice], the natural log of the probability of the whole answer,
+            summed over its tokens (and its end, if one answer begins another; see ``tokenise``). With ``labels_only``
+            it is an unnormalised logit; with ``normalised=False`` it is correct up to a constant per variant.
+        first_token: [variant, sample], the greedy first token; -1 if the full vocabulary was not read, or the logits
+            were NaN or infinite.
+        logits: [variant, sample, vocab], float32 logits of the first answer token, if asked for.
+        interventions: variant ``i`` is ``interventions[i - 1]``.
         prompts: the tokenised prompts.
-        written: for each prompt [variant, choice], 1 where greedy decoding writes the answer as far as the token
-            that distinguishes it from every other answer, 0 where it does not, NaN where that is not known. Empty when
-            only first tokens were read: those then have to distinguish the answers.
+        written: for each prompt [variant, choice], 1 if greedy decoding writes the answer up to the token that
+            distinguishes it from every other answer, 0 if not, NaN if unknown. Empty if only first tokens were read,
+            which then have to distinguish the answers.
     """
 
     answer_logprobs: tuple[Float[Tensor, "variant _"], ...]
@@ -174,7 +173,7 @@ class Scores:
 
     @property
     def overflowed(self) -> Bool[Tensor, "variant sample"]:
-        """Where logits were NaN or infinite: such a row holds no outcome."""
+        """Whether logits were NaN or infinite, so that there is no outcome."""
         rows = [logprobs.isnan().any(dim=1) | (logprobs == torch.inf).any(dim=1) for logprobs in self.answer_logprobs]
         bad = torch.stack(rows, dim=1) if rows else torch.zeros_like(self.first_token, dtype=torch.bool)
         read = (self.first_token != UNREAD).any()
@@ -189,13 +188,13 @@ class Scores:
     def to_frame(self) -> pd.DataFrame:
         """One row per variant and sample.
 
-        Columns: ``sample, name, layer, strength, operator, position`` (layer -1: unsteered; of several
-        layers the first), ``gold_logprob``, ``choice`` (index of the most probable admissible answer),
-        ``choice_correct``, ``first_match`` (greedy decoding writes the gold answer as far as the token that
-        distinguishes it from every other answer; mostly that is the first), ``first_valid`` (the same for any
-        admissible answer), ``gold_margin`` (gold minus best other answer), ``overflowed`` (the logits were NaN or
-        infinite). Outcomes are 0 or 1, and NaN where there is no gold answer, no other answer, (the two ``first_``
-        columns) no full vocabulary or no such token, or where the logits overflowed.
+        Columns: ``sample, name, layer, strength, operator, position`` (layer -1 for unsteered, the first of several
+        layers), ``gold_logprob``, ``choice`` (index of the most probable admissible answer), ``choice_correct``,
+        ``first_match`` (greedy decoding writes the gold answer up to the token that distinguishes it from every other
+        answer, usually the first), ``first_valid`` (the same for any admissible answer), ``gold_margin`` (gold minus
+        best other answer), ``overflowed`` (the logits were NaN or infinite). Outcomes are 0 or 1. They are NaN if the
+        logits overflowed, or the prompt has no gold answer or no other answer; the two ``first_`` columns are also NaN
+        if the full vocabulary was not read or no token distinguishes the answer.
         """
         columns: dict[str, list[object]] = {}
         overflowed = self.overflowed
@@ -221,7 +220,7 @@ class Scores:
         )
 
     def _written(self, index: int) -> Float[Tensor, "variant choice"]:
-        """Whether each answer of a prompt is written; from first tokens alone where no more was read."""
+        """Whether greedy decoding writes each answer of a prompt; from first tokens if nothing else was read."""
         if self.written:
             return self.written[index]
         prompt, first = self.prompts[index], self.first_token[:, index]
@@ -233,11 +232,10 @@ class Scores:
 
 @lru_cache(maxsize=4096)
 def telling_lengths(answers: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """How many tokens of each answer are needed to distinguish it from every other one; 0 where all of them do not.
+    """How many tokens distinguish each answer from every other one; 0 if even all its tokens do not.
 
     Args:
-        answers: ``TokenPrompt.scored``: with ``END`` an answer that is the beginning of another is distinguished by its
-            end.
+        answers: ``TokenPrompt.scored``; an answer that begins another is distinguished by ``END``.
     """
     shared = [
         max((common_prefix((own, other)) for j, other in enumerate(answers) if j != i), default=0)
@@ -247,12 +245,12 @@ def telling_lengths(answers: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
 
 
 def written(prompt: TokenPrompt, hits: Sequence[Sequence[bool | None]]) -> Float[Tensor, " choice"]:
-    """Whether each answer of a prompt is written greedily up to its distinguishing token; see ``Scores``.
+    """Whether greedy decoding writes each answer of a prompt up to its distinguishing token; see ``Scores``.
 
     Args:
-        prompt: whose answers they are.
-        hits: for each token of each of ``prompt.scored``, whether it is the greedy one after those before it; None
-            where that could not be read.
+        prompt: the prompt with its answers.
+        hits: for each token in ``prompt.scored``, whether it is the greedy choice after the tokens before it; None if
+            unknown.
     """
     found = []
     for own, needed in zip(hits, telling_lengths(prompt.scored), strict=True):
@@ -275,7 +273,7 @@ def _outcomes(
         choice = logprobs.argmax(dim=1)
         found["choice"] = choice.float()
         if several:
-            # Any answer that is written makes it valid, whatever is known of the others.
+            # One written answer is enough, even if the others are unknown.
             best = written.nan_to_num(nan=-1.0).amax(dim=1)
             found["first_valid"] = torch.where((best < 1) & written.isnan().any(dim=1), torch.nan, best)
     if prompt.answers and has_gold:
@@ -292,7 +290,7 @@ def _outcomes(
 
 
 def warn_of_overflow(scores: Scores, *, stacklevel: int = 3) -> None:
-    """Name the interventions under which logits were NaN or infinite, in a ``RuntimeWarning``."""
+    """Warn (``RuntimeWarning``) of interventions under which logits were NaN or infinite."""
     overflowed = scores.overflowed
     if not bool(overflowed.any()):
         return
@@ -316,7 +314,7 @@ def _cell(interventions: Sequence[Steering], variant: int, count: int) -> str:
 
 
 def warn_of_answers_alike(prompts: Sequence[TokenPrompt], *, stacklevel: int = 3) -> None:
-    """Warn of gold answers that no token distinguishes from the other answers: ``first_match`` is NaN for them."""
+    """Warn of gold answers that no token distinguishes from the others, so that ``first_match`` is NaN."""
     alike = [p.name for p in prompts if p.answers and p.gold >= 0 and not telling_lengths(p.scored)[p.gold]]
     if alike:
         warnings.warn(

@@ -49,33 +49,33 @@ def score(
 ) -> Scores:
     """Score every admissible answer of every prompt, unsteered and under each intervention.
 
-    Exact: the same numbers as one hooked forward pass for each (prompt, answer, intervention), up to rounding.
-    Under position ``last`` an answer's own tokens are steered as generated tokens are; under ``prompt_last``
-    they are not; under ``all`` every token is, and only the layers below the intervention are shared.
+    The numbers equal those of one hooked forward pass per (prompt, answer, intervention), up to rounding. At position
+    ``last`` the tokens of an answer are steered, as generated tokens are; at ``prompt_last`` they are not; at ``all``
+    every token is steered, and variants share only the layers below the intervention.
 
     Args:
         model: any ``HookedTransformer``.
         prompts: see ``tokenise``.
-        interventions: variants to run besides the unsteered model, ``Intervention`` or ``PromptVectors``: one,
-            several, or several by name (the column ``name`` of frames).
+        interventions: variants to run in addition to the unsteered model, ``Intervention`` or ``PromptVectors``: one,
+            several, or a mapping of names to interventions (column ``name`` of frames).
         chat: use the model's chat template.
         keep_logits: keep the full-vocabulary logits of the first answer token.
-        labels_only: unembed nothing but the answers' first tokens. ``answer_logprobs`` are then unnormalised
-            logits, which order single-token answers correctly, and ``first_token`` is -1.
-        normalised: False where the answers of a prompt are only compared with each other: ``answer_logprobs`` are then
-            right up to a constant for each prompt and variant, ``written`` is right, and ``first_token`` is -1. Saves
-            most of the unembedding where the model writes something else than an answer.
-        memory_mb: working memory above the model, in MB, without the result: it bounds how many prompts and variants
-            run together. Attention takes at most 32 of them (48 where its scores are capped, have sinks or are in half
-            precision). The rows of one prompt are held together, under ``all`` with those of a steered copy and a byte
-            per pair of tokens: a prompt that needs more for these alone is named in a warning before anything runs.
+        labels_only: unembed only the first tokens of the answers. ``answer_logprobs`` are then unnormalised logits,
+            which rank single-token answers correctly, and ``first_token`` is -1.
+        normalised: pass False if you only compare the answers of a prompt with each other: ``answer_logprobs`` are then
+            correct up to a constant per prompt and variant, ``written`` is correct, and ``first_token`` is -1. This
+            saves most of the unembedding when the model writes something other than an answer.
+        memory_mb: working memory in MB, in addition to the model and the result; it limits how many prompts and
+            variants run together. Attention takes at most 32 MB of it (48 if its scores are capped, have sinks or are
+            in half precision). The rows of one prompt are never split; at position ``all`` they include a steered copy
+            and one byte per pair of tokens. A prompt that exceeds the budget on its own causes a warning first.
         progress: wraps the batches.
 
     Raises:
         ValueError: see ``tokenise`` and ``check_interventions``.
 
     Warns:
-        RuntimeWarning: logits were NaN or infinite, under which interventions.
+        RuntimeWarning: logits are NaN or infinite; the warning names the interventions.
     """
     model, interventions = plain_model(model), as_interventions(interventions)
     ready = tokenise(model, prompts, chat=chat)
@@ -98,14 +98,14 @@ def score(
 
 
 def plain_variants(model: HookedTransformer, interventions: Sequence[Steering]) -> list[int]:
-    """Variants that run through hooks, one prompt at a time: all of them, 0 included, or those that share no pass."""
+    """Variants that run through hooks, one prompt at a time: all (0 included), or those that need a pass each."""
     if unsupported(model) is not None:
         return list(range(len(interventions) + 1))
     return [index + 1 for index, item in enumerate(interventions) if not shares_pass(item)]
 
 
 def shares_pass(item: Steering) -> bool:
-    """Whether variants of this kind run together."""
+    """Whether this intervention can run in one pass with others."""
     return not isinstance(item, SublayerEdit) or item.in_one_pass
 
 
@@ -122,10 +122,10 @@ def plan_jobs(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Batches of prompts with the interventions that run with them, within the memory budget.
 
-    Every job also runs the unsteered variant. Interventions at ``all`` positions need whole prompts as tails
-    and go apart. A prompt whose variants do not fit together is run several times with a part of them. Variants
-    that are ``idle`` are left out. For decoding, ``kept`` bytes stay of each row, and each variant writes up to
-    ``new_tokens`` more.
+    Every job also runs the unsteered variant. Interventions at position ``all`` need whole prompts as tails and get
+    jobs of their own. If the variants of a prompt do not fit together, the prompt runs several times with some of them
+    each. Variants in ``idle`` are left out. For decoding, ``kept`` bytes per row remain in memory, and each variant
+    writes up to ``new_tokens`` tokens.
     """
     max_rows = rows_within(model, memory_mb, kept=kept)
     shared = [(index, item) for index, item in enumerate(interventions) if shares_pass(item) and index + 1 not in idle]
@@ -152,7 +152,7 @@ def plan_jobs(
 
 
 class Collected:
-    """Results as they come in."""
+    """Collects the results of batches."""
 
     def __init__(self, prompts: int, variants: int, keep_logits: bool, vocab: int) -> None:
         empty = torch.empty(variants, 0, dtype=torch.float32)
@@ -169,7 +169,7 @@ class Collected:
         logprobs: Float[Tensor, "variant choice"],
         written: Float[Tensor, "variant choice"],
     ) -> None:
-        """Put down what a prompt's answers are under some variants; see ``Scores``."""
+        """Store the scores of a prompt's answers for some variants; see ``Scores``."""
         if self.logprobs[prompt].shape[1] != logprobs.shape[1]:
             shape = (self.first.shape[0], logprobs.shape[1])
             self.logprobs[prompt] = torch.empty(shape, dtype=torch.float32)
@@ -178,14 +178,14 @@ class Collected:
         self.written[prompt][variants] = written
 
     def repeat(self, variants: Sequence[int]) -> None:
-        """Put down variants that are no other than the unsteered one."""
+        """Store the unsteered results for variants that do not change anything."""
         kept = [] if self.logits is None else [self.logits]
         for rows in (*self.logprobs, *self.written, self.first, *kept):
             for variant in variants:
                 rows[variant] = rows[0]
 
     def keeper(self, members: list[int], variants: list[int], columns: int) -> Keep | None:
-        """Where logits of rows (variant, column) go, when they are kept; the first columns are the members'."""
+        """A callback that stores the logits of rows (variant, column), if logits are kept; members come first."""
         if self.logits is None:
             return None
         logits, owners, kinds = self.logits, torch.tensor(members), torch.tensor(variants)
@@ -200,7 +200,7 @@ class Collected:
         return keep
 
     def scores(self, interventions: Sequence[Steering], prompts: Sequence[TokenPrompt]) -> Scores:
-        """Everything, when all of it is there, with a warning of what cannot be used."""
+        """The complete result, with a warning about outcomes that cannot be used."""
         found = Scores(
             tuple(self.logprobs), self.first, self.logits, tuple(interventions), tuple(prompts), tuple(self.written)
         )
@@ -248,7 +248,7 @@ def _score_batch(
 
 @dataclass(frozen=True, slots=True)
 class ReadOut:
-    """What is read off final residuals; see ``score``."""
+    """What to compute from the final residuals; see ``score``."""
 
     labels_only: bool = False
     normalised: bool = True
@@ -259,13 +259,13 @@ class _Steps:
     """Every token of every answer of a batch, answer after answer, prompt after prompt.
 
     Attributes:
-        columns: of the tails, that predict something: the prompts' last tokens first, in their order.
-        at: index into ``columns`` of the column that predicts each step.
-        tokens: predicted at each step, any of several where the answer ends.
+        columns: columns of the tails that predict an answer token; the last tokens of the prompts come first.
+        at: for each step, the index in ``columns`` of the column that predicts it.
+        tokens: the token of each step, or several tokens if any of them ends the answer.
         answer: number of the answer that each step belongs to.
         telling: whether the step is needed to distinguish its answer from the others.
         untold: answers that no token distinguishes from the others.
-        counts: answers of each prompt.
+        counts: how many answers each prompt has.
     """
 
     columns: list[int]
@@ -303,7 +303,7 @@ class _Steps:
     def logits(
         self, kernel: RowModel, normed: Float[Tensor, "variant column d_model"]
     ) -> Float[Tensor, "variant step"]:
-        """Logits of the steps' tokens (the log of a sum where there are several), float32 on the CPU."""
+        """Logits of the steps' tokens (log-sum-exp over several tokens), float32 on the CPU."""
         found = torch.empty(len(normed), len(self.tokens), dtype=torch.float32)
         singles: dict[int, list[int]] = {}
         for step, (column, tokens) in enumerate(zip(self.at.tolist(), self.tokens, strict=True)):
@@ -318,7 +318,7 @@ class _Steps:
         return found
 
     def first_answers(self, count: int) -> tuple[Int[Tensor, "column own"], Int[Tensor, "column own"]]:
-        """For each of the first columns the steps that it predicts, and their tokens; -1 behind the last of them."""
+        """For each of the first columns, the steps that it predicts and their tokens, padded with -1."""
         steps: list[list[int]] = [[] for _ in range(count)]
         for step, column in enumerate(self.at.tolist()):
             if column < count:
@@ -351,13 +351,13 @@ def read_tails(
     collected: Collected,
     read: ReadOut,
 ) -> None:
-    """From final residuals to log-probabilities; ``prompts`` are the batch's, ``members`` their indices."""
+    """Turn final residuals into log-probabilities; ``members`` are the indices of the batch's ``prompts``."""
     steps = _Steps.of(batch, prompts)
     by_variant = (tails.shape[0], len(steps.columns))
     normed = kernel.norm_final(tails[:, steps.columns].flatten(0, 1))
     values = steps.logits(kernel, normed.unflatten(0, by_variant))
     written = torch.full((by_variant[0], len(steps.untold)), torch.nan, dtype=torch.float32)
-    # In float16 logits may be infinite where nothing before them is, which only reading them all shows.
+    # In float16 logits can overflow even if all residuals are finite; only reading all of them shows it.
     if (not read.labels_only and normed.dtype == torch.float16) or read.normalised or collected.logits is not None:
         keep = collected.keeper(members, variants, len(steps.columns))
         normaliser, best = (x.cpu().view(by_variant) for x in read_out(kernel, normed, keep))
@@ -382,8 +382,10 @@ def _read_answers(
     values: Float[Tensor, "variant step"],
     count: int,
 ) -> tuple[Float[Tensor, "variant column"], Int[Tensor, "variant column"]]:
-    """``read_out`` as far as it takes to compare answers: ``count`` columns, which all answers of a prompt share, keep
-    a normaliser of 0, and their greedy token is known where it begins an answer.
+    """As much of ``read_out`` as a comparison of answers needs.
+
+    The first ``count`` columns are shared by all answers of a prompt, so they keep a normaliser of 0, and their greedy
+    token is only determined if it begins an answer.
     """
     normaliser = torch.zeros(normed.shape[:2], dtype=torch.float32)
     best = torch.full(normed.shape[:2], UNREAD, dtype=torch.long)

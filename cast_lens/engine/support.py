@@ -1,6 +1,7 @@
-"""What the fast path knows. Anything else is noticed here and takes the plain route; never a wrong answer.
+"""Which models the fast path reproduces. All others are recognised here and take the plain route.
 
-Modules of a ``HookedTransformer`` are looked at by files that TransformerLens 4, which has none, never imports.
+The checks of a ``HookedTransformer`` are in ``hooked_support``. It is never imported under TransformerLens 4, which has
+no such class.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def unsupported(model: object) -> str | None:
     hooks that are attached right now: the fast path fires no hooks.
     """
     if isinstance(model, HookedDecoder):
-        # First, for with hooks in place nothing can be learned about the model.
+        # Checked first: a model cannot be probed while hooks are attached.
         tampered = _tampered(model)
         found = _probed(model) if tampered is None else tampered
         return found if isinstance(found, str) else None
@@ -33,7 +34,7 @@ def unsupported(model: object) -> str | None:
 
 
 def row_model(model: HookedTransformer) -> RowModel:
-    """A model's functions of rows; for one of which ``unsupported`` knows no reason against it."""
+    """A model as functions of rows. Call it only for models that ``unsupported`` accepts."""
     if not isinstance(model, HookedDecoder):
         from .hooked import hooked_rows
 
@@ -47,7 +48,7 @@ _known: weakref.WeakKeyDictionary[HookedDecoder, HuggingFaceRows | str] = weakre
 
 
 def _probed(model: HookedDecoder) -> HuggingFaceRows | str:
-    """A decoder's functions of rows, or the reason why there are none: looked for once."""
+    """A decoder as functions of rows, or the reason why that is impossible; each model is probed once."""
     if model not in _known:
         try:
             _known[model] = probe(model)
@@ -57,11 +58,11 @@ def _probed(model: HookedDecoder) -> HuggingFaceRows | str:
 
 
 def _tampered(model: HookedTransformer) -> str | None:
-    """Hooks, of TransformerLens or of PyTorch, and methods that were replaced on an instance."""
+    """Names hooks (of TransformerLens or PyTorch) and ``forward`` methods that were replaced on an instance."""
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             return f"hooks are attached ({name or 'the model'})"
-        # accelerate brings the weights of a module to where they are used; that changes no number.
+        # accelerate only moves a module's weights to the device where they are used, which changes no number.
         if "forward" in vars(module) and not hasattr(module, "_hf_hook"):
             return f"{name or 'the model'} has a forward of its own"
     return None

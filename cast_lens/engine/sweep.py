@@ -32,10 +32,10 @@ MEANS = ("gold_logprob", "gold_margin")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
-    """The grid and what came out of it.
+    """The results of a sweep.
 
     Attributes:
-        scores: per prompt and cell; variant 0 is the unsteered model.
+        scores: scores per prompt and cell; variant 0 is the unsteered model.
     """
 
     scores: Scores
@@ -61,10 +61,10 @@ class Sweep:
     def to_frame(self, *, source: str = "") -> pd.DataFrame:
         """One row per cell, as ``plots.plot_sweep`` takes it.
 
-        Columns: ``source`` (a label of yours), ``kind`` (name of the direction), ``layer, strength, operator,
-        position, n`` (samples), ``overflowed`` (of them, those whose logits were NaN or infinite), the means over the
-        others of ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``, and Wilson intervals of the
-        shares (``first_match_low`` and so on). The unsteered model is the row of kind ``unsteered`` and layer -1.
+        Columns: ``source`` (your label), ``kind`` (name of the direction), ``layer, strength, operator, position, n``
+        (samples), ``overflowed`` (how many samples have NaN or infinite logits), the means over the other samples of
+        ``first_match, first_valid, choice_correct, gold_logprob, gold_margin``, and Wilson intervals of the shares
+        (``first_match_low`` and so on). The unsteered model has kind ``unsteered`` and layer -1.
         """
         import pandas as pd
 
@@ -121,9 +121,10 @@ def sweep(
 
     Args:
         model: the model that the vectors were taken from.
-        prompts: with gold and admissible answers (``Prompt``), for anything but logits.
+        prompts: ``Prompt`` objects with gold and admissible answers; logits alone need neither.
         directions: one vector, several (each named by its task), or a mapping of names to vectors and placebos.
-        layers, strengths: block indices (None: all that every vector holds), and finite factors.
+        layers: block indices; None for all layers that every vector has.
+        strengths: finite factors.
         operator, position: see ``Intervention``; position ``all`` shares only the layers below the steered one.
         chat: use the model's chat template.
         keep_logits: keep full-vocabulary logits (memory: cells × prompts × vocabulary × 4 bytes).

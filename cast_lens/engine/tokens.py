@@ -1,4 +1,4 @@
-"""From prompts to tokens: the tokenizer's prefix once, answers as they follow the prompt, chat templates, limits."""
+"""Tokenises prompts and answers, with the tokenizer's prefix, chat templates and checks of the context length."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..tasks.types import Prompt
 from .layout import TokenPrompt
 
 PromptLike = Prompt | str | TokenPrompt
-# One prompt, or several.
+# One prompt or several.
 Prompts = PromptLike | Sequence[PromptLike]
 
 
 def as_prompts(prompts: Prompts) -> list[PromptLike]:
-    """A list of prompts, whether one is given (a text is one, not its characters) or several.
+    """A list of prompts, from a single prompt (such as a text) or several.
 
     Raises:
-        ValueError: no prompts; something among them that is not a prompt, by its index.
+        ValueError: if there are no prompts, or one of them (named by its index) is not a prompt.
     """
     if isinstance(prompts, PromptLike):
         return [prompts]
@@ -39,25 +39,25 @@ def as_prompts(prompts: Prompts) -> list[PromptLike]:
 def tokenise(model: HookedTransformer, prompts: Prompts, *, chat: bool = False, room: int = 0) -> list[TokenPrompt]:
     """Tokenise prompts and their admissible answers.
 
-    They begin with what the model's tokenizer puts in front itself: BOS (``cfg.default_prepend_bos``), a language,
-    ``[CLS]``. Prompts are data: a control token that a text spells is read as text (with a warning where the text
-    was not made from a task). An answer is tokenised as part of prompt + blank + answer, with ``chat`` as the
-    template joins them, so that its first token is the one that the model would write.
+    Tokens begin with the prefix that the model's tokenizer adds: BOS (``cfg.default_prepend_bos``), a language token or
+    ``[CLS]``. Prompts are data: a control token that is spelled out in a text is read as text, with a warning if the
+    text does not come from a task. An answer is tokenised together with its prompt, joined by a blank (or, with
+    ``chat``, by the template), so that its first token is the one that the model would write.
 
-    Args:
-        model: its tokenizer and context length are used.
-        prompts: ``Prompt``, plain text (no answers), or ready ``TokenPrompt``.
-        chat: render demonstrations and query as turns of the model's chat template.
-        room: tokens to leave free after prompt and answer, for decoding.
-
-    Where the tokens of one admissible answer are the beginning of another's (``non`` and ``non-toxic``), the sum of
+    If the tokens of one admissible answer begin those of another (``non`` and ``non-toxic``), the sum of
     log-probabilities could only prefer the shorter one. All answers of such a prompt are scored with their end: the
     probability that one of ``answer_ends`` follows (``TokenPrompt.end``).
 
+    Args:
+        model: its tokenizer and context length are used.
+        prompts: ``Prompt`` objects, plain texts (without answers) or ``TokenPrompt`` objects.
+        chat: render demonstrations and query as turns of the model's chat template.
+        room: how many tokens to leave free after prompt and answer, for decoding.
+
     Raises:
-        ValueError: no prompts; an empty prompt; a prompt beyond the context (which one, by how much); an
-            answer that tokenises to nothing, or to the tokens of another; a token that the model has no embedding
-            for; ``chat`` without a chat template; a model without tokenizer.
+        ValueError: no prompts; an empty prompt; a prompt that exceeds the context (the message says which one and by
+            how much); an answer without tokens, or with the tokens of another answer; a token without an embedding in
+            the model; ``chat`` without a chat template; a model without a tokenizer.
     """
     ready = [
         prompt if isinstance(prompt, TokenPrompt) else _tokenise(model, prompt, index, chat)
@@ -98,7 +98,7 @@ def _check(model: HookedTransformer, prompt: TokenPrompt, name: str, room: int) 
 
 
 def _with_end(model: HookedTransformer, prompt: TokenPrompt) -> TokenPrompt:
-    """The prompt with the tokens that end an answer, where an answer is the beginning of another."""
+    """The prompt; with the tokens that end an answer, if one answer begins another."""
     answers = sorted(prompt.answers)
     nested = any(longer[: len(shorter)] == shorter for shorter, longer in pairwise(answers))
     if not nested or prompt.end:
@@ -113,8 +113,10 @@ def _with_end(model: HookedTransformer, prompt: TokenPrompt) -> TokenPrompt:
 
 
 def end_tokens(model: HookedTransformer) -> frozenset[int]:
-    """Tokens that end a text, whoever decodes it: the tokenizer's end of text, every ``eos_token_id`` of the
-    checkpoint's generation config, and what the chat template writes after an assistant's turn.
+    """Tokens at which decoding stops.
+
+    These are the tokenizer's end-of-text token, every ``eos_token_id`` of the checkpoint's generation config, and the
+    token that the chat template writes after an assistant's turn.
     """
     tokenizer: Any = model.tokenizer
     generation = getattr(model, "generation_config", None)
@@ -126,8 +128,10 @@ def end_tokens(model: HookedTransformer) -> frozenset[int]:
 
 
 def answer_ends(model: HookedTransformer) -> tuple[int, ...]:
-    """Tokens any of which ends an answer where it is scored with its end: ``end_tokens``, and every token of the
-    vocabulary whose text is a line end, at most after blanks. Empty for a model without tokenizer.
+    """Tokens that end an answer which is scored with its end.
+
+    These are ``end_tokens`` and every token whose text starts with a line end, after any blanks. Empty for a model
+    without a tokenizer.
     """
     tokenizer: Any = model.tokenizer
     if tokenizer is None:
@@ -145,7 +149,7 @@ def _line_ends(tokenizer: Any, count: int) -> tuple[int, ...]:
 def longest_prompt(
     model: HookedTransformer, prompts: str | Prompt | Sequence[Prompt | str], *, chat: bool = False
 ) -> int:
-    """Tokens that the longest of the prompts takes with its longest answer.
+    """How many tokens the longest prompt has, together with its longest answer.
 
     Raises:
         ValueError: an empty prompt; ``chat`` without a chat template; a model without tokenizer.
@@ -201,6 +205,6 @@ def _continuation(
     joint = tuple(prefix + encode(text + answer))
     if joint[: len(tokens)] == tokens:
         return joint[len(tokens) :]
-    # The tokenizer merges across the border (languages without blanks): what decoding could write is the
-    # answer alone.
+    # The tokenizer merges across the border (languages without blanks), so decoding would write the answer's own
+    # tokens.
     return tuple(encode(answer))
