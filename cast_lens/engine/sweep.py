@@ -123,8 +123,7 @@ def sweep(
         model: the model that the vectors were taken from.
         prompts: ``Prompt`` objects with gold and admissible answers; logits alone need neither.
         directions: one vector, several (each named by its task), or a mapping of names to vectors and placebos.
-        layers: block indices; None for all layers that every vector has.
-        strengths: finite factors.
+        layers, strengths: block indices (None for all layers that every vector has), and finite factors.
         operator, position: see ``Intervention``; position ``all`` shares only the layers below the steered one.
         chat: use the model's chat template.
         keep_logits: keep full-vocabulary logits (memory: cells × prompts × vocabulary × 4 bytes).

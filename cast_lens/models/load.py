@@ -195,18 +195,24 @@ def load_model(
     found = _read(name, reading, place)
     if _implementation(found.hf_model, found.implementation) == "transformers":
         return _finish(_adopted(found.hf_model, found.label), found.tokenizer, chat_arguments)
-    precision, given = reading.dtype or automatic_dtype(found.hf_model, place), isinstance(name, PreTrainedModel)
+    model = _converted(found, reading.dtype, place, given=isinstance(name, PreTrainedModel))
+    return _finish(model, found.tokenizer, chat_arguments)
+
+
+def _converted(found: _Found, dtype: torch.dtype | None, place: torch.device, *, given: bool) -> HookedTransformer:
+    """The model as a ``HookedTransformer`` whose logits were compared; a model that was given is copied."""
+    precision = dtype or automatic_dtype(found.hf_model, place)
     model = convert(found.hf_model, name=found.label, dtype=precision, device=place, copy=given)
     verify_logits(model, found.hf_model, probe_ids(found.hf_model, found.tokenizer))
     record_checkpoint(model, found.hf_model)
     # Its end-of-text tokens end an answer; see engine.tokens.end_tokens.
     vars(model)["generation_config"] = copy.deepcopy(getattr(found.hf_model, "generation_config", None))
-    return _finish(model, found.tokenizer, chat_arguments)
+    return model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """What ``name`` stood for: transformers' model, its tokenizer, what to call it, and whose modules are to run it."""
+    """What ``name`` refers to: transformers' model, its tokenizer, its label, and whose modules run it."""
 
     hf_model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None

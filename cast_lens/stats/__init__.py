@@ -1,11 +1,11 @@
-"""Evidence: intervals, tests and measures over per-example outcomes. Numbers in, numbers or tidy frames out.
+"""Intervals, tests and measures of per-example outcomes. Functions take numbers and return numbers or tidy frames.
 
-- intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster; score intervals where
-  outcomes are 0 and 1), ``paired_proportions`` (Tango's score interval, exact for few examples),
-  ``proportion_interval`` (Wilson), ``t_interval`` (Student, for a few units); each an ``Estimate``;
+- intervals: ``mean_interval``, ``paired_difference`` (BCa bootstrap, by example or by cluster; score intervals for
+  outcomes of 0 and 1), ``paired_proportions`` (Tango's score interval, exact for few examples),
+  ``proportion_interval`` (Wilson), ``t_interval`` (Student, for a few units); each returns an ``Estimate``;
 - tests: ``mcnemar_mid_p``, ``mcnemar_exact``, ``paired_permutation_test``, ``correlation_test``, ``cosine_test``,
   ``common_direction_test``, ``placebo_test`` (rank among placebos), ``stratified_placebo_test`` (the same over several
-  sources), and ``adjust_p_values`` over a table of them;
+  sources), and ``adjust_p_values`` for a table of tests;
 - planning: ``mcnemar_power``, ``minimal_detectable_effect``;
 - transfer: ``gain_split`` (format against choice), ``relative_boost``, ``recovered_fraction``,
   ``negative_transfer_rate``;
@@ -13,7 +13,7 @@
 - dose and response: ``steerability``, ``steerability_summary``;
 - association: ``spearman``, ``auroc``, ``silhouette``.
 
-Generators are local and seeded by argument. Nothing here knows of models, tasks or vectors.
+Random generators are local and seeded by argument. Nothing here depends on models, tasks or vectors.
 """
 
 from .association import auroc, correlation_test, silhouette, spearman

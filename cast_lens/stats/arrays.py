@@ -1,4 +1,4 @@
-"""Checks on what goes in: one number per example, the same examples on both sides."""
+"""Checks of arguments: one number per example, and the same examples on both sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def as_values(name: str, values: ArrayLike) -> Float[np.ndarray, " example"]:
     """The values as float64, one per example.
 
     Raises:
-        ValueError: when they are empty, not one-dimensional or not finite.
+        ValueError: if they are empty, not one-dimensional or not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
@@ -25,10 +25,10 @@ def as_values(name: str, values: ArrayLike) -> Float[np.ndarray, " example"]:
 
 
 def as_pair(**sides: ArrayLike) -> tuple[Float[np.ndarray, " example"], ...]:
-    """Several columns over the same examples, in the order given.
+    """Several columns over the same examples, in the given order.
 
     Raises:
-        ValueError: as ``as_values``, or when their lengths differ.
+        ValueError: see ``as_values``; if their lengths differ.
     """
     arrays = tuple(as_values(name, values) for name, values in sides.items())
     if len({array.size for array in arrays}) > 1:
@@ -40,10 +40,10 @@ def as_pair(**sides: ArrayLike) -> tuple[Float[np.ndarray, " example"], ...]:
 def as_known_pair(
     **sides: ArrayLike,
 ) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"], Bool[np.ndarray, " example"]]:
-    """Two columns where both are known, and which examples those are; an unknown outcome is NaN.
+    """Two columns restricted to the examples that are known (not NaN) in both, and a mask of these examples.
 
     Raises:
-        ValueError: on columns of different lengths, infinite values, or no example that is known on both sides.
+        ValueError: if lengths differ, values are infinite, or no example is known on both sides.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in sides.values()]
     if any(array.ndim != 1 for array in arrays) or len({array.size for array in arrays}) > 1:
@@ -56,10 +56,10 @@ def as_known_pair(
 
 
 def as_outcomes(**sides: ArrayLike) -> tuple[Bool[np.ndarray, " example"], ...]:
-    """As ``as_pair``, for right or wrong.
+    """Like ``as_pair``, for outcomes of 0 and 1.
 
     Raises:
-        ValueError: as ``as_pair``, or when a value is neither 0 nor 1.
+        ValueError: see ``as_pair``; if a value is neither 0 nor 1.
     """
     arrays = as_pair(**sides)
     for name, array in zip(sides, arrays, strict=True):
@@ -69,10 +69,10 @@ def as_outcomes(**sides: ArrayLike) -> tuple[Bool[np.ndarray, " example"], ...]:
 
 
 def cluster_codes(clusters: ArrayLike | None, n: int) -> Int[np.ndarray, " example"]:
-    """Which resampling unit each example belongs to, 0-based; its own when there are no clusters.
+    """Index of the resampling unit of each example, from 0; without clusters, every example is a unit.
 
     Raises:
-        ValueError: when there is not one cluster label per example.
+        ValueError: unless there is one cluster label per example.
     """
     if clusters is None:
         return np.arange(n)
@@ -86,7 +86,7 @@ def check_share(name: str, value: float) -> None:
     """Refuse a confidence, level or power outside (0, 1).
 
     Raises:
-        ValueError: when it is.
+        ValueError: if the value is outside (0, 1).
     """
     if not 0 < value < 1:
         raise ValueError(f"{name}={value} must lie between 0 and 1")

@@ -1,7 +1,7 @@
 """Association: correlation and its test, area under the ROC curve, silhouette.
 
-The numbers are scipy's and scikit-learn's; what is added is what they leave to the caller: NaN (or 0) instead of a
-warning or an error where a measure is not defined.
+The numbers are those of scipy and scikit-learn. Where a measure is not defined, these functions return NaN (or 0)
+instead of a warning or an error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .significance import BATCH, HypothesisTest
 
 
 def spearman(x: Float[np.ndarray, " cell"], y: Float[np.ndarray, " cell"], *, least: int = 3) -> float:
-    """Spearman's rank correlation; NaN for fewer than ``least`` cells or where a column does not vary."""
+    """Spearman's rank correlation; NaN for fewer than ``least`` cells, or if a column does not vary."""
     if x.size < least or not np.ptp(x) or not np.ptp(y):
         return float("nan")
     return float(spearmanr(x, y).statistic)
 
 
 def auroc(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -> float:
-    """Chance that a pair which does not lose has a higher score than one which does.
+    """Probability that a pair which does not lose has a higher score than a pair which does.
 
-    Ties count half; NaN unless there are pairs of both kinds.
+    Ties count half. NaN unless there are pairs of both kinds.
     """
     if lost.all() or not lost.any():
         return float("nan")
@@ -39,7 +39,7 @@ def auroc(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -
 def silhouette(distances: Float[np.ndarray, "row row"], labels: Int[np.ndarray, " row"]) -> float:
     """Mean silhouette (Rousseeuw 1987) from distances.
 
-    Rows alone in their cluster count 0. A single cluster, or one cluster per row, gives 0.
+    A row that is alone in its cluster counts as 0. The result is 0 for a single cluster, or one cluster per row.
     """
     member = labels[:, None] == np.unique(labels)
     rows, clusters = member.shape
@@ -63,12 +63,12 @@ def correlation_test(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> HypothesisTest:
-    """Correlation of two columns, tested by exchanging which y goes with which x.
+    """Correlation of two columns, tested by permuting y.
 
-    Rows must be independent of each other: the cells of a source x target matrix are not.
+    Rows must be independent of each other; the cells of a source × target matrix are not.
 
     Raises:
-        ValueError: on columns of different lengths, fewer than 3 rows, or one that does not vary.
+        ValueError: if lengths differ, there are fewer than 3 rows, or a column does not vary.
     """
     left, right = as_pair(x=x, y=y)
     if left.size < 3 or not np.ptp(left) or not np.ptp(right):

@@ -1,9 +1,9 @@
 """Bootstrap intervals: bias-corrected and accelerated (BCa, Efron 1987).
 
-Every statistic here is a smooth function of column means, so one routine handles them all. Resampling goes by
-example, or by cluster where examples are not independent: outcomes of one example under several seeds, or of
-several examples under one seed's demonstrations. With fewer than about 10 clusters any such interval is too
-narrow. Outcomes of 0 and 1 get score intervals instead (``intervals``), because resampling fails near 0 and 1.
+Every statistic here is a smooth function of column means, so one routine handles them all. Examples are resampled, or
+whole clusters if examples are not independent: outcomes of one example under several seeds, or of several examples
+under the same demonstrations. With fewer than about 10 clusters such an interval is too narrow. Outcomes of 0 and 1 get
+score intervals instead (see ``intervals``), because resampling fails near 0 and 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .intervals import Estimate, clustered_share, difference_interval
 Statistic = Callable[[Float[np.ndarray, "*stack column"]], Float[np.ndarray, "*stack part"]]
 
 BATCH = 4_000_000
-"""Numbers drawn at a time, so that a bootstrap of many examples holds about 32 MB."""
+"""How many numbers are drawn at once, so that a bootstrap of many examples takes about 32 MB."""
 
 
 def mean_interval(
@@ -36,22 +36,22 @@ def mean_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Mean of per-example values: BCa bootstrap, or Wilson's score interval where all of them are 0 or 1.
+    """Mean of per-example values with a BCa bootstrap interval, or Wilson's score interval if all are 0 or 1.
 
     Args:
-        values: one per example. NaN means unknown: left out and counted in ``excluded``.
+        values: one per example. NaN means unknown; such examples are left out and counted in ``excluded``.
         shares: whether values that are all 0 or 1 are outcomes; False for measurements, which may all be 0 by chance.
-        clusters: label of the resampling unit of each example; every example is its own when None.
-        n_bootstrap: replicates.
-        seed: of the replicates.
-        confidence: of the interval.
+        clusters: label of the resampling unit of each example; None if every example is its own unit.
+        n_bootstrap: number of replicates.
+        seed: seed of the replicates.
+        confidence: confidence level of the interval.
 
     Returns:
-        The estimate. Values that are all equal, and not 0 or 1, have no interval (NaN): nothing in them shows how
-        much others would differ.
+        The estimate. If all values are equal, and neither 0 nor 1, the interval is NaN, because they do not show how
+        much other values would differ.
 
     Raises:
-        ValueError: on values that are empty, infinite or all unknown, or labels that do not fit.
+        ValueError: if values are empty, infinite or all unknown, or labels do not fit.
 
     >>> found = mean_interval([1, 1, 1, 0])
     >>> round(found.value, 2), round(found.low, 2), round(found.high, 2)
@@ -83,23 +83,23 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ``treated - baseline`` over the same examples.
 
-    Outcomes of 0 and 1 get the score interval of ``paired_proportions``; any other numbers the BCa bootstrap. For
-    averages of outcomes (shares) call ``paired_proportions`` itself.
+    Outcomes of 0 and 1 get the score interval of ``paired_proportions``, other numbers a BCa bootstrap interval. For
+    averages of outcomes (shares), call ``paired_proportions`` itself.
 
     Args:
         baseline: outcome of each example without the treatment (0 and 1, booleans, or any number; NaN is unknown).
-        treated: outcome of the same examples, in the same order, with it.
-        clusters: label of the resampling unit of each example; every example is its own when None.
-        n_bootstrap: replicates.
-        seed: of the replicates.
-        confidence: of the interval.
+        treated: outcome of the same examples, in the same order, with the treatment.
+        clusters: label of the resampling unit of each example; None if every example is its own unit.
+        n_bootstrap: number of replicates.
+        seed: seed of the replicates.
+        confidence: confidence level of the interval.
 
     Returns:
-        The estimate; pairs with an unknown outcome are left out and counted in ``excluded``. Numbers whose
-        differences are all equal have no interval (NaN).
+        The estimate; pairs with an unknown outcome are left out and counted in ``excluded``. If all differences are
+        equal, the interval is NaN.
 
     Raises:
-        ValueError: on columns of different lengths, or as ``mean_interval``.
+        ValueError: see ``mean_interval``; if the columns have different lengths.
     """
     before, after, known = as_known_pair(baseline=baseline, treated=treated)
     labels = None if clusters is None else np.asarray(clusters)[known]
@@ -120,21 +120,21 @@ def bootstrap_means(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[Estimate]:
-    """BCa intervals for functions of column means, all columns redrawn together (paired).
+    """BCa intervals for functions of column means; all columns are resampled together (paired).
 
     Args:
         columns: [example, column].
-        statistic: from means [..., column] to results [..., part].
+        statistic: maps means [..., column] to results [..., part].
         clusters: label of the resampling unit of each example, or None.
-        n_bootstrap: replicates.
-        seed: of the replicates.
-        confidence: of the intervals.
+        n_bootstrap: number of replicates.
+        seed: seed of the replicates.
+        confidence: confidence level of the intervals.
 
     Returns:
-        One estimate per part; a part without spread has no interval (NaN).
+        One estimate per part; a part without spread has a NaN interval.
 
     Raises:
-        ValueError: on labels that do not fit, fewer than 2 replicates or a confidence outside (0, 1).
+        ValueError: if labels do not fit, there are fewer than 2 replicates, or the confidence is outside (0, 1).
     """
     check_share("confidence", confidence)
     if n_bootstrap < 2:
@@ -184,7 +184,7 @@ def _bca(
             batch=max(1, BATCH // sums.size),
             confidence_level=confidence,
             method="BCa",
-            # The newer name ``rng`` is unknown to scipy before 1.15; later versions take both.
+            # scipy before 1.15 does not know the newer name ``rng``; later versions accept both.
             random_state=np.random.default_rng(seed),
         )
         tails = [(1 - confidence) / 2, (1 + confidence) / 2]

@@ -1,14 +1,14 @@
-"""What an interval is; Student's for few units, and score intervals for right and wrong.
+"""Estimates with intervals: Student's for few units, and score intervals for right and wrong answers.
 
-Score intervals hold for one share (Wilson) and for the difference of two shares of the same examples. The bootstrap
-fails there near 0 and 1: where no example changed it has no spread to resample. The difference of paired shares has
-Tango's score interval (Statistics in Medicine 17, 1998), and up to ``EXACT`` examples the exact unconditional interval
-that inverts the same statistic (Agresti and Min, Biometrics 57, 2001; 10 to 40 ms for each new table). Both keep a
-sensible width when nothing changed: 0 of 16 allows changes of 20 points, 0 of 200 of 2.
+There are score intervals for one share (Wilson) and for the difference of two shares of the same examples. The
+bootstrap fails for shares near 0 and 1: if no example changed, it has no spread to resample. The difference of paired
+shares gets Tango's score interval (Statistics in Medicine 17, 1998), and up to ``EXACT`` examples the exact
+unconditional interval that inverts the same statistic (Agresti and Min, Biometrics 57, 2001; 10 to 40 ms per new
+table). Both keep a sensible width if nothing changed: 0 of 16 is compatible with changes of 20 points, 0 of 200 with 2.
 
-Examples that are not independent (one query under several seeds or several sources) count through their *effective*
-number: the number of independent examples whose mean would vary as much as the mean over clusters does. It is
-between the number of clusters, which is what it is when nothing changed, and the number of outcomes.
+Examples that are not independent (one query under several seeds or several sources) count by their *effective* number:
+the number of independent examples whose mean would vary as much as the mean over clusters does. It is between the
+number of clusters (if nothing changed) and the number of outcomes.
 
 ``docs/intervals.md`` has the measured coverage; ``benchmarks/intervals.py`` measures it.
 """
@@ -36,12 +36,12 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        low: lower end of the interval; NaN where the data say nothing about its width (a single unit, or numbers
-            without any spread). No interval has zero width.
-        high: upper end.
-        n: examples behind it.
-        units: independent units among them (clusters, or the examples themselves).
-        excluded: further examples that were given and left out because their outcome is unknown (NaN).
+        low: lower end of the interval; NaN if the data do not determine its width (a single unit, or numbers without
+            any spread). No interval has zero width.
+        high: upper end of the interval.
+        n: number of examples.
+        units: number of independent units (clusters, or the examples themselves).
+        excluded: how many further examples were left out because their outcome is unknown (NaN).
     """
 
     value: float
@@ -53,17 +53,17 @@ class Estimate:
 
 
 def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Mean of a few independent values with Student's interval: for 2 to about 10 units, where a bootstrap interval
-    would be too narrow.
+    """Mean of a few independent values with Student's interval.
 
-    It is right for values that are roughly normal; take logarithms first where they spread over orders of magnitude.
+    Use it for 2 to about 10 units, where a bootstrap interval would be too narrow, and for roughly normal values; take
+    logarithms first if they span orders of magnitude.
 
     Args:
-        values: one per unit; a single value, or values that are all equal, have no interval (NaN).
-        confidence: of the interval.
+        values: one per unit; the interval of a single value, or of equal values, is NaN.
+        confidence: confidence level of the interval.
 
     Raises:
-        ValueError: on values that are empty or not finite, or a confidence outside (0, 1).
+        ValueError: if values are empty or not finite, or the confidence is outside (0, 1).
     """
     check_share("confidence", confidence)
     column = as_values("values", values)
@@ -75,12 +75,12 @@ def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
 
 
 def proportion_interval(successes: float, n: float, *, confidence: float = 0.95) -> Estimate:
-    """A share with Wilson's score interval (through statsmodels); sound at 0 %, at 100 % and for small n.
+    """A share with Wilson's score interval (from statsmodels), which is valid at 0 %, at 100 % and for small n.
 
     Args:
-        successes: how many; a fraction where ``n`` is an effective number of examples.
-        n: of how many.
-        confidence: of the interval.
+        successes: how many successes; a fraction if ``n`` is an effective number of examples.
+        n: how many examples.
+        confidence: confidence level of the interval.
 
     Raises:
         ValueError: unless ``0 <= successes <= n`` and ``n >= 1``.
@@ -93,13 +93,13 @@ def proportion_interval(successes: float, n: float, *, confidence: float = 0.95)
 
 
 EXACT = 64
-"""Most examples for which every interval is exact; Tango's is good above, unless nearly all answers change alike."""
+"""Up to this many examples every interval is exact. Above, Tango's is good unless nearly all answers change alike."""
 ALIKE, MOST = 4, 256
-"""Where all but ``ALIKE`` answers are gained (or all but so many lost), up to ``MOST`` examples are exact, too."""
+"""If all but ``ALIKE`` answers are gained (or lost), intervals are exact up to ``MOST`` examples."""
 NUISANCE = 30
-"""Shares of lost answers among which the least favourable one is sought."""
+"""Shares of lost answers among which the least favourable one is searched."""
 STEPS = 10
-"""Differences around the end of Tango's interval that are tried before an exact end is refined by halving."""
+"""Differences around the end of Tango's interval that are tried before bisection refines an exact end."""
 TIES = 1e-9
 
 
@@ -108,21 +108,21 @@ def paired_proportions(
 ) -> Estimate:
     """Difference ``treated - baseline`` of two shares of the same examples, with a score interval.
 
-    The interval is exact for up to ``EXACT`` independent examples, Tango's above, and Tango's at the effective number
-    of examples where they are clustered or averaged; see the top of this file.
+    The interval is exact for up to ``EXACT`` independent examples and Tango's above. For clustered or averaged outcomes
+    it is Tango's at the effective number of examples; see the module docstring.
 
     Args:
         baseline: outcome of each example without the treatment: 0 or 1, or an average of such outcomes (over seeds).
-        treated: outcome of the same examples, in the same order, with it.
-        clusters: label of the independent unit of each example; every example is its own when None.
-        confidence: of the interval.
+        treated: outcome of the same examples, in the same order, with the treatment.
+        clusters: label of the independent unit of each example; None if every example is its own unit.
+        confidence: confidence level of the interval.
 
     Returns:
-        The estimate; examples that are NaN on either side are left out and counted in ``excluded``. A single cluster
-        has no interval (NaN).
+        The estimate; examples that are NaN on either side are left out and counted in ``excluded``. The interval of a
+        single cluster is NaN.
 
     Raises:
-        ValueError: on columns of different lengths, without a known pair, or outside [0, 1].
+        ValueError: if lengths differ, no pair is known, or values are outside [0, 1].
     """
     check_share("confidence", confidence)
     before, after, known = as_known_pair(baseline=baseline, treated=treated)
@@ -149,7 +149,7 @@ def difference_interval(
     if units == 1 and differences.size > 1:
         low, high = np.nan, np.nan
     elif np.ptp(sizes) == 0 and np.abs(means - np.rint(means)).max() < TIES:
-        # Each unit gained, lost or stayed as a whole: it is one example.
+        # Each unit was gained, lost or unchanged as a whole, so it counts as one example.
         low, high = _whole(int((means > 0.5).sum()), int((means < -0.5).sum()), units, confidence)
     else:
         n = effective_n(differences, codes, confidence)
@@ -175,20 +175,20 @@ def _effective(
     confidence: float,
     parts: int = 1,
 ) -> float:
-    """Independent examples of a given variance whose mean would vary as much as the mean over clusters does.
+    """Number of independent examples of a given variance whose mean would vary as much as the mean over clusters does.
 
     Args:
-        deviations: of each example from the mean.
+        deviations: deviation of each example from the mean.
         codes: cluster of each example.
-        variance: of one outcome.
-        confidence: of the interval; the number shrinks by how much Student's quantile exceeds the normal one, because
-            the spread between few clusters is itself uncertain (Korn and Graubard 1998).
-        parts: outcomes behind each example, where examples are averages.
+        variance: variance of one outcome.
+        confidence: confidence level of the interval. The result is reduced by the ratio of Student's quantile to the
+            normal one, because the spread between few clusters is itself uncertain (Korn and Graubard 1998).
+        parts: number of outcomes behind each example, if examples are averages.
     """
     units = int(codes.max()) + 1
     sizes = np.bincount(codes, minlength=units).astype(float)
     of_mean = float(np.square(np.bincount(codes, weights=deviations, minlength=units)).sum()) / deviations.size**2
-    # Kish's number for units of different size, which is that of the units where sizes are equal.
+    # Kish's number for units of different sizes; for equal sizes it is the number of units.
     least = float(sizes.sum() ** 2 / np.square(sizes).sum())
     if of_mean <= 0 or variance <= 0:
         return least
@@ -198,13 +198,13 @@ def _effective(
 
 
 def tango_interval(gained: float, lost: float, n: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Tango's score interval for a difference of paired shares: the differences that a score test keeps.
+    """Tango's score interval for a difference of paired shares: the differences that a score test does not reject.
 
     Args:
-        gained: examples wrong before and right after (a fraction for an effective number of examples).
-        lost: examples right before and wrong after.
-        n: examples in all.
-        confidence: of the interval.
+        gained: number of examples that were wrong before and are right after (a fraction for an effective number).
+        lost: number of examples that were right before and are wrong after.
+        n: number of all examples.
+        confidence: confidence level of the interval.
     """
     reach, value = float(norm.ppf((1 + confidence) / 2)), (gained - lost) / n
 
@@ -219,12 +219,14 @@ def tango_interval(gained: float, lost: float, n: float, *, confidence: float = 
 
 @lru_cache(maxsize=4096)
 def exact_interval(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact unconditional interval: the differences at which a table at least as far out has more than ``1 -
-    confidence`` chance under some share of changed examples.
+    """Exact unconditional interval for a difference of paired shares.
+
+    It contains the differences for which a table at least as extreme has a probability above ``1 - confidence`` under
+    some share of changed examples.
 
     Args:
         gained, lost, n: as in ``tango_interval``; the cost grows with the square of ``n``.
-        confidence: the least chance to cover the true difference, whatever it is.
+        confidence: least probability of covering the true difference, whatever it is.
     """
     up, down = (counts.ravel().astype(float) for counts in np.indices((n + 1, n + 1)))
     up, down = up[up + down <= n], down[up + down <= n]
@@ -234,7 +236,7 @@ def exact_interval(gained: int, lost: int, n: int, *, confidence: float = 0.95) 
         shares = np.linspace(max(0.0, -difference), (1 - difference) / 2, NUISANCE)[:, None]
         limit = abs(float(_score(np.array(gained), np.array(lost), n, difference))) - TIES
         far = np.abs(_score(up, down, n, difference)) >= limit
-        # Of the two sides of the sum the one with fewer tables.
+        # Sum over the side with fewer tables.
         fewer = ~far if 2 * far.sum() > far.size else far
         same = np.maximum(0.0, 1 - 2 * shares - difference)
         logs = xlogy(up[fewer], shares + difference) + xlogy(down[fewer], shares)
@@ -260,8 +262,10 @@ def paired_ratio(
     *,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Ratio ``after / before`` of two shares of right answers over the same examples, some of them right before, with
-    the score interval of Tang, Tang and Chan (Statistics in Medicine 22, 2003) at the effective number of examples.
+    """Ratio ``after / before`` of two shares of right answers over the same examples; ``before`` must not be 0.
+
+    The score interval is that of Tang, Tang and Chan (Statistics in Medicine 22, 2003) at the effective number of
+    examples.
     """
     codes = cluster_codes(clusters, before.size)
     units, ratio = int(codes.max()) + 1, float(after.mean() / before.mean())
@@ -281,7 +285,7 @@ def tang_interval(
     """Score interval for the ratio of paired shares ``(both + gained) / (both + lost)``; see ``paired_ratio``.
 
     Args:
-        both: examples right before and after; more than none of ``both + lost``.
+        both: number of examples that are right before and after; ``both + lost`` must be above 0.
         gained, lost, n, confidence: as in ``tango_interval``.
     """
     reach, value = float(norm.ppf((1 + confidence) / 2)), (both + gained) / (both + lost)
@@ -323,7 +327,7 @@ def _whole(gained: int, lost: int, n: int, confidence: float) -> tuple[float, fl
 def _score(
     gained: Float[np.ndarray, "*table"], lost: Float[np.ndarray, "*table"], n: float, difference: float
 ) -> Float[np.ndarray, "*table"]:
-    """Score statistic of the hypothesis that the difference is so large; the share of lost answers at its maximum."""
+    """Score statistic of a hypothetical difference, with the share of lost answers at its maximum-likelihood value."""
     b = (2 * n - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)
     share = (np.sqrt(np.maximum(b * b - 8 * n * c, 0.0)) - b) / (4 * n)

@@ -1,9 +1,9 @@
-"""Macro-F1, and what a treatment changes in it on the same examples: the mean over classes of each class's F1.
+"""Macro-F1 (the mean over classes of each class's F1), and how much a treatment changes it on the same examples.
 
 F1 of a class is ``2 hits / (predicted + gold)``. The classes are those that occur among the gold answers or the
-predictions of the examples at hand, as in scikit-learn; an answer that is no class counts as a miss. Macro-F1 is no
-mean over examples, so its interval comes from resampled examples (percentiles) and its test from exchanging the two
-predictions of an example at random.
+predictions, as in scikit-learn; an answer that is not a class counts as a miss. Macro-F1 is not a mean over examples,
+so its interval consists of percentiles over resampled examples, and its test swaps the two predictions of an example at
+random.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Weights = Float[np.ndarray, "replicate sample"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class F1Contrast:
-    """Macro-F1 with a treatment beside that without it.
+    """Macro-F1 with and without a treatment.
 
     Attributes:
-        value: with the treatment; the mean over its draws.
-        baseline: without.
+        value: macro-F1 with the treatment, averaged over its draws.
+        baseline: macro-F1 without it.
         gain: the difference; its interval is over examples.
-        p: two-sided, of exchanging the two predictions of each example.
+        p: two-sided p-value of the test that swaps the two predictions of each example.
         resampled: the gain in each replicate, for means over several contrasts of the same examples.
     """
 
@@ -41,7 +41,7 @@ class F1Contrast:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counted:
-    """Predictions of some examples as indicators: what is predicted, and whether it is right."""
+    """Predictions as indicators: which class is predicted, and whether it is right."""
 
     predicted: Float[np.ndarray, "sample label"]
     hits: Float[np.ndarray, "sample label"]
@@ -57,10 +57,10 @@ def macro_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
 
     Args:
         gold: the right class of each example.
-        predicted: the answer to each; any text.
+        predicted: the answer to each example; any text.
 
     Raises:
-        ValueError: no examples, or lists of different lengths.
+        ValueError: if there are no examples, or lengths differ.
 
     >>> macro_f1(["yes", "yes", "no", "no"], ["yes", "yes", "yes", "no"])
     0.733...
@@ -82,20 +82,20 @@ def macro_f1_contrast(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> F1Contrast:
-    """What a treatment changes in macro-F1.
+    """How much a treatment changes macro-F1.
 
     Args:
         gold: the right class of each example.
         baseline: the answers without the treatment.
         treated: the answers with it, one list per draw of the treatment (several seeds of a placebo); draws are
             averaged, and an example is resampled with all of them.
-        n_bootstrap: replicates of the intervals.
-        n_permutations: exchanges of the test.
-        seed: of both; contrasts of the same examples under one seed have the same replicates.
-        confidence: of the intervals.
+        n_bootstrap: number of replicates of the intervals.
+        n_permutations: number of random swaps of the test.
+        seed: seed of both; contrasts of the same examples with the same seed share their replicates.
+        confidence: confidence level of the intervals.
 
     Raises:
-        ValueError: no examples or no draw, lists of different lengths, or a confidence outside (0, 1).
+        ValueError: if there are no examples or no draw, lengths differ, or the confidence is outside (0, 1).
     """
     check_share("confidence", confidence)
     _check(gold, [baseline, *treated])
@@ -126,7 +126,7 @@ def macro_f1_contrast(
 def _exchanged(
     right: Float[np.ndarray, "sample label"], before: _Counted, after: _Counted, kept: Weights
 ) -> Float[np.ndarray, " replicate"]:
-    """The gain where the two predictions of the examples that are not kept change places."""
+    """The gain after swapping the two predictions of all examples that are not in ``kept``."""
     golds = np.broadcast_to(right.sum(axis=0), (len(kept), right.shape[1]))
     one, two = (_sums(kept, side) for side in (after, before))
     other, another = (_sums(1 - kept, side) for side in (after, before))
@@ -151,7 +151,7 @@ def _scores(
 
 
 def _estimate(values: Float[np.ndarray, " replicate"], n: int, confidence: float) -> Estimate:
-    """The first value with the percentiles of the others; no interval where they do not differ."""
+    """The first value with the percentiles of the others; the interval is NaN if they do not differ."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail])
     if not high > low:
@@ -160,7 +160,7 @@ def _estimate(values: Float[np.ndarray, " replicate"], n: int, confidence: float
 
 
 def _classes(gold: Sequence[str], answers: Sequence[Sequence[str]]) -> list[str]:
-    """Gold classes, and answers that somewhere stand for a class; an empty answer is none."""
+    """Gold classes and all answers that name a class; an empty answer does not."""
     return sorted({*gold, *(text for one in answers for text in one if text)})
 
 

@@ -1,11 +1,11 @@
-"""Tests of no effect, p-values that allow for how many tests there are, and what a comparison can detect.
+"""Tests of no effect, p-values corrected for multiple tests, and the power of comparisons.
 
-Permutation tests say in their docstring what is exchanged, because that is the hypothesis. Random permutations count
-the observed arrangement too, ``(1 + hits) / (1 + permutations)``, so that p is never 0 and false positives are as rare
-as it says. Where few examples allow it, all arrangements are enumerated. Where the terms are multiples of one unit
-(right minus wrong is -1, 0 or 1, an average over ten draws a multiple of a tenth) the exact distribution of the sum is
-computed: it has no floor of one over the number of permutations, which no correction over hundreds of tests survives,
-needs no seed, and costs less.
+The docstring of each permutation test says what is exchanged, because that is the null hypothesis. Random permutations
+include the observed arrangement, ``(1 + hits) / (1 + permutations)``, so that p is never 0 and the false-positive rate
+is what p says. With few examples all arrangements are enumerated. If the terms are multiples of a common unit (right
+minus wrong is -1, 0 or 1, an average over ten draws a multiple of a tenth), the exact distribution of the sum is
+computed. It needs no seed, costs less, and has no smallest p of one over the number of permutations, which no
+correction over hundreds of tests survives.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from scipy.stats import binom, permutation_test
 from .arrays import as_outcomes, as_pair, as_values, check_share, cluster_codes
 
 BATCH = 4_000_000
-"""Numbers permuted at a time, so that a test of many examples holds about 32 MB."""
+"""How many numbers are permuted at once, so that a test of many examples takes about 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class HypothesisTest:
-    """What a test found.
+    """The result of a test.
 
     Attributes:
         statistic: the observed value.
-        p: probability of one at least as extreme if the null holds; two-sided unless the test says otherwise.
-        n: examples behind it.
+        p: probability of a value at least as extreme under the null; two-sided unless the test says otherwise.
+        n: number of examples.
     """
 
     statistic: float
@@ -57,19 +57,19 @@ def paired_permutation_test(
 
     Args:
         baseline: outcome of each example without the treatment.
-        treated: outcome of the same examples with it.
-        clusters: examples with one label are exchanged together; every example on its own when None.
-        n_permutations: random exchanges. With few examples, and for outcomes that are multiples of one unit (right
-            or wrong, or averages of it), all of them are counted instead, exactly, and p has no floor.
-        seed: of the exchanges.
-        mid_p: count arrangements that tie with the observed one half, where all are counted: the mid-p value, which
-            is less conservative where few examples changed (``mcnemar_mid_p`` on plain outcomes).
+        treated: outcome of the same examples with the treatment.
+        clusters: examples with the same label are exchanged together; None to exchange each example on its own.
+        n_permutations: number of random exchanges. With few examples, and for outcomes that are multiples of a common
+            unit (right or wrong, or averages of it), all exchanges are counted exactly instead.
+        seed: seed of the exchanges.
+        mid_p: give the mid-p value if all exchanges are counted: arrangements that tie with the observed one count
+            half. It is less conservative if few examples changed (for plain outcomes see ``mcnemar_mid_p``).
 
     Returns:
         The mean difference as statistic.
 
     Raises:
-        ValueError: on columns of different lengths or that are empty or not finite.
+        ValueError: if columns differ in length, are empty or not finite.
     """
     before, after = as_pair(baseline=baseline, treated=treated)
     codes = cluster_codes(clusters, before.size)
@@ -84,23 +84,23 @@ def cosine_test(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> HypothesisTest:
-    """Does the mean difference of a task have a part along a direction that is given beforehand?
+    """Does the mean difference of a task have a component along a fixed direction?
 
-    The null: along the direction, the few-shot and the zero-shot side of a sample may be exchanged, so the
-    sign of each sample's projection is a coin flip. The direction counts as fixed (another task's steering
-    vector, say): the test says nothing on how well it was estimated itself, nor that the cosine is high.
+    The null: along the direction, the few-shot and the zero-shot side of a sample can be exchanged, so the sign of each
+    sample's projection is random. The direction is treated as fixed (another task's steering vector, for example): the
+    test does not account for how well it was estimated, and does not show that the cosine is high.
 
     Args:
-        direction: [d_model], made without these samples.
+        direction: [d_model], computed without these samples.
         differences: [sample, d_model].
-        n_permutations: random flips; all of them with few samples.
-        seed: of the flips.
+        n_permutations: number of random sign flips; with few samples all of them are counted.
+        seed: seed of the flips.
 
     Returns:
         The cosine between the direction and the mean difference as statistic.
 
     Raises:
-        ValueError: on different widths, or a direction or mean difference that is zero.
+        ValueError: if the widths differ, or the direction or the mean difference is zero.
     """
     along, rows = np.asarray(direction, dtype=np.float64), np.asarray(differences, dtype=np.float64)
     if along.ndim != 1 or rows.ndim != 2 or rows.shape[1] != along.size or not len(rows):
@@ -117,23 +117,23 @@ def common_direction_test(
     n_permutations: int = 9999,
     seed: int = 0,
 ) -> HypothesisTest:
-    """Do two tasks' differences share one direction, the shortfall of their cosine from 1 being noise?
+    """Do the differences of two tasks share one direction, so that their cosine is below 1 only because of noise?
 
-    The null: differences, each scaled to length 1, may be exchanged between the tasks. One-sided: p is small
-    when the cosine of the two means is lower than that of random regroupings. A large p does not prove
-    that they are the same.
+    The null: differences, each scaled to length 1, can be exchanged between the tasks. The test is one-sided: p is
+    small if the cosine of the two means is lower than for random regroupings. A large p does not prove that the
+    directions are the same.
 
     Args:
         left: differences of one task, [sample, d_model].
-        right: differences of the other.
-        n_permutations: random regroupings.
-        seed: of the regroupings.
+        right: differences of the other task.
+        n_permutations: number of random regroupings.
+        seed: seed of the regroupings.
 
     Returns:
         The cosine of the mean unit differences as statistic.
 
     Raises:
-        ValueError: on different widths, or a difference that is zero.
+        ValueError: if the widths differ, or a difference is zero.
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (left, right)]
     if any(side.ndim != 2 or not len(side) for side in sides) or sides[0].shape[1] != sides[1].shape[1]:
@@ -155,21 +155,20 @@ def common_direction_test(
 
 
 def placebo_test(observed: float, placebos: ArrayLike) -> HypothesisTest:
-    """Is an effect larger than those of its placebos? Its rank among them is the test.
+    """Is an effect larger than those of its placebos? The test is its rank among them.
 
-    The null: the treatment is one more draw from what the placebos were drawn from. One-sided: p is small when the
-    effect exceeds theirs. With m placebos p cannot fall below ``1 / (m + 1)``, so 19 are the least that can reach
-    5 %.
+    The null: the treatment is one more draw from the distribution of the placebos. The test is one-sided: p is small if
+    the effect exceeds theirs. With m placebos p cannot fall below ``1 / (m + 1)``, so 5 % needs at least 19 placebos.
 
     Args:
         observed: effect of the treatment.
         placebos: effect of each placebo, measured in the same way on the same examples.
 
     Returns:
-        The effect beyond the placebos' mean as statistic; ``n`` is the number of placebos.
+        The effect minus the placebos' mean as statistic; ``n`` is the number of placebos.
 
     Raises:
-        ValueError: on no placebos, or effects that are not finite.
+        ValueError: if there are no placebos, or effects are not finite.
     """
     effects, effect = as_values("placebos", placebos), as_values("observed", [observed])[0]
     # Means of the same outcomes in another order differ by rounding; a tie counts against the treatment.
@@ -178,7 +177,7 @@ def placebo_test(observed: float, placebos: ArrayLike) -> HypothesisTest:
 
 
 def _sign_flip_p(values: Float[np.ndarray, " unit"], n_permutations: int, seed: int, mid_p: bool = False) -> float:
-    """Two-sided p of the sum of values whose signs are coin flips."""
+    """Two-sided p of a sum whose terms have random signs."""
     if values.size < 2 or not values.any():
         return 1.0
     exact = exact_flip_p(values, mid_p=mid_p)
@@ -211,23 +210,23 @@ def _group_cosines(
     along = inside @ gram
     crossed = (along * outside).sum(axis=1)
     lengths = (along * inside).sum(axis=1) * ((outside @ gram) * outside).sum(axis=1)
-    # Sums that cancel exactly have no direction; counted as no agreement.
+    # Sums that cancel exactly have no direction and count as no agreement.
     return np.where(lengths > 0, crossed / np.sqrt(np.where(lengths > 0, lengths, 1.0)), 0.0)
 
 
-# Units tried: 1, 1/2, … Numbers without a common unit do not fall on so coarse a grid by accident.
+# Units 1, 1/2, … that are tried. Numbers without a common unit do not fall on such a coarse grid by accident.
 FINEST = 360
 ROUNDING = 1e-7
-# Steps of the convolution; 300 examples in units of 1/360 take a tenth of it.
+# Limit for the steps of the convolution; 300 examples in units of 1/360 take a tenth of it.
 MOST_STEPS = 300_000_000
 
 
 def exact_flip_p(values: Float[np.ndarray, " unit"], *, mid_p: bool = False) -> float | None:
-    """Two-sided p of the sum of values whose signs are coin flips; None when they are multiples of no common unit.
+    """Exact two-sided p of a sum whose terms have random signs; None if the terms have no common unit.
 
     Args:
-        values: finite; those that are 0 do not matter.
-        mid_p: count the chance of exactly the observed sum (and of its mirror image) half.
+        values: finite numbers; zeros do not matter.
+        mid_p: count the probability of exactly the observed sum (and of its mirror image) half.
     """
     steps = on_grid(values)
     if steps is None:
@@ -239,7 +238,7 @@ def exact_flip_p(values: Float[np.ndarray, " unit"], *, mid_p: bool = False) -> 
     total = int(sizes.sum())
     if sizes.size * total > MOST_STEPS:
         return None
-    # chances[s]: that the terms which keep a plus sign add up to s; the sum is then 2 s - total.
+    # chances[s] is the probability that the terms with a plus sign add up to s; the sum is then 2 s - total.
     chances, reached = np.zeros(total + 1), 0
     chances[0] = 1.0
     for size in sizes.tolist():
@@ -269,34 +268,34 @@ def grid_unit(values: Float[np.ndarray, " unit"]) -> int | None:
     return None
 
 
-# Exchanges summed at a time.
+# How many exchanges are summed at once.
 SUMMED_AT_ONCE = 200_000
 
 
 def stratified_placebo_test(
     observed: ArrayLike, placebos: Sequence[ArrayLike], *, n_permutations: int = 9999, seed: int = 0
 ) -> HypothesisTest:
-    """Does the mean effect over strata differ from what random draws in its place would give?
+    """Does the mean effect over strata differ from that of random draws in place of the treatment?
 
-    In every stratum (a source task, say) the treatment was applied once and its placebos were drawn at random. The
-    null: the treatment is one more such draw. Then each of them was as likely to be called the treatment, in every
-    stratum on its own; the p-value is the share of these relabellings whose mean is as far from its expectation.
+    In every stratum (a source task, for example) the treatment was applied once and its placebos were drawn at random.
+    The null: the treatment is one more such draw. Each draw of a stratum is then equally likely to be the treatment,
+    and the p-value is the share of these relabellings whose mean is at least as far from its expectation.
 
-    With S strata of m placebos p cannot fall below ``1 / (m + 1) ** S``. Strata count equally, whatever their number of
-    examples. The outcomes behind the effects may depend on each other within a stratum, as examples and targets do.
+    With S strata of m placebos p cannot fall below ``1 / (m + 1) ** S``. All strata have the same weight, whatever
+    their number of examples. Outcomes within a stratum need not be independent.
 
     Args:
         observed: effect of the treatment in each stratum.
-        placebos: for each stratum the effects of its random draws, measured in the same way.
-        n_permutations: random relabellings; where there are no more than that, all of them are enumerated, exactly.
-        seed: of the relabellings.
+        placebos: effects of the random draws of each stratum, measured in the same way.
+        n_permutations: number of random relabellings; if there are no more than that, all of them are enumerated.
+        seed: seed of the relabellings.
 
     Returns:
-        The mean over strata of the treatment's effect beyond its placebos' mean as statistic, and the two-sided p;
-        ``n`` is the number of strata.
+        The mean over strata of the effect minus its placebos' mean as statistic, and the two-sided p; ``n`` is the
+        number of strata.
 
     Raises:
-        ValueError: strata that do not match, a stratum without placebos, or effects that are not finite.
+        ValueError: if strata do not match, a stratum has no placebos, or effects are not finite.
     """
     effects = as_values("observed", observed)
     if len(placebos) != effects.size:
@@ -304,7 +303,7 @@ def stratified_placebo_test(
     pools = [
         np.concatenate([[own], as_values("placebos", draws)]) for own, draws in zip(effects, placebos, strict=True)
     ]
-    # What each member of a stratum would score if it were the treatment: its distance from the others' mean.
+    # The score of each member of a stratum if it were the treatment: its distance from the others' mean.
     scores = [(pool - pool.mean()) * pool.size / (pool.size - 1) for pool in pools]
     statistic = float(np.mean([score[0] for score in scores]))
     return HypothesisTest(statistic, _relabelled(scores, statistic, n_permutations, seed), effects.size)
@@ -332,13 +331,13 @@ METHODS = ("holm", "benjamini-hochberg")
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """What McNemar's test found.
+    """The result of McNemar's test.
 
     Attributes:
-        p: two-sided; exact or mid-p, as the test says.
-        gained: examples wrong before and right after.
-        lost: examples right before and wrong after.
-        n: examples in all.
+        p: two-sided p-value, exact or mid-p.
+        gained: number of examples that were wrong before and are right after.
+        lost: number of examples that were right before and are wrong after.
+        n: number of all examples.
     """
 
     p: float
@@ -353,18 +352,18 @@ class McNemar:
 
     @property
     def discordance(self) -> float:
-        """Share of examples whose answer changed between right and wrong; what power depends on."""
+        """Share of examples whose answer changed between right and wrong; it determines the power."""
         return (self.gained + self.lost) / self.n
 
 
 def mcnemar_exact(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
-    """Exact McNemar test of right and wrong on the same examples: among those that changed, a fair coin.
+    """Exact McNemar test of right and wrong answers to the same examples: a binomial test of those that changed.
 
-    With few changed examples it is conservative: the share of p < 0.05 under the null is far below 5 % (0.04 % where
-    2 % of 100 answers change), and effects are missed that ``mcnemar_mid_p`` finds. Without any change p is 1.
+    With few changed examples it is conservative: under the null far fewer than 5 % of p-values are below 0.05 (0.04 %
+    if 2 % of 100 answers change), and it misses effects that ``mcnemar_mid_p`` finds. Without any change p is 1.
 
     Raises:
-        ValueError: on outcomes other than 0 and 1, or columns of different lengths.
+        ValueError: if outcomes are not 0 or 1, or lengths differ.
     """
     return _mcnemar(baseline, treated, mid_p=False)
 
@@ -372,12 +371,12 @@ def mcnemar_exact(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
 def mcnemar_mid_p(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
     """McNemar's test with its mid-p value: the observed split counts half (Fagerland, Lydersen and Laake 2013).
 
-    Nearer to its level than the exact test: at most 4.9 % false positives at 5 % in ``docs/intervals.md``. That is an
-    average over how many answers change; at a given number of changed answers it can reach 7.7 %. Where fewer than 5
-    examples changed nothing can be significant at 5 %, whatever the truth.
+    It is closer to its nominal level than the exact test: at most 4.9 % false positives at 5 % in
+    ``docs/intervals.md``, averaged over how many answers change; given that number it can reach 7.7 %. If fewer than 5
+    examples changed, nothing can be significant at 5 %.
 
     Raises:
-        ValueError: as ``mcnemar_exact``.
+        ValueError: see ``mcnemar_exact``.
     """
     return _mcnemar(baseline, treated, mid_p=True)
 
@@ -385,7 +384,7 @@ def mcnemar_mid_p(baseline: ArrayLike, treated: ArrayLike) -> McNemar:
 def mcnemar_p_values(
     gained: Int[np.ndarray, "*test"], lost: Int[np.ndarray, "*test"], *, mid_p: bool = True
 ) -> Float[np.ndarray, "*test"]:
-    """Two-sided p-values of many McNemar tests at once, from the numbers of examples gained and lost."""
+    """Two-sided p-values of many McNemar tests at once, from how many examples were gained and lost."""
     changed, fewer = gained + lost, np.minimum(gained, lost)
     tail = binom.cdf(fewer, changed, 0.5)
     if mid_p:
@@ -408,21 +407,21 @@ def adjust_p_values(
     method: Literal["holm", "benjamini-hochberg"] = "holm",
     alpha: float = 0.05,
 ) -> pd.DataFrame:
-    """A table of tests with p-values that allow for how many there are.
+    """A table of tests with p-values corrected for multiple testing.
 
     Args:
-        frame: one row per test; rows without a p-value were not tested and do not count.
-        column: holds the p-values.
-        method: ``holm`` bounds the chance of any false rejection, ``benjamini-hochberg`` the expected share
-            of false ones among the rejections (for independent or positively dependent tests).
+        frame: one row per test; rows without a p-value count as not tested.
+        column: the column of p-values.
+        method: ``holm`` bounds the probability of any false rejection, ``benjamini-hochberg`` the expected share of
+            false rejections among all (for independent or positively dependent tests).
         alpha: level of that bound.
 
     Returns:
-        A new frame with the columns ``p_adjusted``, ``rejected``, ``tests`` (how many were corrected for) and
+        A new frame with the columns ``p_adjusted``, ``rejected``, ``tests`` (how many tests were corrected for) and
         ``correction`` (the method).
 
     Raises:
-        ValueError: on an unknown method or column, or p-values outside [0, 1].
+        ValueError: for an unknown method or column, or p-values outside [0, 1].
     """
     check_share("alpha", alpha)
     if method not in METHODS:
@@ -440,7 +439,7 @@ def adjust_p_values(
 
 
 def _adjusted(p: Float[np.ndarray, " test"], method: str) -> Float[np.ndarray, " test"]:
-    """Adjusted p-values; those of statsmodels, whose function collects garbage for a second at each call."""
+    """Adjusted p-values as in statsmodels, whose function spends a second per call on garbage collection."""
     order, found = np.argsort(p, kind="stable"), np.empty(p.size)
     if method == "holm":
         scaled = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
@@ -452,17 +451,17 @@ def _adjusted(p: Float[np.ndarray, " test"], method: str) -> Float[np.ndarray, "
 
 
 def mcnemar_power(n: int, *, discordance: float, effect: float, alpha: float = 0.05, mid_p: bool = False) -> float:
-    """Chance that McNemar's test finds an effect: a sum over the number of changed examples, without approximation.
+    """Power of McNemar's test, summed exactly over the number of changed examples.
 
     Args:
-        n: examples, each under both conditions.
+        n: number of examples, each under both conditions.
         discordance: share of examples whose answer changes between right and wrong.
-        effect: gained minus lost, as a share of n; at most the discordance.
+        effect: gained minus lost examples, as a share of n; at most the discordance.
         alpha: two-sided level.
-        mid_p: whether the test is ``mcnemar_mid_p``; ``mcnemar_exact`` otherwise.
+        mid_p: whether the test is ``mcnemar_mid_p`` instead of ``mcnemar_exact``.
 
     Raises:
-        ValueError: on n below 1, or shares that cannot be.
+        ValueError: if n is below 1, or the shares are impossible.
     """
     check_share("alpha", alpha)
     if n < 1 or not 0 < discordance <= 1 or abs(effect) > discordance:
@@ -472,7 +471,7 @@ def mcnemar_power(n: int, *, discordance: float, effect: float, alpha: float = 0
         )
     changed = np.arange(n + 1)
     critical = binom.ppf(alpha / 2, changed, 0.5)
-    # The largest count that is still rejected: the quantile itself only where its tail is no larger than alpha / 2.
+    # The largest count that is still rejected: the quantile itself only if its tail does not exceed alpha / 2.
     tail = binom.cdf(critical, changed, 0.5) - (binom.pmf(critical, changed, 0.5) / 2 if mid_p else 0.0)
     critical = np.where(tail <= alpha / 2, critical, critical - 1)
     gained = (1 + effect / discordance) / 2
@@ -483,23 +482,22 @@ def mcnemar_power(n: int, *, discordance: float, effect: float, alpha: float = 0
 def minimal_detectable_effect(
     n: int, *, discordance: float, alpha: float = 0.05, power: float = 0.8, mid_p: bool = False
 ) -> float:
-    """Smallest change in accuracy that a paired comparison of n examples finds with the given power.
+    """Smallest change in accuracy that a paired comparison of n examples detects with the given power.
 
-    A difference below it is not evidence that there is no effect. Exact, for the test that ``mid_p`` names.
+    A smaller observed difference is not evidence of no effect. The result is exact for the test that ``mid_p`` selects.
 
     Args:
-        n: examples, each under both conditions.
+        n: number of examples, each under both conditions.
         discordance: share of examples expected to change between right and wrong (``McNemar.discordance``).
         alpha: two-sided level.
-        power: wanted chance of finding it.
+        power: probability of detecting it.
         mid_p: as in ``mcnemar_power``.
 
     Returns:
-        A share between 0 and the discordance; NaN when even the largest possible effect would be missed too
-        often.
+        A share between 0 and the discordance; NaN if even the largest possible effect would be missed too often.
 
     Raises:
-        ValueError: as ``mcnemar_power``, or when power does not lie between alpha and 1.
+        ValueError: see ``mcnemar_power``; if power is not between alpha and 1.
     """
     check_share("power", power)
     if power <= alpha:

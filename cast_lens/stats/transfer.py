@@ -1,13 +1,13 @@
-"""Measures of transfer: what a gain is made of, how large it is in relation, and how often it is a loss.
+"""Measures of transfer: the parts of a gain, relative gains, and how often a gain is a loss.
 
-An exact match is an answer that is admissible and right, so its gain has two parts: the *format* of the answer and
-the *choice* of it. ``gain_split`` gives both, example by example. Each example has a validity v and a choice c: whether
-the answer is right if it is valid, and whether the label-restricted choice is right if it is not. Its match is ``v *
-c``, its format part ``dv * (c0 + c1) / 2`` and its choice part ``dc * (v0 + v1) / 2`` (Shapley: the change of one
-factor times the mean of the other before and after); both are averaged, and add up to the gain.
+An exact match is an answer that is admissible and right, so its gain has two parts: the *format* and the *choice* of
+the answer. ``gain_split`` computes both for each example. An example has a validity v and a choice c: whether the
+answer is right if it is valid, and whether the label-restricted choice is right if it is not. Its match is ``v * c``,
+its format part ``dv * (c0 + c1) / 2`` and its choice part ``dc * (v0 + v1) / 2`` (Shapley: the change of one factor
+times the mean of the other before and after). The averages of the two parts add up to the gain.
 
-Splitting the product of the two *rates* instead (validity, and accuracy among valid answers) blames the choice wherever
-the few answers that were valid before were the easy ones, and its intervals fail there; it is not offered.
+The product of the two *rates* (validity, and accuracy among valid answers) is not split instead. That would blame the
+choice whenever the few answers that were valid before were the easy ones, and its intervals fail in this case.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .intervals import Estimate, difference_interval, paired_ratio, proportion_i
 OUTCOMES = ("exact_match", "valid", "choice_correct")
 PARTS = ("total", "format", "choice")
 EXAMPLE = ("task", "sample", "sample_id", "text")
-"""Columns that name an example, where a frame has them."""
+"""Columns that identify an example, if a frame has them."""
 Outcomes = Float[np.ndarray, "example 3"]
 
 
@@ -41,7 +41,7 @@ def gain_split(
     cluster: str | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """The gain in exact match, split without remainder into *format* and *choice* as defined above.
+    """The gain in exact match, split without remainder into *format* and *choice* as defined in the module docstring.
 
     Args:
         baseline: one row per example with the columns ``exact_match``, ``valid``, ``choice_correct`` (0 or 1; NaN where
@@ -104,8 +104,8 @@ def relative_boost(
 ) -> Estimate:
     """Ratio of grand means minus 1, with a paired interval: the headline figure of arXiv 2405.10548.
 
-    0.5 means half as much again. It is large wherever the baseline is small (a baseline that fails on format,
-    say), so report the absolute difference too.
+    0.5 means 50 % more. The ratio is large if the baseline is small (a baseline that fails on format, for example), so
+    report the absolute difference as well.
 
     Args:
         baseline: outcome of each example, or accuracy of each source x target cell.
@@ -116,11 +116,11 @@ def relative_boost(
         confidence: of the interval.
 
     Returns:
-        The estimate, with a score interval where all outcomes are 0 or 1 (``proportions.paired_ratio``) and a BCa
-        bootstrap interval in other places. Value and interval are NaN when the baseline is 0 throughout.
+        The estimate, with a score interval if all outcomes are 0 or 1 (``intervals.paired_ratio``), otherwise with a
+        BCa bootstrap interval. Value and interval are NaN if all baseline outcomes are 0.
 
     Raises:
-        ValueError: on columns of different lengths, empty, not finite, or a baseline with a negative mean.
+        ValueError: if columns differ in length, are empty or not finite, or the baseline has a negative mean.
     """
     before, after = as_pair(baseline=baseline, treated=treated)
     if before.mean() < 0:
@@ -141,21 +141,20 @@ def recovered_fraction(
 ) -> Estimate:
     """Share of the in-context-learning gain that steering recovers: ``(steered - zero) / (few - zero)``.
 
-    The interval is Fieller's, which stays right when the denominator is uncertain: unless few-shot
-    prompting itself beats (or trails) zero-shot clearly, it is ``-inf`` to ``inf``, because the share then
-    means nothing.
+    The interval is Fieller's, which remains valid if the denominator is uncertain. Unless few-shot prompting itself is
+    clearly better (or worse) than zero-shot, it is ``-inf`` to ``inf``, because the share then means nothing.
 
     Args:
         zero_shot: outcome of each example.
-        few_shot: of the same examples with demonstrations.
-        steered: of the same examples, zero-shot and steered.
-        confidence: of the interval.
+        few_shot: outcome of the same examples with demonstrations.
+        steered: outcome of the same examples with steered zero-shot prompts.
+        confidence: confidence level of the interval.
 
     Returns:
-        The estimate; its value is NaN when few-shot and zero-shot means are equal.
+        The estimate; its value is NaN if few-shot and zero-shot means are equal.
 
     Raises:
-        ValueError: on columns of different lengths, empty, not finite, or of fewer than 2 examples.
+        ValueError: if columns differ in length, are not finite, or have fewer than 2 examples.
     """
     check_share("confidence", confidence)
     zero, few, moved = as_pair(zero_shot=zero_shot, few_shot=few_shot, steered=steered)
@@ -170,25 +169,25 @@ def recovered_fraction(
 
 
 def negative_transfer_rate(baseline: ArrayLike, treated: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Share of source x target cells in which the treatment falls below the baseline, with Wilson's interval.
+    """Share of source × target cells in which the treatment is below the baseline, with Wilson's interval.
 
-    Cells that share a source or a target are not independent, so the interval is, if anything, too narrow;
-    and a cell just below its baseline may be noise.
+    Cells that share a source or a target are not independent, so the interval is, if anything, too narrow, and a cell
+    just below its baseline may be noise.
 
     Args:
         baseline: accuracy of each cell without the treatment.
         treated: accuracy of the same cells with it.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
 
     Raises:
-        ValueError: on columns of different lengths, empty or not finite.
+        ValueError: if columns differ in length, are empty or not finite.
     """
     before, after = as_pair(baseline=baseline, treated=treated)
     return proportion_interval(int((after < before).sum()), before.size, confidence=confidence)
 
 
 def _conditions(outcomes: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Name, unsteered rows and own rows of each condition of a frame of ``evaluate``."""
+    """Name, unsteered rows and steered rows of each condition in a frame of ``evaluate``."""
     if not {"condition", "variant"} <= set(outcomes.columns) or set(outcomes["variant"]) <= {0}:
         raise ValueError(
             "one frame must be that of evaluate with at least one intervention (columns variant and condition); "
@@ -226,7 +225,7 @@ def _outcomes(name: str, frame: pd.DataFrame) -> Outcomes:
 def _by_examples(
     before: Outcomes, after: Outcomes
 ) -> tuple[Float[np.ndarray, "example part"], list[tuple[float, float]]]:
-    """Parts of each example, and the level of each on both sides."""
+    """The parts of each example's gain, and the mean of each outcome before and after."""
     sides = [
         np.column_stack([side[:, :2], np.where(side[:, 1] == 1, side[:, 0], side[:, 2])]) for side in (before, after)
     ]
@@ -285,21 +284,20 @@ def steerability(scores: Float[np.ndarray, "sample strength"], strengths: ArrayL
 def steerability_summary(
     frame: pd.DataFrame, *, n_bootstrap: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """What ``steerability`` found, over examples.
+    """Summarise ``steerability`` over examples.
 
     Args:
         frame: from ``steerability``.
-        n_bootstrap: replicates of the BCa intervals.
-        seed: of the replicates.
-        confidence: of the intervals.
+        n_bootstrap: number of replicates of the BCa intervals.
+        seed: seed of the replicates.
+        confidence: confidence level of the intervals.
 
     Returns:
-        ``measure, value, low, high, n`` with the rows ``slope``, ``residual``, ``spearman`` (means over
-        examples; over those whose score changes at all for ``spearman``) and ``anti_steerable`` (share,
-        Wilson's interval).
+        ``measure, value, low, high, n`` with the rows ``slope``, ``residual`` (means over examples), ``spearman`` (mean
+        over examples whose score changes) and ``anti_steerable`` (share with Wilson's interval).
 
     Raises:
-        ValueError: when the frame is empty or lacks a column.
+        ValueError: if the frame is empty or lacks a column.
     """
     needed = ("slope", "residual", "spearman", "anti_steerable")
     missing = [column for column in needed if column not in frame]
