@@ -77,7 +77,7 @@ class Option:
     """One option of a command.
 
     Attributes:
-        name: of the field.
+        name: name of the field.
         kind: ``int``, ``float``, ``bool`` or ``str``.
         many: whether it takes several comma-separated values.
         default: value of the field; ``UNKNOWN`` if only an import would show it.

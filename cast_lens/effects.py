@@ -81,7 +81,7 @@ def text_effects(
         perplexity), ``kl`` (of the first scored token's distribution, unsteered against steered, nats).
 
     Raises:
-        ValueError: on a text of fewer than 4 tokens; see ``score``.
+        ValueError: for a text of fewer than 4 tokens; see ``score``.
     """
     import pandas as pd
 

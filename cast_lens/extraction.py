@@ -44,7 +44,7 @@ class Extraction:
         demonstrations: ``fixed`` (one set for all queries) or ``per-query``.
         instruction: whether the task's definition opens both prompts.
         chat: use the model's chat template.
-        seed: of samples and demonstrations.
+        seed: seed of samples and demonstrations.
         shuffle_labels: placebo: demonstrations with answers that carry no information.
         random_text: placebo: random words, of equal length in tokens, in place of the demonstrations.
 
@@ -139,7 +139,7 @@ def shown_differences(
 
     Args:
         model: any ``HookedTransformer``.
-        task: of the queries and of the demonstrations.
+        task: task of the queries and of the demonstrations.
         examples: the queries; one may come several times.
         shown: for each query its demonstrations, in the order in which they are shown.
         extraction: instruction, chat, seed, and whether the demonstrations' answers are shuffled; what it says of

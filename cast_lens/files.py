@@ -127,7 +127,7 @@ def read_json(path: Path, *, then: str = "the same command makes it again") -> A
     """Read what ``write_json`` wrote, without the checksum; None when there is no such file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         then: what happens after a damaged file was deleted, for the message.
 
     Raises:
@@ -212,7 +212,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], *, kind: str, about: di
     """Write tensors and what is to be known about them to one safetensors file.
 
     Args:
-        path: of the file; folders are made as needed.
+        path: path of the file; folders are made as needed.
         tensors: by name.
         kind: what the file holds, asked for again by ``load_tensors``.
         about: anything that JSON can hold.

@@ -56,12 +56,12 @@ def export_gguf(
 
     Args:
         vector: its provenance is stored with it, under a key of our own that llama.cpp passes over.
-        path: of the file.
+        path: path of the file.
         layers: which of the vector's layers to write, all of them when None. llama.cpp steers at every one.
         model_hint: what to name the model in the file (llama.cpp does not check it); provenance's when None.
 
     Raises:
-        ValueError: on layer 0, no layers, or a layer that the vector does not hold.
+        ValueError: for layer 0, no layers, or a layer that the vector does not hold.
     """
     chosen = sorted(set(vector.layers if layers is None else layers))
     if not chosen or chosen[0] == 0:
@@ -156,7 +156,7 @@ class GGUFFile:
     """The header of a GGUF file, every length in it checked against the file's size.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         order: ``<`` or ``>``, the byte order.
         metadata: single values and texts by key; of an array, its length.
         tensors: in the file's order; their bytes are there.

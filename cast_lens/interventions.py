@@ -119,7 +119,7 @@ class Intervention:
             when it is not known.
 
     Raises:
-        ValueError: on a direction that is not one finite floating-point vector, a negative layer, a
+        ValueError: for a direction that is not one finite floating-point vector, a negative layer, a
             non-finite strength, an unknown operator or position, or a zero direction to ablate.
     """
 
@@ -238,7 +238,7 @@ class PromptVectors:
         name, fingerprint: see ``Intervention``.
 
     Raises:
-        ValueError: on directions that are not finite floating-point numbers [sample, layer, d_model], layers that
+        ValueError: for directions that are not finite floating-point numbers [sample, layer, d_model], layers that
             do not fit them, a non-finite strength or an unknown position.
     """
 

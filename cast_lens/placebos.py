@@ -38,7 +38,7 @@ def random_like(directions: Float[Tensor, "*row d_model"], *, seed: int = 0) -> 
 
     Args:
         directions: of any number of rows.
-        seed: of a local generator; the same seed gives the same directions.
+        seed: seed of a local generator; the same seed gives the same directions.
     """
     rows = directions.double()
     noise = torch.randn(rows.shape, generator=_generator(seed), dtype=torch.float64, device="cpu").to(rows.device)
@@ -51,7 +51,7 @@ def random_direction(vector: SteeringVector, *, seed: int = 0) -> SteeringVector
 
     Args:
         vector: what it is a placebo for.
-        seed: of a local generator; the same seed gives the same directions (see ``placebo_seed``).
+        seed: seed of a local generator; the same seed gives the same directions (see ``placebo_seed``).
 
     >>> placebo = random_direction(vector, seed=1)
     >>> abs(placebo.norm()[2] - vector.norm()[2]) < 1e-3        # the same norm at every layer
@@ -68,7 +68,7 @@ def shuffled_coordinates(vector: SteeringVector, *, seed: int = 0) -> SteeringVe
 
     Args:
         vector: what it is a placebo for.
-        seed: of a local generator; the same seed gives the same permutation.
+        seed: seed of a local generator; the same seed gives the same permutation.
     """
     order = torch.randperm(vector.directions.shape[1], generator=_generator(seed))
     task = f"shuffled_coordinates({vector.provenance.task}, seed={seed})"
@@ -124,7 +124,7 @@ def random_subsets(
         differences: the pool.
         size: samples averaged in each vector.
         count: vectors.
-        seed: of a local generator; the same seed gives the same subsets.
+        seed: seed of a local generator; the same seed gives the same subsets.
 
     Returns:
         Vectors by name (``random 0``, ``random 1``, ...), as ``sweep`` takes them.

@@ -163,13 +163,13 @@ def recommend(
             among them.
         labels: admissible answers of the target, where its records have no ``choices``.
         instruction: what opens the target's prompts, where ``task`` is not a ``Task``.
-        queries: of each task, at most, on which candidates are measured.
-        samples: of a source, which make its vector.
+        queries: queries of each task, at most, on which candidates are measured.
+        samples: samples of a source, which make its vector.
         shots: demonstrations in the prompts that make it.
         layers: candidates; four between a fifth and nine tenths of the depth when None.
         strengths: candidates.
         chat: use the model's chat template.
-        seed: of samples, queries and random directions.
+        seed: seed of samples, queries and random directions.
         say: called with a line on what is being done.
         progress: wraps batches.
 

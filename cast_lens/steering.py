@@ -122,7 +122,7 @@ def generate(
             to end at end-of-text and end-of-turn tokens only.
         chat: put each prompt through the model's chat template.
         temperature: 0 for the most probable token; above it, tokens are drawn from the softmax of logits / temperature.
-        seed: of the draws, by a generator of its own; the same call writes the same text.
+        seed: seed of the draws, by a generator of its own; the same call writes the same text.
         on_text: called with each new piece of text as it is written (``print`` it, or collect it); one prompt only.
         use_cache: keep keys and values; without, every step runs the whole text again, with the same result.
             A ``HookedDecoder`` keeps none.

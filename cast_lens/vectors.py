@@ -52,7 +52,7 @@ class Provenance:
         seed: seed of the demonstrations and the sample choice.
         sample_ids: ids of the examples averaged, in order.
         chat: whether prompts went through the chat template.
-        versions: of cast_lens, torch, transformers, transformer-lens.
+        versions: versions of cast_lens, torch, transformers, transformer-lens.
         note: free text: the method, the selection, the arithmetic.
         chat_arguments: further arguments of the chat template, including the date.
     """

@@ -238,7 +238,7 @@ def open_backend(
         name: one of ``BACKENDS``.
         model: the model in this process; serving engines take its context length.
         served: hub name or folder of the same model, for an engine that loads it itself.
-        dtype: of a served model.
+        dtype: dtype of a served model.
         operator: what will be asked for; EasySteer wants to know.
         arguments: for ``vllm.LLM``, such as ``tensor_parallel_size``.
 

@@ -173,7 +173,7 @@ class HuggingFaceParts:
         """The model's forward pass without its layers and its unembedding.
 
         Args:
-            tokens, positions: of each row.
+            tokens, positions: token and position of each row.
             last: what the last layer returns; what it is given when None.
             head: in place of the unembedding.
 

@@ -69,10 +69,10 @@ def _experiment(name: str, config: RunConfig, out: str | Path | None = None, **o
     """Run one experiment and return its table ``result``.
 
     Args:
-        name: of the experiment.
+        name: name of the experiment.
         config: what all experiments share.
         out: run directory; without one nothing is kept on disk.
-        options: of the experiment, and those of ``run_experiment`` (``workers``, ``say``, ...).
+        options: options of the experiment, and those of ``run_experiment`` (``workers``, ``say``, ...).
     """
     from .catalogue import find
     from .runner import run_experiment

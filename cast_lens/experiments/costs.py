@@ -33,7 +33,7 @@ def forward_flops(cfg: Any, *, new: int, past: int = 0, layers: int | None = Non
     one per cent.
 
     Args:
-        cfg: of a ``HookedTransformer``.
+        cfg: configuration of a ``HookedTransformer``.
         new: tokens that run.
         past: tokens whose keys and values are there already.
         layers: blocks that run; all of them when None.
@@ -62,7 +62,7 @@ def answer_flops(cfg: Any, *, prompt: int, written: int, shared: int = 0) -> int
     """Operations of a greedy answer with a key-value cache.
 
     Args:
-        cfg: of a ``HookedTransformer``.
+        cfg: configuration of a ``HookedTransformer``.
         prompt: tokens of the prompt.
         written: tokens of the answer; the last of them is read off and not run.
         shared: tokens of the prompt whose keys and values are there from an earlier query.
@@ -75,7 +75,7 @@ def sweep_flops(cfg: Any, *, prompts: Sequence[tuple[int, int]], layers: Sequenc
     """Operations of choosing layer and strength by ``engine.sweep``: the blocks above each layer run once a cell.
 
     Args:
-        cfg: of a ``HookedTransformer``.
+        cfg: configuration of a ``HookedTransformer``.
         prompts: tokens of each prompt, and tokens of its answers beyond their first ones.
         layers: that are swept.
         strengths: how many.

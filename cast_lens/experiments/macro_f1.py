@@ -29,7 +29,7 @@ def f1_tables(
         outcomes: rows of ``evaluate_conditions``, zero-shot rows of every target among them.
         tested: which methods are compared with zero-shot as findings; p-values are Holm-adjusted over these.
         n_bootstrap: replicates of every interval.
-        seed: of the replicates; conditions of one target share them.
+        seed: seed of the replicates; conditions of one target share them.
 
     Returns:
         rows as those of ``contrast_table`` and of ``pooled_table``, with ``metric`` ``macro_f1``. Free answers have no

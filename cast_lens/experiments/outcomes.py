@@ -68,7 +68,7 @@ def contrast_table(
         keys: columns that identify a condition; ``target`` and ``method`` among them.
         tested: which methods are compared with zero-shot as findings; p-values are Holm-adjusted over these.
         n_bootstrap: replicates of every interval.
-        seed: of the replicates.
+        seed: seed of the replicates.
         metrics: columns of 0 and 1; conditions where one is NaN throughout have no row for it.
 
     Returns:
@@ -341,7 +341,7 @@ def side_by_side(
             paired with every source of the other.
         comparisons: pairs of methods, ``(this, against that)``; pairs that lack rows are left out.
         within: compare within each value of these columns, ``target`` and ``source`` say; empty for all together.
-        seed: of the exchanges.
+        seed: seed of the exchanges.
         metrics: columns of 0 and 1; one that is NaN throughout has no row.
 
     Returns:

@@ -44,7 +44,7 @@ class ReportFigure:
     """One figure with its words.
 
     Attributes:
-        name: of its files, within the experiment.
+        name: name of its files, within the experiment.
         title: heading.
         caption: how to read it.
         alt: what it shows, for those who do not see it.

@@ -39,9 +39,9 @@ def sampling_cosines(
     whose cosine to the vector is not below this turns it no further than another draw would.
 
     Args:
-        differences: of one task.
-        seed: of the halvings.
-        halvings: how many.
+        differences: differences of one task.
+        seed: seed of the halvings.
+        halvings: number of halvings.
 
     Returns:
         one cosine per layer; NaN for fewer than 4 samples.

@@ -91,8 +91,8 @@ def check_run(path: Path, config: RunConfig, *, shared: bool = False) -> None:
     """Refuse a directory in which a run of this configuration cannot be begun or continued; nothing is written.
 
     Args:
-        path: of the directory.
-        config: of the run.
+        path: path of the directory.
+        config: configuration of the run.
         shared: whether other processes may work there.
 
     Raises:
@@ -112,8 +112,8 @@ def open_run(path: Path, config: RunConfig, *, shared: bool = False) -> Iterator
     """Open or continue a run directory, and remove temporary files of killed runs.
 
     Args:
-        path: of the directory.
-        config: of the run.
+        path: path of the directory.
+        config: configuration of the run.
         shared: let other processes open it as well; their temporary files are left alone. Otherwise it is this
             process's alone.
 
@@ -278,7 +278,7 @@ def default_directory(parent: Path, config: RunConfig, usable: Callable[[Path], 
 
     Args:
         parent: folder of the run directories.
-        config: of the run.
+        config: configuration of the run.
         usable: raises a ``ValueError`` for a directory in which the run cannot be continued.
 
     Raises:

@@ -64,7 +64,7 @@ def atv_variants(
         workspace: model and tasks.
         atv: what writes the vectors.
         seen: the tasks that it was trained on.
-        prompts: of one task.
+        prompts: prompts of one task.
         edit: their own vectors.
         after: the other task.
     """

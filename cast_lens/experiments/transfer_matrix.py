@@ -222,9 +222,9 @@ def matrix_test(
 
     Args:
         x, y: NaN where a pair is missing; cells missing in one are left out.
-        statistic: of the cells that both have.
+        statistic: statistic of the cells that both have.
         n_permutations: random renamings; with few tasks all of them are gone through instead.
-        seed: of the renamings.
+        seed: seed of the renamings.
 
     Returns:
         the statistic, NaN with p = 1 where it is not defined; ``n`` is the number of cells.
@@ -305,7 +305,7 @@ def clusters(matrix: Float[np.ndarray, "row column"], *, n_permutations: int = 1
     Args:
         matrix: NaN where a cell is missing.
         n_permutations: matrices of the null.
-        seed: of the null.
+        seed: seed of the null.
 
     Returns:
         None for fewer than four rows, rows without a common column, or rows that do not differ.
@@ -352,7 +352,7 @@ def hubs(
 
     Args:
         changes: ``target, source, sample, change``, one row per example.
-        n_bootstrap, seed: of the intervals; an example is redrawn with all that was done to it.
+        n_bootstrap, seed: replicates and seed of the intervals; an example is redrawn with all that was done to it.
         keys: the two roles.
 
     Returns:

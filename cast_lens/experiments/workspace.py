@@ -173,7 +173,7 @@ class Workspace:
             name, target: tasks.
             number: tells the draws of a placebo apart.
             how: key of ``methods.RETRIEVALS``.
-            queries: of the target, at most: none of them is a test query.
+            queries: queries of the target, at most: none of them is a test query.
         """
         made = self.source(name, number=number)
         note = f"{self.config.shots + 1} items for each unlabelled query of {target}, picked by {how}"

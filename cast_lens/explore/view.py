@@ -141,7 +141,7 @@ def explore(
             did or from the built-in suite; samples of tasks that are not found show their id.
         umap: layers to project by UMAP as well; compiling it takes half a minute. A run shows those that it has.
         n_bootstrap: replicates of the intervals, where no run has computed them.
-        seed: of replicates and of UMAP.
+        seed: seed of replicates and of UMAP.
 
     Raises:
         ValueError: when the directory holds no run or no vectors, or the vectors cannot be compared (see
@@ -165,7 +165,7 @@ class ExploredVectors:
     Attributes:
         differences: one per task.
         tasks: those of them whose examples are known, by name.
-        parallelism: of a run; None to compute it.
+        parallelism: parallelism frame of a run; None to compute it.
         umap: rows of a run's projection; None when it has none.
     """
 

@@ -68,11 +68,11 @@ def cohesion(
         differences: one per task, from one model at the same layers.
         n_bootstrap: replicates of the interval.
         n_splits: random halvings behind ``separability``.
-        seed: of replicates and halvings.
-        confidence: of the interval.
+        seed: seed of replicates and halvings.
+        confidence: confidence level of the interval.
 
     Raises:
-        ValueError: on different models or layers, duplicate names, fewer than two samples, a mean or single
+        ValueError: for different models or layers, duplicate names, fewer than two samples, a mean or single
             difference that is zero, or ``n_splits`` below 1.
     """
     check_comparable(differences)
@@ -184,7 +184,7 @@ def matrix_entropy(activations: Float[Tensor, "sample d_model"], order: float = 
         order: 0 or more.
 
     Raises:
-        ValueError: on activations that are empty, not finite or all zero, or a negative order.
+        ValueError: for activations that are empty, not finite or all zero, or a negative order.
     """
     if not order >= 0:
         raise ValueError(f"order={order} must be 0 or more; 1 is the usual (von Neumann) entropy")
@@ -217,7 +217,7 @@ def entropy_by_layer(differences: Sequence[DifferenceVectors], *, order: float =
         different n are not comparable: the bound is ``ln n`` while n is below d_model.
 
     Raises:
-        ValueError: on different models or layers, duplicate names, fewer than two samples, or a
+        ValueError: for different models or layers, duplicate names, fewer than two samples, or a
             negative order.
     """
     check_comparable(differences)
@@ -242,12 +242,12 @@ def alignment(
 
     Args:
         differences: one per task, from one model at the same layers.
-        n_bootstrap: replicates.
-        seed: of the replicates.
-        confidence: of the intervals.
+        n_bootstrap: number of replicates.
+        seed: seed of the replicates.
+        confidence: confidence level of the intervals.
 
     Raises:
-        ValueError: on different models or layers, duplicate names, fewer than two samples, or a mean or
+        ValueError: for different models or layers, duplicate names, fewer than two samples, or a mean or
             single difference that is zero.
     """
     check_comparable(differences)

@@ -62,11 +62,11 @@ def parallelism(
     Args:
         differences: one per task, two or more, from one model at the same layers.
         n_bootstrap: bootstrap replicates, and draws of the pair null.
-        seed: of the replicates and draws. A pair's numbers do not depend on which other tasks are given.
-        confidence: of every interval and band.
+        seed: seed of the replicates and draws. A pair's numbers do not depend on which other tasks are given.
+        confidence: confidence level of every interval and band.
 
     Raises:
-        ValueError: on fewer than two tasks, different models or layers, duplicate names, fewer than two
+        ValueError: for fewer than two tasks, different models or layers, duplicate names, fewer than two
             samples, or a mean difference that is zero.
 
     >>> frame = parallelism([differences, other], n_bootstrap=20)

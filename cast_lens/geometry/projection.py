@@ -40,14 +40,14 @@ def project(
         method: ``pca`` (centred, each axis oriented so that few-shot is on its positive side on average) or
             ``umap`` (15 neighbours, seeded, single-threaded, so that a seed gives one picture on one
             machine).
-        seed: of UMAP; PCA needs none.
+        seed: seed of UMAP; PCA needs none.
 
     Returns:
         ``task, sample_id, condition`` (``zero-shot`` or ``few-shot``), ``layer, x, y, explained_x,
         explained_y``: the last two are the share of variance along each PCA axis, NaN for UMAP.
 
     Raises:
-        ValueError: on different models or layers, duplicate names, fewer than two samples, an unknown
+        ValueError: for different models or layers, duplicate names, fewer than two samples, an unknown
             method, activations that do not vary, or too few activations for UMAP.
     """
     check_comparable(differences)
@@ -200,13 +200,13 @@ def planted_differences(
         shift: length of the differences.
         apart: distance of each cloud's centre from the origin.
         scatter: length of what a sample's difference has of its own; 0 makes all differences of a task equal.
-        seed: of directions and scatter.
+        seed: seed of directions and scatter.
 
     Returns:
         One per task, at layer 0, of the model ``planted``.
 
     Raises:
-        ValueError: on a cosine outside 0 ... 1, or fewer than ``2 * tasks + 1`` dimensions.
+        ValueError: for a cosine outside 0 ... 1, or fewer than ``2 * tasks + 1`` dimensions.
     """
     if not 0 <= cosine <= 1:
         raise ValueError(f"cosine={cosine} must be from 0 to 1; more than two differences cannot all point apart")

@@ -28,7 +28,7 @@ def check_comparable(differences: Sequence[DifferenceVectors], *, at_least: int 
     """Refuse what cannot be compared.
 
     Raises:
-        ValueError: on too few tasks, duplicate task names, different models, widths or layers, or a task
+        ValueError: for too few tasks, duplicate task names, different models, widths or layers, or a task
             with fewer than two samples.
     """
     if isinstance(differences, DifferenceVectors):
@@ -63,7 +63,7 @@ def check_bootstrap(n_bootstrap: int, confidence: float) -> None:
     """Refuse a bootstrap that has no interval.
 
     Raises:
-        ValueError: on fewer than 2 replicates or a confidence outside (0, 1).
+        ValueError: for fewer than 2 replicates or a confidence outside (0, 1).
     """
     if n_bootstrap < 2:
         raise ValueError(f"n_bootstrap={n_bootstrap} must be 2 or more; 1000 gives a stable 95 % interval")

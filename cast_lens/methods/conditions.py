@@ -44,7 +44,7 @@ class Condition:
         prompts: one per target example, in the examples' order.
         source: task that demonstrations or vector come from; empty for none.
         intervention: edit of the residual stream; None for prompting methods.
-        seed: of whatever the method draws.
+        seed: seed of whatever the method draws.
     """
 
     method: str

@@ -63,11 +63,11 @@ class FittedMethod(ABC):
         """Zero-shot prompts of a target under this edit.
 
         Args:
-            prompts: of the target.
+            prompts: prompts of the target.
             source: task that it was fitted to.
             method: name in frames; that of the class when empty.
             strength: see ``intervention``.
-            seed: of a placebo.
+            seed: seed of a placebo.
         """
         name = method or type(self).__name__
         return Condition(name, prompts, source=source, intervention=self.intervention(strength=strength), seed=seed)

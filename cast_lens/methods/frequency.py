@@ -73,7 +73,7 @@ def fast_vector(
 
     Args:
         vector: the difference vector of the source.
-        similarity: of source and target at each layer; see ``task_similarity``.
+        similarity: similarity of source and target at each layer; see ``task_similarity``.
         cutoff: see ``split_frequencies``; a quarter of the frequencies when None.
         threshold: below it nothing high is added.
         permuted: seed of a permutation of the coordinates under which frequencies are taken: the placebo.

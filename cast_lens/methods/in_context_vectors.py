@@ -147,11 +147,11 @@ class Calibration:
     """How I2CL trains its scalars; defaults are the paper's.
 
     Attributes:
-        epochs, batch, learning_rate, weight_decay: of AdamW.
+        epochs, batch, learning_rate, weight_decay: options of AdamW.
         warm_up: share of the steps during which the rate rises.
         alpha, beta: first values.
         noise: of each output's length, added while training.
-        seed: of batches and noise.
+        seed: seed of batches and noise.
     """
 
     epochs: int = 100

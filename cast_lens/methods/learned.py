@@ -60,14 +60,14 @@ class LearnedTraining:
     """How the weights are trained.
 
     Attributes:
-        steps: of Adam.
+        steps: steps of Adam.
         batch: shuffled prompts per step.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         start: standard deviation of the first weights; 0 begins at the unsteered model.
         averaged: few-shot prompts whose head outputs are averaged at each step, drawn from ``pool``.
         pool: few-shot prompts whose head outputs are taken once; the shuffled prompts are as many.
         keep_lowest: keep the weights of the step with the lowest loss of its own batch; else those of the last step.
-        seed: of weights, batches and draws.
+        seed: seed of weights, batches and draws.
     """
 
     steps: int = 100

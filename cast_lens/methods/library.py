@@ -67,7 +67,7 @@ class Retrieval:
         layers: block index of each entry of the layer axis.
         chosen: entries that were averaged, by name, for each query; empty where it was left alone.
         similarity: [query, entry].
-        fingerprint: of the model.
+        fingerprint: fingerprint of the model.
     """
 
     directions: Float[Tensor, "query layer d_model"]
@@ -103,13 +103,13 @@ class VectorLibrary:
     """Many vectors and what their tasks' queries look like.
 
     Attributes:
-        names: of the entries.
+        names: names of the entries.
         directions: [entry, layer, d_model]; ``layers`` are those of every vector.
         layers: block indices.
         settings: layer and strength of each entry.
         keys: [entry, width], mean embedding of each entry's queries.
         threshold: similarity from which on something is added.
-        provenances: of each entry.
+        provenances: provenance of each entry.
 
     >>> import cast_lens as cl
     >>> library = cl.VectorLibrary.build(model, {"antonym": (vector, 12, 1.0)}, {"antonym": queries})  # doctest: +SKIP

@@ -188,7 +188,7 @@ def sentence_embedding(encoder: str | Encoder = ENCODER) -> Remembered:
         encoder: a sentence-transformers name or local folder, or an object with ``encode``.
 
     Raises:
-        ValueError: on the first call, when the package is missing or the encoder cannot be loaded.
+        ValueError: for the first call, when the package is missing or the encoder cannot be loaded.
     """
     return Remembered(lambda texts: space_from_texts(texts, encoder=encoder))
 
@@ -263,7 +263,7 @@ def most_similar(
         pool: split of the source that is searched.
         candidates: search a class-balanced draw of so many examples instead of the whole split (the paper searches
             10 000); embedding them is the method's cost.
-        seed: of that draw.
+        seed: seed of that draw.
 
     Raises:
         ValueError: fewer candidates than shots; embeddings of a wrong shape, not finite, or zero.
@@ -380,7 +380,7 @@ class PromptMethod:
             source: where demonstrations of another task come from.
             target, examples: what is asked.
             shots: demonstrations per prompt.
-            seed: of their draw.
+            seed: seed of their draw.
             embed: embedding for retrieval, e.g. ``residual_embedding(model)``.
             length: what random text is measured in.
 

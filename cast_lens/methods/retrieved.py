@@ -48,7 +48,7 @@ def retrieved_differences(
         model: any ``HookedTransformer``.
         source: gives the items.
         target: whose queries are compared with them.
-        queries: of the target; their answers are not read.
+        queries: queries of the target; their answers are not read.
         extraction: shots, split of the source, instruction, chat, seed, and whether answers are shuffled.
         how: a key of ``RETRIEVALS``.
         embed: texts as rows, for the ways that compare texts.

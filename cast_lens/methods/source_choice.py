@@ -57,7 +57,7 @@ def fisher_embedding(
         prompts: zero-shot queries of the task.
         vector: where the gradient is taken: the steered model; the unsteered one when None.
         layers: blocks after which the vector is added, each with gradients of its own.
-        strength: of the vector.
+        strength: strength of the vector.
         labels: ``gold``, or ``model``: the admissible answer that the model itself finds most probable.
         chat: use the model's chat template.
 
@@ -101,7 +101,7 @@ def h_score(
     """``tr(cov(f)^-1 cov(E[f | y]))``: how well features separate classes; more is better.
 
     Args:
-        features: of the samples, such as residuals at one layer.
+        features: features of the samples, such as residuals at one layer.
         labels: class of each sample.
         shrinkage: weight of the identity (times the mean variance) in the covariance; 0 needs more samples than
             coordinates.
@@ -205,7 +205,7 @@ def within_targets(
         predictor: column.
         gain: column.
         n_permutations: exchanges.
-        seed: of the exchanges.
+        seed: seed of the exchanges.
     """
     known = pairs.dropna(subset=[predictor, gain])
     groups = [part[[predictor, gain]].to_numpy(float) for _, part in known.groupby("target") if len(part) > 2]

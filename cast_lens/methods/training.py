@@ -131,7 +131,7 @@ class History:
     """What has happened in a training run so far, and what follows from it.
 
     Attributes:
-        losses: of every step.
+        losses: loss of every step.
         validations: pairs (steps done, validation loss).
         best: index into ``validations`` of the kept one; -1 before the first.
     """
@@ -208,7 +208,7 @@ def run_epochs(
     """Train until the last epoch or the early stop, from wherever ``history`` is.
 
     Args:
-        history: of the run; it grows.
+        history: history of the run; it grows.
         training: batch, epochs, patience, order, steps between checkpoints.
         n_train: prompts in an epoch.
         step: takes one step on the training items at these places; its loss.

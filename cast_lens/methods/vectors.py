@@ -45,7 +45,7 @@ class SourceTask:
         extraction: how difference vectors are taken; methods that run prompts of their own follow it.
         differences: a kind of ``DIFFERENCE_KINDS`` to difference vectors of the same queries.
         indices: samples that a selection chose; None for all of them.
-        seed: of whatever a placebo draws.
+        seed: seed of whatever a placebo draws.
         note: how the samples were chosen, kept in the vector's provenance.
     """
 

@@ -60,7 +60,7 @@ def implementation_of(hf_config: PretrainedConfig, wanted: Implementation | None
     """Whose modules run a decoder: TransformerLens' where they can represent it, else transformers' own.
 
     Args:
-        hf_config: of the model.
+        hf_config: configuration of the model.
         wanted: by the caller, None for what suits.
 
     Raises:
@@ -98,8 +98,8 @@ def convert(
     Args:
         hf_model: source of the weights.
         name: recorded as ``cfg.model_name``.
-        dtype: of the result.
-        device: of the result.
+        dtype: dtype of the result.
+        device: device of the result.
         copy: own every weight, so that a later change of ``hf_model`` does not reach the result.
 
     Raises:

@@ -139,7 +139,7 @@ class HookedDecoder(HookedTransformer):
         Args:
             input: one text or several.
             prepend_bos: with BOS or without.
-            padding_side: of texts that are shorter than the longest; the tokenizer's by default.
+            padding_side: padding side of texts that are shorter than the longest; the tokenizer's by default.
             move_to_device: to the model's.
             truncate: to the model's context.
 

@@ -123,7 +123,7 @@ def cached(name: str, build: Callable[[Path], None], *, needed: int) -> Path:
     interrupted, failed or concurrent build leaves nothing that could be taken for a finished one.
 
     Args:
-        name: of the folder.
+        name: name of the folder.
         build: fills the (empty) folder that it is given.
         needed: free bytes that the build needs.
 

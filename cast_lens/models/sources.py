@@ -65,7 +65,7 @@ class Reading:
     """How a model is read.
 
     Attributes:
-        dtype: of its weights; None for what ``automatic_dtype`` says.
+        dtype: dtype of its weights; None for what ``automatic_dtype`` says.
         revision: on the hub.
         tokenizer: takes the place of the model's own.
         implementation: whose modules are to run it.

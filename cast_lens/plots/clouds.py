@@ -36,7 +36,7 @@ class Arrows:
     Attributes:
         x, y: for each trace its points; in a sample trace zero-shot twice, few-shot, gap, over and over. Where angles
             follow the previous point plotly does not plot a first point, so the start is listed twice.
-        x_title, y_title: of the axes.
+        x_title, y_title: titles of the axes.
     """
 
     x: list[list[float | None]]

@@ -22,7 +22,7 @@ def plot_scaling(
 
     Args:
         frame: ``x, y, method, low, high``; perhaps ``n``.
-        x_title, y_title: of the axes.
+        x_title, y_title: titles of the axes.
         share: whether y is a share, shown in per cent from 0.
 
     Raises:
@@ -112,7 +112,7 @@ def plot_pareto(
         frame: ``method, gain, side_effect`` as shares (0.1 is 10 points; a side effect is a loss, so less is
             better); perhaps ``gain_low, gain_high, side_effect_low, side_effect_high`` and ``label`` for
             hover.
-        x_title, y_title: of the axes.
+        x_title, y_title: titles of the axes.
 
     Raises:
         ValueError: when a column is missing or the frame is empty.

@@ -39,7 +39,7 @@ def write_figure(figure: go.Figure, frame: pd.DataFrame, folder: Path, name: str
         figure: from a ``plot_`` function.
         frame: the numbers behind it.
         folder: made as needed; all pages in it share one ``plotly.min.js``, so they open offline.
-        name: of the files, without ending.
+        name: name of the files, without ending.
         png: ``never`` to leave pictures out. With ``auto`` a missing browser is a warning that says how to
             get one.
 

@@ -24,7 +24,7 @@ class Chapter:
     """What the page says of one experiment.
 
     Attributes:
-        name: of the experiment.
+        name: name of the experiment.
         title: heading.
         question: that it answers.
         headline: one sentence with numbers; empty while there is no result.
@@ -57,9 +57,9 @@ class RunRecord:
     """One run directory as it is on disk.
 
     Attributes:
-        path: of the run directory.
+        path: path of the run directory.
         config: what all its experiments share.
-        versions: of the packages that it was begun with.
+        versions: versions of the packages that it was begun with.
         model: name, fingerprint, size; empty when the run ended before the model was loaded.
         chapters: the experiments, in the order of the catalogue.
     """

@@ -56,7 +56,7 @@ class Table:
     """A frame as the page prints it.
 
     Attributes:
-        name: of the frame.
+        name: name of the frame.
         columns: headings.
         rows: cells as text.
         left_out: rows that are in the parquet file only.

@@ -189,11 +189,11 @@ def similarity_graph(
         k: neighbours per sample.
         search: ``exact``, ``pynndescent`` (approximate), or ``auto``: exact up to 100,000 samples, pynndescent above.
         recall: share of true neighbours wanted of an approximate search; a lower measured one warns.
-        seed: of an approximate search.
+        seed: seed of an approximate search.
         threads: over blocks of rows; the result does not depend on it.
 
     Raises:
-        ValueError: on a bad space (see ``as_rows`` and ``unit_rows``), k below 1, or an unknown search.
+        ValueError: for a bad space (see ``as_rows`` and ``unit_rows``), k below 1, or an unknown search.
     """
     rows = as_rows("space", space)
     if k < 1:
@@ -332,7 +332,7 @@ def pynndescent_neighbours(
     Args:
         units: float32 rows of length 1.
         k: neighbours per row.
-        seed: of the random forest and the descent.
+        seed: seed of the random forest and the descent.
     """
     from pynndescent import NNDescent
 

@@ -61,11 +61,11 @@ class Problem:
         units: mean-centred rows of length 1; empty for methods that never compare samples.
         located: which rows have a direction.
         budget: samples to choose, 1 ... n.
-        seed: of everything random.
+        seed: seed of everything random.
         parameters: settings.
         search: resolved way to find neighbours.
         differences: [sample, d_model], for ``parallel``.
-        confidence: of the model in each sample, or a function of the samples chosen so far.
+        confidence: confidence of the model in each sample, or a function of the samples chosen so far.
         given: a graph built before, to be cut to the k that a method needs.
         graph: the graph that the method used, once it has asked for one.
         influence: [sample], once the method has computed it.
@@ -451,7 +451,7 @@ def select(
             and ``space_from_texts``.
         budget: samples to choose, 1 ... n; ignored, and may be None, for ``all``.
         method: a key of ``METHODS``.
-        seed: of everything random, 0 or more.
+        seed: seed of everything random, 0 or more.
         parameters: settings; the defaults when None.
         differences: [sample, d_model], the difference vectors at one layer, for ``parallel``.
         confidence: of the model in each sample, for ``confident`` and ``vote-k-two-phase``, or for the latter
@@ -459,7 +459,7 @@ def select(
         graph: a graph of this space built before (``similarity_graph``), to spare building it again.
 
     Raises:
-        ValueError: on an unknown method, a bad budget or seed, a space with NaN, infinite or zero rows (named)
+        ValueError: for an unknown method, a bad budget or seed, a space with NaN, infinite or zero rows (named)
             or with identical rows only, a graph of another size, or missing differences or confidence.
     """
     if method not in METHODS:

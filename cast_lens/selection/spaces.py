@@ -80,7 +80,7 @@ def space_from_texts(
         [sample, d_model], float32, not yet centred.
 
     Raises:
-        ValueError: on no texts, a blank text (named by row), a missing ``sentence-transformers`` package, or
+        ValueError: for no texts, a blank text (named by row), a missing ``sentence-transformers`` package, or
             an encoder that cannot be loaded or does not return one row per text.
     """
     if isinstance(texts, str) or not texts:
@@ -154,7 +154,7 @@ def unit_rows(
 
     Args:
         space: checked rows, as ``as_rows`` returns them.
-        dtype: of the result; the arithmetic is float64.
+        dtype: dtype of the result; the arithmetic is float64.
 
     Raises:
         ValueError: when a row is a zero vector (named), or all of two or more rows are identical.

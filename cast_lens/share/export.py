@@ -58,9 +58,9 @@ def export(
 
     Args:
         intervention: what ``vector.intervention(layer, strength=...)`` gives.
-        path: of the file.
+        path: path of the file.
         format: see ``cast_lens.share.export``; None to infer it from the ending of the path.
-        provenance: of the vector; it is stored where the format has room for it.
+        provenance: provenance of the vector; it is stored where the format has room for it.
         blocks: ``lm-eval`` only: name of the list of blocks in the Hugging Face model without its head, ``h`` for
             GPT-2, ``decoder.layers`` for OPT.
 

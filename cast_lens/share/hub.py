@@ -44,7 +44,7 @@ def push_to_hub(
         intervention: the chosen one, which gives layer, strength, operator and position.
         measured: a table of what it does, one row per condition, placebos among them; printed in the card.
         data: where the task's examples come from, and their licence.
-        license: of the vector, as the Hub names licences (``mit``).
+        license: license of the vector, as the Hub names licences (``mit``).
         private: whether others may not see it.
         revision, token, endpoint: see ``huggingface_hub.HfApi``; None for its own settings.
 

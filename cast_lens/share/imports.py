@@ -52,7 +52,7 @@ def import_vector(
     """Read a steering vector that any tool wrote.
 
     Args:
-        path: of the file: of ``SteeringVector.save`` or ``export``, a GGUF control vector of repeng, llama.cpp or
+        path: path of the file: of ``SteeringVector.save`` or ``export``, a GGUF control vector of repeng, llama.cpp or
             EasySteer, a safetensors file with one tensor per layer (``layer.12``), a pickle of steering-vectors, a
             ``.pt`` file of lm-eval's steered model (its coefficient is multiplied in) or of plain tensors.
         layers: which blocks the rows of a plain tensor [d_model] or [layer, d_model] belong to; such a file does not
@@ -110,7 +110,7 @@ def read_intervention(
     """An intervention from any file that ``import_vector`` reads.
 
     Args:
-        path: of a vector, or of an intervention that ``export`` wrote as safetensors.
+        path: path of a vector, or of an intervention that ``export`` wrote as safetensors.
         layer: block to steer; a vector of a single layer needs none.
         strength, operator, position: see ``Intervention``; what is None is as the file says, or as ``Intervention`` has
             it.

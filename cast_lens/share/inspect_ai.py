@@ -31,9 +31,9 @@ class CastLensAPI(ModelAPI):
 
     Args:
         model_name: what ``load_model`` takes.
-        base_url, api_key, config: of Inspect; a local model needs none.
+        base_url, api_key, config: arguments of Inspect; a local model needs none.
         vector: file of a vector or of an exported intervention; empty for the unsteered model.
-        layer, strength, operator, position: of the intervention; an exported one knows its own.
+        layer, strength, operator, position: parameters of the intervention; an exported one knows its own.
         device, dtype: see ``load_model``.
         loaded: a model that is loaded already.
 

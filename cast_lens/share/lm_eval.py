@@ -43,7 +43,7 @@ class CastLensLM(TemplateLM):
     Args:
         pretrained: what ``load_model`` takes; a loaded model too.
         vector: file of a vector or of an exported intervention (see ``import_vector``); empty for the unsteered model.
-        layer, strength, operator, position: of the intervention; an exported intervention knows its own.
+        layer, strength, operator, position: parameters of the intervention; an exported intervention knows its own.
         device, dtype: see ``load_model``; without a GPU, ``cuda`` is the processor, as in the harness's own model.
         max_gen_toks: longest answer where the task does not say it.
         batch_size, max_batch_size: taken, because the harness gives them, and not used.

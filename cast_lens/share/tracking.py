@@ -22,7 +22,7 @@ def trackio_rows(project: str, *, name: str | None = None, config: Mapping[str, 
 
     Args:
         project: of the tracker.
-        name: of the run; the tracker's own choice when None.
+        name: name of the run; the tracker's own choice when None.
         config: what is shown beside it.
     """
     import trackio

@@ -50,7 +50,7 @@ def gain_split(
         on: columns that name an example in both frames; empty to go by row order. By default those of ``task, sample,
             sample_id, text`` that both have.
         cluster: column of ``baseline`` with the independent unit; the example when None.
-        confidence: of the intervals (score intervals, as in ``paired_proportions``).
+        confidence: confidence level of the intervals (score intervals, as in ``paired_proportions``).
 
     Returns:
         Rows ``total``, ``format``, ``choice`` with the columns ``part, value, low, high, n, baseline, steered,
@@ -58,7 +58,7 @@ def gain_split(
         the mean of c on each side; ``excluded`` counts the examples with an unknown outcome, which are left out.
 
     Raises:
-        ValueError: on missing columns, one frame without an unsteered condition, outcomes other than 0 and 1, an exact
+        ValueError: for missing columns, one frame without an unsteered condition, outcomes other than 0 and 1, an exact
             match that is not valid, no example whose outcomes are known, or examples that are not the same, once each.
 
     >>> before = pd.DataFrame({"exact_match": [0, 0, 1, 0], "valid": [0, 1, 1, 0], "choice_correct": [1, 0, 1, 1]})
@@ -111,9 +111,9 @@ def relative_boost(
         baseline: outcome of each example, or accuracy of each source x target cell.
         treated: the same examples or cells with the treatment.
         clusters: label of the resampling unit, or None.
-        n_bootstrap: replicates.
-        seed: of the replicates.
-        confidence: of the interval.
+        n_bootstrap: number of replicates.
+        seed: seed of the replicates.
+        confidence: confidence level of the interval.
 
     Returns:
         The estimate, with a score interval if all outcomes are 0 or 1 (``intervals.paired_ratio``), otherwise with a
@@ -264,7 +264,7 @@ def steerability(scores: Float[np.ndarray, "sample strength"], strengths: ArrayL
         ``anti_steerable`` (slope below 0).
 
     Raises:
-        ValueError: on scores that are not finite or do not fit, or fewer than two different strengths.
+        ValueError: for scores that are not finite or do not fit, or fewer than two different strengths.
     """
     at = as_values("strengths", strengths)
     values = np.asarray(scores, dtype=np.float64)

@@ -44,7 +44,7 @@ class TaskFiles:
 
     Attributes:
         name: as `load_task` takes it.
-        language: of records that name none.
+        language: language of records that name none.
         files: the file of each split; of the single-file form under ``""``.
         root: the folder that was searched.
         settings: ``task.json`` files, the later one wins.

@@ -46,11 +46,11 @@ def load_harness(name: str, *, folder: Path | None = None, seed: int = 0) -> Tas
     """A task by the harness's definition.
 
     Args:
-        name: of the task, with or without ``lm-eval:``.
+        name: name of the task, with or without ``lm-eval:``.
         folder: where YAML definitions of your own are, the data of the task, or both. Data are looked for in
             ``folder/TASK``, in ``folder/DATASET`` (as the definition names it, with or without its owner) and in
             ``folder`` itself, as ``datasets.load_dataset`` takes a folder: one file per split, such as ``test.jsonl``.
-        seed: of the sample of large splits, and of splits that the task lacks.
+        seed: seed of the sample of large splits, and of splits that the task lacks.
 
     Raises:
         ValueError: without lm-eval, or for a task that is unknown, a group, or not made of prompts and answers in text.

@@ -151,7 +151,7 @@ def task_of(
 
     Args:
         lines: by split; under ``""`` those of one file, which may name their splits.
-        name, language: of the task.
+        name, language: name and language of the task.
         origin: the folder, where there is one, which may hold the paper's instructions.
         settings: what ``task.json`` says.
         seed: chooses validation and test items where records name no split.

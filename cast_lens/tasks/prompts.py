@@ -104,7 +104,7 @@ def few_shot(
         task: gives template, demonstrations and admissible answers.
         example: the query; never among its own demonstrations, by id or by input.
         shots: demonstrations, at least one.
-        seed: of the demonstrations and of their order.
+        seed: seed of the demonstrations and of their order.
         demonstrations: ``fixed``: the same ones in the same order for every query of (task, shots, seed),
             so that the engine can share their computation; where the query is itself among them, another one
             of its class takes its place. ``per-query``: drawn separately for each query.
@@ -308,7 +308,7 @@ def with_random_text(
     Args:
         prompts: few-shot prompts of any kind.
         task: the task that their demonstrations come from.
-        seed: of the words.
+        seed: seed of the words.
         length: what "equal" is measured in, e.g. ``extraction.token_length(model)``. A demonstration comes out
             shorter only where no word fits the last gap, and longer only where it is shorter than two words.
         instruction: whether the task's definition opens the first demonstration.

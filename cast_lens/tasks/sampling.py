@@ -77,7 +77,7 @@ def sample_examples(
         task: whose examples these are.
         n: how many; None for all of them (in sampling order).
         split: where they come from.
-        seed: of the sample.
+        seed: seed of the sample.
         exclude: examples to leave out, by id and by input.
         distinct: take one example per input only.
 
@@ -171,7 +171,7 @@ def demonstrations(
     Args:
         task: where they come from.
         shots: how many.
-        seed: of the sample and of the order.
+        seed: seed of the sample and of the order.
         exclude: examples that must not be shown, by id or by input. The others keep their places.
         pool: the split that they come from.
 
@@ -274,7 +274,7 @@ def shuffled_answers(task: Task, shown: Sequence[Example], *, seed: int, pool: S
     Args:
         task: whose answers are admissible.
         shown: the demonstrations.
-        seed: of the permutation.
+        seed: seed of the permutation.
         pool: where answers come from when there is nothing to permute.
     """
     rng = random.Random(stable_seed(seed, "shuffled answers"))

@@ -169,7 +169,7 @@ class Task:
         Args:
             records: dictionaries with ``input`` and ``answer`` (and what else a file's records may hold, see
                 `cast_lens.tasks.records`), pairs of the two, or the rows of a frame. At least three.
-            name: of the task.
+            name: name of the task.
             instruction: what opens a prompt.
             template: the body of the prompt, e.g. ``"Review: {input}\\nLabel:"``.
             labels: the admissible answers; without them, and without ``choices``, answers are free.

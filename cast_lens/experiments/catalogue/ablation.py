@@ -65,7 +65,7 @@ class Variant:
         layer, layers: where, and over how many neighbouring layers.
         operator, position: see ``Intervention``.
         strength: factor; None until it is chosen.
-        seed: of the draw behind it.
+        seed: seed of the draw behind it.
     """
 
     name: str

@@ -184,7 +184,7 @@ class Contender:
         held: queries of each prompt.
         run: answers some of the prompts; the hook route gives no tokens.
         room: tokens that an answer may take.
-        edit: of the steered methods.
+        edit: edit of the steered methods.
         embedded: text that is embedded for each query, of the retrieving method.
     """
 

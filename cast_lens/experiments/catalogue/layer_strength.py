@@ -62,8 +62,8 @@ def held_out_gains(
 
     Args:
         gains: outcome at each cell minus the unsteered outcome.
-        seed: of the halvings.
-        halvings: how many.
+        seed: seed of the halvings.
+        halvings: number of halvings.
 
     Raises:
         ValueError: fewer than two examples.
@@ -139,7 +139,7 @@ def optimum(
     Args:
         cells: ``layer, strength, chosen, gold_logprob`` of each cell; one is chosen.
         gains: outcome of each example minus its unsteered outcome.
-        seed: of the halvings.
+        seed: seed of the halvings.
 
     Returns:
         a row of numbers, and the gains of each example at the three places.

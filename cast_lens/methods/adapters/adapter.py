@@ -55,7 +55,7 @@ class AdapterOutput:
     """What an adapted model gives, prompt by prompt.
 
     Attributes:
-        logprobs: of each admissible answer; empty when they were not asked for.
+        logprobs: log-probability of each admissible answer; empty when they were not asked for.
         matched: whether each answer is written up to its distinguishing token; see ``Scores.written``.
         first: greedy first tokens.
         written: greedy continuations; each ends with the token that stopped it.
@@ -87,7 +87,7 @@ def score_and_decode(
     Args:
         wrapped: model and adapter.
         prompts: each with its admissible answers.
-        max_new_tokens, stop: of decoding.
+        max_new_tokens, stop: options of decoding.
         progress: wraps the passes.
         scored: whether answers are scored, too.
     """
@@ -293,7 +293,7 @@ class Adapter:
         """Read what ``save`` wrote.
 
         Args:
-            path: of the file.
+            path: path of the file.
             model: the one that the adapter was trained for.
             source: where that model comes from; see ``train_adapter``.
 

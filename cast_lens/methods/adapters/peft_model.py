@@ -46,10 +46,10 @@ class AdapterDesign:
         kind: ``lora`` (arXiv 2106.09685), low-rank changes of every linear map but the output head; ``prefix``
             (arXiv 2101.00190), keys and values of virtual tokens before the prompt, in every layer, learned directly.
         parameters: to come near to: the rank, or the number of virtual tokens, is rounded, and at least 1.
-        learning_rate: of Adam; the kind's own when None (``LEARNING_RATES``).
+        learning_rate: learning rate of Adam; the kind's own when None (``LEARNING_RATES``).
 
     Raises:
-        ValueError: on an unknown kind, fewer than 1 parameter, or a learning rate that is not positive.
+        ValueError: for an unknown kind, fewer than 1 parameter, or a learning rate that is not positive.
     """
 
     kind: AdapterKind
@@ -208,7 +208,7 @@ def wrap(model: PreTrainedModel, design: AdapterDesign, *, seed: int, opening: S
     Args:
         model: it becomes part of the result; LoRA layers are inserted into it.
         design: kind and budget.
-        seed: of LoRA's random factor.
+        seed: seed of LoRA's random factor.
         opening: tokens of a text whose keys and values the virtual tokens start from (arXiv 2101.00190, section 7.4:
             much better than random ones where examples are few); repeated when it is too short.
         room: most virtual tokens that leave space for every prompt.

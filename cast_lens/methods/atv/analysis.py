@@ -58,8 +58,8 @@ def evaluate_atv(
         atv: what writes the vectors.
         tasks: seen in training or not; the column ``seen`` says which.
         split: whose examples are asked.
-        examples: of each task at most, balanced over the classes.
-        seed: of the draw.
+        examples: examples of each task at most, balanced over the classes.
+        seed: seed of the draw.
         progress: wraps the batches.
 
     Returns:
@@ -83,7 +83,7 @@ def gains(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Args:
         frame: from ``evaluate_atv``.
-        seed: of the intervals.
+        seed: seed of the intervals.
 
     Returns:
         one row per task and outcome, then one over all seen and one over all unseen tasks: ``task, seen, outcome, n,
@@ -124,7 +124,7 @@ class Generated:
     Attributes:
         directions: [sample, layer, d_model], float32 on the CPU.
         layers: block index of each entry of the layer axis.
-        tasks, sample_ids: of each sample; samples of a task are consecutive.
+        tasks, sample_ids: task and id of each sample; samples of a task are consecutive.
     """
 
     directions: Float[Tensor, "sample layer d_model"]
@@ -283,7 +283,7 @@ def generated_cloud(
         layer: block index.
         method: ``pca`` (centred) or ``umap`` (of unit vectors, 15 neighbours, seeded), whose distances between
             clusters mean nothing.
-        seed: of UMAP.
+        seed: seed of UMAP.
 
     Returns:
         ``task, sample_id, layer, x, y, explained_x, explained_y``; the last two are shares of variance, NaN for UMAP.
@@ -321,10 +321,10 @@ def another_query(vectors: PromptVectors, tasks: Sequence[str], *, same_task: bo
     """Every prompt gets the vectors of another one, each once.
 
     Args:
-        vectors: of some prompts.
+        vectors: vectors of some prompts.
         tasks: the task of each prompt.
         same_task: whether the other prompt is of the same task or of another.
-        seed: of a local generator.
+        seed: seed of a local generator.
 
     Raises:
         ValueError: another number of tasks than prompts; within a task, one with a single prompt; across tasks, one

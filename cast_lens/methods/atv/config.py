@@ -46,7 +46,7 @@ class Design:
             the form ``Q: … A:`` as in the training code of the paper.
 
     Raises:
-        ValueError: on an unknown name, a negative layer, a rank below 1, or a non-finite strength.
+        ValueError: for an unknown name, a negative layer, a rank below 1, or a non-finite strength.
     """
 
     generator: GeneratorKind = "blocks"

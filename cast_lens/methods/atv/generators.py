@@ -203,9 +203,9 @@ class Expansion(nn.Module):
         d_small: width of a state; 0 leaves the bias alone.
         layers: number of vectors.
         d_model: width of a vector.
-        rank: of ``W``; None for a full one.
+        rank: rank of ``W``; None for a full one.
         start: ``zero`` vectors, or torch's default for a linear layer.
-        seed: of the start.
+        seed: seed of the start.
         shift, scale: what states are standardised by; 0 and 1 when None.
     """
 

@@ -136,7 +136,7 @@ class ATV:
         """Read what ``save`` wrote.
 
         Args:
-            path: of the file.
+            path: path of the file.
             model: the large model, in whose weights a small one may live.
             generator: the small model, if it is no longer where the design says.
 
