@@ -176,7 +176,7 @@ def scaling(study: Study) -> Made:
     frame = pd.DataFrame([*({"x": size, **level} for size in sizes), *rows])
     figure = plots.plot_scaling(frame, x_title="source samples averaged")
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[str(size) for size in sizes])
-    note = f"{len(plain)} queries, up to {DRAWS} random subsets a size, 95 % intervals over queries"
+    note = f"{len(plain)} queries, up to {DRAWS} random subsets per size, 95 % intervals over queries"
     return titled(figure, study.about, note), frame
 
 
@@ -243,7 +243,7 @@ def pareto(study: Study) -> Made:
         x_title="rise of the perplexity of plain text, per cent",
         y_title="gain in exact match, percentage points",
     )
-    return titled(figure, study.about, f"{len(outcome)} queries, one point a strength from 0.25 to 2"), frame
+    return titled(figure, study.about, f"{len(outcome)} queries, one point per strength from 0.25 to 2"), frame
 
 
 def tokens(study: Study) -> Made:

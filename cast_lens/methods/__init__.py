@@ -1,4 +1,4 @@
-"""Methods under one protocol: each makes ``Condition`` objects, ``evaluate_conditions`` runs them."""
+"""Methods under one protocol: each creates ``Condition`` objects, which ``evaluate_conditions`` runs."""
 
 from .choosing import (
     FIXED,

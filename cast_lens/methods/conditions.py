@@ -1,4 +1,4 @@
-"""What a method asks of the model on a target: prompts, and perhaps one intervention.
+"""Conditions: the prompts of a method on a target, with or without an intervention.
 
 Methods differ in nothing else, so one function evaluates all of them on the same examples, and every comparison
 between them is paired.
@@ -27,9 +27,9 @@ from ..tasks import Prompt, is_match, is_valid
 from ..vectors import SteeringVector
 
 OUTCOMES = ("exact_match", "valid", "choice_correct")
-# Columns of ``evaluate`` that one continuation for several queries cannot fill.
+# Columns of ``evaluate`` that cannot be computed from one continuation for several queries.
 UNKNOWN = ("gold_logprob", "choice_correct", "first_match", "first_valid", "gold_margin")
-# Tokens of a line beside its answer: the number, its dot, the newline.
+# Tokens of a line in addition to its answer: the number, its dot, the newline.
 _NUMBERING = 4
 # A number at the start of a line, as models write it: ``2. yes``, ``2) yes``, ``[2] yes``, ``2: yes``.
 _NUMBERED = re.compile(r"\s*\[?(\d{1,4})[\].):]+(?:\s+|$)(.*)")
@@ -41,10 +41,10 @@ class Condition:
 
     Attributes:
         method: name in frames and figures; names that begin with ``placebo:`` are controls.
-        prompts: one per target example, in the examples' order.
-        source: task that demonstrations or vector come from; empty for none.
+        prompts: one per target example, in the order of the examples.
+        source: task that demonstrations or vector come from; empty if there is none.
         intervention: edit of the residual stream; None for prompting methods.
-        seed: seed of whatever the method draws.
+        seed: seed of the method's random choices.
     """
 
     method: str
@@ -63,8 +63,8 @@ class Setting:
         strength: factor on the vector.
         operator: see ``Intervention``.
         position: see ``Intervention``.
-        layers: several blocks that are edited together, ``layer`` the first of them, each with the vector's own
-            direction there; empty for the one layer.
+        layers: blocks that are edited together, beginning with ``layer``, each with the vector's direction at that
+            block; empty to edit ``layer`` alone.
 
     Raises:
         ValueError: layers that do not begin with ``layer``, or another operator than ``add`` at several of them.
@@ -91,7 +91,7 @@ class Setting:
         )
 
     def edit(self, vector: SteeringVector) -> Steering:
-        """A vector as an intervention at this setting; its placebo takes the same.
+        """A vector (or its placebo) as an intervention at this setting.
 
         Raises:
             ValueError: a layer that the vector does not have.
@@ -133,7 +133,7 @@ def placebo_shuffled(
 ) -> Condition:
     """The mean difference vector of demonstrations with shuffled answers, scaled to the vector's norm.
 
-    What it does as well as the vector, the right answers in the demonstrations did not do.
+    An effect that it shares with the vector is not due to the right answers in the demonstrations.
 
     Raises:
         ValueError: when the shuffled vector is zero at the setting's layer.
@@ -151,11 +151,11 @@ class BatchedCondition:
 
     Attributes:
         method: name in frames and figures.
-        queries: the zero-shot prompt of each target example: what the answers are judged by.
-        prompts: the prompts that the model reads, in order, each with the next ``queries_per_prompt`` queries.
-        queries_per_prompt: queries in each prompt; the last one may hold fewer.
-        source: empty, as nothing comes from another task.
-        seed: unused, as nothing is drawn.
+        queries: the zero-shot prompt of each target example, by which its answer is judged.
+        prompts: the prompts that the model reads, each with the next ``queries_per_prompt`` queries.
+        queries_per_prompt: how many queries each prompt has; the last prompt may have fewer.
+        source: empty, because nothing comes from another task.
+        seed: unused, because nothing is random.
     """
 
     method: str
@@ -196,9 +196,9 @@ def parse_answers(text: str, count: int) -> list[str]:
     """The answers in a numbered list, in order; empty where the list has none.
 
     Args:
-        text: what the model wrote after ``1.``; a model that writes the ``1.`` itself is understood. The first
-            line with a number counts, numbers beyond ``count`` and lines without one do not.
-        count: answers asked for.
+        text: what the model wrote after ``1.``; the model may also write the ``1.`` itself. The first line with a
+            number counts; numbers beyond ``count`` and lines without a number are ignored.
+        count: how many answers were asked for.
     """
     lines = text.lstrip().split("\n")
     if not _NUMBERED.match(lines[0]):
@@ -248,18 +248,18 @@ def evaluate_conditions(
 ) -> pd.DataFrame:
     """Outcomes of several conditions, one row per example and condition.
 
-    Conditions that share their prompts share one pass of the engine; those with several queries to a prompt come last.
+    Conditions that share their prompts share one pass of the engine; those with several queries per prompt come last.
 
     Args:
-        model: in this process.
-        conditions: what is compared.
+        model: the model in this process.
+        conditions: the conditions to compare.
         chat, progress: see ``evaluate``.
-        evaluated: called as ``evaluate``; ``backends.EvaluatedOn`` asks the model elsewhere.
+        evaluated: called like ``evaluate``; ``backends.EvaluatedOn`` runs the model elsewhere.
 
     Returns:
         ``target, sample, method, source, layer, strength, operator, position, seed, text, gold, answer`` and the
-        outcomes of ``evaluate``. Without an intervention layer is -1 and strength 0. What several queries in one
-        prompt cannot tell is NaN; see ``BatchedCondition.outcomes``.
+        outcomes of ``evaluate``. Without an intervention layer is -1 and strength 0. Outcomes that cannot be computed
+        for several queries in one prompt are NaN; see ``BatchedCondition.outcomes``.
     """
     groups: dict[tuple[Prompt, ...], list[Condition]] = {}
     together = [condition for condition in conditions if isinstance(condition, BatchedCondition)]

@@ -1,23 +1,23 @@
-"""Function vectors: the sum of what a few attention heads write (Todd et al. 2024, arXiv 2310.15213).
+"""Function vectors: the sum of the outputs of a few attention heads (Todd et al. 2024, arXiv 2310.15213).
 
 Formula (section 2): with ``a[l, h]`` the mean output of head ``h`` of layer ``l`` at the last token of few-shot
 prompts, ``W[l, h]`` its slice of the output projection and ``A`` the heads with the largest average indirect effect,
 
     v = sum over (l, h) in A of  W[l, h] a[l, h]
 
-The causal indirect effect of a head is the probability of the right answer's first token on a few-shot prompt whose
-labels are shuffled, with the head's output at the last token exchanged for its mean, minus the same without. The
-vector is added to the residual stream after one layer, which is swept.
+The causal indirect effect of a head is measured on few-shot prompts with shuffled labels: it is the probability of the
+right answer's first token with the head's output at the last token replaced by its mean, minus the probability without
+this patch. The vector is added to the residual stream after one layer, which is swept.
 
-Defaults are the paper's: 10 demonstrations, 100 prompts for the means, of which only those that the model answers
-correctly count, 25 shuffled prompts for the effects, 10 heads. The public code passes every head through the output
-projection *with its bias*, so that on GPT-2 and Pythia the vector holds ``n_heads`` times that bias: ``bias=True``.
-Prompts are the task's own, in place of the paper's ``Q: …\\nA: …``, and its evaluation keeps queries that are
-answered correctly with 10 demonstrations, which ours does not: published accuracies are conditional.
+Defaults are the paper's: 10 demonstrations; 100 prompts for the means, of which only those that the model answers
+correctly count; 25 shuffled prompts for the effects; 10 heads. The public code passes every head through the output
+projection *with its bias*, so that on GPT-2 and Pythia the vector contains ``n_heads`` times that bias: ``bias=True``.
+Prompts are the task's own instead of the paper's ``Q: …\\nA: …``. The paper's evaluation keeps only queries that are
+answered correctly with 10 demonstrations, so published accuracies are conditional; ours keeps all queries.
 
-All effects come from one pass over each prompt (``engine.indirect_effects``), where the public code runs one pass per
-head. What this does not show: a head with a large effect moves the answer in *these* prompts; that the same heads
-carry other tasks is what ``universal_heads`` assumes, and a test on other tasks has to say.
+All effects come from one pass over each prompt (``engine.indirect_effects``); the public code runs one pass per head.
+What this does not show: a head with a large effect changes the answer in *these* prompts. ``universal_heads`` assumes
+that the same heads matter for other tasks, which has to be tested on other tasks.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ Head = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadEffects:
-    """What heads write on a task, and how much each of them alone restores the answer.
+    """Mean head outputs on a task, and how much each head alone restores the answer.
 
     Attributes:
         means: [layer, head, d_head], mean output at the last token of few-shot prompts.
         effects: [trial, layer, head], causal indirect effect on each shuffled-label prompt, a difference of
             probabilities.
-        prompts: few-shot prompts that the means are over (by default those answered correctly).
-        provenance: where they came from.
+        prompts: number of few-shot prompts behind the means (by default those answered correctly).
+        provenance: model, task, template, seed and versions.
     """
 
     means: Float[Tensor, "layer head d_head"]
@@ -113,9 +113,9 @@ def head_effects(
         task: the source.
         extraction: demonstrations per prompt, split, template switches and seed; 10 demonstrations by default.
         prompts: few-shot prompts whose head outputs are averaged.
-        trials: prompts with shuffled labels on which effects are taken.
-        correct_only: leave out prompts that the model answers wrongly; where it answers none correctly, all are used
-            and the provenance says so.
+        trials: number of prompts with shuffled labels on which effects are measured.
+        correct_only: leave out prompts that the model answers wrongly; if it answers none correctly, all are used and
+            the provenance says so.
         progress: wraps the batches.
 
     Raises:
@@ -141,8 +141,7 @@ def head_effects(
 
 
 def icl_prompts(task: Task, extraction: Extraction, count: int) -> list[Prompt]:
-    """Few-shot prompts with demonstrations drawn separately for each; queries come again with others when the split is
-    small.
+    """Few-shot prompts, each with its own demonstrations; in a small split, queries repeat with other demonstrations.
 
     Raises:
         ValueError: a count below 1; see ``few_shot``.
@@ -188,7 +187,7 @@ def top_heads(effects: Float[Tensor, "layer head"], heads: int) -> tuple[Head, .
 
 
 def universal_heads(effects: Sequence[HeadEffects], heads: int = HEADS) -> tuple[Head, ...]:
-    """The heads with the largest effect averaged over tasks, each task counting the same (section 2.3).
+    """The heads with the largest effect averaged over tasks with equal weight (section 2.3).
 
     Raises:
         ValueError: no tasks, or tasks of different models.
@@ -201,7 +200,7 @@ def universal_heads(effects: Sequence[HeadEffects], heads: int = HEADS) -> tuple
 def vector_of_heads(
     model: HookedTransformer, effects: HeadEffects, heads: Sequence[Head], *, bias: bool = False
 ) -> SteeringVector:
-    """The sum of what the given heads write on average; the same direction at every layer, to be added after one.
+    """The sum of the mean outputs of some heads: the same direction at every layer, to be added after one of them.
 
     Args:
         model: gives the output projections.
@@ -251,9 +250,9 @@ def function_vector(
 
 
 def random_heads_vector(model: HookedTransformer, effects: HeadEffects, heads: int, *, seed: int = 0) -> SteeringVector:
-    """The placebo: as many heads drawn at random, with the norm of the vector of the best ones.
+    """The placebo: the same number of random heads, with the norm of the vector of the best heads.
 
-    What it does as well as the function vector, the choice of heads by their effect did not do.
+    An effect that it shares with the function vector is not due to choosing heads by their effect.
     """
     count = effects.effects[0].numel()
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:heads].tolist()
@@ -266,6 +265,6 @@ def random_heads_vector(model: HookedTransformer, effects: HeadEffects, heads: i
 
 
 def fit_function_vector(source: SourceTask) -> SteeringVector:
-    """The function vector as ``VECTOR_METHODS`` have it: with the run's demonstrations, samples and seed."""
+    """The function vector for ``VECTOR_METHODS``, with the run's demonstrations, samples and seed."""
     how = source.extraction
     return function_vector(source.model, source.task, how, prompts=how.samples, trials=min(TRIALS, how.samples))

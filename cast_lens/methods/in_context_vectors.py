@@ -1,8 +1,9 @@
 """In-context vectors (arXiv 2311.06668) and implicit in-context learning (I2CL, arXiv 2405.14660).
 
-**ICV** (section 3): of pairs of texts (x, y), each run alone, ``D = H(y) - H(x)`` with ``H`` the residuals at the last
-token, embedding and all layers side by side; ``v`` is the first principal component of the centred ``D`` plus their
-mean, the row of the embedding dropped. Outputs of every MLP, at all tokens, turn towards it and keep their length,
+**ICV** (section 3): for pairs of texts (x, y), each run on its own, ``D = H(y) - H(x)``, where ``H`` concatenates the
+residuals at the last token of the embedding and all layers. ``v`` is the first principal component of the centred ``D``
+plus their mean, without the row of the embedding. The outputs of every MLP, at all tokens, are rotated towards it and
+keep their length,
 
     h' = |h| unit( unit(h) + strength * (1 + max(0, cos(h, -v))) * unit(v) )
 
@@ -10,18 +11,18 @@ As published: the sign of the component is that of the decomposition (largest en
 aligned with the mean it is added to; several vectors are averaged; strength 0.8 and one pair are the code's defaults,
 0.1 and 5 pairs its README's. With one pair there is nothing to decompose, and ``v`` is the difference.
 
-**I2CL** (section 3): each demonstration is encoded alone, with its answer; context vectors are the means over
-demonstrations of what attention and MLP write at the last token, and
+**I2CL** (section 3): each demonstration is encoded on its own, with its answer; context vectors are the means over
+demonstrations of the outputs of attention and MLP at the last token, and
 
     out' = beta * out + alpha * context
 
 for both, in every layer, at all tokens. ``alpha`` (0.1) and ``beta`` (1) are four numbers per layer, trained on the
 same demonstrations: cross-entropy over the full vocabulary of the first answer token, AdamW at 0.01 with weight decay
 1e-3, 100 epochs of batches of two, cosine schedule with 5 % warm-up, noise of 0.001 times the output's length while
-training. The public code injects at padded positions too; here there are none.
+training. The public code also injects at padded positions, which do not exist here.
 
-What they do not show: both act on every token of the prompt, in every layer. Effects on other texts are part of the
-method; look at side effects beside the gain. Placebos: random directions of equal length.
+What they do not show: both act on every token of the prompt, in every layer, so they also affect other texts. Report
+side effects together with the gain. Placebos are random directions of equal length.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from .vectors import SourceTask
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-# Differences whose largest singular value is below this part of the mean's length do not differ: it is rounding.
+# If the largest singular value is below this share of the mean's length, it is rounding and the pairs do not differ.
 _NO_SPREAD = 1e-6
 _SITES: tuple[Site, ...] = ("attention", "mlp")
 
@@ -69,7 +70,7 @@ class InContextVector(FittedMethod):
     directions: Float[Tensor, "vector layer d_model"]
 
     def intervention(self, *, strength: float = 0.1) -> RotatedOutputs:
-        """Outputs of every MLP turned, at all tokens."""
+        """Rotates the outputs of every MLP, at all tokens."""
         return RotatedOutputs(
             tuple(range(self.directions.shape[1])),
             self.directions,
@@ -98,8 +99,8 @@ def in_context_vector(
     Args:
         model: any ``HookedTransformer``.
         pairs: (before, after), such as an input and its answer.
-        task: how frames name it.
-        seed: kept in the provenance.
+        task: name of the task in frames.
+        seed: stored in the provenance.
         strip_punctuation: drop punctuation at the end of each text, as the public code does.
 
     Raises:
@@ -174,7 +175,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImplicitContext(FittedMethod):
-    """Context vectors of attention and MLP, and how outputs and context are weighed.
+    """Context vectors of attention and MLP, with the weights of outputs and context.
 
     Attributes:
         context: [site, layer, d_model], site 0 attention and 1 MLP.
@@ -193,7 +194,7 @@ class ImplicitContext(FittedMethod):
         return 2 * self.alpha.numel() if len(self.losses) else 0
 
     def intervention(self, *, strength: float = 1.0) -> MixedOutputs:
-        """Outputs of attention and MLP mixed with the context, at all tokens."""
+        """Mixes the outputs of attention and MLP with the context, at all tokens."""
         layers, mark = tuple(range(self.context.shape[1])), self.provenance.fingerprint
         return MixedOutputs(
             layers,
@@ -207,7 +208,7 @@ class ImplicitContext(FittedMethod):
         )
 
     def placebo(self, *, seed: int = 0) -> Self:
-        """Random context of the same lengths under the same scalars."""
+        """Random context vectors of the same lengths, with the same scalars."""
         about = replace(self.provenance, note=f"placebo: random context, seed {seed}; {self.provenance.note}")
         return replace(self, context=random_like(self.context, seed=seed), provenance=about)
 
@@ -228,8 +229,8 @@ def implicit_context(
         task: the source.
         extraction: ``samples`` demonstrations are drawn as samples are elsewhere, balanced over the classes (the paper
             takes 5 per class).
-        calibration: how scalars are trained; 0 epochs leave them as they begin.
-        examples: the demonstrations, when you choose them yourself.
+        calibration: how the scalars are trained; 0 epochs keep their first values.
+        examples: the demonstrations, if you choose them yourself.
         progress: wraps the epochs.
 
     >>> context = implicit_context(model, load_task("review-sentiment"), Extraction(samples=10))  # doctest: +SKIP
@@ -249,7 +250,7 @@ def implicit_context(
 
 
 def _first_answers(model: HookedTransformer, queries: Sequence[Prompt], how: Extraction) -> list[TokenPrompt]:
-    """Queries with the first token of their gold answer: what calibration learns to write."""
+    """Queries with the first token of their gold answer, which calibration learns to write."""
     ready = tokenise(model, queries, chat=how.chat)
     return [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in ready]
 
@@ -266,11 +267,11 @@ def transferred_context(
     examples: Sequence[Example] | None = None,
     progress: Progress = quiet,
 ) -> ImplicitContext:
-    """The context of a task with few labels from those of similar tasks: the transfer variant of I2CL.
+    """The context of a task with few labels, from the contexts of similar tasks: the transfer variant of I2CL.
 
-    A task is known by its calibrated scalars. Of the sources whose scalars have a cosine above ``similar`` with those
-    of the target, weighed by ``p = softmax(cosine / temperature)``: the context is ``sum p alpha_s context_s``,
-    ``beta`` is ``sum p beta_s`` and ``alpha`` is 1; then these are calibrated on the target's demonstrations.
+    Tasks are compared by their calibrated scalars. The sources whose scalars have a cosine above ``similar`` with those
+    of the target get the weights ``p = softmax(cosine / temperature)``. The context is ``sum p alpha_s context_s``,
+    ``beta`` is ``sum p beta_s`` and ``alpha`` is 1; these are then calibrated on the target's demonstrations.
 
     Args:
         model: frozen throughout; the one that the sources were fitted to.
@@ -280,7 +281,7 @@ def transferred_context(
         similar, temperature: as published.
 
     Returns:
-        the transferred context; the target's own where no source is similar, which the note says.
+        the transferred context; if no source is similar, the target's own, and the note says so.
 
     Raises:
         ValueError: no sources, one of another model, or a temperature that is not positive.
@@ -315,19 +316,19 @@ def transferred_context(
 
 
 def _scalars(one: ImplicitContext) -> Float[Tensor, " scalar"]:
-    """What a task is known by: both kinds of scalars, flattened."""
+    """Both kinds of scalars, flattened, by which tasks are compared."""
     return torch.cat([one.alpha.flatten(), one.beta.flatten()]).double()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Noisy(MixedOutputs):
-    """The mix with noise on the outputs, while it is trained."""
+    """The mix with noise on the outputs, for training."""
 
     noise: float = 0.0
     generator: torch.Generator | None = None
 
     def edit_output(self, site: Site, layer: int, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-        """Mixed, and disturbed in proportion to each output's length."""
+        """The mix plus noise in proportion to each output's length."""
         mixed = MixedOutputs.edit_output(self, site, layer, rows)
         if not self.noise:
             return mixed
@@ -344,7 +345,7 @@ def calibrate(
     start: tuple[Float[Tensor, "site layer"], Float[Tensor, "site layer"]],
     progress: Progress = quiet,
 ) -> tuple[Float[Tensor, "site layer"], Float[Tensor, "site layer"], Float[Tensor, " step"]]:
-    """Scalars after training on the prompts, and the loss of every step; ``start`` holds alpha and beta before."""
+    """The scalars after training on the prompts, and the loss of every step; ``start`` are the first alpha and beta."""
     n_layers = context.shape[1]
     alpha, beta = (values.clone().requires_grad_(True) for values in start)
     per_epoch = math.ceil(len(prompts) / plan.batch)
@@ -369,20 +370,20 @@ def calibrate(
 
 
 def _cosine(step: int, total: int, warm: int) -> float:
-    """Factor on the rate: rising, then half a cosine down to 0."""
+    """Factor of the learning rate: a linear warm-up, then half a cosine down to 0."""
     if step < warm:
         return step / max(1, warm)
     return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))))
 
 
 def fit_in_context_vector(source: SourceTask) -> InContextVector:
-    """Inputs and answers of a source's samples as pairs, five of them."""
+    """The in-context vector from five samples of a source, with inputs and answers as pairs."""
     shown = draw_samples(source.task, replace(source.extraction, samples=min(5, source.extraction.samples)))
     pairs = [(example.input, gold(source.task, example)) for example in shown]
     return in_context_vector(source.model, pairs, task=source.task.name, seed=source.extraction.seed)
 
 
 def fit_implicit_context(source: SourceTask, *, demonstrations: int = 10, epochs: int = 10) -> ImplicitContext:
-    """I2CL of a source with fewer epochs than published: each is a pass with gradients over whole prompts."""
+    """I2CL of a source, with fewer epochs than published, since each needs gradients over whole prompts."""
     how = replace(source.extraction, samples=min(demonstrations, source.extraction.samples))
     return implicit_context(source.model, source.task, how, Calibration(epochs=epochs, seed=source.seed))

@@ -1,21 +1,22 @@
 """Learned task representations: a weight for each head, trained against shuffled demonstrations (arXiv 2502.05390).
 
-Formula (section 3): with ``c[l, h]`` what head ``h`` of layer ``l`` adds to the residual stream at the last token,
-averaged over few-shot prompts, one vector is added after each layer at the last prompt token,
+Formula (section 3): let ``c[l, h]`` be what head ``h`` of layer ``l`` adds to the residual stream at the last token,
+averaged over few-shot prompts. One vector is added after each layer at the last prompt token,
 
     v[l] = sum over h of  theta[l, h] c[l, h]
 
-and ``theta`` alone is trained, by cross-entropy of the answer's first token on few-shot prompts whose labels are
-shuffled, with the model frozen.
+Only ``theta`` is trained, with the cross-entropy of the answer's first token on few-shot prompts with shuffled labels;
+the model is frozen.
 
-Published: ``theta`` begins as standard normal noise, Adam at 5e-5, up to 100,000 steps of 32 shuffled prompts, head
-outputs averaged over 100 prompts that are redrawn at each step, and the step with the lowest loss of its own batch
-is kept. ``LearnedTraining.published()`` gives these; the defaults are ours: they begin at zero (the unsteered model),
-take a hundred larger steps and keep the last. The public code for language models splits the *projected* attention
-output into as many chunks as there are heads and weighs the chunks; here heads are weighed, as in the paper.
+Published: ``theta`` starts as standard normal noise and is trained with Adam at 5e-5 for up to 100,000 steps of 32
+shuffled prompts. Head outputs are averaged over 100 prompts that are redrawn at each step, and the step with the lowest
+loss of its own batch is kept. ``LearnedTraining.published()`` gives these values. The defaults are ours: they start at
+zero (the unsteered model), take a hundred larger steps and keep the last. The public code for language models splits
+the *projected* attention output into one chunk per head and weights the chunks; here heads are weighted, as in the
+paper.
 
-What this does not show: that the weights were learned from the labels of the source makes the vector a trained method,
-to be compared with trained methods; its placebo has the same weights on other heads.
+What this does not show: the weights are learned from the labels of the source, so compare the vector with other trained
+methods. Its placebo has random directions of the same lengths.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from .vectors import SourceTask
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-# Memory for keys and values of the prompts, kept from step to step.
+# Memory in MB for keys and values of the prompts, which are kept from step to step.
 PREFIX_MB = 1000.0
 
 
@@ -63,10 +64,10 @@ class LearnedTraining:
         steps: steps of Adam.
         batch: shuffled prompts per step.
         learning_rate: learning rate of Adam.
-        start: standard deviation of the first weights; 0 begins at the unsteered model.
-        averaged: few-shot prompts whose head outputs are averaged at each step, drawn from ``pool``.
-        pool: few-shot prompts whose head outputs are taken once; the shuffled prompts are as many.
-        keep_lowest: keep the weights of the step with the lowest loss of its own batch; else those of the last step.
+        start: standard deviation of the first weights; 0 starts at the unsteered model.
+        averaged: number of few-shot prompts whose head outputs are averaged at each step, drawn from ``pool``.
+        pool: number of few-shot prompts whose head outputs are captured, and of shuffled prompts.
+        keep_lowest: keep the weights of the step with the lowest loss of its own batch instead of the last step.
         seed: seed of weights, batches and draws.
     """
 
@@ -90,17 +91,17 @@ class LearnedTraining:
 
     @classmethod
     def published(cls, *, pool: int = 1000) -> LearnedTraining:
-        """The values of arXiv 2502.05390; prompts are drawn from a pool where the code makes new ones at each step."""
+        """The values of arXiv 2502.05390, except that prompts come from a fixed pool and are not new at each step."""
         return cls(100_000, 32, 5e-5, 1.0, 100, pool, keep_lowest=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnedVector(FittedMethod):
-    """Weights over heads, and the vectors that they make.
+    """Weights of heads, and the vectors that follow from them.
 
     Attributes:
         weights: [layer, head].
-        outputs: [layer, head, d_model], what each head adds on average.
+        outputs: [layer, head, d_model], the mean contribution of each head to the residual stream.
         losses: [step], cross-entropy of each step's batch in nats.
     """
 
@@ -178,11 +179,11 @@ def train_weights(
     *,
     progress: Progress = quiet,
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, " step"]]:
-    """The weights that training ends with (or its lowest loss had), and the loss of every step's batch.
+    """The weights of the last step (or of the lowest loss), and the loss of every step's batch.
 
     Args:
-        model: frozen.
-        prompts: with the answer whose loss is lowered.
+        model: the frozen model.
+        prompts: prompts with the answer to be learned.
         outputs: what heads add on each prompt of the pool.
         training: steps, batch, rate, seed.
         progress: wraps the steps.
@@ -225,8 +226,8 @@ class StaticVector(FittedMethod):
 
     Attributes:
         directions: [layer, d_model].
-        layers: block index of each.
-        scale: factor that it was trained with.
+        layers: block index of each direction.
+        scale: factor with which it was trained.
     """
 
     directions: Float[Tensor, "layer d_model"]

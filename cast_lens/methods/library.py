@@ -1,18 +1,19 @@
 """A library of task vectors, retrieved per query: many tasks' vectors with their best settings in one file.
 
-After ELICIT (arXiv 2410.09343), and in the sense in which JARe retrieves task knowledge. Each entry holds a vector, the
-layer and strength that suit it, and a key: what queries of its task look like. For a query
+It follows ELICIT (arXiv 2410.09343), and retrieves task knowledge as JARe does. Each entry has a vector, its best layer
+and strength, and a key, which is the mean embedding of queries of its task. For a query
 
     similarity = cos(key(query) - mean key, key of the entry - mean key)
 
-if the best entry passes the threshold, the ``k`` nearest are averaged and added at the layer that most of them name;
+If the best entry reaches the threshold, the ``k`` nearest are averaged and added at the layer that most of them use;
 otherwise nothing is added. Published: 20 tasks with 10 vectors each, strength 2, a retriever trained on pairs, a
-threshold at which it recalls 0.8 of the pairs (0.9096), k = 10, *including* entries below the threshold once one passes
-(``include_below``, off here). Keys here are the model's own zero-shot residuals at the middle layer, or any encoder's
-(``embed``); nothing is trained, and the threshold is the one that recalls a share of the library's own queries.
+threshold at which it recalls 0.8 of the pairs (0.9096), and k = 10, *including* entries below the threshold once one
+reaches it (``include_below``, off here). Keys here are the model's own zero-shot residuals at the middle layer, or
+those of any encoder (``embed``). Nothing is trained, and the threshold recalls a given share of the library's own
+queries.
 
-What this does not show: a library that leaves most queries alone cannot harm them, so gains come with the share of
-queries that were left alone. Its placebo retrieves at random, as often as the library retrieves.
+What this does not show: a library that leaves most queries alone cannot harm them, so report gains together with the
+share of queries that were left alone. Its placebo assigns the retrieved vectors to other queries.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .conditions import Condition, Setting
 from .prompting import Embed, residual_embedding
 from .training import check_model
 
-# Queries of the library's own tasks that the threshold lets through, as published.
+# Share of queries of the library's own tasks that reach the threshold, as published.
 RECALL = 0.8
 
 
@@ -47,8 +48,8 @@ class Entry:
     """One vector of a library.
 
     Attributes:
-        vector: what is added.
-        layer, strength: where and how strongly.
+        vector: the vector to add.
+        layer, strength: where and how strongly it is added.
         keys: [query, width], embeddings of queries of its task.
     """
 
@@ -60,12 +61,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Retrieval:
-    """What a library found for some queries.
+    """The vectors that a library retrieved for some queries.
 
     Attributes:
-        directions: [query, layer, d_model], strength included; zero where nothing is added.
+        directions: [query, layer, d_model], including the strength; zero where nothing is added.
         layers: block index of each entry of the layer axis.
-        chosen: entries that were averaged, by name, for each query; empty where it was left alone.
+        chosen: names of the averaged entries for each query; empty if the query was left alone.
         similarity: [query, entry].
         fingerprint: fingerprint of the model.
     """
@@ -82,11 +83,11 @@ class Retrieval:
         return sum(not names for names in self.chosen) / len(self.chosen)
 
     def intervention(self, *, strength: float = 1.0) -> PromptVectors:
-        """Every query under the vector that was found for it; for these queries in this order."""
+        """Adds to each query the vector that was retrieved for it; only valid for these queries in this order."""
         return PromptVectors(self.directions, self.layers, strength, "prompt_last", "library", self.fingerprint)
 
     def placebo(self, *, seed: int = 0) -> Retrieval:
-        """The same vectors for other queries: retrieved as often, without regard to the query."""
+        """The same vectors assigned to other queries: retrieved as often, but regardless of the query."""
         order = torch.randperm(len(self.chosen), generator=torch.Generator().manual_seed(seed))
         chosen = tuple(self.chosen[index] for index in order.tolist())
         return replace(self, directions=self.directions[order], chosen=chosen)
@@ -100,7 +101,7 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VectorLibrary:
-    """Many vectors and what their tasks' queries look like.
+    """Many vectors with embeddings of their tasks' queries.
 
     Attributes:
         names: names of the entries.
@@ -108,7 +109,7 @@ class VectorLibrary:
         layers: block indices.
         settings: layer and strength of each entry.
         keys: [entry, width], mean embedding of each entry's queries.
-        threshold: similarity from which on something is added.
+        threshold: least similarity at which a vector is added.
         provenances: provenance of each entry.
 
     >>> import cast_lens as cl
@@ -141,11 +142,11 @@ class VectorLibrary:
         """A library of vectors with their settings.
 
         Args:
-            model: that the vectors were taken from.
-            vectors: by name: vector, layer and strength (or a ``Setting``).
-            queries: zero-shot prompts of each entry's task, by the same names; at least two of each.
-            embed: texts as vectors; the model's own residuals when None.
-            recall: share of these queries that must pass the threshold, each kept out of its own entry's key.
+            model: the model that the vectors were taken from.
+            vectors: maps names to vector, layer and strength (or vector and ``Setting``).
+            queries: maps the same names to zero-shot prompts of the entry's task, at least two each.
+            embed: embeds texts; None to use the model's own residuals.
+            recall: share of these queries that must reach the threshold; each is left out of its own entry's key.
 
         Raises:
             ValueError: no vectors; a vector of another model or without queries; vectors of different layers; a layer
@@ -169,13 +170,13 @@ class VectorLibrary:
         return replace(made, threshold=float(torch.cat(own).quantile(1 - recall)))
 
     def _own_similarities(self, index: int, keys: Float[Tensor, "query width"]) -> Float[Tensor, " query"]:
-        """How near each of an entry's queries is to the mean of the entry's others."""
+        """Similarity of each query of an entry to the mean of the entry's other queries."""
         others = (keys.sum(dim=0) - keys) / (len(keys) - 1)
         centre = self.keys.mean(dim=0)
         return torch.cosine_similarity(keys - centre, others - centre, dim=1)
 
     def similarity(self, keys: Float[Tensor, "query width"]) -> Float[Tensor, "query entry"]:
-        """Cosine of queries and entries, the mean key of the library taken off; not centred with a single entry."""
+        """Cosine of queries and entries after subtracting the library's mean key, unless it has a single entry."""
         centre = self.keys.mean(dim=0) if len(self.keys) > 1 else torch.zeros_like(self.keys[0])
         left, right = keys - centre, self.keys - centre
         return torch.cosine_similarity(left[:, None], right[None], dim=-1)
@@ -191,16 +192,17 @@ class VectorLibrary:
         without: Sequence[str] = (),
         embed: Embed | None = None,
     ) -> Retrieval:
-        """The vectors for some queries.
+        """Retrieve vectors for some queries.
 
         Args:
-            model: to be steered; the one that the vectors are of.
+            model: the model that the vectors were taken from.
             prompts: zero-shot queries.
-            k: nearest entries that are averaged.
-            threshold: in place of the library's own; -1 always adds something.
-            include_below: average all ``k`` nearest once one passes, as the public code does; else those that pass.
-            without: entries that are not considered, such as the target's own.
-            embed: as the library was built with.
+            k: number of nearest entries that are averaged.
+            threshold: replaces the library's own; -1 always adds something.
+            include_below: average all ``k`` nearest once one reaches the threshold, as the public code does; otherwise
+                only those that reach it.
+            without: entries to leave out, such as the target's own.
+            embed: the same as when the library was built.
 
         Raises:
             ValueError: another model; no entry left; ``k`` below 1; embeddings of another width.
@@ -227,7 +229,7 @@ class VectorLibrary:
     def _found(
         self, similarity: Float[Tensor, " entry"], allowed: list[int], k: int, threshold: float, include_below: bool
     ) -> tuple[Float[Tensor, "layer d_model"], tuple[str, ...]]:
-        """What is added to one query, and whose it is."""
+        """The vector that is added to one query, and the names of its entries."""
         nearest = sorted(allowed, key=lambda index: -float(similarity[index]))[:k]
         passing = [index for index in nearest if float(similarity[index]) >= threshold]
         kept = nearest if include_below and passing else passing
@@ -240,7 +242,7 @@ class VectorLibrary:
         return added, tuple(self.names[index] for index in kept)
 
     def condition(self, model: HookedTransformer, prompts: tuple[Prompt, ...], **options: object) -> Condition:
-        """The queries of a target under what is retrieved for each; options are those of ``retrieve``."""
+        """The queries of a target with the vectors retrieved for them; options are those of ``retrieve``."""
         found = self.retrieve(model, prompts, **options)  # type: ignore[arg-type]
         return Condition("library", prompts, intervention=found.intervention())
 

@@ -1,19 +1,21 @@
-"""Which source for a target? Numbers known beforehand, each a function; ``predict-transfer`` judges them.
+"""Predictors of which source helps a target, one function each; the experiment ``predict-transfer`` evaluates them.
 
 - ``fisher_embedding`` (after the task embedding of arXiv 2005.00770): the diagonal of the empirical Fisher information
-  of the steered model in the coordinates of the vector itself, ``F = mean over queries of (d loss / d v)^2``. Tasks are
-  alike where steering moves their losses along the same coordinates: cosine of two embeddings. The paper takes the
-  parameters of a fine-tuned BERT; here nothing is fine-tuned. Labels are the gold answers, or those that the model
-  gives itself (``labels="model"``), so that an unlabelled target can be embedded.
+  of the steered model in the coordinates of the vector, ``F = mean over queries of (d loss / d v)^2``. Tasks are
+  similar (by the cosine of their embeddings) if steering changes their losses along the same coordinates. The paper
+  uses the parameters of a fine-tuned BERT; here nothing is fine-tuned. Labels are the gold answers, or the model's own
+  answers (``labels="model"``), so that an unlabelled target can be embedded.
 - ``h_score`` (Bao et al. 2019; the transferability behind arXiv 2502.11609): ``tr(cov(f)^-1 cov(E[f | y]))`` of
   features f with labels y, between 0 and the number of classes minus 1. With fewer samples than coordinates the
-  covariance has no inverse: it is shrunk towards a multiple of the identity by ``shrinkage``, ours.
-- ``next_token_distance`` (arXiv 2605.20730): how far next tokens under the vector are from those after demonstrations.
+  covariance has no inverse, so it is shrunk towards a multiple of the identity by ``shrinkage`` (our addition).
+- ``next_token_distance`` (arXiv 2605.20730): how far the next-token distribution under the vector is from that after
+  demonstrations.
 - parallelism: ``SteeringVector.cosine``, ``geometry.parallelism``.
 
-What none of them shows: a correlation over all pairs may be one between tasks (4,032 transfers of arXiv 2604.02608,
-where a strong pooled correlation was a Simpson artefact and cosines added at most 0.011 of R² to the task's identity).
-Look at correlations *within* targets; ``within_targets`` gives them with a test that exchanges sources of one target.
+What none of them shows: a correlation over all pairs may only reflect differences between tasks. In the 4,032 transfers
+of arXiv 2604.02608 a strong pooled correlation was a Simpson artefact, and cosines added at most 0.011 of R² to the
+identity of the task. Look at correlations *within* targets: ``within_targets`` computes them, with a test that
+exchanges the sources of one target.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from ..vectors import SteeringVector
 
 Labels = Literal["gold", "model"]
 Divergence = Literal["jensen-shannon", "kl", "total variation"]
-# Prompts whose gradients are taken together.
+# Number of prompts whose gradients are computed together.
 BATCH = 8
 
 
@@ -53,10 +55,10 @@ def fisher_embedding(
     """Mean squared gradient of the answers' loss in the coordinates of a vector at the last prompt token.
 
     Args:
-        model: frozen.
+        model: the frozen model.
         prompts: zero-shot queries of the task.
-        vector: where the gradient is taken: the steered model; the unsteered one when None.
-        layers: blocks after which the vector is added, each with gradients of its own.
+        vector: steers the model at which the gradient is taken; None for the unsteered model.
+        layers: blocks after which the vector is added; each has its own gradients.
         strength: strength of the vector.
         labels: ``gold``, or ``model``: the admissible answer that the model itself finds most probable.
         chat: use the model's chat template.
@@ -91,14 +93,14 @@ def _own_answer(prompt: TokenPrompt, logprobs: Float[Tensor, "variant choice"]) 
 
 
 def embedding_similarity(left: Float[Tensor, "layer d_model"], right: Float[Tensor, "layer d_model"]) -> float:
-    """Cosine of two task embeddings, all layers together."""
+    """Cosine of two task embeddings, over all layers together."""
     return float(torch.cosine_similarity(left.double().flatten(), right.double().flatten(), dim=0))
 
 
 def h_score(
     features: Float[Tensor, "sample d_model"], labels: Int[Tensor, " sample"], *, shrinkage: float = 0.1
 ) -> float:
-    """``tr(cov(f)^-1 cov(E[f | y]))``: how well features separate classes; more is better.
+    """``tr(cov(f)^-1 cov(E[f | y]))``: how well features separate classes; higher is better.
 
     Args:
         features: features of the samples, such as residuals at one layer.
@@ -134,13 +136,13 @@ def next_token_distance(
     kind: Divergence = "jensen-shannon",
     chat: bool = False,
 ) -> Float[Tensor, "variant sample"]:
-    """How far next-token distributions are from those of the same queries after demonstrations; variant 0 unsteered.
+    """Distance of each variant's next-token distribution from that after demonstrations; variant 0 is unsteered.
 
     Args:
         model: any ``HookedTransformer``.
-        queries: zero-shot; their answers are not read.
+        queries: zero-shot prompts; their answers are not read.
         shown: the same queries after demonstrations.
-        edits: variants besides the unsteered model.
+        edits: variants in addition to the unsteered model.
         kind: ``jensen-shannon`` and ``kl`` (of in-context learning's against the steered one) in nats, ``total
             variation`` between 0 and 1.
         chat: use the model's chat template.
@@ -183,8 +185,8 @@ class Within:
 
     Attributes:
         value: mean over targets of Spearman's coefficient over the target's sources.
-        p: share of exchanges of sources within targets with a coefficient as large or larger, in absolute value.
-        targets: that have three sources or more.
+        p: share of exchanges of sources within targets whose coefficient is at least as large in absolute value.
+        targets: number of targets with three or more sources.
     """
 
     value: float
@@ -197,14 +199,14 @@ def within_targets(
 ) -> Within:
     """Rank correlation of a predictor and the gain among the sources of each target, averaged over targets.
 
-    What holds of a task as a whole (an easy target, a strong source format) cannot make this correlation: only the
-    order of sources within one target counts.
+    Properties of a whole target (such as being easy) cannot produce this correlation, because only the order of sources
+    within one target counts.
 
     Args:
-        pairs: ``target``, the predictor and the gain; one row per pair.
-        predictor: column.
-        gain: column.
-        n_permutations: exchanges.
+        pairs: one row per pair with ``target``, the predictor and the gain.
+        predictor: column of the predictor.
+        gain: column of the gain.
+        n_permutations: number of exchanges.
         seed: seed of the exchanges.
     """
     known = pairs.dropna(subset=[predictor, gain])

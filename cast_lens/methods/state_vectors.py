@@ -1,7 +1,7 @@
-"""State vectors: what heads write at the separators of demonstrations (Li et al. 2024, arXiv 2404.11225).
+"""State vectors: head outputs at the separators of demonstrations (Li et al. 2024, arXiv 2404.11225).
 
-The state at a separator (the last token of an answer cue) is what all heads of layers 0 to ``layer`` write there,
-before the output projection. With ``s[1], ..., s[k+1]`` the states of ``k`` demonstrations and of the query,
+The state at a separator (the last token of an answer cue) consists of the outputs there of all heads of layers 0 to
+``layer``, before the output projection. With ``s[1], ..., s[k+1]`` the states of ``k`` demonstrations and the query,
 
 - ``last``: ``s[k+1]`` alone;
 - ``inner``: the mean of the last seven states, the query's own among them (section 3.2);
@@ -13,9 +13,9 @@ At the last token of a zero-shot query the outputs of all heads up to ``layer`` 
 of the engine for any number of queries. The task vector of Hendel et al. (arXiv 2310.15916) replaces the residual
 after one layer instead: ``methods.vectors.task_vector``.
 
-What this does not show: heads are exchanged wholesale, so the query's own content in these heads is lost; a state
-from a query that happens to have the same answer carries the answer. The dummy query here is never a test query. The
-placebo is the state of demonstrations with shuffled labels, or heads in another order.
+What this does not show: all outputs of these heads are replaced, so their information about the query is lost, and the
+state of a query that happens to have the same answer contains that answer. The dummy query here is never a test query.
+The placebo is the state of demonstrations with shuffled labels, or each layer's entries in random order.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
 Averaging = Literal["last", "inner", "momentum"]
-# States averaged, weights of the differences, and demonstrations in a group, as published.
+# Number of averaged states, weights of the differences, and demonstrations per group, as published.
 LAST_STATES, WEIGHTS, GROUP = 7, (1.0, 2.0, 4.0, 8.0, 16.0, 0.0), 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateVector(FittedMethod):
-    """Head outputs that stand in for demonstrations.
+    """Head outputs that replace demonstrations.
 
     Attributes:
         values: [layer, head, d_head], every layer of the model.
@@ -59,7 +59,7 @@ class StateVector(FittedMethod):
     d_model: int
 
     def at(self, layer: int) -> Self:
-        """The same state, replaced up to another layer.
+        """The same state, with heads replaced up to another layer.
 
         Raises:
             ValueError: a layer that does not exist.
@@ -69,7 +69,7 @@ class StateVector(FittedMethod):
         return replace(self, layer=layer)
 
     def intervention(self, *, strength: float = 1.0) -> HeadOutputs:
-        """Heads of layers 0 to ``layer`` replaced at the last prompt token; at other strengths part of the way."""
+        """Replaces the heads of layers 0 to ``layer`` at the last prompt token; strengths below 1 interpolate."""
         kept = self.values[: self.layer + 1]
         return HeadOutputs(
             tuple(range(self.layer + 1)),
@@ -82,7 +82,7 @@ class StateVector(FittedMethod):
         )
 
     def placebo(self, *, seed: int = 0) -> Self:
-        """Outputs of each layer's heads with all their entries in another order: the same length, other content."""
+        """The entries of each layer's head outputs in random order: the same length without the content."""
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(self.values[0].numel(), generator=draw)
         values = self.values.flatten(1)[:, order].view_as(self.values)
@@ -106,9 +106,9 @@ def state_vector(
         model: any ``HookedTransformer`` whose heads can be found.
         task: the source.
         extraction: ``shots`` demonstrations per group (published: 10), split and seed.
-        layer: the last layer that is replaced; the middle one when None. ``StateVector.at`` changes it.
-        averaging: see the module.
-        groups: sets of demonstrations whose vectors are averaged (aggregation).
+        layer: the last layer whose heads are replaced; None for the middle one. ``StateVector.at`` changes it.
+        averaging: ``last``, ``inner``, ``momentum`` or ``aggregate``; see the module docstring.
+        groups: number of sets of demonstrations whose vectors are averaged (aggregation).
         progress: wraps the batches.
 
     Raises:
@@ -138,7 +138,7 @@ def state_vector(
 
 
 def separators(prompt: Prompt) -> list[Prompt]:
-    """The prompt cut after the answer cue of each demonstration, and whole."""
+    """The prompt cut after the answer cue of each demonstration, and the whole prompt."""
     shown = prompt.demonstrations
     cut = [replace(prompt, demonstrations=shown[:count], query=body) for count, (body, _) in enumerate(shown)]
     return [*cut, prompt]
@@ -147,7 +147,7 @@ def separators(prompt: Prompt) -> list[Prompt]:
 def averaged_states(
     states: Float[Tensor, "state layer head d_head"], averaging: Averaging
 ) -> Float[Tensor, "layer head d_head"]:
-    """One state of the states at all separators, the query's last; see the module."""
+    """Combine the states at all separators, of which the query's is the last; see the module docstring."""
     if averaging == "last":
         return states[-1]
     last = states[-LAST_STATES:]

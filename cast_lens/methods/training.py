@@ -1,7 +1,7 @@
-"""What every trained method shares: its switches, its epochs with early stop, what it reports, where it comes from.
+"""Training shared by all trained methods: options, epochs with early stopping, progress and provenance.
 
-Adaptive task vectors and adapters are trained by the same loop on the same items, so that they differ in what is
-learned only.
+Adaptive task vectors and adapters are trained by the same loop on the same items, so that they differ only in what is
+learned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..tasks.sampling import stable_seed
 from ..tasks.templates import PLAIN
 from ..vectors import Provenance
 
-# Weight of the latest step in the loss that is shown: single steps jump too much to read.
+# Weight of the latest step in the displayed loss, which is smoothed because single steps vary a lot.
 SMOOTHING = 0.1
 
 
@@ -99,14 +99,14 @@ class Step:
     """One step of training, or the validation after an epoch.
 
     Attributes:
-        number: steps done so far.
-        total: steps there will be unless training stops early.
-        epoch: counted from 1.
-        loss: mean over the step's prompts, nats per token.
+        number: number of steps so far.
+        total: number of steps unless training stops early.
+        epoch: current epoch, counted from 1.
+        loss: mean over the step's prompts in nats per token.
         validation: latest validation loss; None before the first.
         best: lowest validation loss so far.
         validated: whether this is the validation after an epoch.
-        note: why training ended, at the end.
+        note: after the last step, why training ended.
     """
 
     number: int
@@ -128,12 +128,12 @@ def silent(step: Step) -> None:
 
 @dataclass(slots=True)
 class History:
-    """What has happened in a training run so far, and what follows from it.
+    """The course of a training run so far.
 
     Attributes:
         losses: loss of every step.
-        validations: pairs (steps done, validation loss).
-        best: index into ``validations`` of the kept one; -1 before the first.
+        validations: pairs of a number of steps and the validation loss after them.
+        best: index in ``validations`` of the lowest loss; -1 before the first validation.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -142,7 +142,7 @@ class History:
 
     @property
     def steps(self) -> int:
-        """Steps done."""
+        """Number of steps so far."""
         return len(self.losses)
 
     @property
@@ -151,7 +151,7 @@ class History:
         return self.validations[self.best][1] if self.validations else math.inf
 
     def validated(self, loss: float) -> bool:
-        """Add the validation loss of an epoch; whether it is the lowest so far."""
+        """Add the validation loss of an epoch, and return whether it is the lowest so far."""
         better = not self.validations or loss < self.lowest
         self.validations.append((self.steps, loss))
         if better:
@@ -159,18 +159,18 @@ class History:
         return better
 
     def over(self, training: Training) -> bool:
-        """Whether the last epoch is done, or ``patience`` epochs went by without a lower validation loss."""
+        """Whether the last epoch is done, or ``patience`` epochs passed without a lower validation loss."""
         done = len(self.validations)
         return done >= training.epochs or (done > 0 and done - 1 - self.best >= training.patience)
 
     def after_step(self, training: Training, n_train: int) -> Step:
-        """What is reported after a step of training on ``n_train`` prompts per epoch."""
+        """The report after a training step, with ``n_train`` prompts per epoch."""
         latest, lowest = (self.validations[-1][1], self.lowest) if self.validations else (None, None)
         total = math.ceil(n_train / training.batch) * training.epochs
         return Step(self.steps, total, len(self.validations) + 1, self.losses[-1], latest, lowest)
 
     def after_epoch(self, training: Training, n_train: int) -> Step:
-        """What is reported after the validation that ends an epoch."""
+        """The report after the validation that ends an epoch."""
         note = ""
         if self.over(training):
             note = "last epoch" if len(self.validations) >= training.epochs else "stopped early"
@@ -187,7 +187,7 @@ class History:
 
 
 def batches(count: int, *, size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Places of ``count`` training items, ``size`` per step, in an order that follows from seed and epoch."""
+    """Indices of ``count`` training items, ``size`` per step, in an order that depends on seed and epoch."""
     shuffler = torch.Generator().manual_seed(stable_seed(seed, epoch) % 2**63)
     order = torch.randperm(count, generator=shuffler).tolist()
     for start in range(0, count, size):
@@ -205,15 +205,15 @@ def run_epochs(
     watch: Watch = silent,
     checkpoint: Callable[[], object] | None = None,
 ) -> None:
-    """Train until the last epoch or the early stop, from wherever ``history`` is.
+    """Train until the last epoch or early stopping, continuing where ``history`` ends.
 
     Args:
-        history: history of the run; it grows.
-        training: batch, epochs, patience, order, steps between checkpoints.
-        n_train: prompts in an epoch.
-        step: takes one step on the training items at these places; its loss.
-        validate: the validation loss as things are.
-        keep: remembers what has been learned as the best so far.
+        history: history of the run, which is extended.
+        training: batch, epochs, patience, order and steps between checkpoints.
+        n_train: number of prompts per epoch.
+        step: takes one step on the training items with these indices and returns its loss.
+        validate: returns the current validation loss.
+        keep: stores the current state as the best so far.
         watch: called after every step and every validation.
         checkpoint: writes everything that the next step depends on.
     """
@@ -237,10 +237,10 @@ def run_epochs(
 
 @contextmanager
 def loss_bar() -> Iterator[Watch]:
-    """A bar with the smoothed loss and the time left on a terminal; elsewhere one line per epoch on standard error.
+    """A bar with the smoothed loss and the time left on a terminal, otherwise one line per epoch on standard error.
 
     Yields:
-        what to pass as ``watch``.
+        the ``watch`` argument of training functions.
     """
     console = Console(stderr=True)
     shown = console.is_terminal or console.is_jupyter
@@ -276,7 +276,7 @@ def loss_bar() -> Iterator[Watch]:
 def trained_on(
     model: HookedTransformer, tasks: Sequence[Task], training: Training, history: History, *, what: str
 ) -> Provenance:
-    """The provenance of what was trained; ``what`` opens its note."""
+    """The provenance of a trained object; its note begins with ``what``."""
     return Provenance(
         model=model_name(model),
         fingerprint=fingerprint(model),
@@ -299,10 +299,10 @@ def training_of(about: dict[str, Any]) -> Training:
 
 
 def check_model(model: HookedTransformer, provenance: Provenance, *, what: str) -> None:
-    """Refuse any model but the one that something was trained for.
+    """Refuse any model other than the one that an object was trained for.
 
     Raises:
-        ValueError: when it is another one; ``what`` names the trained object.
+        ValueError: for another model; ``what`` names the trained object in the message.
     """
     found = fingerprint(model)
     if found != provenance.fingerprint:
@@ -322,10 +322,10 @@ class TrainingItem:
     """One prompt with its answer.
 
     Attributes:
-        prompt: tokens, with the answer and what ends it as its only answer.
-        generator_text: what the small model of an adaptive task vector reads.
-        task, sample, template: where it comes from.
-        text, answer: the same as text, for people.
+        prompt: the tokenised prompt; its only answer includes the text that ends it.
+        generator_text: text for the small model of an adaptive task vector.
+        task, sample, template: names of its task, example and template.
+        text, answer: prompt and answer as text.
     """
 
     prompt: TokenPrompt
@@ -339,10 +339,10 @@ class TrainingItem:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Everything that a training run sees.
+    """The training and validation items of a run.
 
     Attributes:
-        train, validation: items.
+        train, validation: the items.
     """
 
     train: tuple[TrainingItem, ...]
@@ -355,19 +355,19 @@ class TrainingData:
 
     @property
     def digest(self) -> str:
-        """Identifies the data: a run is only continued on the same."""
+        """A hash of the data; a run is only continued with the same data."""
         parts = [(item.prompt.tokens, item.prompt.answers, item.generator_text) for item in self.items]
         text = json.dumps([len(self.train), parts], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def question(example: Example) -> str:
-    """What the small model reads in the code of arXiv 2506.03426, whatever the task."""
+    """The small model's input in the code of arXiv 2506.03426, the same for all tasks."""
     return f"Q: {example.input} \n A: "
 
 
 def generator_texts(task: Task, examples: Sequence[Example], reads: GeneratorReads) -> list[str]:
-    """What the small model reads of zero-shot prompts in the task's own template."""
+    """The small model's inputs for zero-shot prompts in the task's own template."""
     if reads == "question":
         return [question(example) for example in examples]
     return [zero_shot(task, example).text for example in examples]
@@ -386,7 +386,7 @@ def gather(
     found: dict[Split, list[TrainingItem]] = {"train": [], "validation": []}
     limits: dict[Split, int] = {"train": training.examples, "validation": training.validation}
     for split, items in found.items():
-        # Whatever the training: how well the task is asked as it will be asked.
+        # Validation always uses the wording of later evaluations.
         templates = training.templates if split == "train" else training.templates[:1]
         for task in tasks:
             chosen = draw_examples(task, limits[split], seed=training.seed, split=split)
@@ -395,7 +395,7 @@ def gather(
 
 
 def draw_examples(task: Task, count: int, *, seed: int, split: Split) -> tuple[Example, ...]:
-    """Up to ``count`` examples of a split, balanced over the classes; all of them when there are no more."""
+    """Up to ``count`` examples of a split, balanced over the classes."""
     pool = task.split(split)
     if count >= len({input_key(example.input) for example in pool}):
         return pool
@@ -440,7 +440,7 @@ def _items(
                 )
             prompts.setdefault((example.id, prompt.text), (example, name, prompt))
     rows = list(prompts.values())
-    # An ending must not hide an answer that the tokenizer knows nothing of.
+    # An ending must not hide an answer that tokenises to nothing.
     tokenise(model, [prompt for *_, prompt in rows])
     tokens = tokenise(model, [replace(prompt, gold=prompt.gold + ending) for *_, prompt in rows])
     return [

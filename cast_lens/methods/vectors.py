@@ -1,10 +1,10 @@
-"""Methods that make a steering vector of a source, and the placebos that go with them.
+"""Methods that compute a steering vector from a source, and their placebos.
 
-Every method has one signature, ``fit(source) -> SteeringVector``, and reads no target. Placebos have the norm of the
-``cast`` vector at each layer and are steered at its layer and strength, so that they differ from it in direction only.
+All methods have the signature ``fit(source) -> SteeringVector`` and never read a target. Placebos have the norm of the
+``cast`` vector at each layer and are added at its layer and strength, so that they differ from it in direction only.
 
-With the same task as source and target a mean reaches its upper bound: ``VectorMethod.condition`` gives that case
-a name of its own, ``cast (own vector)``.
+If source and target are the same task, a mean reaches its upper bound: ``VectorMethod.condition`` names this case
+``cast (own vector)``.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from ..tasks.templates import gold, letters
 from ..vectors import DifferenceVectors, SteeringVector, chosen_rows
 from .conditions import Condition, Setting, steered
 
-# What the demonstrations on the few-shot side of the difference hold.
+# Kinds of demonstrations on the few-shot side of the difference.
 DIFFERENCE_KINDS = ("true", "shuffled labels", "random text")
-# Dummy queries that a task vector is averaged over, as in the public code of arXiv 2310.15916.
+# Number of dummy queries over which a task vector is averaged, as in the public code of arXiv 2310.15916.
 DUMMY_QUERIES = 2
-# A largest singular value this small relative to the mean is rounding: the samples do not differ.
+# If the largest singular value is this small relative to the mean, it is rounding and the samples do not differ.
 _NO_SPREAD = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceTask:
-    """A source task as vector methods see it.
+    """A source task as the vector methods see it.
 
     Attributes:
         model: the model.
         task: the source.
-        extraction: how difference vectors are taken; methods that run prompts of their own follow it.
-        differences: a kind of ``DIFFERENCE_KINDS`` to difference vectors of the same queries.
-        indices: samples that a selection chose; None for all of them.
-        seed: seed of whatever a placebo draws.
-        note: how the samples were chosen, kept in the vector's provenance.
+        extraction: how difference vectors are computed; methods that run their own prompts follow it.
+        differences: maps a kind of ``DIFFERENCE_KINDS`` to difference vectors of the same queries.
+        indices: the selected samples; None for all.
+        seed: seed of a placebo's random choices.
+        note: how the samples were selected, for the vector's provenance.
     """
 
     model: HookedTransformer
@@ -74,23 +74,23 @@ class SourceTask:
         return found
 
     def explain(self, what: str, found: DifferenceVectors) -> str:
-        """The note of a vector made of the chosen samples."""
+        """The provenance note of a vector that is computed from the selected samples."""
         count = len(found) if self.indices is None else len(chosen_rows(self.indices, len(found)))
         return "; ".join(part for part in (f"{what}: mean over {count} of {len(found)} samples", self.note) if part)
 
 
 @dataclass(frozen=True, slots=True)
 class VectorMethod:
-    """One way from a source to a steering vector.
+    """A method that computes a steering vector from a source.
 
     Attributes:
-        name: in frames and figures; placebos begin with ``placebo:``.
-        fit: makes the vector.
+        name: name in frames and figures; placebos begin with ``placebo:``.
+        fit: computes the vector.
         operator: how it enters the residual stream; None for the run's operator.
-        strengths: what to sweep; None for the run's strengths.
-        position: where it enters; None for the run's position.
-        placebo: whether it is a control, which takes layer and strength of ``cast``.
-        about: what it is, and its source.
+        strengths: strengths to sweep; None for the run's strengths.
+        position: position at which it is added; None for the run's position.
+        placebo: whether it is a control, which uses the layer and strength of ``cast``.
+        about: a description with its reference.
     """
 
     name: str
@@ -102,7 +102,7 @@ class VectorMethod:
     about: str = ""
 
     def name_on(self, *, source: str, target: str) -> str:
-        """The name in frames: a source's vector on the source itself is another thing than transfer."""
+        """The name in frames; a vector on its own source is not transfer and has a different name."""
         return f"{self.name} (own vector)" if source == target else self.name
 
     def condition(
@@ -127,12 +127,12 @@ def contrastive_mean(source: SourceTask) -> SteeringVector:
 
 
 def contrastive_mean_of_all(source: SourceTask) -> SteeringVector:
-    """The same over every sample: what the selection adds is the difference to this."""
+    """The same over all samples; the difference to it is the effect of the selection."""
     return contrastive_mean(replace(source, indices=None, note=""))
 
 
 def side_mean(source: SourceTask, side: Literal["few-shot", "zero-shot"]) -> SteeringVector:
-    """Mean residual of one side, nothing subtracted: what the contrast adds is the difference to this."""
+    """Mean residual of one side without subtraction; the difference to it is the effect of the contrast."""
     found = source.samples()
     kept = found.few_shot if side == "few-shot" else found.zero_shot
     alone = DifferenceVectors(kept, torch.zeros_like(kept), found.layers, found.sample_ids, found.provenance)
@@ -142,11 +142,11 @@ def side_mean(source: SourceTask, side: Literal["few-shot", "zero-shot"]) -> Ste
 def principal_component(source: SourceTask, *, centred: bool = False) -> SteeringVector:
     """First principal direction of the chosen samples' differences at each layer, as long as their mean.
 
-    By full singular value decomposition in float64; the sign is the one in which the mean difference projects
-    positively. Not centred by default: that is the direction which holds most of the differences' squared length,
-    the rival of their mean. Centred, it is the direction in which the samples differ most from each other, with what
-    they share taken out; the sign-flipped pairs of representation engineering (arXiv 2310.01405) amount to the former,
-    in-context vectors (arXiv 2311.06668) use the latter with the mean added.
+    It uses a full singular value decomposition in float64, and its sign makes the projection of the mean difference
+    positive. Uncentred (the default) it is the direction with most of the differences' squared length, an alternative
+    to their mean. Centred it is the direction in which the samples differ most from each other, without what they
+    share. The sign-flipped pairs of representation engineering (arXiv 2310.01405) amount to the former; in-context
+    vectors (arXiv 2311.06668) use the latter and add the mean.
 
     Raises:
         ValueError: when centred samples do not differ from each other.
@@ -177,9 +177,9 @@ def principal_component(source: SourceTask, *, centred: bool = False) -> Steerin
 def task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
     """Residual at the last token of a few-shot prompt that ends in a dummy query (arXiv 2310.15916).
 
-    The mean over ``dummies`` queries after the same demonstrations, none of them a demonstration. It overwrites the
-    residual at the last prompt token of a zero-shot query (``replace`` at strength 1, ``prompt_last``). The prompts
-    are the task's own, not the paper's ``x->y``; the layer is chosen on validation examples, as there.
+    It is averaged over ``dummies`` queries, none of them a demonstration, after the same demonstrations. It overwrites
+    the residual at the last prompt token of a zero-shot query (``replace`` at strength 1, ``prompt_last``). The prompts
+    are the task's own instead of the paper's ``x->y``; as in the paper, the layer is chosen on validation examples.
 
     Raises:
         ValueError: see ``draw_samples``.
@@ -199,9 +199,9 @@ def task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> Steering
 def arrow_task_vector(source: SourceTask, *, dummies: int = DUMMY_QUERIES) -> SteeringVector:
     """The task vector from the prompts of arXiv 2310.15916, character by character.
 
-    ``example:x->y`` per line, without instruction, blank or chat template, and ``example:q->`` with a dummy query q at
-    the end; options, which the paper's tasks do not have, follow x in the same line. It is meant for queries that are
-    asked alike: give the target the template ``tasks.templates.ARROW`` (``{"template": "example:{input}->",
+    Each line is ``example:x->y``, without instruction, blank or chat template, and the last line is ``example:q->``
+    with a dummy query q. Options, which the paper's tasks do not have, follow x in the same line. Use it for queries of
+    the same form: give the target the template ``tasks.templates.ARROW`` (``{"template": "example:{input}->",
     "definition": ""}`` in the settings of a folder).
 
     Raises:
@@ -224,7 +224,7 @@ def _arrow(example: Example) -> str:
 
 
 def placebo_mean(source: SourceTask, kind: str) -> SteeringVector:
-    """The contrastive mean of placebo demonstrations, over the same samples, with the norms of ``cast``."""
+    """The contrastive mean from placebo demonstrations of the same samples, with the norms of ``cast``."""
     found = source.samples(kind)
     placebo = found.mean(source.indices, note=source.explain(f"{kind} minus zero-shot", found))
     return placebos.matched(placebo, like=contrastive_mean(source))
@@ -233,7 +233,7 @@ def placebo_mean(source: SourceTask, kind: str) -> SteeringVector:
 def zero_shot_difference(source: SourceTask) -> SteeringVector:
     """Difference of the means of two random halves of the zero-shot residuals, with the norms of ``cast``.
 
-    Two sets of prompts of one kind differ by sampling alone. All samples take part, chosen or not.
+    Two sets of prompts of the same kind differ only by sampling. All samples are used, selected or not.
 
     Raises:
         ValueError: fewer than two samples.
@@ -331,19 +331,19 @@ VECTOR_METHODS: dict[str, VectorMethod] = {method.name: method for method in _ME
 def language_vector(
     model: HookedTransformer, source: Task, target: Task, *, split: Split = "train", layers: Sequence[int] | None = None
 ) -> SteeringVector:
-    """From the language of one task to that of another, by their parallel items (arXiv 2602.02326).
+    """The vector from one language to another, from the parallel items of a task (arXiv 2602.02326).
 
     ``v[l]`` is the mean over parallel items of ``h[l](text in the target's language) - h[l](text in the source's)``, at
-    the last token of the bare texts, without instruction, cue or answer. It says which language a text is in and
-    nothing about the task: a task's vector that crosses languages has to beat it. Translations differ in length and
-    last word, and a difference of last tokens holds that too; the paper takes 19 languages and thousands of sentences,
-    a task of the suite has some dozens.
+    the last token of the bare texts, without instruction, cue or answer. It encodes the language of a text and nothing
+    about the task, so a task vector that transfers across languages has to beat it. Translations also differ in length
+    and last word, which affects a difference of last tokens; the paper uses 19 languages and thousands of sentences,
+    whereas a task of the suite has a few dozen.
 
     Args:
         model: any ``HookedTransformer``.
-        source, target: one task in two languages: parallel items have the same id.
-        split: whose items are compared.
-        layers: block indices (all when None).
+        source, target: one task in two languages; parallel items have the same id.
+        split: the split whose items are compared.
+        layers: block indices; None for all.
 
     Raises:
         ValueError: tasks without a parallel item.
