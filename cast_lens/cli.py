@@ -445,7 +445,7 @@ def _finish(out: Path, names: Sequence[str], broken: Mapping[str, str]) -> None:
     # Without a configuration nothing was begun.
     if not broken or (out / "config.json").is_file():
         page = publish(out)
-        for chapter in read_run(out).chapters:
+        for chapter in read_run(out, figures=False).chapters:
             if chapter.name in names and chapter.headline:
                 typer.echo(chapter.headline if len(names) == 1 else f"{chapter.title}: {chapter.headline}")
         typer.echo(f"Report: {page}")

@@ -10,6 +10,7 @@ import re
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from cast_lens.experiments.catalogue import EXPERIMENTS, find
 from cast_lens.experiments.config import RunConfig
 from cast_lens.methods.atv import Design, Training
 from cast_lens.models import list_models
+from cast_lens.report import publish
 from tests.models.files import write_folder
 
 
@@ -206,6 +208,8 @@ def test_run_from_options_over_a_config_file(tmp_path: Path, monkeypatch: pytest
         "samples = 4\nvalidation = 2\ntest = 3\nshots = 4\nlayers = [1]\nstrengths = [1.0]\nfinalists = 1\n"
         "bootstrap = 50\numap = false\nthreads = 1\n"
     )
+    # What pictures show is tested with the figures; starting a browser for them takes longer than the run.
+    monkeypatch.setattr("cast_lens.report.publish", partial(publish, png="never"))
     code, text = invoke("run", "--config", str(config), "--shots", "2", "--quick")
     assert code == 0, text
     out = (RUNS / "latest").resolve()

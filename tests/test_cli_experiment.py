@@ -24,7 +24,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> N
     """Another function in place of ``run_experiment``, and no report."""
     monkeypatch.setattr("cast_lens.experiments.runner.run_experiment", run)
     monkeypatch.setattr("cast_lens.report.publish", lambda out: out / "report.html")
-    monkeypatch.setattr("cast_lens.report.record.read_run", lambda out: SimpleNamespace(chapters=()))
+    monkeypatch.setattr("cast_lens.report.record.read_run", lambda out, **_: SimpleNamespace(chapters=()))
 
 
 def run_all(monkeypatch: pytest.MonkeyPatch, out: Path, mistakes: dict[str, Exception]) -> tuple[int, str, list[str]]:

@@ -76,8 +76,12 @@ class RunRecord:
         return [one for chapter in self.chapters for one in chapter.figures]
 
 
-def read_run(run_dir: Path) -> RunRecord:
+def read_run(run_dir: Path, *, figures: bool = True) -> RunRecord:
     """Read a run directory, finished or not.
+
+    Args:
+        run_dir: of the run.
+        figures: False leaves them out, where only sentences and tables are wanted: they take a second or two.
 
     Raises:
         ValueError: when there is no such directory, it holds no run, or one of an earlier version alone.
@@ -102,11 +106,11 @@ def read_run(run_dir: Path) -> RunRecord:
         config=config,
         versions=versions,
         model=_json(run_dir / "model.json"),
-        chapters=[_chapter(find(name), run_dir / "experiments" / name, settings) for name in names],
+        chapters=[_chapter(find(name), run_dir / "experiments" / name, settings, figures) for name in names],
     )
 
 
-def _chapter(kind: type[Experiment], path: Path, config: RunConfig) -> Chapter:
+def _chapter(kind: type[Experiment], path: Path, config: RunConfig, figures: bool) -> Chapter:
     """The chapter of one experiment; what other code wrote is named and does not take the others down."""
     empty = Chapter(kind.name, kind.title, EXPERIMENTS[kind.name])
     if not (path / "options.json").is_file():
@@ -117,7 +121,7 @@ def _chapter(kind: type[Experiment], path: Path, config: RunConfig) -> Chapter:
         )
     try:
         experiment = config_of(kind, _json(path / "options.json"))
-        return _read(experiment, empty, path, config)
+        return _read(experiment, empty, path, config, figures)
     # Frames of other code may break anything that reads them.
     except Exception as error:
         return replace(
@@ -127,7 +131,7 @@ def _chapter(kind: type[Experiment], path: Path, config: RunConfig) -> Chapter:
         )
 
 
-def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig) -> Chapter:
+def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig, figures: bool) -> Chapter:
     grid = Grid.read(path)
     begun = replace(empty, state=_state(grid))
     if not (path / "result.parquet").is_file():
@@ -144,7 +148,7 @@ def _read(experiment: Experiment, empty: Chapter, path: Path, config: RunConfig)
         limits=experiment.limits,
         figures=[
             replace(one, name=file_name(f"{experiment.name.replace('-', '_')}_{one.name}"))
-            for one in experiment.figures(frames, config)
+            for one in (experiment.figures(frames, config) if figures else ())
         ],
         tables=[table(name, frames[name]) for name in experiment.shown if len(frames.get(name, ()))],
         labels=label_table(labels) if len(labels) else None,

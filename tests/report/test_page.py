@@ -19,6 +19,7 @@ import pytest
 from cast_lens.report import page as page_module
 from cast_lens.report import publish, write_figures, write_report
 from cast_lens.report.page import plain
+from cast_lens.report.record import read_run
 from tests.plots import synthetic
 
 GEOMETRY = ("parallelism", "cosines", "projection", "alignment", "cohesion", "entropy")
@@ -62,6 +63,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
 def figures(page: str) -> dict[str, dict]:
     (packed,) = re.findall(r'<script type="application/json" id="figure-data">(.*?)</script>', page, re.S)
     return json.loads(packed)
+
+
+def test_a_record_without_figures_is_the_same_but_for_them(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run")
+    (whole,), (bare,) = (read_run(run, figures=wanted).chapters for wanted in (True, False))
+    assert len(whole.figures) == 12
+    assert bare.figures == []
+    assert bare.headline == whole.headline != ""
+    assert [one.name for one in bare.tables] == [one.name for one in whole.tables]
 
 
 def test_every_section_is_there_and_linked(written: str) -> None:
