@@ -26,7 +26,7 @@ from .forward import Pass, run_pass
 from .greedy import Stop, StopRule, check_length, stop_rule, texts_of, while_open, write_greedily
 from .layout import Batch, TokenPrompt, build_batch
 from .model import Attend, AttentionSpec, RowModel, own_precision
-from .progress import Progress, quiet
+from .progress import Progress, automatic, quiet
 from .scores import Scores, read_out
 from .scoring import Collected, ReadOut, plain_variants, plan_jobs, read_tails, score
 from .support import row_model
@@ -43,7 +43,7 @@ def answer(
     is_open: Callable[[int, str], bool] | None = None,
     chat: bool = False,
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> list[list[str | None]]:
     """What the model writes greedily, unsteered and under each intervention.
 
@@ -293,7 +293,7 @@ def score_and_answer(
     stop_at_newline: bool = True,
     chat: bool = False,
     memory_mb: float = 4 * DEFAULT_BUDGET_MB,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> tuple[Scores, list[list[str | None]]]:
     """``score`` and ``answer`` of the same prompts and interventions.
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..effects import NEUTRAL_TEXTS, text_effects
-from ..engine import Progress, quiet, sweep
+from ..engine import Progress, automatic, sweep
 from ..engine.sweep import DEFAULT_STRENGTHS
 from ..evaluation import changed_answers, evaluate
 from ..interventions import Operator, Position, Steering
@@ -68,7 +68,7 @@ def sweep_source(
     position: Position = "last",
     finalists: int = FINALISTS,
     chat: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> pd.DataFrame:
     """Sweep the source's validation prompts; the chosen cell is marked.
 

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..engine import Progress, Scores, quiet, sweep
+from ..engine import Progress, Scores, automatic, sweep
 from ..interventions import Operator, Position
 from ..models.lens import HookedTransformer
 from ..tasks import Prompt
@@ -66,7 +66,7 @@ def cell_outcomes(
     operator: Operator = "add",
     positions: Sequence[Position] = ("last",),
     chat: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> pd.DataFrame:
     """What every direction does at every candidate to the queries of one task.
 

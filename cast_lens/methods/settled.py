@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from ..engine import Progress, TokenPrompt, answer, quiet, score, tokenise
+from ..engine import Progress, TokenPrompt, answer, automatic, score, tokenise
 from ..evaluation import answer_limit
 from ..interventions import Operator, Position, Steering
 from ..models.lens import HookedTransformer
@@ -51,7 +51,7 @@ def settled(
     *,
     task: str,
     chat: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> tuple[dict[str, Choice], pd.DataFrame]:
     """Choose for each direction, and again wherever answers in full do not bear the choice out.
 
@@ -199,7 +199,7 @@ def choose_setting(
     operator: Operator = "add",
     labelled: bool = True,
     chat: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = automatic,
 ) -> Choice:
     """Where and how strongly a vector helps on these prompts, or that it does not.
 
