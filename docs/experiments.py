@@ -2,7 +2,7 @@
 
 ``cast-lens experiment all --quick --out runs/quick`` makes such a directory; this script reads it and runs no model. A
 page keeps what was written by hand, between ``<!-- by hand -->`` and ``<!-- end -->``, and the output that it has where
-the directory has none of that experiment.
+the directory has none of that experiment, or has a small one where the page has that of a default run.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def main() -> None:
     out = options.out
     record = read_run(out) if out.exists() else None
     chapters = {chapter.name: chapter for chapter in record.chapters} if record else {}
+    if not options.defaults:
+        chapters = {name: chapter for name, chapter in chapters.items() if not has_defaults(name)}
     keep_pictures(chapters)
     for name in EXPERIMENTS:
         page = FOLDER / f"{name}.md"
@@ -47,6 +49,12 @@ def main() -> None:
         page.write_text(one_page(find(name), chapters.get(name), before, defaults=options.defaults), encoding="utf-8")
         print(page)
     (FOLDER / "index.md").write_text(overview(chapters), encoding="utf-8")
+
+
+def has_defaults(name: str) -> bool:
+    """Whether a page has the output of a default run, which a small one does not replace."""
+    page = FOLDER / f"{name}.md"
+    return page.exists() and "## What a default run prints" in page.read_text(encoding="utf-8")
 
 
 def keep_pictures(chapters: dict[str, Chapter]) -> None:
@@ -80,7 +88,7 @@ def one_page(kind: type[Experiment], chapter: Chapter | None, before: str, *, de
     if options:
         lines += ["## Its own options", "", "| option | default | |", "|---|---|---|", *options, ""]
     if chapter is None or not chapter.headline:
-        lines += OUTPUT.findall(before)
+        lines += [line for part in OUTPUT.findall(before) for line in (part.rstrip("\n"), "")]
     else:
         size, text = ("default", DEFAULTS) if defaults else ("quick", SMALL)
         lines += [f"## What a {size} run prints", "", text, "", f"> {chapter.headline}", ""]
