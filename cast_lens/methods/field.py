@@ -152,7 +152,7 @@ _METHODS = (
         "low frequencies always, high ones by task similarity (ours, after FAST)",
         adapt=fast_for,
     ),
-    FieldMethod("fast, permuted", contrastive_mean, "the same over shuffled coordinates", adapt=permuted_fast),
+    FieldMethod("fast: permuted", contrastive_mean, "the same over shuffled coordinates", adapt=permuted_fast),
     FieldMethod(
         "learned heads",
         fit_learned_vector,
@@ -188,7 +188,7 @@ _METHODS = (
     ),
 )
 FIELD_METHODS: dict[str, FieldMethod] = {method.name: method for method in _METHODS}
-CONTROLS = ("random heads", "fast, permuted")
+CONTROLS = ("random heads", "fast: permuted")
 """Of these: what is compared with a method, and is none."""
 STEERING_METHODS: dict[str, VectorMethod | FieldMethod] = {**FIELD_METHODS, **VECTOR_METHODS}
 """Every way to make an edit of a source by name, placebos among them: what experiments may be asked for."""

@@ -69,6 +69,8 @@ def tensors(one: Fitted) -> dict[str, Tensor]:
 
 
 def test_one_registry_names_every_method() -> None:
+    # Options take names with commas between them.
+    assert not any("," in name for name in (*STEERING_METHODS, *FIELD_METHODS))
     assert set(STEERING_METHODS) == {*VECTOR_METHODS, *FIELD_METHODS}
     assert set(CONTROLS) <= set(FIELD_METHODS)
     assert all(STEERING_METHODS[name].about for name in STEERING_METHODS)
