@@ -155,8 +155,15 @@ def report(directory: Annotated[Path, typer.Argument(help="A run directory.")] =
 
     def job() -> None:
         from .report import publish
+        from .report.record import read_run
 
         typer.echo(f"Report: {publish(directory)}")
+        told = [chapter for chapter in read_run(directory, figures=False).chapters if chapter.note]
+        for chapter in told:
+            typer.echo(f"cast-lens: {chapter.name}: {chapter.note}", err=True)
+        # A chapter without a state is not one that has only begun: nothing of it could be read.
+        if any(not chapter.state for chapter in told):
+            raise typer.Exit(1)
 
     explained(job)
 

@@ -29,7 +29,7 @@ from ..methods import (
 )
 from ..methods.prompting import Remembered, residual_embedding, sentence_embedding
 from ..models import fingerprint, load_model
-from ..models.identity import check_layers, checkpoint, quantisation
+from ..models.identity import check_layers, checkpoint, quantisation, strength_limit
 from ..models.lens import HookedTransformer
 from ..placebos import placebo_seed, random_direction
 from ..selection import METHODS, select, space_from_residuals
@@ -97,6 +97,7 @@ class Workspace:
         given = {"chat_arguments": arguments} if arguments else {}
         model = load(config.model, device=config.device, dtype=config.dtype, **given)
         say(f"Computing in {number_format(model)} on {model.cfg.device}")
+        check_strengths(model, config.strengths)
         if config.encoder:
             embed = sentence_embedding(config.encoder)
             embed(["loads?"])
@@ -423,6 +424,20 @@ def model_facts(workspace: Workspace) -> dict[str, Any]:
         "device": str(cfg.device),
         "plain_route": unsupported(workspace.model),
     }
+
+
+def check_strengths(model: HookedTransformer, strengths: Sequence[float]) -> None:
+    """Refuse strengths under which no vector could be added.
+
+    Raises:
+        ValueError: a strength above the largest entry that the model can compute with.
+    """
+    limit, worst = strength_limit(model), max(map(abs, strengths), default=0.0)
+    if worst > limit:
+        raise ValueError(
+            f"strengths: {worst:g} is beyond what {number_format(model)} can hold and square ({limit:.1e}); strengths "
+            "are multiples of a vector, and useful ones are below 10"
+        )
 
 
 def number_format(model: HookedTransformer) -> str:

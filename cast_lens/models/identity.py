@@ -285,18 +285,23 @@ def _check_sites(model: HookedDecoder, item: SublayerEdit, name: str) -> None:
 
 def _check_strength(model: HookedTransformer, item: Steering, name: str) -> None:
     """Refuse a strength whose vectors, or the squares that a norm takes of them, overflow the model's dtype."""
-    dtype = model.cfg.dtype
-    exact = torch.finfo(torch.promote_types(dtype, torch.float32))
-    limit = min(torch.finfo(dtype).max, (exact.max / int(model.cfg.d_model)) ** 0.5)
+    limit = strength_limit(model)
     # A direction that is projected out takes the residual stream's own entries with it, not the direction's.
     entry = 1.0 if item.operator == "ablate" else item.largest
     largest = abs(item.strength) * entry
     if largest > limit:
         raise ValueError(
             f"{name} has strength {item.strength:g}, which takes the residual stream to {largest:.1e}, beyond what "
-            f"{str(dtype).removeprefix('torch.')} can hold and square ({limit:.1e}); give a strength of at most "
-            f"{limit / entry:.1e}"
+            f"{str(model.cfg.dtype).removeprefix('torch.')} can hold and square ({limit:.1e}); give a strength of at "
+            f"most {limit / entry:.1e}"
         )
+
+
+def strength_limit(model: HookedTransformer) -> float:
+    """The largest entry of a residual that the model's dtype can hold, and its norms can square and sum."""
+    exact = torch.finfo(torch.promote_types(model.cfg.dtype, torch.float32))
+    limit: float = min(torch.finfo(model.cfg.dtype).max, (exact.max / int(model.cfg.d_model)) ** 0.5)
+    return limit
 
 
 def _warn_of_unknown(what: str, target: str) -> None:

@@ -14,7 +14,7 @@ from ..experiments.catalogue import EXPERIMENTS, find
 from ..experiments.cells import Grid
 from ..experiments.config import RunConfig, config_of
 from ..experiments.protocol import Experiment, ReportFigure
-from ..experiments.store import IDENTITY
+from ..experiments.store import IDENTITY, RunDirectory
 from ..files import read_frame, read_json
 from .tables import Table, label_table, missing_labels, table
 
@@ -88,7 +88,8 @@ def read_run(run_dir: Path, *, figures: bool = True) -> RunRecord:
     """
     if not (run_dir / "config.json").is_file():
         raise ValueError(f"{run_dir} holds no run (no config.json); give the directory that a run wrote to")
-    config, versions = _json(run_dir / "config.json"), _json(run_dir / "versions.json")
+    directory = RunDirectory(run_dir)
+    config, versions = (directory.read_json(f"{name}.json") or {} for name in ("config", "versions"))
     versions.pop(IDENTITY, None)
     names = [name for name in EXPERIMENTS if (run_dir / "experiments" / name / "plan.json").is_file()]
     earlier = [name for name in names if not (run_dir / "experiments" / name / "options.json").is_file()]

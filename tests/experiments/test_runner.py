@@ -177,6 +177,7 @@ def test_without_any_result_the_tracebacks_are_named(
     [
         ({"model": "/no/such/model"}, "/no/such/model"),
         ({"layers": (0, 99)}, "99"),
+        ({"strengths": (1.0, 1e39)}, r"strengths: 1e\+39 is beyond what float32 can hold and square"),
         ({"sources": ("sciense",)}, "science"),
         ({"select": "besst"}, "besst"),
         ({"samples": 100_000}, "100000"),

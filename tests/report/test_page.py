@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import plotly.offline
 import pytest
+from typer.testing import CliRunner
 
+from cast_lens.cli import app
 from cast_lens.report import page as page_module
 from cast_lens.report import publish, write_figures, write_report
 from cast_lens.report.page import plain
@@ -72,6 +74,19 @@ def test_a_record_without_figures_is_the_same_but_for_them(tmp_path: Path) -> No
     assert bare.figures == []
     assert bare.headline == whole.headline != ""
     assert [one.name for one in bare.tables] == [one.name for one in whole.tables]
+
+
+def test_the_command_names_what_cannot_be_read(tmp_path: Path) -> None:
+    run = synthetic.write_run(tmp_path / "run")
+    broken = run / "experiments" / "transfer" / "result.parquet"
+    broken.write_bytes(b"PAR1")
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 1
+    assert f"cast-lens: transfer: This chapter cannot be read (DamagedFile: {broken} is damaged" in done.output
+    (run / "config.json").write_bytes(b"{")
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 2
+    assert "give the arguments and versions that the run was begun with" in done.output
 
 
 def test_every_section_is_there_and_linked(written: str) -> None:
