@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEPT_MB = 256.0
-"""Full-vocabulary logits held at a time."""
+"""How many full-vocabulary logits exist at once."""
 
 NEUTRAL_TEXTS = (
     "The path follows the river for a mile and then climbs through the pines to a small wooden hut.",

@@ -235,7 +235,7 @@ def token_length(model: HookedTransformer) -> Callable[[str], int]:
 def provenance(
     model: HookedTransformer, task: Task, extraction: Extraction, queries: Sequence[Example], *, note: str = ""
 ) -> Provenance:
-    """Where a vector taken from these queries comes from."""
+    """The provenance of a vector that is computed from these queries."""
     return Provenance(
         model=model_name(model),
         fingerprint=fingerprint(model),

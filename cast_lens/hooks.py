@@ -103,7 +103,7 @@ class Edit:
 
 
 class Watch:
-    """Stands in for ``model.forward`` while a model is steered, and notes what each pass runs over.
+    """Replaces ``model.forward`` while a model is steered, and records the tokens of each pass.
 
     TransformerLens' ``generate`` and ``run_with_hooks`` call ``model.forward`` itself, so PyTorch's
     pre-hooks, which fire on ``model(...)``, would miss them. One watch serves all contexts that steer a model

@@ -211,7 +211,7 @@ def _picker(temperature: float, seed: int) -> Pick:
 
 @dataclass(slots=True, eq=False)
 class _Told:
-    """A stop rule that tells the text written so far, each piece once."""
+    """A stop rule that passes on the text written so far, each piece once."""
 
     rule: StopRule
     on_text: Callable[[str], None]

@@ -55,7 +55,7 @@ class Backend(Protocol):
     def answer(
         self, prompts: Sequence[PromptLike], intervention: Steering | None = None, *, max_new_tokens: int = 8
     ) -> list[str | None]:
-        """Greedy answers up to the first line end; None where there is no most probable token."""
+        """Greedy answers up to the first line end; None if logits are NaN or infinite."""
         ...
 
 

@@ -79,7 +79,7 @@ class _Served:
         intervention: Steering | None,
         how: dict[str, Any],
     ) -> list[Any]:
-        """One request per row of tokens, of which the first ``lengths`` are the prompt."""
+        """Send one request per row of tokens; ``lengths`` says how many of them belong to the prompt."""
         raise NotImplementedError
 
 

@@ -104,7 +104,7 @@ def indirect_effects(
     nameless = [prompt.name or str(index) for index, prompt in enumerate(prompts) if prompt.gold < 0]
     if nameless:
         raise ValueError(f"prompt {nameless[0]} has no gold answer, whose probability an effect is about")
-    firsts = [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in prompts]
+    firsts = [prompt.first_answer for prompt in prompts]
     n_layers, n_heads = values.shape[:2]
     only = torch.eye(n_heads, dtype=torch.bool)
     patches = [

@@ -154,7 +154,7 @@ class HuggingFaceParts:
             model: the decoder.
             head: its unembedding.
             outputs: how many values each layer returns, 0 for a tensor.
-            attention: the module of each layer that attends; what a layer has beside it treats rows independently.
+            attention: the attention module of each layer; all other parts of a layer treat rows independently.
         """
         beside = (
             tuple(part for part in layer.children() if all(found is not module for module in part.modules()))

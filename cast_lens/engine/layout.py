@@ -21,7 +21,7 @@ from torch import Tensor
 
 # Sharing a shorter beginning costs more bookkeeping than it saves arithmetic.
 MIN_SHARED = 8
-# Stands for "a token that ends the answer" among the tokens that are scored.
+# Represents "any token that ends the answer" among the scored tokens.
 END = -1
 
 
@@ -43,6 +43,11 @@ class TokenPrompt:
     gold: int = -1
     name: str = ""
     end: tuple[int, ...] = ()
+
+    @property
+    def first_answer(self) -> TokenPrompt:
+        """The prompt with the first token of its gold answer as its only answer."""
+        return TokenPrompt(self.tokens, ((self.answers[self.gold][0],),), 0, self.name)
 
     @property
     def scored(self) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,4 @@
-"""Runs side by side: what the vector gains on each pair against what demonstrations would, one run per model."""
+"""Compares runs, one per model: the gain of the vector on each pair against the gain of demonstrations."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def compare(runs: Sequence[str | Path], *, metric: str = "exact_match") -> pd.Da
         of one model keep their folder's name beside it.
 
     Raises:
-        ValueError: no runs, one twice, what is no run directory or has not finished the main job, or a metric that it
-            does not have.
+        ValueError: if there are no runs, one occurs twice, one is not a run directory or has not finished the main job,
+            or a run does not have the metric.
     """
     if not runs:
         raise ValueError("name one or more run directories")
@@ -61,7 +61,7 @@ def by_model(pairs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``model, pairs, n`` (queries per pair, the fewest), ``gain, gain_low, gain_high`` (mean over target tasks with
         Student's interval over tasks; NaN ends below ``TASKS`` of them), ``headroom`` (mean over pairs), ``helped,
-        harmed`` (pairs whose interval lies above, below zero), ``worst`` (gain of the worst pair).
+        harmed`` (pairs whose interval is above, below zero), ``worst`` (gain of the worst pair).
     """
     rows = []
     for model, part in pairs.groupby("model", sort=False):
@@ -84,7 +84,7 @@ def by_model(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(models: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """The model of each run; where several runs share one, with the folder, or the whole path where that is shared."""
+    """The model of each run; runs that share a model also get their folder's name, or path if the names are equal."""
     found = []
     for model, path in zip(models, paths, strict=True):
         alike = [other.name for name, other in zip(models, paths, strict=True) if name == model]
@@ -105,7 +105,7 @@ def _pairs(run: Path, metric: str) -> pd.DataFrame:
     known = sorted(set(pairs["metric"])) if "metric" in pairs else []
     if metric not in known:
         raise ValueError(f"{run} has no pair with metric={metric!r}; it has {', '.join(known) or 'no pair at all'}")
-    # A source's vector on its own task is no transfer.
+    # A source's vector on its own task is not transfer.
     rows = pairs[(pairs["metric"] == metric) & (pairs["source"] != pairs["target"])]
     if rows.empty:
         raise ValueError(f"{run} has no pair of different tasks")

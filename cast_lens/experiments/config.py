@@ -259,6 +259,11 @@ class RunConfig:
             if not math.isfinite(strength):
                 raise ValueError(f"strengths: {strength} is not a finite number")
 
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """``n_bootstrap`` and ``seed``, for every function that gives an interval."""
+        return {"n_bootstrap": self.bootstrap, "seed": self.seed}
+
     @classmethod
     def quick(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Values of a small version for the keys that were not given."""

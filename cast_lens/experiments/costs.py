@@ -19,25 +19,25 @@ from ..models.lens import HookedTransformer
 def forward_flops(cfg: Any, *, new: int, past: int = 0, layers: int | None = None, read: int | None = None) -> int:
     """Floating-point operations of the matrix products of a forward pass over new tokens after cached ones.
 
-    With ``t`` new tokens, ``p`` cached ones, ``d`` the width, ``h`` heads, ``g`` key-value heads, ``e`` the width of a
-    head, ``m`` that of the MLP and ``v`` the vocabulary, a multiplication with its addition counted as 2:
+    With ``t`` new tokens, ``p`` cached tokens, width ``d``, ``h`` heads, ``g`` key-value heads, head width ``e``, MLP
+    width ``m`` and vocabulary ``v``, counting a multiplication with its addition as 2:
 
-    - queries, keys, values, output: ``2 t d e (2 h + 2 g)`` a layer;
-    - scores and their product with the values: ``4 t (p + t) h e`` a layer, the causal half not taken off, as
-      implementations compute it;
-    - MLP: ``2 t d m`` for each of its 2 matrices (3 where it is gated), for each expert that a token visits, and
-      ``2 t d`` for each expert's gate;
-    - unembedding: ``2 r d v`` for ``r`` tokens that are read.
+    - queries, keys, values, output: ``2 t d e (2 h + 2 g)`` per layer;
+    - scores and their product with the values: ``4 t (p + t) h e`` per layer, including the masked half, which
+      implementations compute;
+    - MLP: ``2 t d m`` for each of its 2 matrices (3 if it is gated), for each expert that a token visits, and ``2 t d``
+      for each expert's gate;
+    - unembedding: ``2 r d v`` for ``r`` unembedded tokens.
 
-    Norms, activations, rotary embeddings and a steering vector (``d`` additions per token) are left out: together below
-    one per cent.
+    Norms, activations, rotary embeddings and the steering vector (``d`` additions per token) are left out, because
+    together they are below one per cent.
 
     Args:
         cfg: configuration of a ``HookedTransformer``.
-        new: tokens that run.
-        past: tokens whose keys and values are there already.
-        layers: blocks that run; all of them when None.
-        read: tokens that are unembedded; 1 when None.
+        new: number of tokens that run.
+        past: number of tokens with cached keys and values.
+        layers: number of blocks that run; None for all.
+        read: number of tokens that are unembedded; None for 1.
     """
     heads, head, width = int(cfg.n_heads), int(cfg.d_head), int(cfg.d_model)
     grouped = int(cfg.n_key_value_heads or heads)
@@ -63,22 +63,22 @@ def answer_flops(cfg: Any, *, prompt: int, written: int, shared: int = 0) -> int
 
     Args:
         cfg: configuration of a ``HookedTransformer``.
-        prompt: tokens of the prompt.
-        written: tokens of the answer; the last of them is read off and not run.
-        shared: tokens of the prompt whose keys and values are there from an earlier query.
+        prompt: number of tokens of the prompt.
+        written: number of tokens of the answer; the last one is not run.
+        shared: number of prompt tokens whose keys and values are cached from an earlier query.
     """
     first = forward_flops(cfg, new=prompt - shared, past=shared)
     return first + sum(forward_flops(cfg, new=1, past=prompt + step) for step in range(max(0, written - 1)))
 
 
 def sweep_flops(cfg: Any, *, prompts: Sequence[tuple[int, int]], layers: Sequence[int], strengths: int) -> int:
-    """Operations of choosing layer and strength by ``engine.sweep``: the blocks above each layer run once a cell.
+    """Operations of choosing layer and strength with ``engine.sweep``: the blocks above each layer run once per cell.
 
     Args:
         cfg: configuration of a ``HookedTransformer``.
-        prompts: tokens of each prompt, and tokens of its answers beyond their first ones.
-        layers: that are swept.
-        strengths: how many.
+        prompts: for each prompt, its number of tokens, and that of its answers without their first tokens.
+        layers: layers of the sweep.
+        strengths: number of strengths.
     """
     total = 0
     for length, answers in prompts:
@@ -98,7 +98,7 @@ def counted_flops(run: Callable[[], object]) -> int:
 
 
 def seconds(run: Callable[[], object], model: HookedTransformer) -> float:
-    """Wall time of a call; a GPU is waited for."""
+    """Wall time of a call in seconds, including the work of a GPU."""
     _wait(model)
     started = time.perf_counter()
     run()
@@ -107,10 +107,10 @@ def seconds(run: Callable[[], object], model: HookedTransformer) -> float:
 
 
 def peak_megabytes(run: Callable[[], object], model: HookedTransformer) -> float:
-    """Most memory that tensors of a call take beyond what was taken before it, in MB.
+    """Peak memory in MB that the tensors of a call need in addition to what was allocated before.
 
-    On a GPU by its allocator's own count; on the CPU from the allocations and releases that PyTorch's profiler records,
-    which do not depend on what the process holds besides. NaN where the profiler records none.
+    On a GPU it comes from the allocator; on the CPU from the allocations and releases that PyTorch's profiler records,
+    which do not depend on other memory of the process. NaN if the profiler records none.
     """
     device = torch.device(model.cfg.device or "cpu")
     if device.type == "cuda":
@@ -135,15 +135,15 @@ def _wait(model: HookedTransformer) -> None:
 
 
 def counted(rows: pd.DataFrame, *, baseline: str) -> pd.DataFrame:
-    """Tokens and operations a query.
+    """Tokens and operations per query.
 
     Args:
         rows: of ``efficiency``: ``part, target, method, queries, tokens, written, flops, flops_cached, once_flops``.
-        baseline: method that the ratios are against, on the same targets.
+        baseline: the method to which the ratios refer, on the same targets.
 
     Returns:
-        ``method, targets, n`` (queries), ``tokens, written, gflops, cached_gflops`` a query, ``flops_ratio,
-        cached_ratio`` against the baseline run in full, ``once_gflops`` (mean over targets).
+        ``method, targets, n`` (queries), ``tokens, written, gflops, cached_gflops`` per query, ``flops_ratio,
+        cached_ratio`` relative to the baseline run in full, ``once_gflops`` (mean over targets).
     """
     queries = rows[rows["part"] == "query"]
     zero = queries[queries["method"] == baseline].groupby("target")[["flops", "queries"]].sum()
@@ -173,11 +173,12 @@ def counted(rows: pd.DataFrame, *, baseline: str) -> pd.DataFrame:
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
-    """Latency and memory; these numbers do not repeat.
+    """Latency and memory; these numbers differ from run to run.
 
     Returns:
-        ``method, n`` (single calls), ``median_ms, quartile_low_ms, quartile_high_ms`` a query of single calls,
-        ``batch_ms`` a query with all at once, ``megabytes`` above the model then (the largest over targets).
+        ``method, n`` (single calls), ``median_ms, quartile_low_ms, quartile_high_ms`` per query in single calls,
+        ``batch_ms`` per query with all queries at once, and then ``megabytes`` in addition to the model (the largest
+        over targets).
     """
     found = []
     for method, part in rows.groupby("method", sort=False):

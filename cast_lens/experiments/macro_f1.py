@@ -1,7 +1,7 @@
-"""Tables of macro-F1: the rows of ``contrast_table`` and ``pooled_table`` for a metric that is no mean over queries.
+"""Tables of macro-F1: ``contrast_table`` and ``pooled_table`` for a metric that is not a mean over queries.
 
-The prediction is the admissible answer that the model prefers (``preferred``), so that format plays no part, as in the
-development code of CAST. See ``stats.macro_f1``.
+The prediction is the admissible answer that the model prefers (``preferred``), so that format does not matter, as in
+the development code of CAST. See ``stats.macro_f1``.
 """
 
 from __future__ import annotations

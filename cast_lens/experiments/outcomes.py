@@ -120,7 +120,7 @@ def with_verdicts(frame: pd.DataFrame, *, of: str) -> pd.DataFrame:
 
 
 def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows as a frame that has its columns where there are no rows, too."""
+    """Rows as a frame, which has its columns even without rows."""
     return pd.DataFrame(rows) if rows else pd.DataFrame({name: pd.Series(dtype=float) for name in columns})
 
 
@@ -215,8 +215,7 @@ def _beside(outcomes: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def _pooled(paired: pd.DataFrame, metric: str, n_bootstrap: int, seed: int) -> dict[str, Any]:
     before, after = paired[f"{metric}_0"].to_numpy(float), paired[metric].to_numpy(float)
-    units = (paired["target"] + "\n" + paired["sample"]).to_numpy()
-    options: dict[str, Any] = {"clusters": units, "n_bootstrap": n_bootstrap, "seed": seed}
+    options: dict[str, Any] = {"clusters": query_of(paired).to_numpy(), "n_bootstrap": n_bootstrap, "seed": seed}
     gain, boost = paired_difference(before, after, **options), relative_boost(before, after, **options)
     cells = paired.groupby(["target", "source"], sort=False)[[metric, f"{metric}_0"]].mean()
     negative = negative_transfer_rate(cells[f"{metric}_0"], cells[metric])
@@ -242,6 +241,24 @@ def over_tasks(gains: pd.Series) -> dict[str, float]:
     enough = len(tasks) >= TASKS
     low, high = (found.low, found.high) if enough else (float("nan"), float("nan"))
     return {"tasks": len(tasks), "gain_tasks": found.value, "gain_tasks_low": low, "gain_tasks_high": high}
+
+
+def query_of(rows: pd.DataFrame) -> pd.Series:
+    """The query behind each row, named with its target: the unit of resampling."""
+    return rows["target"] + "\n" + rows["sample"].astype(str)
+
+
+def over_queries(
+    rows: pd.DataFrame, column: str, *, name: str = "gain", n_bootstrap: int, seed: int
+) -> dict[str, float]:
+    """Mean of a column over the pairs of some rows; whatever was done to one query is resampled together.
+
+    Returns:
+        ``pairs, n``, and the mean under ``name`` with its interval in ``NAME_low, NAME_high``.
+    """
+    one = mean_interval(rows[column], clusters=query_of(rows), n_bootstrap=n_bootstrap, seed=seed)
+    pairs = len(rows[["target", "source"]].drop_duplicates())
+    return {"pairs": pairs, "n": one.n, **_spread(f"{name}_", one, value=name)}
 
 
 def draws_table(outcomes: pd.DataFrame, *, metrics: Sequence[str] = OUTCOMES) -> pd.DataFrame:
@@ -388,7 +405,7 @@ def change(both: pd.DataFrame, metric: str, *, seed: int) -> dict[str, Any]:
     if both.empty:
         return {}
     left, right = both[f"{metric}_against"].to_numpy(float), both[metric].to_numpy(float)
-    clusters = (both["target"] + "\n" + both["sample"]).to_numpy()
+    clusters = query_of(both).to_numpy()
     found = paired_proportions(left, right, clusters=clusters)
     test = paired_permutation_test(left, right, clusters=clusters, seed=seed, n_permutations=PERMUTATIONS, mid_p=True)
     return {

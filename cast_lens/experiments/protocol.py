@@ -186,17 +186,17 @@ def settings_first(config: RunConfig, methods: Sequence[str] = ("cast",), *, dra
     ]
 
 
-def different_pairs(config: RunConfig, targets: Sequence[str] = ()) -> list[tuple[str, str]]:
+def different_pairs(config: RunConfig, targets: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """Every target with every source that is another task.
 
     Args:
-        config: gives the sources, and the targets where none are named.
+        config: gives the sources, and the targets if ``targets`` is None.
         targets: the tasks that are steered.
 
     Raises:
-        ValueError: when there is no such pair.
+        ValueError: if no source differs from a target.
     """
-    steered = targets or config.targets
+    steered = config.targets if targets is None else targets
     pairs = [(target, source) for target in steered for source in config.sources if source != target]
     if not pairs:
         raise ValueError(

@@ -173,7 +173,7 @@ class OnRay:
         return facts
 
     def _replace(self) -> None:
-        """A new worker for one that died; where there is no room for it, the others continue without it."""
+        """A new worker for one that died; if the cluster has no room for it, the others continue without it."""
         self._deaths += 1
         # As many as there are workers die with a node; many more die of something that a new one dies of as well.
         if self._deaths <= ATTEMPTS * max(1, self.cluster.workers or len(self._idle) + len(self._jobs) + 1):

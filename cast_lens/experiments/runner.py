@@ -83,7 +83,7 @@ def run_experiment(
     """
     _check_how(workers, shard, ray, overwrite)
     config = replace(config, threads=config.threads or torch.get_num_threads())
-    # What can be refused at once comes first; nothing is written before the model is there and everything fits it.
+    # Cheap checks come first; nothing is written before the model is loaded and everything fits it.
     job = _Job.planned(experiment, config, out, shared=shard is not None, overwrite=overwrite, say=say)
     stages = job.stages(everything=overwrite, retry_failed=retry_failed)
     todo = sum(map(len, stages))
@@ -95,7 +95,7 @@ def run_experiment(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One experiment in one run directory: what is asked, on which tasks, in which cells."""
+    """One experiment in one run directory, with its options, tasks and cells."""
 
     experiment: Experiment
     config: RunConfig

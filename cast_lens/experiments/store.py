@@ -61,7 +61,7 @@ class RunDirectory:
     path: Path
 
     def frame(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The frame of that name: read when it is there, made and written otherwise."""
+        """The frame of that name, read from disk if it exists, otherwise computed and written."""
         path = self._frame(name)
         if not path.is_file():
             self.write_frame(name, make())
@@ -260,7 +260,7 @@ def _identity(config: Mapping[str, Any]) -> str:
 
 
 def begin_latest(link: Path, path: Path) -> None:
-    """Let a link name the run directory beside it; a folder or file of that name stays as it is."""
+    """Point a link at the run directory next to it; an existing folder or file of that name is kept."""
     if link.exists() and not link.is_symlink():
         return
     temporary = link.with_name(f".{link.name}.{os.getpid()}")

@@ -19,11 +19,12 @@ from torch import Tensor
 from ..extraction import draw_samples
 from ..methods import STEERING_METHODS, VECTOR_METHODS, Condition, steered
 from ..methods.field import CONTROLS
-from ..stats import HypothesisTest, mean_interval, silhouette, spearman
+from ..stats import HypothesisTest, silhouette, spearman
 from ..tasks import Task
 from ..tasks.templates import body
 from .config import RunConfig
-from .outcomes import BASELINE
+from .outcomes import BASELINE, over_queries
+from .protocol import different_pairs
 from .workspace import Workspace
 
 RANDOM = "placebo: random direction"
@@ -43,11 +44,7 @@ def different_steerable(config: RunConfig, tasks: Mapping[str, Task]) -> list[st
         ValueError: when no pair of different tasks can be steered.
     """
     names = steerable(config, tasks)
-    if not any(source != name for name in names for source in config.sources):
-        raise ValueError(
-            f"sources={list(config.sources)} and targets={list(config.targets)} hold no pair of different tasks, "
-            "which this experiment needs; give another source or target"
-        )
+    different_pairs(config, names)
     return names
 
 
@@ -223,7 +220,7 @@ def matrix_test(
     Args:
         x, y: NaN where a pair is missing; cells missing in one are left out.
         statistic: statistic of the cells that both have.
-        n_permutations: random renamings; with few tasks all of them are gone through instead.
+        n_permutations: number of random renamings; with few tasks all of them are enumerated instead.
         seed: seed of the renamings.
 
     Returns:
@@ -241,7 +238,7 @@ def matrix_test(
     rows_columns = (len(x), x.shape[1])
     names = _every(*rows_columns) if exact else _drawn(*rows_columns, n_permutations, seed)
     found = np.array([_of(x[np.ix_(rows, columns)], y, statistic) for rows, columns in names])
-    # A renaming that leaves nothing to compare is no more extreme than any other.
+    # A renaming that leaves nothing to compare does not count as more extreme.
     hits = int((np.abs(found) >= abs(observed) - 1e-12).sum())
     p = hits / total if exact else (1 + hits) / (1 + n_permutations)
     return HypothesisTest(observed, p, cells)
@@ -283,7 +280,7 @@ class Clustering:
     Attributes:
         labels: cluster of each row, from 0.
         order: rows as the leaves of the tree.
-        silhouette: mean over rows; higher is better parted.
+        silhouette: mean over rows; higher means better separated.
         null: the same, best over cuts, in each matrix of the null.
         p: share of the null at least as high, the observed matrix counted.
     """
@@ -361,10 +358,8 @@ def hubs(
     rows = []
     for role in keys:
         for task, part in changes.groupby(role, sort=False):
-            units = part["target"] + "\n" + part["sample"]
-            one = mean_interval(part["change"], clusters=units, n_bootstrap=n_bootstrap, seed=seed)
+            found = over_queries(part, "change", n_bootstrap=n_bootstrap, seed=seed)
             pairs = part.groupby(["target", "source"])["change"].mean()
-            row = (role, task, len(pairs), one.n, one.value, one.low, one.high, pairs.min(), pairs.max())
-            rows.append(row)
+            rows.append({"role": role, "task": task, **found, "gain_least": pairs.min(), "gain_most": pairs.max()})
     ends = ["gain", "gain_low", "gain_high", "gain_least", "gain_most"]
     return pd.DataFrame(rows, columns=["role", "task", "pairs", "n", *ends])

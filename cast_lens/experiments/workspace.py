@@ -172,7 +172,7 @@ class Workspace:
 
         Args:
             name, target: tasks.
-            number: tells the draws of a placebo apart.
+            number: distinguishes the draws of a placebo.
             how: key of ``methods.RETRIEVALS``.
             queries: queries of the target, at most: none of them is a test query.
         """
@@ -183,7 +183,7 @@ class Workspace:
         )
 
     def _retrieved(self, name: str, target: str, kind: str, how: str, queries: int) -> DifferenceVectors:
-        """The mean sample of both sides, from disk when it is there: single ones of every pair would fill it."""
+        """The mean sample of both sides, from disk if it exists; all samples of every pair would fill the disk."""
         path = self.directory.vectors(f"{FILES[kind]}.{how}-{queries}.{name}.for.{target}")
         if path.is_file():
             return DifferenceVectors.load(path)
@@ -213,7 +213,7 @@ class Workspace:
         return random_direction(self.vector(name), seed=placebo_seed(name, self.config.seed, number))
 
     def placebos(self, name: str, vector: SteeringVector) -> list[tuple[int, SteeringVector]]:
-        """Numbered random directions of the norm of any vector of a source, as many as the run asks for."""
+        """Numbered random directions of the norm of any vector of a source; the run says how many."""
         seeds = [placebo_seed(name, self.config.seed, number) for number in range(self.config.placebos)]
         return [(number, random_direction(vector, seed=seed)) for number, seed in enumerate(seeds)]
 
@@ -363,7 +363,7 @@ def validation_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
 
 
 def unlabelled_queries(task: Task, count: int, *, seed: int) -> tuple[Example, ...]:
-    """Up to so many examples of a target that are no test examples, drawn without a look at their answers."""
+    """Up to ``count`` examples of a target that are not test examples, drawn without reading their answers."""
     pool = [*task.train, *task.validation]
     drawn = np.random.default_rng(seed % SEEDS_A_DRAW).permutation(len(pool))[:count]
     return tuple(pool[index] for index in drawn)

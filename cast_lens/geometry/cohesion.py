@@ -1,13 +1,13 @@
 """How well the differences of a task agree, how they align with tasks' means, separability, and matrix entropy.
 
-Agreement with each other and with their mean, and separability along the vector, both predict how reliably a mean
-vector steers (arXiv 2505.22637). High values do not prove that steering helps. A sample is never compared with a mean
-that it is part of, which would inflate the cosine.
+The agreement of samples with each other and with their mean, and their separability along the vector, predict how
+reliably a mean vector steers (arXiv 2505.22637). High values do not prove that steering helps. A sample is never
+compared with a mean that contains it, which would inflate the cosine.
 
-Matrix entropy says over how many directions the activations of a layer spread. The figure of arXiv 2507.13236 compares
-it between prompts with and without demonstrations; the definition follows the public code of the same group's GLoRE
-(github txy77/GLoRE, analysis_entropy.py): no centring, no row normalisation. So a few very long activations, or a large
-common offset, lower it: it does not measure knowledge.
+Matrix entropy measures over how many directions the activations of a layer spread. A figure of arXiv 2507.13236
+compares it between prompts with and without demonstrations. The definition follows the public code of the same group's
+GLoRE (github txy77/GLoRE, analysis_entropy.py), without centring or row normalisation. A few very long activations, or
+a large common offset, therefore lower it: it does not measure knowledge.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def cohesion(
       through the origin; near 1 when they share a direction;
     - ``pc1_centred``: share of their variance around the mean along the first principal axis;
       0 when they do not vary;
-    - ``separability``: d' of few-shot against zero-shot activations projected on the mean difference, that is
-      the gap of the means over the root mean variance. Cross-fitted: the direction comes from one half of the
-      samples, the projections from the other, both ways, averaged over ``n_splits`` random halvings, because
-      a direction scored on the samples that made it separates them in part by chance. NaN below 4 samples;
+    - ``separability``: d' of few-shot against zero-shot activations projected on the mean difference: the gap of the
+      means over the root mean variance. It is cross-fitted: the direction comes from one half of the samples and the
+      projections from the other, both ways, averaged over ``n_splits`` random halvings, because a direction separates
+      the samples that it was computed from partly by chance. NaN below 4 samples;
     - ``n``: samples.
 
     Args:
         differences: one per task, from one model at the same layers.
         n_bootstrap: replicates of the interval.
-        n_splits: random halvings behind ``separability``.
+        n_splits: number of random halvings for ``separability``.
         seed: seed of replicates and halvings.
         confidence: confidence level of the interval.
 
@@ -119,7 +119,7 @@ def _measures(
 def _pairwise(
     cosines: Float[np.ndarray, "sample sample"], counts: Int[np.ndarray, "replicate sample"]
 ) -> Float[np.ndarray, " replicate"]:
-    """Mean cosine over pairs of draws of different samples; NaN when all draws are one sample."""
+    """Mean cosine over pairs of draws of different samples; NaN if all draws are the same sample."""
     copies = np.square(counts).sum(axis=1)
     pairs = counts.sum(axis=1) ** 2 - copies
     total = np.einsum("rs,rs->r", counts @ cosines, counts) - copies
@@ -150,7 +150,7 @@ def _separability(
     few_mean, few_variance = _moments(directions @ few.T, held_out)
     zero_mean, zero_variance = _moments(directions @ zero.T, held_out)
     spread = np.sqrt((few_variance + zero_variance) / 2)
-    # Toy data without spread separate perfectly: an infinite d' is right there, and no reason to warn.
+    # Toy data without spread separate perfectly: an infinite d' is correct there and needs no warning.
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(((few_mean - zero_mean) / spread).mean())
 
@@ -166,9 +166,8 @@ def _moments(
 
 
 NEGLIGIBLE = 1e-12
-"""Eigenvalues below this share of the trace are rounding. The source drops those below 1e-10 in absolute
-terms; a share makes the entropy independent of the unit, and moves it by less than 1e-8 for activations of
-ordinary length."""
+"""Eigenvalues below this share of the trace are rounding. The source drops eigenvalues below an absolute 1e-10; a share
+makes the entropy independent of the unit and changes it by less than 1e-8 for activations of ordinary length."""
 
 
 def matrix_entropy(activations: Float[Tensor, "sample d_model"], order: float = 1.0) -> float:
@@ -236,9 +235,9 @@ def alignment(
 
     Columns, one row per layer and ordered pair: ``task`` (whose samples), ``other`` (whose mean), ``layer``,
     ``cosine`` (mean over samples; for the own task each sample against the mean of the others), ``low, high``
-    (bootstrap percentile interval; samples of both tasks are redrawn, and the length of a redrawn mean is
-    freed of the noise that redrawing adds), ``n`` (samples of ``task``). A task of two samples has no
-    interval with itself: NaN.
+    (bootstrap percentile interval; samples of both tasks are redrawn, and the length of a redrawn mean is corrected for
+    the noise that redrawing adds), ``n`` (samples of ``task``). The interval of a task of two samples with itself is
+    NaN.
 
     Args:
         differences: one per task, from one model at the same layers.
@@ -291,7 +290,7 @@ def own_cosines(gram: Float[np.ndarray, "sample sample"]) -> Float[np.ndarray, "
     """Cosine of each sample to the mean of the others of its task, from the task's own Gram matrix."""
     squares, sums = gram.diagonal(), gram.sum(axis=1)
     rest = gram.sum() - 2 * sums + squares
-    # Others that cancel exactly leave no direction to agree with: no agreement, cosine 0.
+    # If the others cancel exactly, there is no direction to agree with, and the cosine is 0.
     return np.where(rest > TINY * squares.sum(), bounded_cosine(sums - squares, squares * rest), 0.0)
 
 
@@ -343,7 +342,7 @@ def _own_replicates(
     squared_sum: Float[np.ndarray, " replicate"],
     sum_of_squares: Float[np.ndarray, " replicate"],
 ) -> Float[np.ndarray, " replicate"]:
-    """As above within one task: a sample meets the mean of the draws that are not copies of it."""
+    """The same within one task: a sample is compared with the mean of the draws that are not copies of it."""
     square = squares[:, None]
     others = drawn.sum(axis=0) - drawn
     rest = squared_sum - 2 * drawn * sums + drawn**2 * square

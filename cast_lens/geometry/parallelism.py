@@ -1,8 +1,7 @@
-"""Are the difference vectors of different tasks parallel? The claim of arXiv 2507.13236, section 3.2, in
-cosines.
+"""Are the difference vectors of different tasks parallel? This measures the claim of arXiv 2507.13236, section 3.2.
 
-A high cosine says that two tasks' mean differences point the same way. It does not say that adding one task's
-vector helps on the other: that is for the steering experiments to show.
+A high cosine means that two tasks' mean differences point the same way. It does not mean that adding one task's vector
+helps on the other task; that needs a steering experiment.
 """
 
 from __future__ import annotations
@@ -37,24 +36,23 @@ from .resampling import (
 def parallelism(
     differences: Sequence[DifferenceVectors], *, n_bootstrap: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """How parallel the mean differences of every two tasks are, layer by layer.
+    """How parallel the mean differences of each pair of tasks are, layer by layer.
 
     Columns of the frame, one row per layer and unordered pair of tasks (no task with itself), sorted by layer:
 
     - ``task_a, task_b, layer, n_a, n_b``;
     - ``cosine``: between the two sample means, the vectors that one would steer with;
-    - ``low, high``: bootstrap percentile interval around it, samples of each task redrawn independently, the
-      noise that redrawing itself adds taken out (see ``resampling``);
-    - ``ceiling``: noise ceiling, the cosine that two tasks with one common population mean would show on
-      average at these n: means of few, scattered samples cannot be parallel. NaN when a mean is lost in
-      noise;
+    - ``low, high``: its bootstrap percentile interval; samples of each task are redrawn independently, and the noise
+      that redrawing itself adds is removed (see ``resampling``);
+    - ``ceiling``: noise ceiling, the cosine that two tasks with the same population mean would show on average at these
+      n, since means of few, scattered samples cannot be parallel. NaN if a mean is lost in noise;
     - ``corrected``: ``cosine / ceiling``, an estimate of the cosine between the population means; it may
       exceed 1 a little. ``low / ceiling`` and ``high / ceiling`` are its interval;
-    - ``null_pairs_mean, null_pairs_low, null_pairs_high``: null of *no change of prompt*. In each draw, the
-      zero-shot activations of each task are paired off at random (``n // 2`` disjoint pairs), ``h_zero[i] -
-      h_zero[j]`` is averaged over the pairs, and the cosine between the two tasks' averages is taken; mean
-      and central band over ``n_bootstrap`` draws. It widens when activations of all tasks vary along few
-      common axes. NaN when a task's zero-shot activations do not vary;
+    - ``null_pairs_mean, null_pairs_low, null_pairs_high``: null of *no change of prompt*. In each draw, the zero-shot
+      activations of each task are paired at random (``n // 2`` disjoint pairs), ``h_zero[i] - h_zero[j]`` is averaged
+      over the pairs, and the cosine between the two tasks' averages is computed; mean and central band over
+      ``n_bootstrap`` draws. The band is wide if the activations of all tasks vary along a few common axes. NaN if a
+      task's zero-shot activations do not vary;
     - ``null_random_low, null_random_high``: null of *random directions*: the central band of the cosine of a
       uniformly random direction of any given norm with a fixed one in d_model dimensions, exact from
       ``(1 + cosine) / 2 ~ Beta((d_model - 1) / 2, (d_model - 1) / 2)``.
@@ -117,7 +115,7 @@ def cosine_matrix(differences: Sequence[DifferenceVectors], layer: int, *, clust
         axes.
 
     Raises:
-        ValueError: as ``parallelism``, or when the layer is not there.
+        ValueError: see ``parallelism``; if the layer was not captured.
     """
     check_comparable(differences)
     cosine = _mean_cosines(differences, layer)

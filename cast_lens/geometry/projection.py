@@ -1,10 +1,10 @@
 """The activations in two dimensions, zero-shot and few-shot prompts of all tasks in one joint basis.
 
-PCA is linear, so parallel differences look parallel in it, as far as its two axes reach (see the explained
-variance). UMAP shows neighbourhoods only: no direction or distance between clusters can be read off it.
+PCA is linear, so parallel differences look parallel in it, as far as its two axes explain the variance. UMAP only shows
+neighbourhoods: directions and distances between clusters mean nothing.
 
-A picture of activations convinces whether or not it is right. Before you read one, plot ``planted_differences`` once
-that are exactly parallel and once that have nothing in common, and see what the figure shows and what it invents.
+A picture of activations is convincing even if it is wrong. Before you interpret one, plot ``planted_differences`` that
+are exactly parallel and others that have nothing in common, to see what the figure shows and what it invents.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def project_layers(
     method: Method = "pca",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """``project`` at several layers (all when None), one under the other; each layer has its own basis.
+    """``project`` at several layers (None for all), in one frame; each layer has its own basis.
 
     Raises:
-        ValueError: as ``project``, or when no layer is chosen.
+        ValueError: see ``project``; if no layer is given.
     """
     check_comparable(differences)
     chosen = differences[0].layers if layers is None else tuple(layers)
@@ -88,17 +88,16 @@ def project_layers(
 
 
 def arrow_cosines(projection: pd.DataFrame) -> pd.DataFrame:
-    """Cosine between the mean arrows of every two tasks *in the plane*: what the eye takes from a projection.
+    """Cosine between the mean arrows of each pair of tasks *in the plane*, as a reader sees them in a projection.
 
-    Compare with ``parallelism``, which measures the same arrows where they live. Under PCA the two agree as far as
-    two axes reach; under UMAP they need not agree at all.
+    Compare it with ``parallelism``, which measures the same arrows in the full space. Under PCA the two agree as far as
+    two axes explain the variance; under UMAP they need not agree at all.
 
     Args:
         projection: from ``project`` or ``project_layers``.
 
     Returns:
-        ``task_a, task_b, layer, drawn_cosine``, one row per layer and unordered pair; NaN where an arrow has no
-        length.
+        ``task_a, task_b, layer, drawn_cosine``, one row per layer and unordered pair; NaN if an arrow has length 0.
     """
     ends = projection.groupby(["layer", "task", "condition"], sort=False)[["x", "y"]].mean()
     arrows = ends.xs("few-shot", level="condition") - ends.xs("zero-shot", level="condition")
@@ -129,7 +128,7 @@ def _pca(
     gram = values.T @ values if tall else values @ values.T
     last = len(gram) - 1
     squares, vectors = eigh(gram, subset_by_index=[max(0, last - 1), last])
-    # Below this an eigenvalue is rounding, and its axis has no length to divide by.
+    # Below this an eigenvalue is rounding, and its axis cannot be normalised.
     squares = np.where(squares > 1e-14 * gram.trace(), squares, 0.0)[::-1]
     axes = vectors[:, ::-1]
     if not tall:
@@ -185,25 +184,25 @@ def planted_differences(
     scatter: float = 0.3,
     seed: int = 0,
 ) -> list[DifferenceVectors]:
-    """Tasks at one layer whose mean differences have one known cosine, pair by pair.
+    """Tasks at one layer whose mean differences have a known cosine for each pair.
 
-    Each task is a round cloud of zero-shot activations, about 1 in radius, with a centre of its own; centres and
-    differences are orthogonal to each other. Few-shot activations are the zero-shot ones plus the task's
-    difference plus scatter. The difference of task t is ``shift * (sqrt(c) s + sqrt(1 - c) u_t)`` with
-    orthonormal ``s, u_1, u_2, ...``.
+    Each task is a round cloud of zero-shot activations with a radius of about 1 and its own centre; centres and
+    differences are orthogonal to each other. Few-shot activations are the zero-shot ones plus the task's difference
+    plus scatter. The difference of task t is ``shift * (sqrt(c) s + sqrt(1 - c) u_t)`` with orthonormal ``s, u_1, u_2,
+    ...``.
 
     Args:
-        tasks: names.
-        cosine: between the differences of any two tasks, from 0 (nothing in common) to 1 (the same).
-        samples: per task.
-        d_model: width.
+        tasks: names of the tasks.
+        cosine: cosine of the differences of any two tasks, from 0 (nothing in common) to 1 (the same).
+        samples: samples per task.
+        d_model: width of the activations.
         shift: length of the differences.
         apart: distance of each cloud's centre from the origin.
-        scatter: length of what a sample's difference has of its own; 0 makes all differences of a task equal.
+        scatter: length of the random part of each sample's difference; 0 makes all differences of a task equal.
         seed: seed of directions and scatter.
 
     Returns:
-        One per task, at layer 0, of the model ``planted``.
+        One ``DifferenceVectors`` per task, at layer 0, from a model called ``planted``.
 
     Raises:
         ValueError: for a cosine outside 0 ... 1, or fewer than ``2 * tasks + 1`` dimensions.

@@ -1,13 +1,12 @@
-"""What every measure of this room shares: checks on the input, Gram matrices, and bootstrap by weights.
+"""Input checks, Gram matrices and the bootstrap by weights, shared by all measures of geometry.
 
-The mean over a resample with counts ``c`` is ``(c / n) @ D``, so every inner product of resampled means
-follows from the Gram matrix ``D D'`` of a layer. No replicate is ever built in d_model dimensions, which
-keeps memory at replicates x samples and makes the cost independent of the model's width.
+The mean over a resample with counts ``c`` is ``(c / n) @ D``, so every inner product of resampled means follows from
+the Gram matrix ``D D'`` of a layer. Replicates are never computed in d_model dimensions, so memory is replicates ×
+samples and the cost does not depend on the model's width.
 
-Resampling adds noise to a mean: its squared length grows by about ``trace(covariance) / n``, and in hundreds
-of dimensions that pulls every replicate's cosine towards 0, often below the estimate itself. So the squared
-length of a resampled mean is estimated without that bias, by ``unbiased_squared_norm``; replicates then
-centre on the estimate.
+Resampling adds noise to a mean: its squared length grows by about ``trace(covariance) / n``. In hundreds of dimensions
+this pulls every replicate's cosine towards 0, often below the estimate itself. ``unbiased_squared_norm`` therefore
+estimates the squared length of a resampled mean without this bias, and replicates centre on the estimate.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TINY = 1e-14
 
 
 def check_comparable(differences: Sequence[DifferenceVectors], *, at_least: int = 1) -> None:
-    """Refuse what cannot be compared.
+    """Refuse difference vectors that cannot be compared.
 
     Raises:
         ValueError: for too few tasks, duplicate task names, different models, widths or layers, or a task
@@ -72,8 +71,7 @@ def check_bootstrap(n_bootstrap: int, confidence: float) -> None:
 
 
 def local_generator(one: DifferenceVectors, seed: int, purpose: str) -> np.random.Generator:
-    """A generator that depends on the task's name, so that a pair's interval does not depend on the other
-    tasks."""
+    """A generator seeded by the task's name, so that a pair's interval does not depend on other tasks."""
     return np.random.default_rng([seed, zlib.crc32(f"{purpose}/{one.task}".encode())])
 
 
@@ -135,8 +133,8 @@ def bounded_cosine(
 ) -> Float[np.ndarray, "*stack"]:
     """Inner product over the root of a product of squared lengths, kept in [-1, 1].
 
-    An unbiased squared length may come out at or below 0 when the mean is lost in noise; the cosine is then
-    as uncertain as can be, and goes to the bound with the sign of the inner product.
+    An unbiased squared length can be 0 or negative if the mean is lost in noise. The cosine is then completely
+    uncertain, and is set to the bound with the sign of the inner product.
     """
     lengths = np.sqrt(np.maximum(squared_norms, np.finfo(np.float64).tiny))
     return np.clip(inner / lengths, -1.0, 1.0)
@@ -145,7 +143,7 @@ def bounded_cosine(
 def band(
     replicates: Float[np.ndarray, "*stack replicate"], confidence: float
 ) -> tuple[Float[np.ndarray, "*stack"], Float[np.ndarray, "*stack"]]:
-    """Central quantiles over the last axis, of the replicates that are defined; NaN where none is."""
+    """Central quantiles over the last axis, of the replicates that are defined; NaN if none is."""
     levels = [(1 - confidence) / 2, (1 + confidence) / 2]
     undefined = np.isnan(replicates)
     if not undefined.any():

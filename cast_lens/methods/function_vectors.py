@@ -169,7 +169,7 @@ def icl_prompts(task: Task, extraction: Extraction, count: int) -> list[Prompt]:
 
 def _answered(model: HookedTransformer, prompts: Sequence[TokenPrompt], progress: Progress) -> list[int]:
     """Prompts whose greedy first token is the gold answer's."""
-    firsts = [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in prompts]
+    firsts = [prompt.first_answer for prompt in prompts]
     best = score(model, firsts, progress=progress).first_token[0].tolist()
     return [index for index, prompt in enumerate(firsts) if best[index] == prompt.answers[0][0]]
 

@@ -252,7 +252,7 @@ def implicit_context(
 def _first_answers(model: HookedTransformer, queries: Sequence[Prompt], how: Extraction) -> list[TokenPrompt]:
     """Queries with the first token of their gold answer, which calibration learns to write."""
     ready = tokenise(model, queries, chat=how.chat)
-    return [TokenPrompt(p.tokens, ((p.answers[p.gold][0],),), 0, p.name) for p in ready]
+    return [prompt.first_answer for prompt in ready]
 
 
 def transferred_context(

@@ -157,18 +157,13 @@ def learned_vector(
     how, plan = extraction or Extraction(), training or LearnedTraining()
     clean = tokenise(model, icl_prompts(task, how, plan.pool), chat=how.chat)
     mixed = icl_prompts(task, replace(how, seed=how.seed + 1, shuffle_labels=True), plan.pool)
-    shuffled = [_first(prompt) for prompt in tokenise(model, mixed, chat=how.chat)]
+    shuffled = [prompt.first_answer for prompt in tokenise(model, mixed, chat=how.chat)]
     captured = capture_heads(model, clean, progress=progress)
     added = torch.stack([project_heads(model, sample) for sample in captured])
     weights, losses = train_weights(model, shuffled, added, plan, progress=progress)
     note = f"learned task vector: {plan.steps} steps of {plan.batch}, rate {plan.learning_rate:g}"
     about = provenance(model, task, how, (), note=note)
     return LearnedVector(about, weights, added.double().mean(dim=0).float(), losses)
-
-
-def _first(prompt: TokenPrompt) -> TokenPrompt:
-    """The prompt with the first token of its gold answer as its only answer."""
-    return TokenPrompt(prompt.tokens, ((prompt.answers[prompt.gold][0],),), 0, prompt.name)
 
 
 def train_weights(

@@ -9,7 +9,7 @@ lzhjoy/ICTL). Ways to pick, ``RETRIEVALS``:
 - ``dpp``: similar ones that differ from each other, see ``selection.greedy_dpp``.
 
 The embedding there is BAAI/bge-base-en-v1.5; here it is the caller's. The queries' answers are not read. What such a
-vector does not show: that retrieval matters, unless ``random`` stands beside it.
+vector does not show: that retrieval matters, unless it is compared with ``random``.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def plot_scaling(
 
 
 def plot_steerability(frame: pd.DataFrame, *, y_title: str = "log-odds of the gold answer") -> go.Figure:
-    """How each example's score follows the strength (arXiv 2407.12404): examples that go the wrong way stand
+    """How each example's score depends on the strength (arXiv 2407.12404): examples that go the wrong way stand
     out.
 
     Args:

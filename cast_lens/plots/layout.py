@@ -75,11 +75,6 @@ def points(value: float) -> str:
     return f"{whole:+d}".replace("-", "−") if whole else "0"
 
 
-def percent_interval(low: float, high: float) -> str:
-    """An interval of shares; empty when it is not known."""
-    return f"[{100 * low:.0f}, {100 * high:.0f}]" if np.isfinite(low) and np.isfinite(high) else ""
-
-
 def points_interval(low: float, high: float) -> str:
     """An interval of differences; empty when it is not known."""
     return f"[{points(low)}, {points(high)}]" if np.isfinite(low) and np.isfinite(high) else ""

@@ -1,4 +1,4 @@
-"""One run directory to one page, and to the figures beside it.
+"""Turns a run directory into one page, and writes its figures.
 
 In the page figures are data: plain JSON, rounded, without what all of them share; plotly.js is compressed.
 """

@@ -27,7 +27,7 @@ class Chapter:
         name: name of the experiment.
         title: heading.
         question: that it answers.
-        headline: one sentence with numbers; empty while there is no result.
+        headline: one sentence with numbers; empty before there is a result.
         warnings: what was left out, and labels that no used example has.
         compared: what was compared with what.
         limits: what cannot be concluded.

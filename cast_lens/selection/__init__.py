@@ -1,10 +1,9 @@
-"""Which source samples to average: a similarity graph, influence, diversity, greedy search, and every rival.
+"""Selects the source samples to average: similarity graph, influence, diversity, greedy search, and alternatives.
 
-``similarity_graph`` connects samples that the model (or a sentence encoder) sees as alike. ``select`` then
-chooses a budget of them by any of ``METHODS`` under one protocol, and returns a ``Selection`` that keeps the
-scores behind each choice; ``selection_plane`` lays the pool out as a map. The method ``cast`` follows what
-arXiv 2507.13236 says of its selection step; what it leaves open has our own defaults, each of them a field of
-``SelectionParameters``.
+``similarity_graph`` connects samples that the model (or a sentence encoder) represents alike. ``select`` chooses a
+budget of samples by any of ``METHODS`` under one protocol, and returns a ``Selection`` with the scores behind each
+choice; ``selection_plane`` projects the pool to a plane. The method ``cast`` follows the description of the selection
+step in arXiv 2507.13236; where the paper is silent, the fields of ``SelectionParameters`` have our own defaults.
 """
 
 from .graph import GraphSummary, SimilarityGraph, cascade_influence, diffusion_influence, similarity_graph

@@ -36,11 +36,11 @@ EXACT_UP_TO = 100_000
 # Cosines of unit float64 rows agree to about 1e-15; anything closer than this is a tie, won by the lower index.
 TIE = 1e-10
 TIE_DECIMALS = 10
-# float32 cosines that an exact search holds at a time (32 MiB).
+# How many float32 cosines an exact search keeps at once (32 MiB).
 EXACT_ENTRIES = 2**23
 # Candidates per row beyond k that are ranked in float64.
 SPARE = 16
-# More than a float32 cosine of unit rows is off: 5e-7 at 10,000 dimensions.
+# Larger than the error of a float32 cosine of unit rows, which is 5e-7 at 10,000 dimensions.
 ROUNDING = 1e-5
 # 300 rows x k = 10 neighbours put the standard error of a recall of 0.95 near 0.005.
 RECALL_ROWS = 300
@@ -48,20 +48,20 @@ RECALL_ROWS = 300
 
 @dataclass(frozen=True, slots=True)
 class GraphSummary:
-    """What a reader must know of the graph behind a selection.
+    """Properties of the graph behind a selection, for reports.
 
     Attributes:
-        samples: nodes.
-        edges: directed edges.
-        k: neighbours per sample; below ``k_asked`` when there are too few samples.
-        k_asked: neighbours asked for.
+        samples: number of nodes.
+        edges: number of directed edges.
+        k: neighbours per sample; below ``k_asked`` if there are too few samples.
+        k_asked: the requested number of neighbours.
         search: how neighbours were found: ``exact`` or ``pynndescent``.
         recall: share of true neighbours found, measured on a sample of rows; 1 for an exact search.
-        components: weakly connected parts. More than one is not an error: influence stays inside a part.
-        isolated: samples without a direction (they are at the mean), which have no edges.
-        duplicates: samples that repeat an earlier one exactly; they are neighbours of cosine 1.
+        components: number of weakly connected parts. With several parts, influence stays inside each part.
+        isolated: number of samples at the mean, which have no direction and no edges.
+        duplicates: number of samples that repeat an earlier one exactly; they are neighbours with cosine 1.
         largest_in_degree: votes of the most popular sample.
-        mean_cosine: over edges.
+        mean_cosine: mean cosine over edges.
     """
 
     samples: int
@@ -216,7 +216,7 @@ def similarity_graph(
 
 
 def resolved_search(search: Search, samples: int) -> Search:
-    """What ``auto`` means at this number of samples."""
+    """The search that ``auto`` selects for this number of samples."""
     if search != "auto":
         return search
     return "exact" if samples <= EXACT_UP_TO else "pynndescent"
@@ -233,7 +233,7 @@ def graph_of_units(
     threads: int | None,
     duplicates: int,
 ) -> SimilarityGraph:
-    """``similarity_graph`` of rows that ``unit_rows`` has made."""
+    """``similarity_graph`` of rows that ``unit_rows`` has normalised."""
     live = np.flatnonzero(located)
     rows = units if len(live) == len(units) else units[live]
     width = min(k, len(live) - 1)

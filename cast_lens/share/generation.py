@@ -1,4 +1,4 @@
-"""What evaluation harnesses ask of a model: a text as its tokenizer reads it, and greedy answers up to a stop."""
+"""What evaluation harnesses need from a model: interventions, tokens of a text, and greedy answers up to a stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from ..engine.tokens import end_tokens
 from ..interventions import Steering
 from ..models.lens import HookedTransformer
 from ..models.tokens import prefix_ids
+from .imports import read_intervention
+
+
+def steering_of(model: HookedTransformer, vector: str, **how: Any) -> list[Steering]:
+    """The intervention in a file, for a harness; none for an empty name.
+
+    Args:
+        model: the model to be steered.
+        vector: file of a vector or of an exported intervention.
+        how: layer, strength, operator and position; None for those in the file.
+
+    Raises:
+        ValueError: for a vector that does not fit the model, or parameters without a vector.
+    """
+    if not vector and any(value is not None for value in how.values()):
+        raise ValueError("vector is empty, so layer, strength, operator and position have nothing to steer with")
+    return [read_intervention(vector, model=model, **how)] if vector else []
 
 
 def tokens_of(model: HookedTransformer, text: str, *, special: bool | None = None) -> list[int]:

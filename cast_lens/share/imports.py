@@ -193,7 +193,7 @@ def _safetensors(path: Path, layers: tuple[int, ...] | None) -> SteeringVector:
 
 
 class _SteeringVectorFile:
-    """Stands in for ``steering_vectors.SteeringVector``, so that its pickles are read without that package."""
+    """Replaces ``steering_vectors.SteeringVector``, so that its pickles can be read without that package."""
 
     layer_activations: Any = None
     layer_type: Any = "decoder_block"

@@ -16,10 +16,8 @@ from typing import Any
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from ..interventions import Steering
 from ..models import load_model
-from .generation import greedy_texts, tokens_of
-from .imports import read_intervention
+from .generation import greedy_texts, steering_of, tokens_of
 
 # Of a task that does not say how long its answers may be.
 MAX_TOKENS = 256
@@ -58,10 +56,8 @@ class CastLensAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         self.model = load_model(model_name, device=device, dtype=dtype) if loaded is None else loaded
-        how: dict[str, Any] = {"layer": layer, "strength": strength, "operator": operator, "position": position}
-        if not vector and any(value is not None for value in how.values()):
-            raise ValueError("vector is empty, so layer, strength, operator and position have nothing to steer with")
-        self.steering: list[Steering] = [read_intervention(vector, model=self.model, **how)] if vector else []
+        how = {"layer": layer, "strength": strength, "operator": operator, "position": position}
+        self.steering = steering_of(self.model, vector, **how)
 
     def max_connections(self) -> int:
         """One request at a time: a local model gains nothing by more."""

@@ -27,10 +27,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from ..engine import TokenPrompt, score
 from ..engine.decoding import decode
-from ..interventions import Steering
 from ..models import load_model
-from .generation import greedy_texts, tokens_of
-from .imports import read_intervention
+from .generation import greedy_texts, steering_of, tokens_of
 
 # Of lm_eval/models/huggingface.py, so that answers are cut where the harness cuts those of its own model.
 MAX_GEN_TOKS = 256
@@ -71,10 +69,8 @@ class CastLensLM(TemplateLM):
         self.model = load_model(pretrained, device=_device(device), dtype=dtype) if named else pretrained
         self.tokenizer: Any = self.model.tokenizer
         self.max_gen_toks = int(max_gen_toks)
-        how: dict[str, Any] = {"layer": layer, "strength": strength, "operator": operator, "position": position}
-        if not vector and any(value is not None for value in how.values()):
-            raise ValueError("vector is empty, so layer, strength, operator and position have nothing to steer with")
-        self.steering: list[Steering] = [read_intervention(vector, model=self.model, **how)] if vector else []
+        how = {"layer": layer, "strength": strength, "operator": operator, "position": position}
+        self.steering = steering_of(self.model, vector, **how)
 
     @property
     def eot_token_id(self) -> int:

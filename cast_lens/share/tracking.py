@@ -23,7 +23,7 @@ def trackio_rows(project: str, *, name: str | None = None, config: Mapping[str, 
     Args:
         project: of the tracker.
         name: name of the run; the tracker's own choice when None.
-        config: what is shown beside it.
+        config: configuration that the tracker shows with the run.
     """
     import trackio
 

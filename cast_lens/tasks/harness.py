@@ -2,7 +2,7 @@
 
 Prompt, answers and gold are what the harness makes of ``doc_to_text``, ``doc_to_choice``, ``doc_to_target``,
 ``description`` and ``gen_prefix``: a zero-shot prompt is its context character by character. What is ours is the rest:
-demonstrations stand one blank line apart and are sampled as for any other task, metrics are those of ``evaluate``, and
+demonstrations are one blank line apart and are sampled as for any other task, metrics are those of ``evaluate``, and
 an answer ends at the first line end (the harness's filters and stopping texts are not read).
 
 - ``multiple_choice`` becomes a classification where every document has the same choices, and otherwise multiple choice

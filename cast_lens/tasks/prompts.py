@@ -270,7 +270,7 @@ def _across(source: Task, target: Task, examples: Sequence[Example], sampling: _
 
 
 def _prompt(task: Task, example: Example, *, shown: tuple[tuple[str, str], ...] = (), opening: str = "") -> Prompt:
-    # Options that are answers by their texts differ from example to example, and so does what tells them apart.
+    # If the texts of options are the answers, they differ between examples, and so do their distinguishing words.
     own = task.kind == "multiple-choice" and not lettered(task)
     return Prompt(
         demonstrations=shown,
@@ -292,7 +292,7 @@ _LONGEST_WORD = 20
 
 
 def word_count(text: str) -> int:
-    """Length of a text in words between blanks; what lengths are compared in when no tokenizer is at hand."""
+    """Length of a text in words between blanks, for comparing lengths without a tokenizer."""
     return len(text.split())
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cast_lens import plots
-from cast_lens.plots.layout import hover_text, metric_text, percent, percent_interval, points, points_interval
+from cast_lens.plots.layout import hover_text, metric_text, percent, points, points_interval
 from tests.plots import synthetic
 
 TOKENS = pd.DataFrame({"token": ["a"], "delta": [1.0]})
@@ -90,8 +90,6 @@ def test_an_option_that_the_frame_lacks_is_refused(call: object, message: str) -
         (points(-0.126), "−13"),
         (points(-0.004), "0"),
         (points(np.nan), "–"),
-        (percent_interval(0.1, 0.52), "[10, 52]"),
-        (percent_interval(np.nan, 0.5), ""),
         (points_interval(-0.1, 0.2), "[−10, +20]"),
         (points_interval(0.1, np.inf), ""),
         (metric_text("exact_match", 0.5), "50 %"),

@@ -162,10 +162,9 @@ class Ablation(Experiment):
         if {"chosen samples", "random samples"} <= set(real):
             comparisons.append(("chosen samples", "random samples"))
         groups = dict(zip(found["method"], found["group"], strict=True)) if len(found) else {}
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         tables = {
-            "result": contrast_table(found, tested=lambda name: name in real, **options),
-            "methods": pooled_table(found, **options),
+            "result": contrast_table(found, tested=lambda name: name in real, **config.resampling),
+            "methods": pooled_table(found, **config.resampling),
             "versus": side_by_side(found, comparisons, seed=config.seed),
         }
         return {

@@ -183,7 +183,6 @@ class AdaptiveTaskVectors(Experiment):
             if len(found)
             else pd.DataFrame(columns=["part", "seed", "examples", "method", "held_out", "target", "source"])
         )
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         outcomes = found[found["part"] == "outcome"].astype({"seed": int, "examples": int})
         folds = {fold: folded(outcomes, fold, self.atv_examples[-1], tasks) for fold in FOLDS}
         main = {fold: part[~part["method"].map(is_variant).astype(bool)] for fold, part in folds.items()}
@@ -197,11 +196,11 @@ class AdaptiveTaskVectors(Experiment):
         changed = seen[seen["method"].map(is_variant).astype(bool) | seen["method"].isin(beside)]
         others = [name for name in dict.fromkeys(outcomes["method"]) if name != ATV_FULL]
         return {
-            "result": by_fold(contrast_table, tested=is_finding, **options),
-            "methods": by_fold(pooled_table, **options),
+            "result": by_fold(contrast_table, tested=is_finding, **config.resampling),
+            "methods": by_fold(pooled_table, **config.resampling),
             "against": by_fold(side_by_side, comparisons=[(ATV_FULL, other) for other in others], seed=config.seed),
-            "curve": pooled_table(every, by=("method", "examples"), **options),
-            "variants": pooled_table(changed, **options),
+            "curve": pooled_table(every, by=("method", "examples"), **config.resampling),
+            "variants": pooled_table(changed, **config.resampling),
             "costs": cost_table(found[found["part"] == "cost"]),
         }
 

@@ -30,7 +30,7 @@ from ..outcomes import BASELINE, contrast_table, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, settings_first
 from ..transfer_matrix import cosine, different_steerable
 from ..workspace import Workspace
-from .predict_transfer import HeldOut, leave_one_task_out, next_token_distances, source_alone
+from .predict_transfer import HeldOut, leave_one_task_out, left_out, next_token_distances, source_alone
 
 ORACLE = "oracle"
 METRIC = "exact_match"
@@ -167,13 +167,17 @@ class Choosing(Experiment):
             ``gate``: one row per predictor, see ``gates``; ``curve``: risk and coverage of each predictor.
         """
         outcomes = rows.get("outcomes", pd.DataFrame())
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         keys = ("target", "method", "source", "rule")
-        pairs = contrast_table(outcomes, keys=keys, tested=lambda name: name == CAST, **options)
+        pairs = contrast_table(outcomes, keys=keys, tested=lambda name: name == CAST, **config.resampling)
         pairs = pairs[pairs["method"] != BASELINE].reset_index(drop=True)
         known = outcomes[outcomes["rule"] == OWN].drop_duplicates(list(keys)) if len(outcomes) else outcomes
         curve = curves(pairs, known)
-        return {"result": judged(outcomes, pairs, **options), "pairs": pairs, "gate": gates(curve), "curve": curve}
+        return {
+            "result": judged(outcomes, pairs, **config.resampling),
+            "pairs": pairs,
+            "gate": gates(curve),
+            "curve": curve,
+        }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
         """The rule with the least harm and the largest gain, compared with the source's own setting and random
@@ -255,9 +259,9 @@ def judged(outcomes: pd.DataFrame, pairs: pd.DataFrame, *, n_bootstrap: int, see
     Returns:
         ``rule, method, pairs, steered`` (of them), ``n``; ``gain, gain_low, gain_high`` (over queries); ``gain_tasks,
         gain_tasks_low, gain_tasks_high`` (over targets); ``choice_gain`` (label-restricted accuracy); ``harmed,
-        helped`` (pairs whose interval lies below, above zero), ``harmed_share``, ``worst`` (gain of the worst pair),
-        ``kept`` (share of rule ``own``'s gain that is kept on the pairs where that interval lies above zero; NaN
-        where there is none).
+        helped`` (pairs whose interval is below, above zero), ``harmed_share``, ``worst`` (gain of the worst pair),
+        ``kept`` (share of rule ``own``'s gain that is kept on the pairs where its interval is above zero; NaN without
+        such pairs).
     """
     if outcomes.empty:
         return pd.DataFrame(columns=["rule", "method", "pairs", "steered", "n", "gain", "harmed_share"])
@@ -341,15 +345,11 @@ def ridge_left_out(pairs: pd.DataFrame, values: Float[np.ndarray, "pair predicto
         the expected gains as scores; harmful where no gain is expected.
     """
     gains, scores = pairs["gain"].to_numpy(float), np.zeros(len(pairs))
-    for target in dict.fromkeys(pairs["target"]):
-        held = (pairs["target"] == target).to_numpy()
-        others = ~held & (pairs["source"] != target).to_numpy()
-        if not others.any():
-            continue
+    for held, others in left_out(pairs):
         known = values[others]
         usable = np.isfinite(known).any(axis=0)
         centre, spread = np.nanmean(known[:, usable], axis=0), np.nanstd(known[:, usable], axis=0)
-        # What does not vary among the pairs at hand says nothing.
+        # A predictor that does not vary among these pairs gets weight 0.
         scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0.0)
         rows, asked = (np.nan_to_num((one[:, usable] - centre) * scale) for one in (known, values[held]))
         mean = gains[others].mean()

@@ -147,11 +147,10 @@ class CrossDomain(Experiment):
             of the first draw; ``draws``, with several of them: over all pairs, with intervals over draws.
         """
         outcomes = joined(rows)
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         first = outcomes[outcomes["draw"] == 0] if len(outcomes) else outcomes
         return {
-            "result": with_families(contrast_table(outcomes, tested=is_finding, **options), tasks),
-            "methods": pooled_table(outcomes, **options),
+            "result": with_families(contrast_table(outcomes, tested=is_finding, **config.resampling), tasks),
+            "methods": pooled_table(outcomes, **config.resampling),
             "split": split_rows(first, wanted=lambda name: is_finding(name) or name.startswith("placebo")),
             **({"draws": draws_table(outcomes)} if self.draws > 1 else {}),
         }

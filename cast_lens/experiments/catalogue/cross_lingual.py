@@ -238,9 +238,8 @@ class CrossLingual(Experiment):
             ``nearness``: the same at the layer of the home language's setting.
         """
         found, geometry = once(joined(rows, "steered", "prompted")), rows.get("geometry", pd.DataFrame())
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-        result = contrast_table(found, tested=lambda name: str(name).startswith("cast"), **options)
-        methods = pooled_table(found, **options)
+        result = contrast_table(found, tested=lambda name: str(name).startswith("cast"), **config.resampling)
+        methods = pooled_table(found, **config.resampling)
         if len(found):
             foreign = found.groupby("method")["foreign"].mean()
             methods = methods.assign(

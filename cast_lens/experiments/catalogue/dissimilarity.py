@@ -15,16 +15,16 @@ import pandas as pd
 
 from ... import plots
 from ...methods import cross_task_condition
-from ...stats import mean_interval
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..outcomes import BASELINE, holm, side_by_side
+from ..outcomes import BASELINE, holm, over_queries, side_by_side
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, different_pairs, joined, settings_first
 from ..transfer_matrix import CAST, DISTANCES, RANDOM, as_matrix, changes_of, crossed_outcomes, matrix_test
 from ..workspace import Workspace, fits, test_examples
 
 GROUPS = 3
+MEAN = ("pairs", "n", "gain", "gain_low", "gain_high")
 METRICS = ("exact_match", "choice_correct")
 PROMPTED = "cross-task few-shot"
 # Methods, and what their gains are called in columns.
@@ -214,7 +214,7 @@ def groups(result: pd.DataFrame, changes: pd.DataFrame, config: RunConfig) -> pd
             placed = known.assign(group=grouped(known[name]))[["target", "source", "group", name]]
             both = changes[changes["metric"] == metric].merge(placed, on=["target", "source"])
             for (group, method), part in both.groupby(["group", "method"], sort=True):
-                found = _mean(part, config)
+                found = over_queries(part, "change", **config.resampling)
                 rows.append({"metric": metric, "distance": name, "group": group, "method": method, **found})
                 rows[-1]["x"] = float(placed.loc[placed["group"] == group, name].mean())
     columns = ["metric", "distance", "group", "method", *MEAN, "x"]
@@ -232,15 +232,6 @@ def failing(changes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     measured = halves.merge(judged[[*key, "fails"]], on=key)
     rows = []
     for (metric, fails, method), part in measured.groupby(["metric", "fails", "method"], sort=False):
-        rows.append({"metric": metric, "prompting_fails": fails, "method": method, **_mean(part, config)})
+        found = over_queries(part, "change", **config.resampling)
+        rows.append({"metric": metric, "prompting_fails": fails, "method": method, **found})
     return pd.DataFrame(rows, columns=["metric", "prompting_fails", "method", *MEAN])
-
-
-MEAN = ("pairs", "n", "gain", "gain_low", "gain_high")
-
-
-def _mean(part: pd.DataFrame, config: RunConfig) -> dict[str, float]:
-    units = part["target"] + "\n" + part["sample"]
-    one = mean_interval(part["change"], clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
-    pairs = len(part[["target", "source"]].drop_duplicates())
-    return {"pairs": pairs, "n": one.n, "gain": one.value, "gain_low": one.low, "gain_high": one.high}

@@ -307,7 +307,7 @@ def prompt_flops(
     cfg = workspace.model.cfg
     total = answer_flops(cfg, prompt=length, written=counts[-1], shared=shared)
     if method == CAST_ENGINE and one.edit is not None:
-        # The unsteered answer runs beside it, from the edited layer on, and decodes on its own.
+        # The unsteered answer also runs, from the edited layer on, and decodes separately.
         above = int(cfg.n_layers) - 1 - one.edit.layer
         total += forward_flops(cfg, new=1, past=length - 1, layers=above)
         total += sum(forward_flops(cfg, new=1, past=length + step) for step in range(counts[0] - 1))

@@ -22,12 +22,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ... import plots
 from ...effects import NEUTRAL_TEXTS, effect_table, text_effects
-from ...stats import difference_interval, mcnemar_p_values, mean_interval
+from ...stats import difference_interval, mcnemar_p_values
 from ...vectors import SteeringVector
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..outcomes import holm, with_verdicts
+from ..outcomes import holm, over_queries, with_verdicts
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..transfer_matrix import RANDOM
 from ..workspace import Workspace
@@ -99,7 +99,7 @@ def width(cells: pd.DataFrame, gain: Float[np.ndarray, " cell"]) -> dict[str, An
     Returns:
         ``near_share`` (of the cells, with at least ``NEAR`` of the best gain), ``near_layers, near_strengths``
         (lowest to highest among them, in words), ``losing_share`` (of the cells, below the unsteered model). Without
-        a gain anywhere there is no optimum: NaN and empty.
+        any gain there is no optimum: the values are NaN and empty.
     """
     best = float(gain.max())
     found: dict[str, Any] = {"losing_share": float((gain < -TIES).mean())}
@@ -169,7 +169,7 @@ def optimum(
         "luck": float(gains[best].mean()) - halves.value,
         **width(where, gains.mean(axis=1)),
     }
-    kept = {"example": np.arange(gains.shape[1]), CHOSEN: gains[chosen], ORACLE: gains[best], HALVES: held_out}
+    kept = {"sample": np.arange(gains.shape[1]), CHOSEN: gains[chosen], ORACLE: gains[best], HALVES: held_out}
     return row, kept
 
 
@@ -182,7 +182,7 @@ METRICS = {
     "choice_correct": "label-restricted accuracy",
     "first_valid": "first token admissible",
 }
-# Metrics whose optimum is looked for; an admissible first token alone is not an aim.
+# Metrics whose optimum is reported; an admissible first token alone is not a goal.
 AIMS = ("first_match", "choice_correct")
 # A perplexity this many times the unsteered one counts as broken.
 BROKEN = 2.0
@@ -404,14 +404,11 @@ def pooled_of(examples: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Mean gains over the pairs of different tasks; examples are resampled with everything done to them."""
     rows = []
     for (kind, metric), part in examples[~examples["own"]].groupby(["kind", "metric"], sort=False):
-        units = part["target"] + "\n" + part["example"].astype(str)
-        pairs = len(part[["target", "source"]].drop_duplicates())
         for at in (CHOSEN, ORACLE, HALVES):
-            one = mean_interval(part[at], clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
+            found = over_queries(part, at, **config.resampling)
             # The oracle's examples chose its cells: an interval over them would be too good.
-            low, high = (np.nan, np.nan) if at == ORACLE else (one.low, one.high)
-            row = {"kind": kind, "metric": metric, "at": at, "pairs": pairs, "n": len(part)}
-            rows.append({**row, "gain": one.value, "gain_low": low, "gain_high": high})
+            unknown = dict.fromkeys(("gain_low", "gain_high"), np.nan) if at == ORACLE else {}
+            rows.append({"kind": kind, "metric": metric, "at": at, **found, **unknown})
     return pd.DataFrame(rows)
 
 
@@ -419,7 +416,7 @@ def collapse_of(text: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Perplexity over the unsteered one's, and KL, of each source's vector and placebo at each cell."""
     frames = []
     for source, part in text.groupby("source", sort=False):
-        found = effect_table(part.assign(name=part["kind"]), n_bootstrap=config.bootstrap, seed=config.seed)
+        found = effect_table(part.assign(name=part["kind"]), **config.resampling)
         marks = part.groupby("variant")["chosen"].first().astype(bool)
         found = found.rename(columns={"name": "kind"}).drop(columns=["operator", "position"])
         found = found.assign(chosen=found["variant"].map(marks), source=source).drop(columns="variant")

@@ -74,11 +74,7 @@ def leave_one_task_out(pairs: pd.DataFrame, values: Float[np.ndarray, " pair"]) 
     """
     gains = pairs["gain"].to_numpy(float)
     scores, harmful = np.zeros(len(pairs)), np.zeros(len(pairs), bool)
-    for target in dict.fromkeys(pairs["target"]):
-        held = (pairs["target"] == target).to_numpy()
-        others = ~held & (pairs["source"] != target).to_numpy()
-        if not others.any():
-            continue
+    for held, others in left_out(pairs):
         known, lost = values[others], gains[others] < 0
         sign, spread = np.sign(np.nan_to_num(spearman(known, gains[others]))), known.std()
         scale = sign / spread if spread > 0 else 0.0
@@ -86,6 +82,15 @@ def leave_one_task_out(pairs: pd.DataFrame, values: Float[np.ndarray, " pair"]) 
         threshold = best_threshold((known - known.mean()) * scale, lost)
         harmful[held] = scores[held] < threshold
     return HeldOut(scores, harmful)
+
+
+def left_out(pairs: pd.DataFrame) -> Iterator[tuple[Bool[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]]:
+    """For each target, its pairs, and the pairs in which it is neither target nor source, if there are any."""
+    for target in dict.fromkeys(pairs["target"]):
+        held = (pairs["target"] == target).to_numpy()
+        others = ~held & (pairs["source"] != target).to_numpy()
+        if others.any():
+            yield held, others
 
 
 def best_threshold(scores: Float[np.ndarray, " pair"], lost: Bool[np.ndarray, " pair"]) -> float:
@@ -428,7 +433,7 @@ def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
 def scores_of(pairs: pd.DataFrame, held: HeldOut, config: RunConfig) -> dict[str, float]:
     """How well held-out scores separate pairs that lose from those that do not."""
     lost = pairs["gain"].to_numpy(float) < 0
-    low, high = auroc_interval(pairs, held.scores, n_bootstrap=config.bootstrap, seed=config.seed)
+    low, high = auroc_interval(pairs, held.scores, **config.resampling)
     return {
         "auroc": auroc(held.scores, lost),
         "auroc_low": low,

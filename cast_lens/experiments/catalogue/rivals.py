@@ -157,11 +157,10 @@ class Rivals(Experiment):
             changed answers; ``trade``: gain against the rise of perplexity, one row per method.
         """
         outcomes, costs = rows.get("answers", pd.DataFrame()), rows.get("cost", pd.DataFrame())
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-        methods = pooled_table(outcomes, **options)
+        methods = pooled_table(outcomes, **config.resampling)
         cost = cost_table(costs, outcomes, config)
         return {
-            "result": contrast_table(outcomes, tested=is_tested, **options),
+            "result": contrast_table(outcomes, tested=is_tested, **config.resampling),
             "methods": methods,
             "costs": cost,
             "trade": trade(methods, cost),
@@ -273,7 +272,7 @@ def cost_table(costs: pd.DataFrame, outcomes: pd.DataFrame, config: RunConfig) -
     changed = with_changes(outcomes).groupby("method")["changed"].mean() if len(outcomes) else pd.Series(dtype=float)
     rows = []
     for method, part in costs.groupby("method", sort=False):
-        ratio = mean_interval(part["ratio"], n_bootstrap=config.bootstrap, seed=config.seed)
+        ratio = mean_interval(part["ratio"], **config.resampling)
         named = {"method": method, "n": len(part), "trained": int(part["trained"].max())}
         means = {
             name: float(part[name].mean()) if name in part else float("nan") for name in ("fit_s", "query_ms", "kl")

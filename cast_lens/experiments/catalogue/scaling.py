@@ -137,13 +137,12 @@ class Scaling(Experiment):
         gone = found["tokens"] > found["context"] if len(found) else pd.Series(dtype=bool)
         left_out = found.loc[gone, about] if len(found) else pd.DataFrame(columns=about)
         found = once(found[~gone].reset_index(drop=True)) if len(found) else found
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-        curves = split(pooled_table(found, **options))
+        curves = split(pooled_table(found, **config.resampling))
         if len(curves):
             used = found.groupby("method")["tokens"].max()
             curves = curves.assign(tokens=curves["method"].map(used), context=int(found["context"].max()))
         return {
-            "result": split(contrast_table(found, tested=lambda name: parsed(str(name))[1] > 0, **options)),
+            "result": split(contrast_table(found, tested=lambda name: parsed(str(name))[1] > 0, **config.resampling)),
             "curves": curves,
             "growth": growth(found, config.seed),
             "left_out": left_out.reset_index(drop=True),

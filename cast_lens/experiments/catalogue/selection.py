@@ -46,7 +46,7 @@ RESAMPLES = 200
 ALL = "all"
 RANDOM = "random"
 PLACEBO = "placebo: random direction"
-# Enough that a p-value can stand correction over a table of a thousand tests.
+# Enough for a p-value to survive the correction over a table of a thousand tests.
 RELABELLINGS = 99_999
 # Ways to choose samples that need nothing but the difference vectors.
 SELECTIONS = (
@@ -409,7 +409,7 @@ def methods_table(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
 
 def gains_table(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """``pooled_table`` over zero-shot, with ``selection`` and ``budget``; all samples have the pool's size."""
-    frame = _with_subset(pooled_table(outcomes, n_bootstrap=config.bootstrap, seed=config.seed))
+    frame = _with_subset(pooled_table(outcomes, **config.resampling))
     return frame.assign(budget=frame["budget"].where(frame["selection"] != ALL, config.samples))
 
 

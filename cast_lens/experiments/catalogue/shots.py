@@ -117,11 +117,10 @@ class Shots(Experiment):
         names = list(dict.fromkeys(found["method"])) if len(found) else []
         order = sorted((name for name in names if name.startswith("cast")), key=parsed)
         comparisons = [*zip(order[1:], order, strict=False), *((name, PLACEBO + name) for name in order)]
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         steered = found[found["method"] != BASELINE] if len(found) else found
         tables = {
-            "result": contrast_table(found, tested=lambda name: name in order, **options),
-            "methods": pooled_table(found, **options),
+            "result": contrast_table(found, tested=lambda name: name in order, **config.resampling),
+            "methods": pooled_table(found, **config.resampling),
             "steps": side_by_side(steered, comparisons, seed=config.seed),
         }
         return {
@@ -255,7 +254,7 @@ def geometry_rows(workspace: Workspace, source: str, made: dict[int, DifferenceV
     frames, before = [], None
     for k, one in made.items():
         mean = one.mean().directions
-        agree = cohesion([one], n_bootstrap=config.bootstrap, seed=config.seed)
+        agree = cohesion([one], **config.resampling)
         frames.append(
             agree[["layer", "pairwise_cosine", "low", "high", "separability", "n"]].assign(
                 source=source,

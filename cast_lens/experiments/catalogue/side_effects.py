@@ -20,7 +20,7 @@ from ...tasks import normalise_answer
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..outcomes import BASELINE, contrast_table, pooled_table
+from ..outcomes import BASELINE, contrast_table, over_queries, pooled_table
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..transfer_matrix import CAST, RANDOM, crossed_outcomes, steerable
 from ..workspace import Workspace
@@ -83,12 +83,11 @@ class SideEffects(Experiment):
         """
         outcomes = rows.get("tasks", pd.DataFrame({"own": pd.Series(dtype=bool)}))
         text = rows.get("text", pd.DataFrame())
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         away = outcomes[~outcomes["own"]]
         home = outcomes[outcomes["own"] | (outcomes["method"] == BASELINE)] if len(outcomes) else outcomes
-        found = [contrast_table(away, tested=lambda name: name == CAST, **options).assign(scope=ELSEWHERE)]
+        found = [contrast_table(away, tested=lambda name: name == CAST, **config.resampling).assign(scope=ELSEWHERE)]
         if outcomes["own"].any():
-            own = contrast_table(home, tested=lambda name: False, **options).assign(scope=OWN)
+            own = contrast_table(home, tested=lambda name: False, **config.resampling).assign(scope=OWN)
             found.append(own[own["method"] != BASELINE])
         result = pd.concat(found, ignore_index=True)
         if len(result):
@@ -96,9 +95,9 @@ class SideEffects(Experiment):
             result = result.merge(changed, on=["target", "method", "source"], how="left")
         return {
             "result": result,
-            "methods": pooled_table(away, **options),
+            "methods": pooled_table(away, **config.resampling),
             "changed": pooled_changes(away, config),
-            "pareto": pareto(away, home, options) if outcomes["own"].any() else pd.DataFrame(),
+            "pareto": pareto(away, home, config.resampling) if outcomes["own"].any() else pd.DataFrame(),
             "text": text_table(text, config) if len(text) else pd.DataFrame(),
         }
 
@@ -189,7 +188,7 @@ def changed_answers(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     for key, part in with_changes(outcomes).groupby(["target", "method", "source"], sort=False):
         means = part.groupby("sample", sort=False)["changed"].mean()
         if part["sample"].duplicated().any():
-            one = mean_interval(means, n_bootstrap=config.bootstrap, seed=config.seed)
+            one = mean_interval(means, **config.resampling)
         else:
             one = proportion_interval(int(means.sum()), len(means))
         rows.append((*key, len(means), one.value, one.low, one.high))
@@ -201,10 +200,7 @@ def pooled_changes(away: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Share of answers that change over all pairs of different tasks: one row per method."""
     rows = []
     for method, part in with_changes(away).groupby("method", sort=False) if len(away) else ():
-        units = part["target"] + "\n" + part["sample"]
-        one = mean_interval(part["changed"], clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
-        pairs = len(part[["target", "source"]].drop_duplicates())
-        rows.append((method, pairs, one.n, one.value, one.low, one.high))
+        rows.append({"method": method, **over_queries(part, "changed", name="changed", **config.resampling)})
     columns = ["method", "pairs", "n", "changed", "changed_low", "changed_high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -229,7 +225,7 @@ def text_table(text: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Perplexity and KL divergence of each source's vector and random directions."""
     frames = []
     for source, part in text.groupby("source", sort=False):
-        found = effect_table(part.assign(name=part["method"]), n_bootstrap=config.bootstrap, seed=config.seed)
+        found = effect_table(part.assign(name=part["method"]), **config.resampling)
         seeds = part.groupby("variant")["seed"].first().astype(int)
         found = found.assign(source=source, draw=found["variant"].map(seeds)).rename(columns={"name": "method"})
         frames.append(found[found["method"] != BASELINE])

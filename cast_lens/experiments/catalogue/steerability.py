@@ -24,7 +24,7 @@ from ...stats import mean_interval, paired_difference, paired_permutation_test, 
 from .. import sentences
 from ..cells import Cell
 from ..config import RunConfig
-from ..outcomes import PERMUTATIONS, holm, with_verdicts
+from ..outcomes import PERMUTATIONS, holm, query_of, with_verdicts
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, joined, settings_first
 from ..transfer_matrix import CAST, RANDOM, steerable
 from ..workspace import Workspace
@@ -218,7 +218,7 @@ def pair_table(lines: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
 def over_placebo(part: pd.DataFrame, noise: pd.DataFrame, config: RunConfig) -> dict[str, float]:
     """The slopes of a pair less those under the random direction."""
     before = noise.set_index("sample")["slope"].loc[part["sample"]]
-    more = paired_difference(before, part["slope"], n_bootstrap=config.bootstrap, seed=config.seed)
+    more = paired_difference(before, part["slope"], **config.resampling)
     test = paired_permutation_test(before, part["slope"], n_permutations=PERMUTATIONS, seed=config.seed)
     ends = {"over_placebo_low": more.low, "over_placebo_high": more.high}
     return {"over_placebo": more.value, **ends, "p_value": test.p}
@@ -227,7 +227,7 @@ def over_placebo(part: pd.DataFrame, noise: pd.DataFrame, config: RunConfig) -> 
 def measures(lines: pd.DataFrame, config: RunConfig) -> dict[str, float]:
     """The summary of a pair's lines with intervals; see ``stats.steerability_summary``."""
     row: dict[str, float] = {}
-    for one in steerability_summary(lines, n_bootstrap=config.bootstrap, seed=config.seed).itertuples():
+    for one in steerability_summary(lines, **config.resampling).itertuples():
         name = str(one.measure)
         row |= {name: float(one.value), f"{name}_low": float(one.low), f"{name}_high": float(one.high)}
     return row
@@ -237,15 +237,13 @@ def pooled_slopes(lines: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     """Means over pairs; an example is redrawn with all that was done to it."""
     rows = []
     for (own, kind), part in lines.groupby(["own", "kind"], sort=False):
-        units = part["target"] + "\n" + part["sample"]
+        units = query_of(part)
         row: dict[str, Any] = {"own": own, "kind": kind, "n": len(part)}
         row["pairs"] = len(part[["target", "source"]].drop_duplicates())
         for name in MEASURES:
             known = part[name].astype(float).dropna()
             if len(known):
-                one = mean_interval(
-                    known, clusters=units.loc[known.index], n_bootstrap=config.bootstrap, seed=config.seed
-                )
+                one = mean_interval(known, clusters=units.loc[known.index], **config.resampling)
                 row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -259,9 +257,8 @@ def mean_curves(doses: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     found = []
     for (kind, strength), part in away.groupby(["kind", "strength"], sort=True):
         before = zero.loc[list(part[key].itertuples(index=False, name=None))].to_numpy()
-        units = part["target"] + "\n" + part["sample"]
         change = part["score"].to_numpy() - before
-        one = mean_interval(change, shares=False, clusters=units, n_bootstrap=config.bootstrap, seed=config.seed)
+        one = mean_interval(change, shares=False, clusters=query_of(part), **config.resampling)
         found.append((strength, one.value, kind, one.low, one.high, one.n))
     return pd.DataFrame(found, columns=["x", "y", "method", "low", "high", "n"])
 

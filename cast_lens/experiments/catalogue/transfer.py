@@ -186,11 +186,11 @@ class Transfer(Experiment):
             tables of ``GEOMETRY``.
         """
         outcomes = rows.get("outcomes", pd.DataFrame())
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         sweep = rows.get("sweep", pd.DataFrame())
-        result, methods = contrast_table(outcomes, tested=is_finding, **options), pooled_table(outcomes, **options)
+        result = contrast_table(outcomes, tested=is_finding, **config.resampling)
+        methods = pooled_table(outcomes, **config.resampling)
         if self.metric == MACRO_F1:
-            by_pair, pooled = f1_tables(outcomes, tested=is_finding, **options)
+            by_pair, pooled = f1_tables(outcomes, tested=is_finding, **config.resampling)
             result, methods = _under(result, by_pair), _under(methods, pooled)
         result, methods = (_leading(frame, self.metric) for frame in (with_families(result, tasks), methods))
         return {
@@ -413,10 +413,9 @@ def geometry(workspace: Workspace, part: str, *, umap: bool) -> pd.DataFrame:
     config = workspace.config
     differences = [workspace.differences(name) for name in workspace.tasks]
     layers = projected_layers(differences[0].layers)
-    options: dict[str, Any] = {"seed": config.seed, "n_bootstrap": config.bootstrap}
     if part == "parallelism":
         family = {name: task.family for name, task in workspace.tasks.items()}
-        found = parallelism(differences, **options)
+        found = parallelism(differences, **config.resampling)
         return found.assign(family_a=found["task_a"].map(family), family_b=found["task_b"].map(family))
     if part == "cosines":
         matrices = [cosine_matrix(differences, layer) for layer in layers]
@@ -425,7 +424,7 @@ def geometry(workspace: Workspace, part: str, *, umap: bool) -> pd.DataFrame:
         return projection(workspace, differences, layers, umap=umap)
     if part == "entropy":
         return entropy_by_layer(differences)
-    return {"alignment": alignment, "cohesion": cohesion}[part](differences, **options)
+    return {"alignment": alignment, "cohesion": cohesion}[part](differences, **config.resampling)
 
 
 def projected_layers(layers: Sequence[int], count: int = PROJECTED_LAYERS) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """One vector, many unrelated targets: its effect on each, and the structure of the transfer matrix.
 
-Sources are targets of each other as well. Three questions are asked of the matrix of gains, each against a null
-distribution: do targets (and sources) form clusters, do some tasks give or take more than others, and do pairs within
-one template family gain more than pairs across families?
+Sources are also targets of each other. The matrix of gains is tested against null distributions with three questions:
+do targets (and sources) form clusters, do some tasks give or take more than others, and do pairs within one template
+family gain more than pairs across families?
 """
 
 from __future__ import annotations
@@ -84,12 +84,11 @@ class Transferability(Experiment):
         """
         found = rows.get("steered", pd.DataFrame())
         away = found[~found["own"].astype(bool)] if len(found) else found
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
-        result = with_families(contrast_table(away, tested=lambda name: name == CAST, **options), tasks)
+        result = with_families(contrast_table(away, tested=lambda name: name == CAST, **config.resampling), tasks)
         structure, members = structure_of(result, config)
         return {
             "result": result,
-            "methods": pooled_table(away, **options),
+            "methods": pooled_table(away, **config.resampling),
             "hubs": hubs_of(away, config),
             "structure": structure,
             "clusters": members,
@@ -135,7 +134,7 @@ def hubs_of(outcomes: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
         for metric in METRICS:
             changes = changes_of(outcomes, method, metric) if len(outcomes) else outcomes
             if len(changes):
-                found = hubs(changes, n_bootstrap=config.bootstrap, seed=config.seed)
+                found = hubs(changes, **config.resampling)
                 frames.append(found.assign(method=method, metric=metric))
     columns = ["role", "task", "gain", "gain_low", "gain_high", "method", "metric"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -167,7 +166,7 @@ def families_of(part: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
     return {
         "question": "same family minus other families",
         "statistic": found.statistic,
-        # A gap between pairs of which all, or none, share a family was not tested.
+        # If all pairs share a family, or none does, there is no gap to test.
         "p_value": found.p if found.statistic == found.statistic else np.nan,
         "n": found.n,
         "detail": f"{int(same.sum())} of {len(part)} pairs share a family",

@@ -140,14 +140,13 @@ class ZeroShotSensitivity(Experiment):
             prompts; ``geometry``: see ``geometry_rows``; ``turns``: the same at the setting's layer, over sources.
         """
         found, geometry = rows.get("steered", pd.DataFrame()), rows.get("geometry", pd.DataFrame())
-        options: dict[str, Any] = {"n_bootstrap": config.bootstrap, "seed": config.seed}
         names = [name for name in dict.fromkeys(found["method"]) if is_vector(name)] if len(found) else []
         comparisons = [(name, named(DEFAULT)) for name in names if name != named(DEFAULT)]
         comparisons += [(name, PLACEBO) for name in names]
         vectors = found[found["method"] != BASELINE] if len(found) else found
         return {
-            "result": tested_together(by_prompt(found, contrast_table, tested=is_vector, **options)),
-            "methods": by_prompt(found, pooled_table, **options),
+            "result": tested_together(by_prompt(found, contrast_table, tested=is_vector, **config.resampling)),
+            "methods": by_prompt(found, pooled_table, **config.resampling),
             "versus": side_by_side(vectors, comparisons, within=("prompt",), seed=config.seed),
             "geometry": geometry,
             "turns": turned(geometry),
@@ -267,7 +266,7 @@ def steered_conditions(workspace: Workspace, base: Condition, source: str, promp
 
 
 def geometry_rows(workspace: Workspace, source: str) -> pd.DataFrame:
-    """One row per wording, side and layer: cosine to the default vector, and the noise of sampling beside it."""
+    """One row per wording, side and layer: cosine to the default vector, and to another draw of samples."""
     plain, layer = workspace.differences(source), workspace.setting(source).layer
     default, sampling = plain.mean().directions, sampling_cosines(plain, seed=workspace.config.seed)
     frames = []

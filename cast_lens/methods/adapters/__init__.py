@@ -1,4 +1,4 @@
-"""LoRA and prefix-tuning on the same model, data and number of parameters: what a steering method competes with.
+"""LoRA and prefix-tuning with the same model, data and number of parameters, for comparison with steering methods.
 
     design = AdapterDesign("lora", parameters=atv.n_parameters)
     adapter = train_adapter(model, "smollm2-135m-instruct", tasks, design=design, training=Training())

@@ -44,19 +44,19 @@ from ..training import (
 )
 from .peft_model import AdapterDesign, Wrapped, padded, peft_library, selected, wrap
 
-# Tokens that a pass reads: enough to keep a processor busy.
+# Number of tokens per pass: enough to keep a processor busy.
 TOKENS = 2048
-# Tokens whose keys and values the answers of a pass may copy: 46 kB each in the embedded model.
+# Number of tokens whose keys and values the answers of a pass may copy: 46 kB each in the embedded model.
 COPIED = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterOutput:
-    """What an adapted model gives, prompt by prompt.
+    """The outputs of an adapted model for each prompt.
 
     Attributes:
-        logprobs: log-probability of each admissible answer; empty when they were not asked for.
-        matched: whether each answer is written up to its distinguishing token; see ``Scores.written``.
+        logprobs: log-probability of each admissible answer; empty if answers were not scored.
+        matched: whether greedy decoding writes each answer up to its distinguishing token; see ``Scores.written``.
         first: greedy first tokens.
         written: greedy continuations; each ends with the token that stopped it.
     """
@@ -67,7 +67,7 @@ class AdapterOutput:
     written: tuple[tuple[int, ...], ...]
 
     def scores(self, prompts: Sequence[TokenPrompt]) -> Scores:
-        """As the engine gives them, with one variant."""
+        """The outputs as ``Scores`` with one variant."""
         logprobs, matched = (tuple(row[None] for row in rows) for rows in (self.logprobs, self.matched))
         return Scores(logprobs, self.first[None], None, (), tuple(prompts), matched)
 
@@ -111,7 +111,7 @@ def score_and_decode(
 
 
 def same_lengths(prompts: Sequence[TokenPrompt]) -> list[list[int]]:
-    """Indices of prompts that run together: of one length, those that begin alike next to each other."""
+    """Indices of prompts that run together: of the same length, sorted so that equal beginnings are adjacent."""
     found: list[list[int]] = []
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].tokens), prompts[index].tokens))
     for index in order:
@@ -135,7 +135,8 @@ def _answers(
 ) -> list[tuple[Float[Tensor, " choice"], Float[Tensor, " choice"]]]:
     """Summed log-probability of each prompt's answers, and whether they are written greedily.
 
-    First tokens are at hand; later ones, and the answers' ends where they count, run after copied keys.
+    The logits of first tokens are known; later tokens, and the ends of answers if they are scored, run after copied
+    keys.
     """
     log_probs, greedy = torch.log_softmax(behind, dim=-1), greedy_tokens(behind).tolist()
     sums = [log_probs[row, [a[0] for a in p.answers]].cpu() for row, p in enumerate(prompts)]
@@ -170,7 +171,7 @@ def _hit(token: int, wanted: tuple[int, ...]) -> bool | None:
 def _write(
     wrapped: Wrapped, cache: Any, tokens: Int[Tensor, " row"], max_new_tokens: int, stop: Stop
 ) -> list[tuple[int, ...]]:
-    """Greedy continuations from first tokens on; the cache is used up."""
+    """Greedy continuations after the first tokens; the cache is overwritten."""
     rows = len(tokens)
 
     def step(kept: list[int], tokens: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
@@ -191,13 +192,13 @@ class Adapter:
     """LoRA or a prefix on the Hugging Face model behind a ``HookedTransformer``.
 
     Attributes:
-        model: the ``HookedTransformer``, which tokenises; it stays unadapted.
+        model: the ``HookedTransformer``, which is used for tokenising and stays unadapted.
         wrapped: the Hugging Face model with the adapter.
-        design: what was asked for.
+        design: kind of adapter and its number of parameters.
         training: how it was trained.
-        steps: that were trained, those after the kept epoch included.
-        seconds: that training took, validations included, loading not.
-        validation: lowest validation loss, that of the kept epoch; nats per token.
+        steps: number of training steps, including those after the kept epoch.
+        seconds: duration of the training with its validations, without loading.
+        validation: validation loss of the kept epoch, the lowest, in nats per token.
         provenance: the model, the tasks and templates, the seed.
     """
 
@@ -223,13 +224,13 @@ class Adapter:
 
     @property
     def setting(self) -> str:
-        """What the budget came to: ``rank 5`` or ``26 virtual tokens``."""
+        """The size of the adapter: ``rank 5`` or ``26 virtual tokens``."""
         return self.wrapped.setting
 
     def answer(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int | None = None, progress: Progress = quiet
     ) -> list[str | None]:
-        """What the adapted model writes greedily, by the rule of ``cast_lens.engine.answer``.
+        """Greedy answers of the adapted model, by the rule of ``cast_lens.engine.answer``.
 
         Args:
             prompts: any number.
@@ -267,7 +268,7 @@ class Adapter:
         tokens = tokenise(self.model, prompts)
         limit = answer_limit(tokens) if max_new_tokens is None else max_new_tokens
         check_length(limit)
-        # Virtual tokens take up context, too.
+        # Virtual tokens also use up context.
         tokenise(self.model, tokens, room=limit + self.wrapped.virtual)
         stop = stop_rule(self.model, stop_at_newline=True)
         found = score_and_decode(
@@ -294,7 +295,7 @@ class Adapter:
 
         Args:
             path: path of the file.
-            model: the one that the adapter was trained for.
+            model: the model that the adapter was trained for.
             source: where that model comes from; see ``train_adapter``.
 
         Raises:
@@ -311,7 +312,8 @@ class Adapter:
         return cls(model, wrapped, design, training_of(about), **about["run"], provenance=provenance)
 
 
-# Tokens that run with gradients at a time: 1.5 MB each in the embedded model. A step adds up its parts' gradients.
+# Number of tokens that run with gradients at once: 1.5 MB each in the embedded model. A step sums the gradients of its
+# parts.
 PART_TOKENS = 1024
 # What a forward and backward pass costs on top of its tokens, in tokens: 0.4 s against 8 ms each in the embedded model
 # on one core, for reading all the weights.
@@ -327,19 +329,19 @@ def train_adapter(
     training: Training,
     watch: Watch = silent,
 ) -> Adapter:
-    """Train LoRA or a prefix on the Hugging Face model behind a ``HookedTransformer``, as a rival of ``atv.train``.
+    """Train LoRA or a prefix on the Hugging Face model behind a ``HookedTransformer``, to compare with ``atv.train``.
 
-    Prompts, answers, order of the batches, loss, Adam, weight decay, early stop and the epoch that is kept are those of
-    ``atv.train`` with the same ``training``; the learning rate is the design's. No dropout. ``memory_mb``,
-    ``recompute`` and ``checkpoint_steps`` do not apply: a step runs in ``microbatches``, and nothing is
-    written to disk.
+    Prompts, answers, order of the batches, loss, Adam, weight decay, early stopping and the kept epoch are those of
+    ``atv.train`` with the same ``training``; the learning rate is the design's. There is no dropout. ``memory_mb``,
+    ``recompute`` and ``checkpoint_steps`` do not apply, because a step runs in ``microbatches`` and nothing is written
+    to disk.
 
     Args:
-        model: it tokenises, and stays as it is.
-        source: what ``load_model`` was given for it: the embedded model's name, a folder, a hub name or a .gguf file.
-        tasks: their train splits are trained on, their validation splits decide when to stop.
-        design: kind of adapter, and the number of parameters to come near to.
-        training: how it is fitted.
+        model: used for tokenising; it is not changed.
+        source: the argument of ``load_model``: the embedded model's name, a folder, a hub name or a .gguf file.
+        tasks: train splits are used for training and validation splits for early stopping.
+        design: kind of adapter, and the number of parameters to approximate.
+        training: options of the training.
         watch: called after every step.
 
     Raises:
@@ -395,7 +397,7 @@ def answer_losses(wrapped: Wrapped, prompts: Sequence[TokenPrompt]) -> Float[Ten
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A training run; what is learned lives in ``wrapped``."""
+    """A training run; the learned parameters are in ``wrapped``."""
 
     wrapped: Wrapped
     material: TrainingData
@@ -405,7 +407,7 @@ class _Run:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def train(self, watch: Watch) -> None:
-        """Until the last epoch or the early stop; ends with the weights of the best epoch."""
+        """Train until the last epoch or early stopping, and end with the weights of the best epoch."""
         optimiser = torch.optim.Adam(
             self.wrapped.trained.values(), lr=self.design.rate, weight_decay=self.training.weight_decay
         )
@@ -448,7 +450,7 @@ class _Run:
 
 
 def tokens_read(item: TrainingItem) -> int:
-    """Tokens of prompt and answer that are read: all but the answer's last one, which is only predicted."""
+    """How many tokens of prompt and answer are read: all except the answer's last, which is only predicted."""
     return len(item.prompt.tokens) + len(item.prompt.answers[item.prompt.gold]) - 1
 
 

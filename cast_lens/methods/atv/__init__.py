@@ -1,17 +1,17 @@
-"""Adaptive task vectors (arXiv 2506.03426): a small model reads the query and writes a vector for every layer.
+"""Adaptive task vectors (arXiv 2506.03426): a small model reads the query and generates a vector for every layer.
 
     atv = train(model, tasks, folder="runs/atv", watch=...)
     evaluate(model, prompts, [atv.intervention(prompts)])
     with atv.steer(model, prompts): model.generate(...)
 
-- ``Design``, ``Training``: every switch of the recipe; ``PAPER``, ``PAPER_TRAINING``: its values;
-- ``train``: against the frozen large model, with early stop and checkpoints; ``loss_bar`` shows it;
+- ``Design``, ``Training``: all options; ``PAPER``, ``PAPER_TRAINING``: the paper's values;
+- ``train``: trains against the frozen large model, with early stopping and checkpoints; ``loss_bar`` shows progress;
 - ``ATV``: ``vectors``, ``intervention``, ``steer``, ``save``, ``load``;
-- ``evaluate_atv``, ``gains``: outcomes of every example, and what changes by task;
-- ``another_query``, ``task_means``, ``random_directions``, ``constant_vectors``: what its vectors are compared with;
-- ``generate_vectors``, ``generated_cosines``, ``generated_norms``, ``generated_against``, ``generated_cloud``: what
-  the vectors are like;
-- ``Generator``: what a small model of your own has to offer.
+- ``evaluate_atv``, ``gains``: outcomes of every example, and changes per task;
+- ``another_query``, ``task_means``, ``random_directions``, ``constant_vectors``: controls for its vectors;
+- ``generate_vectors``, ``generated_cosines``, ``generated_norms``, ``generated_against``, ``generated_cloud``:
+  properties of the vectors;
+- ``Generator``: the interface for your own small model.
 """
 
 from ..training import Step, Training, TrainingData, TrainingItem, Watch, gather, generator_texts, loss_bar, silent

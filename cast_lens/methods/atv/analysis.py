@@ -1,16 +1,16 @@
-"""What an adaptive task vector does and what its vectors are like: outcomes, cosines, norms, clouds.
+"""Evaluates an adaptive task vector and analyses its vectors: outcomes, cosines, norms, projections.
 
-- ``evaluate_atv``, ``gains``: outcomes of every example, unsteered and steered, and their difference by task;
+- ``evaluate_atv``, ``gains``: outcomes of every example, unsteered and steered, and their difference per task;
 - ``generate_vectors``: the vectors of some queries; ``generated_cosines``, ``generated_norms``,
   ``generated_against``, ``generated_cloud``: frames about them.
 
-Controls give ``PromptVectors``, one per prompt, so a control is one more entry in the same call:
+Controls return ``PromptVectors``, one vector per prompt, so a control is one more entry in the same call:
 
-- ``another_query``: does it matter which query was read? Vectors of another query of the same task have everything
-  that the task has in common; those of another task's query have its size and make only;
-- ``task_means``: is there more to it than one vector per task?
-- ``random_directions``: does any direction of these lengths do it?
-- ``constant_vectors``: does a vector that was never trained do it, CAST's own for each task?
+- ``another_query``: does it matter which query was read? Vectors of another query of the same task keep everything that
+  the task's queries share; those of another task's query keep only the general properties of generated vectors;
+- ``task_means``: is one vector per task enough?
+- ``random_directions``: do random directions of the same lengths have the same effect?
+- ``constant_vectors``: do untrained vectors, such as CAST's for each task, have the same effect?
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def evaluate_atv(
     """Zero-shot prompts of some tasks, unsteered and under the ATV, in one pass of the engine.
 
     Args:
-        model: the one that the ATV was trained for.
-        atv: what writes the vectors.
-        tasks: seen in training or not; the column ``seen`` says which.
-        split: whose examples are asked.
+        model: the model that the ATV was trained for.
+        atv: the adaptive task vector.
+        tasks: any tasks; the column ``seen`` says whether they were seen in training.
+        split: the split whose examples are evaluated.
         examples: examples of each task at most, balanced over the classes.
         seed: seed of the draw.
         progress: wraps the batches.
@@ -79,7 +79,7 @@ def evaluate_atv(
 
 
 def gains(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """What the ATV changes, with paired bootstrap intervals.
+    """The changes that the ATV causes, with paired bootstrap intervals.
 
     Args:
         frame: from ``evaluate_atv``.
@@ -119,7 +119,7 @@ def gains(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generated:
-    """The vectors that an ATV writes for some queries, as they are added: ``strength`` is in them.
+    """The vectors that an ATV generates for some queries, multiplied by its ``strength``.
 
     Attributes:
         directions: [sample, layer, d_model], float32 on the CPU.
@@ -164,7 +164,7 @@ class Generated:
 def generate_vectors(
     atv: ATV, tasks: Sequence[Task], *, split: Split = "validation", examples: int = 1000, seed: int = 0
 ) -> Generated:
-    """The vectors of the tasks' queries, each in its own template.
+    """The vectors for the tasks' queries, each in its own template.
 
     Raises:
         ValueError: no tasks; a query that the small model cannot read.
@@ -182,8 +182,8 @@ def generate_vectors(
 def generated_cosines(generated: Generated) -> pd.DataFrame:
     """Cosine between the vectors of different queries, within and between tasks, layer by layer.
 
-    What all vectors have in common (the bias) raises every cosine, so there is a second one without it: after the mean
-    of the tasks' means was taken away.
+    The component that all vectors share (the bias) raises every cosine, so there is a second one without it, after
+    subtracting the mean of the tasks' means.
 
     Returns:
         one row per layer and pair of tasks: ``layer, task_a, task_b, kind`` (``within`` or ``between``), ``cosine,
@@ -240,7 +240,7 @@ def generated_against(generated: Generated, vectors: Mapping[str, SteeringVector
 
     Args:
         generated: from ``generate_vectors``.
-        vectors: by the task that they were taken from.
+        vectors: constant vectors by source task.
 
     Returns:
         one row per layer, task of the queries and task of the constant vector: ``layer, task, source, same`` (whether
@@ -311,14 +311,14 @@ def _pca(values: Float[np.ndarray, "sample d"]) -> tuple[Float[np.ndarray, "samp
 
 
 def _units(values: Float[np.ndarray, "sample d"]) -> Float[np.ndarray, "sample d"]:
-    """Unit vectors: their distances order as their cosines do."""
+    """Unit vectors, whose distances are ordered like their cosines."""
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     units: Float[np.ndarray, "sample d"] = values / np.where(lengths > 0, lengths, 1.0)
     return units
 
 
 def another_query(vectors: PromptVectors, tasks: Sequence[str], *, same_task: bool, seed: int = 0) -> PromptVectors:
-    """Every prompt gets the vectors of another one, each once.
+    """Give every prompt the vectors of another prompt; each prompt's vectors are used once.
 
     Args:
         vectors: vectors of some prompts.
@@ -342,7 +342,7 @@ def another_query(vectors: PromptVectors, tasks: Sequence[str], *, same_task: bo
         )
     generator = torch.Generator().manual_seed(seed)
     mixed = [[rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()] for rows in groups]
-    # A shift by one within a task, or by the size of the largest task when all are in one row, leaves none in place.
+    # Shifting by one within a task, or by the size of the largest task over all prompts, leaves none in place.
     circles = mixed if same_task else [[row for rows in mixed for row in rows]]
     turn = 1 if same_task else max(sizes)
     taken = [0] * len(tasks)
@@ -353,7 +353,7 @@ def another_query(vectors: PromptVectors, tasks: Sequence[str], *, same_task: bo
 
 
 def task_means(vectors: PromptVectors, tasks: Sequence[str]) -> PromptVectors:
-    """Every prompt gets the mean vectors of its task's prompts.
+    """Give every prompt the mean vectors of its task's prompts.
 
     Raises:
         ValueError: another number of tasks than prompts.
@@ -366,15 +366,15 @@ def task_means(vectors: PromptVectors, tasks: Sequence[str]) -> PromptVectors:
 
 
 def random_directions(vectors: PromptVectors, *, seed: int = 0) -> PromptVectors:
-    """For every prompt and layer a random direction, uniform on the sphere of its vector's length there."""
+    """A random direction for every prompt and layer, uniform on the sphere with the length of its vector."""
     return replace(vectors, directions=random_like(vectors.directions, seed=seed), name="random directions")
 
 
 def constant_vectors(edits: Mapping[str, Intervention], tasks: Sequence[str]) -> PromptVectors:
-    """Every prompt gets the one vector of its task, at that vector's layer and strength.
+    """Give every prompt the constant vector of its task, at that vector's layer and strength.
 
     Args:
-        edits: by task; all of them add, at one position, and were taken from one model.
+        edits: interventions by task; all use operator ``add``, the same position and the same model.
         tasks: the task of each prompt.
 
     Raises:
@@ -409,7 +409,7 @@ def _row(edit: Intervention, layers: tuple[int, ...]) -> Float[Tensor, "layer d_
 
 
 def _groups(tasks: Sequence[str]) -> list[list[int]]:
-    """Places of each task's prompts."""
+    """Indices of each task's prompts."""
     return [[i for i, name in enumerate(tasks) if name == task] for task in dict.fromkeys(tasks)]
 
 

@@ -1,4 +1,4 @@
-"""What an adaptive task vector is made of: every switch of the recipe, and the values of the paper's code."""
+"""The options of an adaptive task vector, and their values in the paper's code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SELF = "self"
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What writes the vectors, and where they go (arXiv 2506.03426; ``PAPER`` has its values).
+    """How the vectors are generated and where they are added (arXiv 2506.03426; ``PAPER`` has its values).
 
     Attributes:
         generator: what reads the query: ``blocks``, the first blocks of the small model ``source``; ``residual``, the
@@ -95,7 +95,7 @@ PAPER = Design(
     position="all",
     reads="question",
 )
-"""As the released code of arXiv 2506.03426 does it."""
+"""The design in the released code of arXiv 2506.03426."""
 
 PAPER_TRAINING = Training(ending="", batch=3, patience=15, seed=42)
-"""The same for training: one example in three templates per step, 15 epochs (ours still keeps the best one)."""
+"""Its training: one example in three templates per step, 15 epochs (we still keep the best epoch)."""

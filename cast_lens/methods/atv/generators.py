@@ -1,6 +1,6 @@
-"""From a query to the vectors of an adaptive task vector: a small model reads it, an expansion writes the vectors.
+"""Generates the vectors of an adaptive task vector: a small model reads the query, and an expansion maps its state.
 
-- ``Generator``: what a small model has to offer; ``BlocksGenerator``, ``HuggingFaceGenerator``, ``ConstantGenerator``;
+- ``Generator``: the interface of a small model; ``BlocksGenerator``, ``HuggingFaceGenerator``, ``ConstantGenerator``;
 - ``Expansion``: a linear map, full or of low rank, from a small model's state to one vector per layer.
 """
 
@@ -25,7 +25,7 @@ from ...models.lens import HookedTransformer
 from ...models.load import one_at_a_time
 from .config import SELF, Design, Pooling, Start
 
-# Texts that a small model reads at a time.
+# How many texts a small model reads at once.
 BATCH = 16
 SAMPLED = 64  # entries of a tensor that its digest reads
 
@@ -35,22 +35,22 @@ class Generator(Protocol):
 
     @property
     def width(self) -> int:
-        """Of a state."""
+        """Width of a state."""
         ...
 
     @property
     def module(self) -> nn.Module | None:
-        """What is trained along; None when it is frozen."""
+        """The module that is trained too; None if it is frozen."""
         ...
 
     @property
     def name(self) -> str:
-        """Which small model it is, for people."""
+        """A readable name of the small model."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Which one it is, for files: they refuse another."""
+        """The fingerprint of the small model; files refuse any other."""
         ...
 
     def states(self, texts: Sequence[str]) -> Float[Tensor, "sample d_small"]:
@@ -61,7 +61,7 @@ class Generator(Protocol):
 def pooled(
     hidden: Float[Tensor, "sample position d_small"], lengths: Int[Tensor, " sample"], pooling: Pooling
 ) -> Float[Tensor, "sample d_small"]:
-    """State at each text's last token, or the mean over its tokens; padding is on the right."""
+    """The state of each text's last token, or the mean over its tokens; padding is on the right."""
     if pooling == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
     real = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
@@ -69,7 +69,7 @@ def pooled(
 
 
 class BlocksGenerator:
-    """The first blocks of a ``HookedTransformer``; a copy of them when they are trained."""
+    """The first blocks of a ``HookedTransformer``, copied if they are trained."""
 
     def __init__(self, model: HookedTransformer, layer: int, *, pooling: Pooling, trained: bool) -> None:
         check_layers(model, (layer,))
@@ -98,7 +98,7 @@ class BlocksGenerator:
 
 
 def _first_blocks(model: HookedTransformer, count: int) -> HookedTransformer:
-    """A copy of the embedding and the first blocks; of the rest there are empty places."""
+    """A copy of the embedding and the first blocks; all other parts are left out."""
     left_out = [*list(model.blocks)[count:], model.unembed]
     copied = copy.deepcopy(model, {id(part): nn.Identity() for part in left_out})
     return copied.requires_grad_(True)
@@ -164,16 +164,16 @@ class ConstantGenerator:
     fingerprint = ""
 
     def states(self, texts: Sequence[str]) -> Float[Tensor, "sample d_small"]:
-        """Nothing, for each text."""
+        """An empty state for each text."""
         return torch.zeros(len(texts), 0)
 
 
 def build_generator(design: Design, model: HookedTransformer) -> Generator:
-    """The small model that a design asks for.
+    """The small model of a design.
 
     Args:
-        design: which one.
-        model: the large model, which is also the small one for ``residual`` and for the source ``self``.
+        design: names the small model.
+        model: the large model, which is also the small model for ``residual`` and for the source ``self``.
 
     Raises:
         ValueError: a model that cannot be loaded, or a layer that it does not have.
@@ -204,9 +204,9 @@ class Expansion(nn.Module):
         layers: number of vectors.
         d_model: width of a vector.
         rank: rank of ``W``; None for a full one.
-        start: ``zero`` vectors, or torch's default for a linear layer.
-        seed: seed of the start.
-        shift, scale: what states are standardised by; 0 and 1 when None.
+        start: initialisation: ``zero``, or ``torch`` for PyTorch's default of a linear layer.
+        seed: seed of the initialisation.
+        shift, scale: subtracted from and divided into the states; None for 0 and 1.
     """
 
     shift: Tensor
@@ -257,7 +257,7 @@ def standards(states: Float[Tensor, "sample d_small"]) -> tuple[Float[Tensor, " 
     exact = states.detach().double()
     mean = exact.mean(dim=0)
     deviation = (exact - mean).square().mean(dim=0).sqrt()
-    # Below this a deviation is rounding, and dividing by it would make noise of it.
+    # A smaller deviation is rounding, and dividing by it would amplify noise.
     varies = deviation > 1e-6 * mean.abs()
     return mean.to(states.dtype), torch.where(varies, deviation, 1.0).to(states.dtype)
 

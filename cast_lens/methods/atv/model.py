@@ -1,4 +1,4 @@
-"""An adaptive task vector, ready for use: it reads queries and writes a vector for each layer of the large model."""
+"""A trained adaptive task vector: it reads queries and generates a vector for each layer of the large model."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class ATV:
     """A trained adaptive task vector (arXiv 2506.03426).
 
     Attributes:
-        design: what it is made of.
+        design: its options.
         training: how it was trained.
-        layers: blocks of the large model that get a vector, increasing.
+        layers: blocks of the large model that get a vector, in increasing order.
         generator: the small model.
-        expansion: from its state to the vectors.
-        steps: that were trained, those after the kept epoch included.
-        validation: lowest validation loss, that of the kept epoch; nats per token.
+        expansion: maps its state to the vectors.
+        steps: number of training steps, including those after the kept epoch.
+        validation: validation loss of the kept epoch, the lowest, in nats per token.
         provenance: the large model, the tasks and templates it was trained on, the seed.
     """
 
@@ -98,8 +98,8 @@ class ATV:
         """Steer a model for as long as the context lasts, each row of a batch with the vectors of its query.
 
         Args:
-            model: the one that the ATV was trained for.
-            queries: one prompt per row, in the rows' order; every pass within runs these prompts.
+            model: the model that the ATV was trained for.
+            queries: one prompt per row, in the order of the rows; every pass in the context runs these prompts.
 
         Raises:
             ValueError: another model; another number of rows; see ``cast_lens.steering.steer``.
@@ -110,10 +110,10 @@ class ATV:
             yield model
 
     def check(self, model: HookedTransformer) -> None:
-        """Refuse any model but the one that this was trained for.
+        """Refuse any model other than the one that this was trained for.
 
         Raises:
-            ValueError: when it is another one.
+            ValueError: for another model.
         """
         check_model(model, self.provenance, what=KIND)
 
@@ -137,8 +137,8 @@ class ATV:
 
         Args:
             path: path of the file.
-            model: the large model, in whose weights a small one may live.
-            generator: the small model, if it is no longer where the design says.
+            model: the large model, which may contain the small one.
+            generator: the small model, if it cannot be loaded from the source in the design.
 
         Raises:
             ValueError: another large or small model than the ATV was trained with, or no saved ATV.
@@ -162,7 +162,7 @@ class ATV:
 
 
 def state(expansion: Expansion, generator: Generator) -> dict[str, Tensor]:
-    """Everything that was learned, by name, and what states are standardised by."""
+    """All learned parameters by name, and the constants that standardise states."""
     found = {f"expansion.{name}": value for name, value in expansion.state_dict().items()}
     if generator.module is not None:
         found |= {f"generator.{name}": value for name, value in generator.module.named_parameters()}
@@ -171,7 +171,7 @@ def state(expansion: Expansion, generator: Generator) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore(tensors: dict[str, Tensor], expansion: Expansion, generator: Generator) -> None:
-    """Put back what ``state`` took."""
+    """Load the result of ``state``."""
     own = {name.removeprefix("expansion."): value for name, value in tensors.items() if name.startswith("expansion.")}
     expansion.load_state_dict(own)
     if generator.module is not None:

@@ -1,6 +1,7 @@
-"""Training against the frozen large model: cross-entropy of whole answers, several tasks and templates in one run.
+"""Trains an adaptive task vector against the frozen large model, with the cross-entropy of whole answers.
 
-``RunState`` is everything that the next step depends on, in one checkpoint that is whole or absent.
+A run can have several tasks and templates. ``RunState`` is everything that the next step depends on; its checkpoint is
+either complete or absent.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ BAD_BATCH = "nonfinite_batch"
 
 @dataclass(slots=True, eq=False)
 class RunState:
-    """Weights, optimiser, place and history of a run.
+    """Weights, optimiser, position and history of a run.
 
-    The order of the prompts follows from seed and epoch, and nothing else is drawn while training, so this and the
-    material decide every later step.
+    The order of the prompts depends on seed and epoch, and nothing else is random, so this state and the data determine
+    every later step.
     """
 
     expansion: Expansion
@@ -50,11 +51,11 @@ class RunState:
 
     @property
     def steps(self) -> int:
-        """Steps done."""
+        """Number of steps so far."""
         return self.history.steps
 
     def keep(self) -> None:
-        """Remember the weights as they are as the best so far."""
+        """Store the current weights as the best so far."""
         self.kept = {name: value.clone() for name, value in state(self.expansion, self.generator).items()}
 
     def save(self, folder: Path) -> Path:
@@ -68,7 +69,7 @@ class RunState:
         return save_tensors(folder / CHECKPOINT, tensors, kind=KIND, about=about)
 
     def load(self, folder: Path) -> bool:
-        """Continue from the checkpoint of a folder; False when there is none."""
+        """Continue from the checkpoint in a folder; False if it has none."""
         if not (folder / CHECKPOINT).is_file():
             return False
         tensors, about = load_tensors(folder / CHECKPOINT, kind=KIND)
@@ -86,16 +87,16 @@ class RunState:
 
 
 def parameters(expansion: Expansion, generator: Generator) -> list[nn.Parameter]:
-    """What is trained."""
+    """The parameters that are trained."""
     own = [] if generator.module is None else list(generator.module.parameters())
     return [*expansion.parameters(), *own]
 
 
 def claim(folder: Path, *, design: Design, training: Training, material: TrainingData, model: str) -> None:
-    """Make a folder this run's, or refuse it when it holds another one; clears what a killed run left half written.
+    """Claim a folder for this run, and remove files that a killed run left incomplete.
 
     Raises:
-        ValueError: when the folder holds a run that differs, with what differs, or its settings are damaged.
+        ValueError: if the folder contains a different run (the message says what differs), or damaged settings.
     """
     job: dict[str, Any] = {
         "design": asdict(design),
@@ -146,7 +147,7 @@ def _part(tensors: dict[str, Tensor], beginning: str) -> dict[str, Tensor]:
     return {name.removeprefix(beginning): value for name, value in tensors.items() if name.startswith(beginning)}
 
 
-# Prompts of a validation pass at least: without gradients, small passes cost little less than large ones.
+# Least number of prompts per validation pass: without gradients, small passes cost hardly less than large ones.
 VALIDATED = 32
 
 
@@ -163,18 +164,18 @@ def train(
 ) -> ATV:
     """Train an adaptive task vector for a large model, whose own parameters stay as they are (arXiv 2506.03426).
 
-    Stops early by the validation loss and gives the ATV with the lowest one. With a folder the run can be killed at any
-    time: the same call continues it and ends at the same numbers, bit for bit on one machine.
+    It stops early by the validation loss and returns the ATV with the lowest one. With a folder, the run can be killed
+    at any time: the same call continues it and ends with the same numbers, bit for bit on one machine.
 
     Args:
         model: the large model.
-        tasks: their train splits are trained on, their validation splits decide when to stop; test splits stay unread.
-        design: what the ATV is made of.
-        training: how it is fitted.
-        folder: for checkpoints, the loss curve and the result (``atv.safetensors``); nothing is kept when None.
-        generator: a small model of your own in place of the one that the design names.
+        tasks: train splits are used for training and validation splits for early stopping; test splits are not read.
+        design: options of the ATV.
+        training: options of the training.
+        folder: for checkpoints, the loss curve and the result (``atv.safetensors``); None to keep nothing.
+        generator: your own small model, instead of the one in the design.
         watch: called after every step; see ``loss_bar``.
-        progress: wraps the passes that come before training.
+        progress: wraps the passes before training.
 
     Raises:
         ValueError: before training, see ``gather``; layers that the model does not have; a folder that holds another
@@ -209,14 +210,14 @@ def write_curve(run: RunState, folder: Path) -> None:
 
 @torch.no_grad()
 def _states(generator: Generator, items: Sequence[TrainingItem]) -> Float[Tensor, "item d_small"]:
-    """What the small model makes of each item, each text read once."""
+    """The small model's state for each item; each text is read once."""
     place = {text: row for row, text in enumerate(dict.fromkeys(item.generator_text for item in items))}
     return generator.states(list(place))[[place[item.generator_text] for item in items]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingJob:
-    """What does not change while training."""
+    """The constant parts of a training run."""
 
     model: HookedTransformer
     material: TrainingData
@@ -239,7 +240,7 @@ class TrainingJob:
         layers: tuple[int, ...],
         progress: Progress,
     ) -> TrainingJob:
-        """Everything that is computed once: states of a frozen small model, keys and values of the prompts."""
+        """Compute everything that is needed once: states of a frozen small model, keys and values of the prompts."""
         items = material.items
         states = _states(generator, material.items).to(model.cfg.device)
         train = states[: len(material.train)]
@@ -280,7 +281,7 @@ class TrainingJob:
         return RunState(expansion, self.generator, optimiser)
 
     def run(self, folder: Path | None, watch: Watch) -> RunState:
-        """Train until the last epoch or the early stop, from where the folder's checkpoint is."""
+        """Train until the last epoch or early stopping, continuing from the folder's checkpoint."""
         run = self.start()
         if folder is not None:
             run.load(folder)
@@ -300,7 +301,7 @@ class TrainingJob:
         vectors, losses = self._losses(run, places)
         loss = losses.mean()
         run.optimiser.zero_grad(set_to_none=True)
-        # A loss beyond all numbers has no gradient to step along.
+        # A loss that is not finite has no usable gradient.
         if bool(torch.isfinite(loss)):
             loss.backward()
         grown = [parameter.grad for parameter in parameters(run.expansion, self.generator)]
