@@ -357,7 +357,8 @@ def _settings(
     preset = preset_values(values.get("preset", ""), known)
     core = {key: value for key, value in {**preset, **values}.items() if key in shared}
     config = config_of(RunConfig, {**(RunConfig.quick(core) if quick else {}), **core}, origin=origin)
-    check_model(config.model)
+    # Another engine finds its models by itself, and says what is wrong with it first.
+    check_model(config.model, hub=values.get("backend", "engine") in ("engine", "hooks"))
     if not config.hub and not config.tasks:
         from .tasks import load_task
 

@@ -55,11 +55,16 @@ class ModelCommand:
     dtype: str = "auto"
 
 
-def check_model(name: str) -> None:
-    """Refuse names that cannot be a model before anything heavy is loaded; only the hub knows which names it has.
+def check_model(name: str, *, hub: bool = True) -> None:
+    """Refuse names that cannot be a model before anything heavy is loaded.
+
+    Args:
+        name: a hub name, a path, or the embedded model.
+        hub: whether a name that is no path has to be one that the hub or its cache has.
 
     Raises:
-        ValueError: for a path that does not exist, and for what looks like the embedded model misspelt.
+        ValueError: for a path that does not exist, for what looks like the embedded model misspelt, and for a name that
+            is not in the cache while the hub cannot be asked.
     """
     if Path(name).expanduser().exists():
         return
@@ -70,6 +75,10 @@ def check_model(name: str) -> None:
     alike = difflib.get_close_matches(name.lower(), [EMBEDDED], cutoff=0.5) or name.lower().startswith("smol")
     if alike and name != EMBEDDED and "/" not in name:
         raise ValueError(f"--model {name} is unknown; did you mean {EMBEDDED}? A hub name is written owner/name")
+    if hub and name != EMBEDDED:
+        from .hub import check_hub_name  # It needs huggingface_hub, which help and the other checks do not.
+
+        check_hub_name(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ PACKAGE = Path(cast_lens.__file__).parent
 # Rooms may import rooms of a lower rank only.
 RANK = {
     "files": -1,
+    "hub": -1,
     "tasks": 0,
     "interventions": 0,
     "sublayers": 0.5,

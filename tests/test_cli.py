@@ -93,6 +93,7 @@ def test_help_and_mistakes_answer_without_loading_pytorch() -> None:
         (("--dtype", "float99"), "float99"),
         (("--model", "/no/such/folder"), "--model /no/such/folder does not exist"),
         (("--model", "smolm2-135m"), "did you mean smollm2-135m-instruct?"),
+        (("--model", "owner/no-such-model"), "it is not in the cache, and HF_HUB_OFFLINE is set"),
         (("--tasks", "/no/such/tasks"), "/no/such/tasks"),
         (("--layers", "20-10"), "--layers: 20-10 runs backwards; write 10-20"),
         (("--layers", "-1"), "'-1' is not a layer; layers are counted from 0"),

@@ -5,18 +5,14 @@ from __future__ import annotations
 import copy
 import errno
 import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
-from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -27,13 +23,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..hub import ADVICE, unasked
 from .convert import Implementation, implementation_of, read_gguf
 from .embedded import STORED_AS, embedded_folder, step, without_bars
 from .identity import DEQUANTISED
 from .list import EMBEDDED
 
-# Seconds for the hub to accept a connection.
-_PATIENCE = 5.0
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, ImportError, SafetensorError)
 
 
@@ -164,31 +159,8 @@ def _is_path(name: str) -> bool:
 
 
 def _hub(name: str, revision: str | None) -> Source:
-    advice = (
-        "check the spelling (owner/name), the network and HF_HUB_OFFLINE; a gated model needs its licence "
-        "accepted and `hf auth login`; or give a local folder"
-    )
-    unasked = _unasked()
-    return Source(name, name, {"revision": revision or "main", "local_files_only": bool(unasked)}, advice, unasked)
-
-
-def _unasked() -> str:
-    """Why the hub cannot be asked; empty where it can.
-
-    ``huggingface_hub`` tries six times within 25 seconds, and says so each time.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    address = urlsplit(constants.ENDPOINT)
-    if getproxies() or address.hostname is None:
-        return ""
-    try:
-        socket.create_connection(
-            (address.hostname, address.port or (80 if address.scheme == "http" else 443)), timeout=_PATIENCE
-        ).close()
-    except OSError as error:
-        return f"{address.hostname} cannot be reached ({error.strerror or error})"
-    return ""
+    reason = unasked()
+    return Source(name, name, {"revision": revision or "main", "local_files_only": bool(reason)}, ADVICE, reason)
 
 
 def _folder(path: Path) -> Source:

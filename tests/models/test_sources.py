@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
 from cast_lens.experiments.workspace import number_format
+from cast_lens import hub
 from cast_lens.models import load_model, model_name, sources
 from cast_lens.models.identity import quantisation
 from tests.closeness import assert_close
@@ -113,11 +114,11 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         asked.append(address)
         raise OSError(-2, "Name or service not known")
 
-    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(sources, "getproxies", dict)
-    monkeypatch.setattr(sources.socket, "create_connection", refuse)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub.socket, "create_connection", refuse)
     message = _message("owner/no-such-model")
-    host = sources.constants.ENDPOINT.removeprefix("https://")
+    host = hub.constants.ENDPOINT.removeprefix("https://")
     assert f"it is not in the cache, and {host} cannot be reached (Name or service not known)" in message
     assert asked == [(host, 443)]
     assert not any(capfd.readouterr())
