@@ -14,8 +14,8 @@ import torch
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file, save_file
 
-from cast_lens.experiments.workspace import number_format
 from cast_lens import hub
+from cast_lens.experiments.workspace import number_format
 from cast_lens.models import load_model, model_name, sources
 from cast_lens.models.identity import quantisation
 from tests.closeness import assert_close
