@@ -141,12 +141,21 @@ class Read:
 def read(model: HookedTransformer, prompt: TokenPrompt, intervention: Steering | None = None) -> Read:
     """Score every admissible answer of one prompt, and check which of their tokens greedy decoding would write."""
     refuse_steered(model)
-    length = len(prompt.tokens)
-    first = logits(model, prompt.tokens, prompt_length=length, intervention=intervention)[-1]
+    after: dict[tuple[int, ...], Tensor] = {}
+
+    def following(continuation: tuple[int, ...]) -> Float[Tensor, "position vocab"]:
+        """Logits at the last prompt token and at each token of a continuation."""
+        if continuation not in after:
+            text, length = prompt.tokens + continuation, len(prompt.tokens)
+            found = logits(model, text, prompt_length=length, intervention=intervention)
+            after[continuation] = found[length - 1 :]
+        return after[continuation]
+
+    first = following(())[0]
     sums, hits = [], []
     for answer in prompt.answers:
-        rows = logits(model, prompt.tokens + answer, prompt_length=length, intervention=intervention)
-        rows = rows[length - 1 :] if prompt.end else rows[length - 1 : -1]
+        # What comes after the last token is asked only where the end counts.
+        rows = following(answer if prompt.end else answer[:-1])
         wanted = [[token] for token in answer] + ([list(prompt.end)] if prompt.end else [])
         log_probs = rows.double().log_softmax(dim=-1)
         parts = [row[ids].logsumexp(dim=-1) for row, ids in zip(log_probs, wanted, strict=True)]
