@@ -256,7 +256,7 @@ class RankedPool:
             raise ValueError(
                 f"shots={shots} is more than the {len(self.examples) - len(hidden)} distinct examples that the "
                 f"{self.pool.split} split of {task.name!r} can show; ask for fewer, or give it more examples. "
-                "A vector of another task, such as a built-in one, needs none of its own"
+                "Steering it with another task's vector needs none of them: cl.recommend, cast-lens recommend"
             )
         spare = [example for example in self.examples[shots:] if example.id not in hidden]
         first = self.examples[:shots]

@@ -61,5 +61,5 @@ def test_the_path_of_a_file_is_a_task_and_three_lines_with_labels_are_a_classifi
     assert (task.name, task.kind, task.labels) == ("mood", "classification", ("bad", "good"))
     with pytest.raises(ValueError, match="there is no such folder or file"):
         load_task(str(tmp_path / "absent.csv"))
-    with pytest.raises(ValueError, match="A vector of another task, such as a built-in one, needs none"):
+    with pytest.raises(ValueError, match="Steering it with another task's vector needs none"):
         few_shot(task, task.test[0], shots=5)
