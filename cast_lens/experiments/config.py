@@ -1,4 +1,4 @@
-"""What a run does: one frozen object, from arguments or from a TOML file, unknown keys refused."""
+"""The configuration of a run: one frozen object, from arguments or a TOML file; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "seed": (0, 2**31 - 1),
     "threads": (0, 1024),
 }
-"""Least and greatest value of a key."""
+"""Smallest and largest value of a key."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "operator": ("add", "norm_preserving_add", "ablate", "replace"),
     "position": ("last", "prompt_last", "all"),
@@ -68,17 +68,17 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "preset": ("", "paper", "ictl-2025-02"),
 }
-"""Values of a key that takes few. Written here, so that a wrong one is refused before PyTorch is loaded."""
+"""The possible values of a key. They are listed here so that a wrong value is refused before PyTorch is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A recipe as named options: what is not typed takes these values.
+    """A recipe: defaults for options that are not given.
 
     Attributes:
         about: what it follows, with its source, in one sentence.
-        values: options of a run, and of the main job.
-        ours: what of it the source does not say, or does otherwise.
+        values: options of a run and of the main experiment.
+        ours: choices that the source does not specify, or makes differently.
     """
 
     about: str
@@ -154,7 +154,7 @@ QUICK: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides a run's numbers.
+    """Everything that determines the numbers of a run.
 
     Attributes:
         preset: a recipe that replaces the defaults of some options, such as those of a paper; options that you give
@@ -242,9 +242,7 @@ class RunConfig:
         for name, known in CHOICES.items():
             given = getattr(self, name)
             if given not in known and not (name == "device" and re.fullmatch(r"cuda:\d{1,3}", given)):
-                near = difflib.get_close_matches(given, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"{name}={given!r} is unknown; {hint}choose from {', '.join(filter(None, known))}")
+                raise unknown_value(name, given, known)
         if self.budget > self.samples:
             raise ValueError(f"budget={self.budget} must be from 0 to samples={self.samples}")
         for name in ("sources", "targets", "strengths"):
@@ -282,7 +280,7 @@ Config = TypeVar("Config")
 
 
 def preset_values(name: str, known: Collection[str]) -> dict[str, Any]:
-    """What a preset puts in place of defaults; nothing for the empty name.
+    """The values that a preset sets in place of defaults; nothing for the empty name.
 
     Args:
         name: key of ``PRESETS``.
@@ -294,9 +292,7 @@ def preset_values(name: str, known: Collection[str]) -> dict[str, Any]:
     if not name:
         return {}
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"preset={name!r} is unknown; {hint}choose from {', '.join(PRESETS)}")
+        raise unknown_value("preset", name, PRESETS)
     values = PRESETS[name].values
     lacking = [key for key in values if key not in known and key != "metric"]
     if lacking:
@@ -305,7 +301,7 @@ def preset_values(name: str, known: Collection[str]) -> dict[str, Any]:
 
 
 def preset_sentences(name: str, given: Mapping[str, Any]) -> list[str]:
-    """What a report says of a preset: what it follows, what of it was changed, and what in it is ours.
+    """What a report says about a preset: what it follows, which of its values were changed, and which are ours.
 
     Args:
         name: key of ``PRESETS``, or empty.
@@ -349,8 +345,15 @@ def config_of(kind: type[Config], values: Mapping[str, Any], *, origin: str = "a
     return kind(**{name: _typed(name, value, getattr(default, name), origin) for name, value in values.items()})
 
 
+def unknown_value(name: str, given: str, known: Collection[str]) -> ValueError:
+    """The error for an unknown value of a key, with the nearest known one."""
+    near = difflib.get_close_matches(given, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"{name}={given!r} is unknown; {hint}choose from {', '.join(filter(None, known))}")
+
+
 def unknown_key(name: str, known: Collection[str], origin: str) -> ValueError:
-    """The error for a key that nothing takes, with the nearest one that there is."""
+    """The error for an unknown key, with the nearest known one."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
     return ValueError(f"{origin}: unknown key {name!r}{hint}")

@@ -1,9 +1,9 @@
-"""Who computes the cells of an experiment: this process, a pool of processes, a share of many machines, or Ray.
+"""Executors compute the cells of an experiment: in this process, in a pool, in shards on many machines, or with Ray.
 
-All keep one promise: a finished cell is a file, and its numbers do not depend on who made it. ``Here`` is the default.
-``Pool`` runs processes that each load the model. ``Shard`` works with others on one folder that all see: each cell is
-claimed by a file before it is computed, and the claim of a lost machine falls to the others. ``OnRay`` needs no common
-folder: see ``ray_executor``.
+For all of them a finished cell is a file, and its numbers do not depend on the executor. ``Here`` is the default.
+``Pool`` runs processes that each load the model. ``Shard`` works with other shards on a shared folder: each cell is
+claimed by a file before it is computed, and the claims of a lost machine pass to the others. ``OnRay`` needs no shared
+folder; see ``ray_executor``.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from .store import RunDirectory
 from .workspace import Load, Say, Workspace, model_facts
 
 HEARTBEAT = 15.0
-"""Seconds from one sign of life of a claim to the next."""
+"""Seconds between two heartbeats of a claim."""
 LOST = 150.0
-"""Seconds without a sign of life after which a claim falls to others."""
+"""Seconds without a heartbeat after which other shards may take over a claim."""
 POLL = 2.0
-"""Seconds between two looks at cells that others compute."""
+"""Seconds between two checks of cells that other shards compute."""
 
 
 class Executor(Protocol):
-    """Computes cells; a context manager that lets its workers go."""
+    """Computes cells; a context manager that releases its workers at the end."""
 
     def __enter__(self) -> Executor:
         """Start."""
@@ -58,7 +58,7 @@ class Executor(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let workers and claims go."""
+        """Release workers and claims."""
         ...
 
     def ready(self) -> dict[str, Any]:
@@ -75,8 +75,8 @@ class Share:
     """One of several shards that work on the same cells.
 
     Attributes:
-        number: which one, from 1.
-        of: how many there are.
+        number: number of this shard, from 1.
+        of: number of all shards.
     """
 
     number: int
@@ -84,10 +84,10 @@ class Share:
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """The share that is written ``3/20``.
+        """Parse a share such as ``3/20``.
 
         Raises:
-            ValueError: when it is not written like that.
+            ValueError: if the text is not of this form.
         """
         number, slash, of = text.partition("/")
         if slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
@@ -104,12 +104,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """Which Ray cluster computes, and with what.
+    """A Ray cluster and the resources to use.
 
     Attributes:
-        address: ``local`` for one on this machine, ``auto`` for the one that runs here, or its address.
-        workers: processes that load the model; 0 for as many as there is room for.
-        gpus_per_worker, cpus_per_worker: what each of them takes; one CPU at least.
+        address: ``local`` to start one on this machine, ``auto`` for the one that runs here, or its address.
+        workers: number of processes that load the model; 0 for as many as fit on the cluster.
+        gpus_per_worker, cpus_per_worker: resources of each worker; at least one CPU.
     """
 
     address: str = "auto"
@@ -119,7 +119,7 @@ class RayCluster:
 
 
 class Here:
-    """Cells in this process; the model is loaded when the first one needs it."""
+    """Computes cells in this process; the model is loaded when the first cell needs it."""
 
     def __init__(
         self,
@@ -139,10 +139,10 @@ class Here:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing to let go."""
+        """Do nothing."""
 
     def workspace(self) -> Workspace:
-        """Model and tasks, checked against what will be read."""
+        """Model and tasks, after checking the prompts."""
         if self._workspace is None:
             self._workspace = Workspace.loaded(
                 self.config, dict(self.tasks), self.directory, load=self.load, progress=self.progress, say=self.say
@@ -167,7 +167,7 @@ class Here:
 
 
 class Pool:
-    """Cells in processes of their own, each with the model."""
+    """Computes cells in separate processes, each with its own model."""
 
     def __init__(self, experiment: Experiment, config: RunConfig, out: Path, workers: int, say: Say) -> None:
         self.name, self.workers, self.say = experiment.name, workers, say
@@ -224,7 +224,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        # A killed parent leaves a worker that would wait for cells for ever.
+        # Without this, the worker of a killed parent would wait for cells forever.
         os._exit(1)
 
 
@@ -239,10 +239,10 @@ def _work(grid: Grid, cell: Cell) -> str:
 
 
 class Claims:
-    """Who computes which cell, as files in a folder that all shards see.
+    """Claims of cells, as files in a folder that all shards share.
 
-    A claim is made by creating its file, which one process alone can do. While it is held, a thread touches the file;
-    its age is read from the folder's own clock, so that the clocks of machines need not agree.
+    A claim is made by creating its file, which only one process can do. While it is held, a thread touches the file;
+    its age is measured by the folder's own clock, so that the clocks of the machines need not agree.
     """
 
     def __init__(self, folder: Path, *, heartbeat: float = HEARTBEAT, lost: float = LOST) -> None:
@@ -276,14 +276,14 @@ class Claims:
         return True
 
     def release(self, cell: Cell) -> None:
-        """Give a claim back."""
+        """Release a claim."""
         self._drop(self._file(cell))
 
     def _file(self, cell: Cell) -> Path:
         return self.folder / f"{cell.key}.json"
 
     def _take_over(self, path: Path) -> bool:
-        # Two that find a claim lost must not both take it: the second would take that of the first.
+        # If two shards find a claim lost, only one may take it: the second would take the claim of the first.
         with FileLock(self.folder / ".takeover.lock"):
             if not self._is_lost(path):
                 return False
@@ -320,16 +320,16 @@ def now_in(folder: Path) -> float:
 
 
 def claimed(path: Path) -> bool:
-    """Whether shards are at work in a run directory."""
+    """Whether shards are working in a run directory."""
     files = [file for folder in path.glob("experiments/*/claims") for file in folder.glob("[!.]*.json")]
     return any(now_in(file.parent) - file.stat().st_mtime <= LOST for file in files)
 
 
 class Shard(Here):
-    """Cells that no other shard has claimed, in this process.
+    """Computes cells that no other shard has claimed, in this process.
 
-    It begins with its share and continues with whatever is left, so that nothing waits for a shard that was never
-    started, or is gone.
+    It begins with its share and continues with any cells that are left, so that nothing waits for a shard that never
+    started or has died.
     """
 
     def __init__(self, share: Share, claims: Claims, *given: Any, **how: Any) -> None:
@@ -344,7 +344,7 @@ class Shard(Here):
         self.claims.__exit__()
 
     def run(self, grid: Grid, cells: Sequence[Cell], clock: Clock) -> None:
-        """Compute what is free until all is done; preparing cells of others are waited for, the last ones are not."""
+        """Compute free cells until all are done; wait for other shards' preparing cells, not for their last ones."""
         waiting = self.share.order(cells)
         before = {cell.key: _stamp(grid.failure(cell)) for cell in cells}
         while waiting:
@@ -356,7 +356,7 @@ class Shard(Here):
             waiting = busy
 
     def _settled(self, grid: Grid, cell: Cell, failed: float, clock: Clock) -> bool:
-        """Whether a cell is done, by whomever; it is computed when nobody else does."""
+        """Whether a cell is done by any shard; it is computed if no other shard does."""
 
         def over() -> bool:
             return grid.file(cell).is_file() or _stamp(grid.failure(cell)) != failed
@@ -367,7 +367,7 @@ class Shard(Here):
         if not self.claims.take(cell):
             return False
         try:
-            # Another may have finished it between the look and the claim.
+            # Another shard may have finished it between the check and the claim.
             if over():
                 clock.elsewhere(cell)
             else:
@@ -385,7 +385,7 @@ def _stamp(path: Path) -> float:
 
 
 class Clock:
-    """Says how far the cells are, and how long the rest may take: as long as finished cells of the same kind."""
+    """Reports progress and estimates the remaining time from finished cells of the same kind."""
 
     def __init__(
         self, cells: Sequence[Cell], name: str, say: Say, finished: Callable[[Cell], None] = lambda cell: None

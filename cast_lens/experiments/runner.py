@@ -28,7 +28,7 @@ MOST_WORKERS = 256
 
 
 def run(config: RunConfig, out: Path, **how: Any) -> Path:
-    """Run the main job, the experiment ``transfer`` at its defaults; see ``run_experiment`` for what ``how`` takes.
+    """Run the main experiment, ``transfer``, with its default options; ``how`` are arguments of ``run_experiment``.
 
     Returns:
         the run directory, for ``cast_lens.report.publish``.
@@ -59,27 +59,27 @@ def run_experiment(
     ``shard`` or ``ray``.
 
     Args:
-        experiment: what to run, with its options.
-        config: what all experiments of a directory share.
-        out: run directory; one of the same configuration is continued.
-        workers: processes; each loads the model and uses ``config.threads`` threads.
-        retry_failed: compute again cells that failed before.
-        load: loads the model for this process; one that remembers it serves several experiments in a row.
-        progress: wraps batches, when this process does the work.
-        say: called with a line on what is being done.
-        begun: called with ``out`` once everything was checked and the directory is open.
-        overwrite: discard what an earlier run wrote to the directory, once everything was checked.
-        shard: work alongside other processes, on any machine that sees ``out``; whoever ends last writes the tables.
-        ray: let the workers of a Ray cluster compute; this process alone writes.
-        on_row: called in this process with each row of a cell that was computed now; see ``share.tracking``.
+        experiment: the experiment with its options.
+        config: configuration that all experiments of a directory share.
+        out: run directory; a run of the same configuration is continued.
+        workers: number of processes; each loads the model and uses ``config.threads`` threads.
+        retry_failed: compute cells again that failed before.
+        load: loads the model for this process; a cached function serves several experiments.
+        progress: wraps batches, if this process does the work.
+        say: called with a line about the current step.
+        begun: called with ``out`` after all checks, when the directory is open.
+        overwrite: discard what an earlier run wrote to the directory, after all checks.
+        shard: share the work with other processes, on any machine with access to ``out``; the last writes the tables.
+        ray: let the workers of a Ray cluster compute; only this process writes.
+        on_row: called in this process with each row of a newly computed cell; see ``share.tracking``.
 
     Returns:
-        the frame ``result`` of the experiment; all frames are in ``out/experiments/NAME``. Of a shard that is not the
-        last to end, an empty frame.
+        the frame ``result`` of the experiment (empty for a shard that is not the last to end); all frames are in
+        ``out/experiments/NAME``.
 
     Raises:
-        ValueError: bad input, before any work starts; a directory in use, or of another configuration.
-        RuntimeError: when every cell failed, or all workers died.
+        ValueError: for bad input, before any work starts; for a directory in use, or of another configuration.
+        RuntimeError: if every cell failed, or all workers died.
     """
     _check_how(workers, shard, ray, overwrite)
     config = replace(config, threads=config.threads or torch.get_num_threads())
@@ -121,7 +121,7 @@ class _Job:
         return cls(experiment, config, tasks, grid, directory, shared, say)
 
     def stages(self, *, everything: bool, retry_failed: bool) -> list[list[Cell]]:
-        """Cells to compute: first those that prepare, then the others."""
+        """The cells to compute: first the preparing ones, then the others."""
         if everything:
             return [[cell for cell in self.grid.cells if cell.prepares == prepares] for prepares in (True, False)]
         return [self.grid.open_cells(prepares=prepares, retry_failed=retry_failed) for prepares in (True, False)]
@@ -129,7 +129,7 @@ class _Job:
     def executor(
         self, *, workers: int, shard: Share | None, ray: RayCluster | None, here: tuple[Load, Progress]
     ) -> Executor:
-        """Who computes the cells."""
+        """The executor that computes the cells."""
         given = (self.experiment, self.config, self.tasks, self.directory)
         if shard is not None:
             return Shard(shard, Claims(self.grid.path / "claims"), *given, *here, self.say)
@@ -168,16 +168,16 @@ class _Job:
             return self.summarise(time.time() - started)
 
     def begin(self, facts: dict[str, Any] | None) -> None:
-        """Write the plan, the options, and what the model is if it was loaded."""
+        """Write the plan, the options, and facts about the model if it was loaded."""
         Grid.planned(self.grid.path, self.grid.cells)
         self.directory.write_json(_options_file(self.experiment), self.experiment.options())
         if facts is not None:
             self.directory.write_json("model.json", facts)
 
     def summarise(self, seconds: float) -> pd.DataFrame:
-        """Write the tables. A shard does so only if no cell is left to the others.
+        """Write the tables. A shard does so only if other shards have no cell left.
 
-        Of two shards that end at once, one follows the other, and both write the same frames.
+        If two shards end at the same time, they write the same frames one after the other.
         """
         name = self.experiment.name
         if not self.shared:
@@ -251,10 +251,10 @@ def _options_file(experiment: Experiment) -> str:
 
 
 def check_options(directory: RunDirectory, experiment: Experiment) -> None:
-    """Compare the options of an experiment with those that it was begun with; without a finished cell any will do.
+    """Check that an experiment continues with the options that it began with, once a cell is finished.
 
     Raises:
-        ValueError: when they differ.
+        ValueError: if the options differ.
     """
     wanted, found = experiment.options(), directory.read_json(_options_file(experiment))
     cells = directory.path / "experiments" / experiment.name / "cells"
@@ -270,7 +270,7 @@ def check_options(directory: RunDirectory, experiment: Experiment) -> None:
 
 
 def failed_cells(out: Path, name: str) -> int:
-    """How many cells of an experiment have failed and were not made since."""
+    """How many cells of an experiment have failed and were not completed since."""
     summary = read_json(out / "experiments" / name / "summary.json") or {}
     return len(summary.get("failed", ()))
 

@@ -1,4 +1,4 @@
-"""A run directory: everything that a run made, each piece whole, found again when the run is resumed.
+"""A run directory: the files of a run, each written whole or not at all, which are read when the run is resumed.
 
 config.json  versions.json  settings.json
 vectors/     difference vectors, one safetensors file per task
@@ -6,7 +6,7 @@ frames/      tidy parquet frames; those of one source or target in folders of th
 figures/     html, png where a browser is found, and the csv behind each
 report.html
 
-``versions.json`` is written first and ``config.json`` last: a directory with a configuration is one that was begun.
+``versions.json`` is written first and ``config.json`` last, so a directory with a configuration is a run that began.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WAIT = 600.0
-"""Seconds that a shard waits for another one to open or finish the directory."""
-# Keys that change where or how fast numbers are made, not which numbers.
+"""Seconds that a shard waits while another one opens or finishes the directory."""
+# Keys that change where or how fast numbers are computed, but not the numbers.
 INERT = ("device", "threads")
-# What a start writes before any work.
+# Files that are written at the start, before any work.
 _BEGINNING = (".lock", "versions.json", "model.json", "config.json")
 _FOLDERS = ("vectors", "frames", "draws", "experiments", "figures")
 _MARKS = ("config.json", "versions.json")
 IDENTITY = "configuration"
-"""Key of ``versions.json`` beside the packages: a digest of the configuration."""
+"""Key of ``versions.json`` for a digest of the configuration, in addition to the packages."""
 _THEN = "give the arguments and versions that the run was begun with, and the same command resumes"
 
 
@@ -50,7 +50,7 @@ class InUse(ValueError):
 
 
 def plain(name: str) -> str:
-    """A name without colons, which not every system takes in the name of a file."""
+    """A name without colons, which some systems do not allow in file names."""
     return name.replace(":", "")
 
 
@@ -75,7 +75,7 @@ class RunDirectory:
         return self.path / "frames" / f"{plain(name)}.parquet"
 
     def vectors(self, name: str) -> Path:
-        """Where vectors of that name are kept."""
+        """The file of the vectors of that name."""
         return self.path / "vectors" / f"{plain(name)}.safetensors"
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -83,12 +83,12 @@ class RunDirectory:
         return write_json(self.path / name, value)
 
     def read_json(self, name: str) -> Any:
-        """Read what ``write_json`` wrote; None when it is not there."""
+        """Read what ``write_json`` wrote; None if there is no such file."""
         return read_json(self.path / name, **({"then": _THEN} if name in _MARKS else {}))
 
 
 def check_run(path: Path, config: RunConfig, *, shared: bool = False) -> None:
-    """Refuse a directory in which a run of this configuration cannot be begun or continued; nothing is written.
+    """Refuse a directory in which a run of this configuration can neither begin nor continue; nothing is written.
 
     Args:
         path: path of the directory.
@@ -114,8 +114,7 @@ def open_run(path: Path, config: RunConfig, *, shared: bool = False) -> Iterator
     Args:
         path: path of the directory.
         config: configuration of the run.
-        shared: let other processes open it as well; their temporary files are left alone. Otherwise it is this
-            process's alone.
+        shared: let other processes open it too, and keep their temporary files; otherwise only this process may use it.
 
     Raises:
         ValueError: as ``check_run``.
@@ -136,10 +135,10 @@ def open_run(path: Path, config: RunConfig, *, shared: bool = False) -> Iterator
 
 @contextmanager
 def sole(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Let no other process into a run directory meanwhile.
+    """Keep other processes out of a run directory.
 
     Raises:
-        InUse: when another process is there, at once or, with ``wait``, after ten minutes.
+        InUse: if another process uses it; with ``wait``, only after ten minutes.
     """
     lock = _locked(path, seconds=WAIT if wait else 0)
     try:
@@ -174,9 +173,9 @@ def _locked(path: Path, *, seconds: float = 0) -> FileLock:
 
 
 def _check_contents(directory: RunDirectory, config: RunConfig) -> None:
-    """Refuse other configurations, other versions and files of others.
+    """Refuse other configurations, other versions and foreign files.
 
-    Where nothing was computed yet, a run is started afresh whatever configuration it holds.
+    If nothing has been computed yet, the run starts again with any configuration.
     """
     found, made = directory.read_json("config.json"), directory.read_json("versions.json")
     if not _results(directory.path):
@@ -195,7 +194,7 @@ def _check_contents(directory: RunDirectory, config: RunConfig) -> None:
 
 def _same_config(path: Path, config: RunConfig, found: Mapping[str, Any]) -> None:
     wanted = config.to_dict()
-    # A run and experiments may share a directory: what only one of them varies is not compared.
+    # A run and experiments may share a directory, so only options that both have are compared.
     changed = [key for key in wanted if key not in INERT and key in found and found[key] != wanted[key]]
     if changed:
         detail = "; ".join(f"{key} was {found.get(key)!r}, is {wanted[key]!r}" for key in changed[:3])
@@ -243,7 +242,7 @@ def _empty(path: Path) -> bool:
 
 
 def _begin(directory: RunDirectory, config: RunConfig) -> None:
-    """Write what the run is: versions first, so that there is never a configuration without them."""
+    """Write versions and configuration, versions first, so that there is never a configuration without them."""
     found, wanted = directory.read_json("config.json"), config.to_dict()
     kept = found if found is not None and _results(directory.path) else {}
     if not kept or directory.read_json("versions.json") is None:
@@ -254,7 +253,7 @@ def _begin(directory: RunDirectory, config: RunConfig) -> None:
 
 
 def _identity(config: Mapping[str, Any]) -> str:
-    """A digest of what decides the numbers of a run."""
+    """A digest of the options that determine the numbers of a run."""
     telling = {key: value for key, value in config.items() if key not in INERT}
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()
 
@@ -264,7 +263,7 @@ def begin_latest(link: Path, path: Path) -> None:
     if link.exists() and not link.is_symlink():
         return
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    # A system without links does without.
+    # Systems without links have no such link.
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(os.path.relpath(path, link.parent), target_is_directory=True)
@@ -272,17 +271,17 @@ def begin_latest(link: Path, path: Path) -> None:
 
 
 def default_directory(parent: Path, config: RunConfig, usable: Callable[[Path], object] = lambda path: None) -> Path:
-    """Where a run of this configuration goes when no directory was named: ``parent/DATE-HASH``.
+    """The default directory of a run with this configuration: ``parent/DATE-HASH``.
 
-    The latest directory of the same configuration is continued where it can be; otherwise a new one gets a number.
+    The latest directory of the same configuration is continued if possible; otherwise a new one gets a number.
 
     Args:
         parent: folder of the run directories.
         config: configuration of the run.
-        usable: raises a ``ValueError`` for a directory in which the run cannot be continued.
+        usable: raises a ``ValueError`` for a directory in which the run cannot continue.
 
     Raises:
-        ValueError: when the latest one is in use.
+        ValueError: if the latest directory is in use.
     """
     mark = _identity(config.to_dict())[:8]
     found = [path for path in parent.glob(f"????-??-??-{mark}*") if path.is_dir() and not path.is_symlink()]
@@ -301,10 +300,10 @@ def default_directory(parent: Path, config: RunConfig, usable: Callable[[Path], 
 
 
 def discard_run(path: Path) -> None:
-    """Remove what a run wrote, so that another can begin in its place; files of others are left alone.
+    """Remove the files of a run, so that another can begin in its place; foreign files are kept.
 
     Raises:
-        ValueError: when the directory holds no run, or one that is going on.
+        ValueError: if the directory contains no run, or one that is in progress.
     """
     if not path.is_dir():
         return

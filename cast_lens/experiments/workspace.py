@@ -1,4 +1,4 @@
-"""What the cells of an experiment share: model, tasks, vectors and settings, kept on disk once they are made."""
+"""The workspace that the cells of an experiment share: model, tasks, vectors and settings, cached on disk."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from .store import RunDirectory
 
 Say = Callable[[str], None]
 Load = Callable[..., HookedTransformer]
-# Selections that ask for the model's confidence in labels, which a run does not compute.
+# Selections that need the model's confidence in labels, which a run does not compute.
 NEED_CONFIDENCE = ("confident", "vote-k-two-phase")
-# Seeds from one draw to the next: more than placebos or repeats take within one.
+# Distance of the seeds of two draws: more than the placebos or repeats of one draw use.
 SEEDS_A_DRAW = 1000
 # Tokens left free for an answer.
 ANSWER_ROOM = 16
-# File names of difference vectors, by what the demonstrations hold.
+# File names of difference vectors by kind of demonstrations.
 FILES = {"true": "differences", "shuffled labels": "shuffled", "random text": "random-text"}
 
 
@@ -58,13 +58,13 @@ class Workspace:
     """What the cells of an experiment share.
 
     Attributes:
-        config: what was asked for.
+        config: configuration of the run.
         model: the model.
-        tasks: every source and target, by name.
-        directory: where vectors and settings are kept.
+        tasks: every source and target by name.
+        directory: where vectors and settings are stored.
         progress: wraps batches.
-        say: called with a line on what is being done.
-        embed: texts as vectors, for retrieval; see ``RunConfig.encoder``.
+        say: called with a line about the current step.
+        embed: embeds texts, for retrieval; see ``RunConfig.encoder``.
     """
 
     config: RunConfig
@@ -86,11 +86,11 @@ class Workspace:
         progress: Progress = quiet,
         say: Say = lambda text: None,
     ) -> Workspace:
-        """Load the model and the encoder, and check what will be read before any work starts.
+        """Load the model and the encoder, and check the prompts before any work starts.
 
         Args:
-            config, tasks, directory, progress, say: see above.
-            load: gives the model; it is called as ``load_model``.
+            config, tasks, directory, progress, say: see ``Workspace``.
+            load: loads the model; called like ``load_model``.
         """
         say(f"Loading {config.model}")
         arguments = named_values(config.chat_arguments, "chat_arguments")
@@ -119,7 +119,7 @@ class Workspace:
         return replace(self, config=config, directory=directory)
 
     def extraction(self, kind: str = "true") -> Extraction:
-        """How vectors are taken in this run; ``kind`` is one of ``methods.DIFFERENCE_KINDS``."""
+        """How difference vectors are computed in this run; ``kind`` is one of ``methods.DIFFERENCE_KINDS``."""
         c = self.config
         return Extraction(
             c.samples,
@@ -131,7 +131,7 @@ class Workspace:
         )
 
     def differences(self, name: str, kind: str = "true") -> DifferenceVectors:
-        """Difference vectors of a task, from disk when they are there."""
+        """Difference vectors of a task, from disk if they exist."""
         path = self.directory.vectors(f"{FILES[kind]}.{name}")
         if path.is_file():
             return DifferenceVectors.load(path)
@@ -141,7 +141,7 @@ class Workspace:
         return found
 
     def chosen(self, name: str) -> tuple[int, ...] | None:
-        """The samples of a source that the run's selection chooses; None for all of them.
+        """The samples of a source that the run's selection chooses; None for all.
 
         Samples are compared by their zero-shot residuals at the middle layer.
         """
@@ -205,11 +205,11 @@ class Workspace:
         return mean
 
     def vector(self, name: str, method: str = "cast") -> SteeringVector:
-        """The vector that a method makes of a source."""
+        """The vector that a method computes from a source."""
         return VECTOR_METHODS[method].fit(self.source(name))
 
     def random_direction(self, name: str, *, number: int = 0) -> SteeringVector:
-        """A random direction of the norm of a source's contrastive mean; another one for every source and number."""
+        """A random direction with the norm of a source's contrastive mean, different for every source and number."""
         return random_direction(self.vector(name), seed=placebo_seed(name, self.config.seed, number))
 
     def placebos(self, name: str, vector: SteeringVector) -> list[tuple[int, SteeringVector]]:
@@ -244,7 +244,7 @@ class Workspace:
     def swept(
         self, prompts: Sequence[Prompt], vector: SteeringVector, method: VectorMethod | FieldMethod
     ) -> pd.DataFrame:
-        """Rows of ``sweep_source``: what a method leaves open is as the run has it."""
+        """Rows of ``sweep_source``; what a method does not specify comes from the run's configuration."""
         config = self.config
         return sweep_source(
             self.model,
@@ -289,10 +289,10 @@ class Workspace:
         """Rows of ``evaluate_conditions``.
 
         Args:
-            conditions: what is compared.
-            chat: the run's unless given.
-            texts: keep the answers' texts.
-            backend: where the model answers; None for the one-pass engine.
+            conditions: the conditions to compare.
+            chat: whether to use the chat template; None for the run's setting.
+            texts: keep the texts of the answers.
+            backend: where the model runs; None for the one-pass engine.
         """
         chat = self.config.chat if chat is None else chat
         how = evaluate if backend is None else EvaluatedOn(backend)
@@ -300,12 +300,12 @@ class Workspace:
         return found if texts else found.drop(columns="text")
 
     def base(self, name: str) -> Condition:
-        """Zero-shot on the test examples of a target: what everything is compared with."""
+        """Zero-shot on the test examples of a target, the baseline of all comparisons."""
         return zero_shot_condition(self.tasks[name], test_examples(self.config, self.tasks[name]))
 
 
 def load_tasks(config: RunConfig, names: Sequence[str] = ()) -> dict[str, Task]:
-    """The tasks of a run, checked against what it will draw from them.
+    """The tasks of a run, with a check that they have enough examples for it.
 
     Args:
         config: gives sources and targets.
@@ -333,7 +333,7 @@ def load_tasks(config: RunConfig, names: Sequence[str] = ()) -> dict[str, Task]:
 
 
 def check_prompts(workspace: Workspace) -> None:
-    """Check layers, and tokenise what the run will read: a prompt that does not fit is named before work starts."""
+    """Check layers and tokenise all prompts, so that a prompt that does not fit is named before work starts."""
     config = workspace.config
     check_layers(workspace.model, config.layers or None)
     for task in workspace.tasks.values():
@@ -349,9 +349,9 @@ def fits(workspace: Workspace, prompts: Sequence[Prompt]) -> bool:
 
 
 def test_examples(config: RunConfig, task: Task) -> tuple[Example, ...]:
-    """The test examples of a target that a run asks: a sample balanced over the labels.
+    """The test examples of a target in a run: a sample balanced over the labels.
 
-    All draws of a run ask the same ones: their seeds differ by multiples of `SEEDS_A_DRAW`.
+    All draws of a run use the same examples, because their seeds differ by multiples of `SEEDS_A_DRAW`.
     """
     return sample_examples(task, min(config.test, len(task.test)), seed=config.seed % SEEDS_A_DRAW)
 
@@ -370,7 +370,7 @@ def unlabelled_queries(task: Task, count: int, *, seed: int) -> tuple[Example, .
 
 
 def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """How often each label occurs among the examples that a run uses; labels that never occur have a row as well.
+    """How often each label occurs among the examples that a run uses; labels that never occur also have a row.
 
     Returns:
         ``task, use`` (samples, validation or test), ``label`` (of lettered options: the letter of the right one),
@@ -387,11 +387,11 @@ def label_counts(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
 
 
 def named_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """What ``name=value`` pairs give; values are read as JSON, otherwise as text.
+    """A mapping from ``name=value`` pairs; values are read as JSON, or as text if they are not valid JSON.
 
     Args:
-        pairs: as they were typed.
-        option: whose they are, for errors.
+        pairs: the pairs as typed.
+        option: name of the option, for errors.
 
     Raises:
         ValueError: a pair without a name or without ``=``.
@@ -409,7 +409,7 @@ def named_values(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def model_facts(workspace: Workspace) -> dict[str, Any]:
-    """What the model is, for ``model.json`` and the report."""
+    """Facts about the model, for ``model.json`` and the report."""
     cfg, origin = workspace.model.cfg, checkpoint(workspace.model)
     return {
         "name": workspace.config.model,
@@ -441,7 +441,7 @@ def check_strengths(model: HookedTransformer, strengths: Sequence[float]) -> Non
 
 
 def number_format(model: HookedTransformer) -> str:
-    """What the model computes in: its dtype, and how its weights are quantised, or were before they were loaded."""
+    """The model's number format: its dtype, and how its weights are quantised, or were before loading."""
     packed, was = quantisation(model), checkpoint(model).dequantised_from
     dtype = str(model.cfg.dtype).removeprefix("torch.")
     if packed is not None:
