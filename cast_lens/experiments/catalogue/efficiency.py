@@ -24,7 +24,7 @@ from ...engine.layout import common_prefix
 from ...engine.tokens import longest_prompt
 from ...evaluation import answer_limit
 from ...extraction import draw_samples
-from ...interventions import Intervention
+from ...interventions import Steering
 from ...methods import batched, cross_task_condition, few_shot_condition, retrieved_condition
 from ...methods.prompting import CANDIDATES, residual_layer
 from ...plots.comparisons import plot_costs
@@ -192,7 +192,7 @@ class Contender:
     held: tuple[int, ...]
     run: Callable[[Sequence[int]], Written | None]
     room: int
-    edit: Intervention | None = None
+    edit: Steering | None = None
     embedded: tuple[str, ...] = ()
 
 
@@ -255,12 +255,9 @@ def prompts_of(workspace: Workspace, cell: Cell, queries: Sequence[Example]) -> 
     return tuple(zero_shot_prompts(task, queries))
 
 
-def intervention_of(workspace: Workspace, source: str) -> Intervention:
+def intervention_of(workspace: Workspace, source: str) -> Steering:
     """The vector of a source at its own setting."""
-    at = workspace.setting(source)
-    return workspace.vector(source).intervention(
-        at.layer, strength=at.strength, operator=at.operator, position=at.position
-    )
+    return workspace.setting(source).edit(workspace.vector(source))
 
 
 def on_engine(
@@ -269,7 +266,7 @@ def on_engine(
     held: tuple[int, ...],
     room: int,
     *,
-    edit: Intervention | None = None,
+    edit: Steering | None = None,
     newline: bool = True,
     embedded: tuple[str, ...] = (),
 ) -> Contender:
@@ -288,7 +285,7 @@ def on_engine(
 
 
 def with_hooks(
-    workspace: Workspace, prompts: tuple[Prompt, ...], held: tuple[int, ...], room: int, edit: Intervention | None
+    workspace: Workspace, prompts: tuple[Prompt, ...], held: tuple[int, ...], room: int, edit: Steering | None
 ) -> Contender:
     """A method that answers through hooks."""
     edits = [] if edit is None else [edit]

@@ -361,38 +361,27 @@ def next_token_distances(workspace: Workspace, target: str, sources: list[str]) 
     """
     config, task = workspace.config, workspace.tasks[target]
     queries = draw_samples(task, workspace.extraction())[:QUERIES]
-    edits = []
-    for source in sources:
-        at = workspace.setting(source)
-        vector = workspace.vector(source)
-        edits.append(vector.intervention(at.layer, strength=at.strength, operator=at.operator, position=at.position))
-    bare = [unlabelled(prompt) for prompt in zero_shot_prompts(task, queries)]
+    edits = [workspace.setting(source).edit(workspace.vector(source)) for source in sources]
+    bare = [without_answers(prompt) for prompt in zero_shot_prompts(task, queries)]
     plain = score(workspace.model, bare, edits, chat=config.chat, keep_logits=True, progress=workspace.progress).logits
     assert plain is not None
     found = {}
     for index, source in enumerate(sources):
         made = cross_task_prompts(workspace.tasks[source], task, queries, shots=config.shots, seed=config.seed)
-        shown = [unlabelled(prompt) for prompt in made]
+        shown = [without_answers(prompt) for prompt in made]
         if not fits(workspace, shown):
             found[source] = (float("nan"), float("nan"))
             continue
         behind = score(workspace.model, shown, chat=config.chat, keep_logits=True, progress=workspace.progress).logits
         assert behind is not None
-        pair = [float(jensen_shannon(behind[0], plain[variant]).mean()) for variant in (0, index + 1)]
+        pair = [float(divergence(behind[0], plain[variant], "jensen-shannon").mean()) for variant in (0, index + 1)]
         found[source] = (pair[0], pair[1])
     return found
 
 
-def unlabelled(prompt: Prompt) -> Prompt:
+def without_answers(prompt: Prompt) -> Prompt:
     """The prompt without its gold answer and admissible answers, as an unlabelled query would be."""
     return replace(prompt, gold="", choices=())
-
-
-def jensen_shannon(
-    left: Float[Tensor, "sample vocab"], right: Float[Tensor, "sample vocab"]
-) -> Float[Tensor, " sample"]:
-    """Jensen-Shannon divergence of the distributions of two stacks of logits, in nats, at most log 2."""
-    return divergence(left, right, "jensen-shannon")
 
 
 def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:

@@ -224,9 +224,7 @@ def strengths(workspace: Workspace, source: str, means: dict[int, SteeringVector
     setting = workspace.setting(source)
 
     def edit(vector: SteeringVector, strength: float, prompts: int) -> Steering:
-        return vector.intervention(
-            setting.layer, strength=strength, operator=setting.operator, position=setting.position
-        )
+        return replace(setting, strength=strength).edit(vector)
 
     edits = {named(k): partial(edit, vector) for k, vector in means.items()}
     return {parsed(name): s for name, s in best_strengths(workspace, source, edits, name="shots").items()}

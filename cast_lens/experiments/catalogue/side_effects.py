@@ -155,10 +155,7 @@ def text_rows(workspace: Workspace, source: str, *, texts: int) -> pd.DataFrame:
     named += [
         (RANDOM, draw, workspace.random_direction(source, number=draw)) for draw in range(workspace.config.placebos)
     ]
-    edits = [
-        vector.intervention(at.layer, strength=at.strength, operator=at.operator, position=at.position)
-        for *_, vector in named
-    ]
+    edits = [at.edit(vector) for *_, vector in named]
     found = text_effects(workspace.model, edits, NEUTRAL_TEXTS[:texts])
     what = [(BASELINE, 0), *((method, draw) for method, draw, _ in named)]
     return found.drop(columns="name").assign(

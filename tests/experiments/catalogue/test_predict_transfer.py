@@ -12,15 +12,9 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from cast_lens.experiments.catalogue.predict_transfer import (
-    NEEDS,
-    TOGETHER,
-    PredictTransfer,
-    jensen_shannon,
-    spread,
-    unlabelled,
-)
+from cast_lens.experiments.catalogue.predict_transfer import NEEDS, TOGETHER, PredictTransfer, spread, without_answers
 from cast_lens.experiments.cells import Cell
+from cast_lens.methods.source_choice import divergence
 from cast_lens.tasks import zero_shot_prompts
 from tests.experiments.made_rows import Right, crossed, harms, helps, nothing
 from tests.experiments.small import words
@@ -71,15 +65,15 @@ def test_divergence_is_that_of_scipy() -> None:
     shares = logits.softmax(dim=-1).numpy()
     expected = [jensenshannon(shares[0, i], shares[1, i]) ** 2 for i in range(3)]
     # scipy sums float32 shares: five digits.
-    np.testing.assert_allclose(jensen_shannon(*logits).numpy(), expected, rtol=1e-4)
-    assert jensen_shannon(logits[0], logits[0]).max() < 1e-12
+    np.testing.assert_allclose(divergence(*logits, "jensen-shannon").numpy(), expected, rtol=1e-4)
+    assert divergence(logits[0], logits[0], "jensen-shannon").max() < 1e-12
     far = torch.tensor([[200.0, 0.0], [0.0, 200.0]])
-    assert float(jensen_shannon(far[:1], far[1:])[0]) == pytest.approx(np.log(2))
+    assert float(divergence(far[:1], far[1:], "jensen-shannon")[0]) == pytest.approx(np.log(2))
 
 
 def test_queries_are_stripped_of_their_answers() -> None:
     task = small_tasks()["mood"]
-    prompt = unlabelled(zero_shot_prompts(task, task.test[:1])[0])
+    prompt = without_answers(zero_shot_prompts(task, task.test[:1])[0])
     assert (prompt.gold, prompt.choices) == ("", ())
 
 
