@@ -1,4 +1,4 @@
-"""Adaptive task vectors compared with what else the same data and as many parameters can buy.
+"""Adaptive task vectors compared with other methods that use the same data and number of parameters.
 
 The vectors are trained on all tasks of the configuration (``seen``), on all but one (``task held out``), or on all but
 one family (``family held out``), and tested on the targets. Every method is trained on the same examples, in the same
@@ -120,7 +120,7 @@ class AdaptiveTaskVectors(Experiment):
         """Settings of every task's vector first; then prompting and CAST per target, then one cell per training.
 
         Raises:
-            ValueError: with a chat template, which training does not know; see ``trained_methods`` and ``holdouts``.
+            ValueError: with a chat template, which training does not support; see ``trained_methods``, ``holdouts``.
         """
         if config.chat:
             raise ValueError("chat=true: adaptive task vectors are trained without a chat template; leave it out")
@@ -140,7 +140,7 @@ class AdaptiveTaskVectors(Experiment):
         return sorted(cells, key=lambda cell: cell.variant in ADAPTERS)
 
     def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
-        """Outcomes of examples (``part`` is ``outcome``), and what a query costs (``cost``)."""
+        """Outcomes of examples (``part`` is ``outcome``), and costs per query (``cost``)."""
         if cell.kind == "trained":
             return self.trained_rows(workspace, cell)
         conditions = (
@@ -154,7 +154,7 @@ class AdaptiveTaskVectors(Experiment):
         return pd.concat([frame, pd.DataFrame(costs).assign(part="cost")], ignore_index=True)
 
     def trained_rows(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
-        """Train one method once; its outcomes on the targets that the cell is about, and its cost."""
+        """Train one method once, and return its outcomes on the cell's targets and its cost."""
         config = workspace.config
         largest = not cell.source and cell.number == self.atv_examples[-1]
         folder = workspace.directory.path / "experiments" / "atv" / "training" / cell.key
@@ -248,7 +248,7 @@ EXPERIMENT = AdaptiveTaskVectors
 
 
 def prompted(workspace: Workspace, target: str) -> list[Condition]:
-    """Zero-shot, demonstrations of the target, and those most like the query, where they fit the context."""
+    """Zero-shot, demonstrations of the target, and those most similar to the query, if they fit the context."""
     config, task = workspace.config, workspace.tasks[target]
     examples = test_examples(config, task)
     made = few_shot_condition(task, examples, shots=config.shots, seed=config.seed)
@@ -276,14 +276,14 @@ def steered_by_cast(workspace: Workspace, target: str) -> list[Condition]:
 
 
 def condition_cost(workspace: Workspace, one: Condition, queries: int) -> dict[str, Any]:
-    """The plain route of steering: a query at a time, through hooks."""
+    """Cost of the plain route of steering: one query at a time, through hooks."""
     prompts, edits = one.prompts[:queries], [one.intervention] if one.intervention else []
     about = {"parameters": 0, "setting": ""}
     return cost_row(workspace, one.method, prompts, lambda prompt: answer_plainly(workspace, prompt, edits), about)
 
 
 def folded(outcomes: pd.DataFrame, fold: str, most: int, tasks: Tasks) -> pd.DataFrame:
-    """The rows that belong to a fold: prompting on its targets, CAST as far as its tasks may be used, trainings."""
+    """The rows of a fold: prompting on its targets, CAST with the tasks that it may use, and trained methods."""
     own = outcomes["method"].isin([CAST, CAST_PLACEBO])
     trained = outcomes["examples"] > 0
     if fold == SEEN:
@@ -301,22 +301,22 @@ def folded(outcomes: pd.DataFrame, fold: str, most: int, tasks: Tasks) -> pd.Dat
 
 
 def holdout_of(fold: str, target: str, tasks: Tasks) -> str:
-    """What a fold holds out for a target."""
+    """The task or family that a fold holds out for a target."""
     return {SEEN: "", TASK: f"task:{target}", FAMILY: f"family:{tasks[target].family}"}[fold]
 
 
 def is_variant(method: str) -> bool:
-    """Other strengths and averages of one ATV, which are not methods of their own."""
+    """Whether a method is another strength or average of one ATV, and so not a separate method."""
     return method.startswith((f"{ATV_FULL} ×", f"{ATV_FULL} averaged", "placebo: another task"))
 
 
 def is_finding(method: str) -> bool:
-    """What is tested against zero-shot as a finding."""
+    """Whether a method is tested against zero-shot as a finding."""
     return method in TRAINED or method == CAST
 
 
 def cost_table(part: pd.DataFrame) -> pd.DataFrame:
-    """One row per method: parameters, steps, seconds of training and of a query, tokens of a query."""
+    """One row per method: parameters, steps, seconds of training, and seconds and tokens per query."""
     columns = ["method", "parameters", "setting", "steps", "validation", "train_seconds", "queries", "tokens"]
     found = part.reindex(columns=[*columns, "seconds"]).reset_index(drop=True)
     return found.assign(

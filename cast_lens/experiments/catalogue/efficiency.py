@@ -4,8 +4,8 @@ Tokens and operations (``costs.forward_flops``) follow from prompts and answers 
 and memory are measured: they depend on the machine and its load, have columns of their own, and are the only numbers of
 an experiment that differ from run to run.
 
-The engine answers every query unsteered as well as steered, so ``cast, engine`` pays for both; the hook route
-(``steering.generate``) pays for the steered answer alone and is the plain way to use a steered model.
+The engine answers every query both unsteered and steered, so the cost of ``cast, engine`` includes both. The hook route
+(``steering.generate``) only computes the steered answer and is the plain way to use a steered model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..costs import answer_flops, counted, counted_flops, forward_flops, measure
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, settings_first
 from ..workspace import Workspace, test_examples
 
-# Tokens of a numbered line beside its answer, as ``methods.batched`` allows.
+# Tokens of a numbered line in addition to its answer, as in ``methods.batched``.
 NUMBERING = 4
 ZERO_ENGINE, ZERO_HOOKS = "zero-shot, engine", "zero-shot, hooks"
 CAST_ENGINE, CAST_HOOKS = "cast, engine", "cast, hooks"
@@ -96,7 +96,7 @@ class Efficiency(Experiment):
         return cells
 
     def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
-        """One row per prompt, and one for all prompts at once; nothing when the prompts do not fit the context."""
+        """One row per prompt, and one for all prompts at once; no rows if the prompts do not fit the context."""
         model, config = workspace.model, workspace.config
         one = self.contender(workspace, cell)
         if longest_prompt(model, one.prompts, chat=config.chat) + one.room > int(model.cfg.n_ctx):
@@ -106,7 +106,7 @@ class Efficiency(Experiment):
     def contender(self, workspace: Workspace, cell: Cell) -> Contender:
         """The method of a cell on some test queries of the target."""
         config, task = workspace.config, workspace.tasks[cell.target]
-        # The first of the test examples, or more of the same sample.
+        # The first test examples, or further ones of the same sample.
         asked = replace(config, test=max(config.test, self.queries))
         queries = test_examples(asked, task)[: self.queries]
         room = answer_limit(tokenise(workspace.model, zero_shot_prompts(task, queries), chat=config.chat))
@@ -133,8 +133,8 @@ class Efficiency(Experiment):
         """What queries cost.
 
         Returns:
-            ``result``: tokens and operations per query, which repeat exactly; ``timings``: what was measured;
-            ``earned``: after how many queries a vector has cost less than demonstrations.
+            ``result``: tokens and operations per query, which are exactly reproducible; ``timings``: latency and
+            memory; ``earned``: after how many queries a vector has cost less than demonstrations.
         """
         found = rows.get("cost", pd.DataFrame())
         if found.empty:
@@ -180,12 +180,12 @@ class Contender:
     """One method on the queries of a target.
 
     Attributes:
-        prompts: that the model reads.
-        held: queries of each prompt.
-        run: answers some of the prompts; the hook route gives no tokens.
-        room: tokens that an answer may take.
-        edit: edit of the steered methods.
-        embedded: text that is embedded for each query, of the retrieving method.
+        prompts: the prompts that the model reads.
+        held: number of queries in each prompt.
+        run: answers some of the prompts; the hook route returns no tokens.
+        room: largest number of tokens of an answer.
+        edit: intervention of a steered method.
+        embedded: for the retrieving method, the text that is embedded for each query.
     """
 
     prompts: tuple[Prompt, ...]
@@ -197,9 +197,7 @@ class Contender:
 
 
 def methods_of(config: RunConfig, source: str) -> list[str]:
-    """The methods to compare; without a source only those that need none, and the hook route only without a chat
-    template.
-    """
+    """The methods to compare; those with a source only if there is one, the hook route only without a chat template."""
     shots = dict.fromkeys((1, config.shots))
     names = [ZERO_ENGINE, *(f"few-shot, k={k}" for k in shots), BATCHED]
     if source:
@@ -231,8 +229,8 @@ def cost_rows(workspace: Workspace, cell: Cell, one: Contender) -> pd.DataFrame:
 
 
 def memory_of(workspace: Workspace, one: Contender, tokens: Sequence[TokenPrompt]) -> tuple[Written, dict[str, float]]:
-    """What is written after each prompt, and the memory of all prompts at once; this warms up what is timed next."""
-    # What the first call in a process keeps for all later ones is not a cost of this method.
+    """The text written after each prompt, and the memory of all prompts at once; also a warm-up before timing."""
+    # Memory that the first call in a process keeps for all later ones is not a cost of this method.
     one.run([0])
     found: list[Written | None] = []
     taken = peak_megabytes(lambda: found.append(one.run(range(len(tokens)))), workspace.model)
@@ -314,7 +312,7 @@ def prompt_flops(
 
 
 def embedding_flops(workspace: Workspace, text: str) -> int:
-    """Operations that embed a text: by formula for the model's own residual, as PyTorch counts them for an encoder."""
+    """Operations to embed a text: by formula for the model's own residual, counted by PyTorch for an encoder."""
     config, cfg = workspace.config, workspace.model.cfg
     if config.encoder:
         return counted_flops(lambda: workspace.embed.anew([text]))
@@ -335,7 +333,7 @@ def once_flops(workspace: Workspace, cell: Cell) -> int:
 
 
 def vector_flops(workspace: Workspace, name: str) -> int:
-    """Extraction and sweep, every prompt run in full; the finalists' whole answers are left out."""
+    """Operations of extraction and sweep with every prompt run in full, without the finalists' full answers."""
     config, task, cfg = workspace.config, workspace.tasks[name], workspace.model.cfg
     samples = draw_samples(task, workspace.extraction())
     made = [*few_shot_prompts(task, samples, shots=config.shots, seed=config.seed), *zero_shot_prompts(task, samples)]
@@ -347,7 +345,7 @@ def vector_flops(workspace: Workspace, name: str) -> int:
 
 
 def lengths_of(workspace: Workspace, texts: Sequence[Any]) -> list[int]:
-    """Tokens of each text."""
+    """Number of tokens of each text."""
     return [len(one.tokens) for one in tokenise(workspace.model, texts, chat=workspace.config.chat)]
 
 
@@ -355,8 +353,8 @@ def earned(result: pd.DataFrame) -> pd.DataFrame:
     """The number of queries after which a vector has cost less than demonstrations of the target.
 
     Returns:
-        ``method`` (few-shot), ``queries`` (every prompt run in full), ``queries_cached`` (the common beginning kept);
-        NaN where a few-shot query is not dearer than a steered one.
+        ``method`` (few-shot), ``queries`` (every prompt run in full), ``queries_cached`` (common beginnings cached);
+        NaN if a few-shot query does not cost more than a steered one.
     """
     known, rows = result.set_index("method"), []
     steered = [name for name in (CAST_HOOKS, CAST_ENGINE) if name in known.index][:1]

@@ -45,7 +45,7 @@ from ..transfer_matrix import (
 )
 from ..workspace import Workspace, fits
 
-# Targets of each kind from which on an interval over targets is given.
+# Least number of targets of each kind for an interval over targets.
 LEAST = 3
 
 
@@ -54,8 +54,8 @@ class HeldOut:
     """Predictions of pairs, each learned on pairs that do not include its target.
 
     Attributes:
-        scores: the predictor, standardised and turned so that more means a larger gain, [pair].
-        harmful: predicted to lose, [pair].
+        scores: [pair], the predictor, standardised and with the sign that makes higher values predict larger gains.
+        harmful: [pair], whether the pair is predicted to lose.
     """
 
     scores: Float[np.ndarray, " pair"]
@@ -65,8 +65,8 @@ class HeldOut:
 def leave_one_task_out(pairs: pd.DataFrame, values: Float[np.ndarray, " pair"]) -> HeldOut:
     """Predict the pairs of each target from the pairs in which it is neither target nor source.
 
-    Those pairs determine in which direction the predictor is read (the sign of its rank correlation with the gain), its
-    mean and spread, and the threshold below which a pair is called harmful.
+    Those pairs determine the sign of the predictor (that of its rank correlation with the gain), its mean and spread,
+    and the threshold below which a pair is called harmful.
 
     Args:
         pairs: ``target, source, gain``.
@@ -106,8 +106,8 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """Percentile interval of the AUROC over resampled targets, each with all its pairs.
 
-    NaN when fewer than ``LEAST`` targets have a pair that loses, or fewer have one that does not: resampling so
-    few would give an interval that is too narrow.
+    NaN if fewer than ``LEAST`` targets have a pair that loses, or a pair that does not: resampling so few targets would
+    give an interval that is too narrow.
     """
     lost = pairs["gain"].to_numpy(float) < 0
     if min(pairs.loc[kind, "target"].nunique() for kind in (lost, ~lost)) < LEAST:
@@ -125,7 +125,7 @@ def auroc_interval(
     return float(low), float(high)
 
 
-# Target queries, unlabelled, on which next-token distributions are compared.
+# Number of unlabelled target queries on which next-token distributions are compared.
 QUERIES = 16
 METRICS = ("exact_match", "choice_correct")
 NEEDS = {
@@ -274,7 +274,7 @@ def losing(result: pd.DataFrame) -> pd.DataFrame:
 
 
 def predictor_rows(workspace: Workspace, target: str) -> pd.DataFrame:
-    """One row per source; more of a predictor should mean a larger gain."""
+    """One row per source; a higher value of a predictor should mean a larger gain."""
     sources = [source for source in workspace.config.sources if source != target]
     distances = next_token_distances(workspace, target, sources)
     rows = []
@@ -414,7 +414,7 @@ def judge(pairs: pd.DataFrame, config: RunConfig) -> list[dict[str, object]]:
         held = leave_one_task_out(pairs, np.mean(free, axis=0))
         about = {"predictor": TOGETHER, "needs": "all that reads no target label", "p_value": np.nan}
         about |= {"within": np.nan, "within_p": np.nan, "within_targets": 0}
-        # What is averaged has been turned by the gains, so that a plain correlation would be circular.
+        # The gains have set the signs of the averaged predictors, so a plain correlation would be circular.
         rows.append({**about, "correlation": np.nan, **scores_of(pairs, held, config)})
     return rows
 

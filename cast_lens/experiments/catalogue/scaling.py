@@ -26,7 +26,7 @@ from ..outcomes import contrast_table, gain_lines, once, pooled_table, side_by_s
 from ..protocol import Experiment, Findings, Frames, ReportFigure, Rows, Tasks, at_least_one, increasing, joined
 from ..workspace import ANSWER_ROOM, Workspace, test_examples
 
-# In-task demonstrations are drawn so many times at most.
+# Largest number of draws of in-task demonstrations.
 DRAWS = 3
 CAST = "cast"
 IN_TASK = "few-shot"
@@ -102,7 +102,7 @@ class Scaling(Experiment):
         return workspace.outcomes([condition]).assign(tokens=tokens, context=context)
 
     def steered(self, workspace: Workspace, cell: Cell) -> list[Condition]:
-        """Zero-shot, means of more and more samples, and random directions of the norm of the mean of all."""
+        """Zero-shot, means of increasing numbers of samples, and random directions with the norm of the mean of all."""
         config, source = workspace.config, cell.source
         base, found = workspace.base(cell.target), workspace.differences(source)
         setting = workspace.setting(source, reference(config))
@@ -204,7 +204,7 @@ def parsed(method: str) -> tuple[str, int]:
 
 
 def draws(repeats: int) -> int:
-    """Draws of in-task demonstrations: a third of the subsets' number, for each costs a pass over long prompts."""
+    """Draws of in-task demonstrations: a third of the number of subsets, since each needs a pass over long prompts."""
     return max(1, min(DRAWS, repeats // 3))
 
 
@@ -260,7 +260,7 @@ def split(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_placebo(part: pd.DataFrame) -> pd.DataFrame:
-    """The curves of one metric, and the placebo as a level line from the first number to the last."""
+    """The curves of one metric, with the placebo as a horizontal line."""
     rows, placebo = part[part["number"] > 0], part[part["method"] == PLACEBO]
     ends = sorted({rows["number"].min(), rows["number"].max()})
     return pd.concat([rows, *(placebo.assign(number=end) for end in ends)], ignore_index=True)

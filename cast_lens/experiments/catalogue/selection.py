@@ -114,11 +114,11 @@ class SelectionExperiment(Experiment):
         return {"budgets": (4, 8), "selections": ("cast", "k-means", "random"), "repeats": 2}
 
     def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
-        """Settings first; then what the subsets are, one cell per source, and what they do, one per pair.
+        """Settings first; then the subsets, one cell per source, and their outcomes, one cell per pair.
 
         Raises:
-            ValueError: a selection that needs more than difference vectors, none beside ``random``, or no budget below
-                the number of samples; no pair of different tasks.
+            ValueError: if a selection needs more than difference vectors, ``random`` is the only one, no budget is
+                below the number of samples, or there is no pair of different tasks.
         """
         self.check(config)
         whole, sources = reference(config), config.sources
@@ -145,17 +145,17 @@ class SelectionExperiment(Experiment):
         return [name for name in self.selections if name != RANDOM]
 
     def smaller(self, config: RunConfig) -> list[int]:
-        """Budgets that leave something out."""
+        """Budgets below the number of samples."""
         return [budget for budget in self.budgets if budget < config.samples]
 
     def compute(self, workspace: Workspace, cell: Cell) -> pd.DataFrame:
-        """Outcomes of a pair, what a source's subsets are, or a map of its samples."""
+        """Outcomes of a pair, the subsets of a source, or a map of its samples."""
         if cell.kind == "transfer":
             return self.transfer(workspace, cell.target, cell.source)
         return (self.subset_rows if cell.kind == "subsets" else self.map_rows)(workspace, cell.source)
 
     def subsets(self, config: RunConfig, found: DifferenceVectors) -> list[Subset]:
-        """Every choice of the experiment, random ones with every seed."""
+        """Every subset of the experiment, random ones with every seed."""
         first = config.seed
         made = []
         for budget in self.smaller(config):
@@ -213,7 +213,7 @@ class SelectionExperiment(Experiment):
         return pd.DataFrame(rows)
 
     def map_rows(self, workspace: Workspace, source: str) -> pd.DataFrame:
-        """One row per sample: its place in the plane, its influence, and when ``cast`` chose it."""
+        """One row per sample: its position in the plane, its influence, and when ``cast`` chose it."""
         config, found = workspace.config, workspace.differences(source)
         half = [budget for budget in self.smaller(config) if budget <= len(found) // 2]
         made = choose(found, "cast", (half or self.smaller(config)[:1])[-1], seed=config.seed)
@@ -223,7 +223,7 @@ class SelectionExperiment(Experiment):
         space = space - space.mean(axis=0)
         space /= np.linalg.norm(space, axis=1, keepdims=True).clip(np.finfo(np.float64).tiny)
         left, sizes, axes = np.linalg.svd(space - space.mean(axis=0), full_matrices=False)
-        # An axis has no sign of its own; its largest loading is made positive so that a picture repeats itself.
+        # The sign of an axis is arbitrary; its largest loading is made positive so that pictures are reproducible.
         signs = np.sign(axes[[0, 1], np.abs(axes[:2]).argmax(axis=1)])
         points = left[:, :2] * sizes[:2] * signs
         texts = {example.id: example.input for example in workspace.tasks[source].split(workspace.extraction().split)}
@@ -304,7 +304,7 @@ EXPERIMENT = SelectionExperiment
 def choose(
     found: DifferenceVectors, method: str, budget: int, *, seed: int, rows: Sequence[int] | None = None
 ) -> Selection:
-    """A choice among all samples, or among some rows of them (then indices count within those)."""
+    """A selection among all samples, or among some rows (indices then refer to these rows)."""
     layer = found.layers[len(found.layers) // 2]
     own = list(range(len(found))) if rows is None else list(rows)
     return select(
@@ -319,7 +319,7 @@ def choose(
 def halves_cosine(
     found: DifferenceVectors, values: Float[np.ndarray, "sample d_model"], method: str, budget: int, *, seeds: range
 ) -> float:
-    """Mean cosine between the means that a method chooses in two halves of the pool; NaN when they are too small."""
+    """Mean cosine between the means that a method selects in two halves of the pool; NaN if these are too small."""
     n = len(found)
     if budget > n // 2:
         return float("nan")
@@ -340,7 +340,7 @@ def named(selection: str, budget: int) -> str:
 
 
 def parsed(method: str) -> tuple[str, int]:
-    """What ``named`` joined; budget 0 for methods without one."""
+    """The parts that ``named`` joined; budget 0 for methods without one."""
     selection, _, budget = method.rpartition(", ")
     return (selection, int(budget)) if selection else (method, 0)
 
@@ -440,7 +440,7 @@ def _metrics(outcomes: pd.DataFrame) -> list[str]:
 
 
 def _effects(outcomes: pd.DataFrame, keys: list[str]) -> dict[tuple[str, str], pd.Series]:
-    """Mean outcome of each draw, by metric and method; targets count alike."""
+    """Mean outcome of each draw by metric and method, with equal weight for all targets."""
     found = {}
     for metric in _metrics(outcomes):
         for method, part in outcomes.dropna(subset=[metric]).groupby("method", sort=False):
@@ -461,7 +461,7 @@ def _ranked(own: pd.Series, draws: pd.Series) -> dict[str, Any]:
 
 
 def _rank(one: float, pool: Any) -> float:
-    """Share of the pool below, ties half; rounding apart."""
+    """Share of the pool below a value, up to rounding; ties count half."""
     tied = abs(pool - one) <= 1e-12
     return float((tied / 2 + ((pool < one) & ~tied)).mean())
 

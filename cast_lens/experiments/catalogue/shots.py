@@ -73,8 +73,7 @@ class Shots(Experiment):
         """Settings, vectors and strengths first; then geometry, one cell per source, and one cell per pair.
 
         Raises:
-            ValueError: a source whose train split holds too few examples for any of
-                ``few_shots`` beside the samples.
+            ValueError: if a source's train split has too few examples for the samples and any of ``few_shots``.
         """
         for source in config.sources:
             if not enough(config, tasks[source], self.few_shots):
@@ -130,7 +129,7 @@ class Shots(Experiment):
         }
 
     def findings(self, frames: Frames, config: RunConfig) -> Findings:
-        """How many steps to a longer list change the outcome; lists that could not be made."""
+        """How many steps to a longer list change the outcome; which lists were impossible."""
         steps, geometry = frames["steps"], frames["geometry"]
         rows = steps[steps["metric"] == "exact_match"]
         longer, placebos = (

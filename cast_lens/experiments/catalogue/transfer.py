@@ -56,9 +56,9 @@ LEADING = (METRIC, "choice_correct", MACRO_F1)
 PAIRWISE = ("parallelism", "cosines")
 GEOMETRY = (*PAIRWISE, "alignment", "cohesion", "entropy", "projection")
 "Tables about the geometry of the difference vectors; each is one cell."
-# Layers that are projected for pictures: enough for a slider, few enough for a page.
+# How many layers are projected for figures: enough for a slider, few enough for a page.
 PROJECTED_LAYERS = 8
-# UMAP needs more points than neighbours; below this a picture of it would say nothing.
+# UMAP needs more points than neighbours; with fewer points its picture would be meaningless.
 UMAP_POINTS = 40
 
 
@@ -124,13 +124,13 @@ class Transfer(Experiment):
         return {"umap": False, "queries": 10}
 
     def plan(self, config: RunConfig, tasks: Tasks) -> list[Cell]:
-        """Vectors and settings first; then the geometry, the sweeps beside their placebo, and the targets.
+        """Vectors and settings first; then the geometry, the sweeps with their placebo, and the targets.
 
-        A rule that looks at no query needs no sweep.
+        A rule that reads no query needs no sweep.
 
         Raises:
-            ValueError: retrieval under a rule that measures vectors before the target is known; a backend that is not
-                installed, or cannot steer like that.
+            ValueError: if retrieval is combined with a rule that measures vectors before the target is known, or a
+                backend is not installed or cannot steer in this way.
         """
         check_backend(self.backend, operator=config.operator, position=config.position, strengths=config.strengths)
         fixed = config.rule in FIXED
@@ -163,7 +163,7 @@ class Transfer(Experiment):
         return geometry(workspace, cell.kind, umap=self.umap)
 
     def opened(self, workspace: Workspace) -> Backend | None:
-        """What answers the test queries; None for the engine, which answers all conditions in one pass."""
+        """The backend that answers the test queries; None for the engine, which answers all conditions in one pass."""
         if self.backend == "engine":
             return None
         config, arguments = workspace.config, named_values(self.backend_arguments, "backend_arguments")
@@ -182,7 +182,7 @@ class Transfer(Experiment):
         Returns:
             ``result``: one row per pair, condition and metric; ``pairs``: the same with the conditions side by side;
             ``methods``: over all pairs; ``choices``: where each pair is steered, or that it stands aside; ``split``:
-            format and choice; ``sweep`` and ``settings``: what was swept on the sources and is best there; and the
+            format and choice; ``sweep`` and ``settings``: the sweeps on the sources and their best cells; and the
             tables of ``GEOMETRY``.
         """
         outcomes = rows.get("outcomes", pd.DataFrame())
@@ -287,11 +287,10 @@ def target_outcomes(workspace: Workspace, target: str, options: Transfer) -> pd.
 def chosen_conditions(
     workspace: Workspace, base: Condition, methods: Sequence[str], retrieval: str = "none", queries: int = 0
 ) -> list[Condition]:
-    """Every source's vectors and placebos on the prompts of a target, at the setting that the run's rule chooses for
-    each.
+    """Every source's vectors and placebos on the prompts of a target, each at the setting that the run's rule chooses.
 
-    Where the rule stands aside, the condition has no intervention. Under rule ``own``, placebos use the setting of
-    ``cast``. With retrieval, the vectors are made for this target.
+    If the rule stands aside, the condition has no intervention. Under rule ``own``, placebos use the setting of
+    ``cast``. With retrieval, the vectors are computed for this target.
     """
     target, found = base.prompts[0].task, []
     for source in workspace.config.sources:
@@ -340,12 +339,12 @@ def aside_sentence(choices: pd.DataFrame, config: RunConfig) -> str:
 
 
 def _under(frame: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
-    """Further rows; a frame without rows adds nothing, its columns neither."""
+    """The frame with further rows; a frame without rows adds neither rows nor columns."""
     return pd.concat([frame, more], ignore_index=True) if len(frame) and len(more) else frame
 
 
 def _leading(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of the metric that leads come first."""
+    """The frame with the rows of the leading metric first."""
     if metric == METRIC or "metric" not in frame:
         return frame
     return frame.sort_values("metric", key=lambda names: names != metric, kind="stable", ignore_index=True)
@@ -451,7 +450,7 @@ def projection(
 
 
 def outcome_figures(frames: Frames, lead: str = METRIC) -> Iterator[ReportFigure]:
-    """What was measured on the targets, beginning with the metric that leads."""
+    """Figures of the outcomes on the targets, beginning with the leading metric."""
     result, split = frames["result"], frames["split"]
     steered = result[result["method"].astype(str).str.startswith("cast")]
     if len(steered):
