@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from cast_lens.engine import TokenPrompt, capture, score
+from cast_lens.engine import capture, score
 from cast_lens.engine.decoding import decode
-from cast_lens.models import load_model
-from cast_lens.models.tokens import text_ids
+from cast_lens.models.lens import HookedTransformer
+from cast_lens.tasks import load_task, zero_shot_prompts
 from tests.engine.cases import ANSWERS, all_kinds, few_shot_prompts, padded_scores
 from tests.tiny import tiny_model
 
@@ -47,28 +47,24 @@ def test_bfloat16_decodes() -> None:
     assert {len(ids) for row in written for ids in row} == {3}
 
 
-# Of one answer's summed log-probability, in nats, on real text: docs/howto/own-model.md says what was measured.
-ROUNDED_NATS = 0.25
+# Nats of one label's log-probability on real text: of 180 labels (60 prompts of five tasks) the one furthest from
+# float32 was 0.32 away, and 0.17 from the mean shift of its prompt's labels; docs/howto/own-model.md. A fifth above.
+ROUNDED_NATS, ROUNDED_BETWEEN = 0.4, 0.2
 
 
-def test_on_real_text_bfloat16_keeps_the_answers() -> None:
-    """Few and short texts, for a processor without bfloat16 units takes seconds for each token."""
-    exact = load_model()
-    rough = copy.deepcopy(exact).to(torch.bfloat16)
-    texts = {"Paris is the capital of": (" France", " Spain"), "Two plus two is": (" four", " seven")}
-    prompts = [
-        TokenPrompt(
-            tuple(text_ids(exact.tokenizer, text)),
-            tuple(tuple(text_ids(exact.tokenizer, answer)) for answer in answers),
-            0,
-            text,
-        )
-        for text, answers in texts.items()
-    ]
-    one, other = (score(model, prompts) for model in (exact, rough))
-    found = torch.cat(
-        [(a - b).abs().flatten() for a, b in zip(one.answer_logprobs, other.answer_logprobs, strict=True)]
-    )
-    assert 0 < float(found.max()) < ROUNDED_NATS
-    assert [rows.argmax(dim=1).tolist() for rows in one.answer_logprobs] == [[0], [0]]
-    assert [rows.argmax(dim=1).tolist() for rows in other.answer_logprobs] == [[0], [0]]
+@pytest.mark.model
+def test_on_real_text_bfloat16_keeps_the_answers(embedded: HookedTransformer) -> None:
+    """Few prompts: a processor without bfloat16 units takes seconds for each of them."""
+    rough = copy.deepcopy(embedded).to(torch.bfloat16)
+    tasks = [load_task(name) for name in ("question-type", "yes-no-facts")]
+    prompts = [prompt for task in tasks for prompt in zero_shot_prompts(task, task.test[:2])]
+    one, other = (score(model, prompts).answer_logprobs for model in (embedded, rough))
+    for exact, rounded in zip(one, other, strict=True):
+        shift = rounded[0] - exact[0]
+        assert 0 < float(shift.abs().max()) < ROUNDED_NATS
+        assert float((shift - shift.mean()).abs().max()) < ROUNDED_BETWEEN
+    # Two labels come nearer to each other by less than twice that.
+    clear = [float(exact[0].topk(2).values.diff().abs()) > 2 * ROUNDED_BETWEEN for exact in one]
+    kept = [int(a[0].argmax()) == int(b[0].argmax()) for a, b in zip(one, other, strict=True)]
+    assert any(clear)
+    assert all(same for same, wide in zip(kept, clear, strict=True) if wide)
