@@ -15,6 +15,7 @@ import pandas as pd
 
 from .engine import Progress, Scores, TokenPrompt, automatic, score_and_answer, tokenise
 from .engine.batching import DEFAULT_BUDGET_MB
+from .engine.tokens import Prompts, as_prompts
 from .interventions import Interventions, Steering
 from .models.lens import HookedTransformer
 from .tasks import Prompt, is_match, is_valid
@@ -71,7 +72,7 @@ def evaluate(
     weak         2
     dtype: int64
     """
-    prompts = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+    prompts = _queries(prompts)
     tokens = tokenise(model, prompts, chat=chat)
     scores, texts = score_and_answer(
         model,
@@ -82,6 +83,23 @@ def evaluate(
         progress=progress,
     )
     return outcome_frame(prompts, scores, texts)
+
+
+def _queries(prompts: Prompts) -> list[Prompt]:
+    """Prompts of a task, which know what is right.
+
+    Raises:
+        ValueError: no prompts, or one that is a plain text or tokens.
+    """
+    found = []
+    for index, prompt in enumerate(as_prompts(prompts)):
+        if not isinstance(prompt, Prompt):
+            raise ValueError(
+                f"prompt {index} is a {type(prompt).__name__}, which does not say what is right; give Prompt objects "
+                "(zero_shot_prompts makes them), or call answer or generate"
+            )
+        found.append(prompt)
+    return found
 
 
 def answer_limit(prompts: Sequence[TokenPrompt]) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import cast_lens as cl
-from cast_lens.engine import reference, tokenise
+from cast_lens.engine import TokenPrompt, reference, tokenise
 from tests.engine.cases import direction
 from tests.tiny import tiny_model
 
@@ -91,6 +91,12 @@ class TestGenerate:
     def test_other_temperatures_are_refused(self, temperature: float) -> None:
         with pytest.raises(ValueError, match="temperature"):
             self._write(temperature=temperature)
+
+
+@pytest.mark.parametrize("prompts", ["a warm film", ["a warm film"], [TokenPrompt((3, 4, 5))]])
+def test_what_knows_no_answer_is_not_evaluated(prompts: Any) -> None:
+    with pytest.raises(ValueError, match=r"prompt 0 is a (str|TokenPrompt), .* give Prompt objects"):
+        cl.evaluate(tiny_model("llama"), prompts)
 
 
 def test_one_frame_is_split_by_condition() -> None:
