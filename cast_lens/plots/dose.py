@@ -102,7 +102,11 @@ def _threads(rows: pd.DataFrame, name: str, colour: str) -> go.Scatter:
 
 
 def plot_pareto(
-    frame: pd.DataFrame, *, x_title: str = "loss elsewhere, percentage points", y_title: str = "gain, percentage points"
+    frame: pd.DataFrame,
+    *,
+    x_title: str = "loss elsewhere, percentage points",
+    y_title: str = "gain, percentage points",
+    ratios: bool = False,
 ) -> go.Figure:
     """Gain on the target against side effects elsewhere: up and to the left is better.
 
@@ -113,6 +117,8 @@ def plot_pareto(
             better); perhaps ``gain_low, gain_high, side_effect_low, side_effect_high`` and ``label`` for
             hover.
         x_title, y_title: titles of the axes.
+        ratios: draw side effects as multiples (0.1 is 1.1 times) on a logarithmic axis: for those that span orders of
+            magnitude, such as a rise of perplexity.
 
     Raises:
         ValueError: when a column is missing or the frame is empty.
@@ -120,35 +126,46 @@ def plot_pareto(
     require(frame, ["method", "gain", "side_effect"], figure="plot_pareto")
     figure = blank("Gain against side effects", height=480, x=x_title, y=y_title)
     front = _front(frame)
+
+    def across(values: pd.Series) -> pd.Series:
+        return 1 + values if ratios else 100 * values
+
     figure.add_trace(
         go.Scatter(
-            x=100 * front["side_effect"], y=100 * front["gain"], mode="lines+markers", name="not beaten on both",
+            x=across(front["side_effect"]), y=100 * front["gain"], mode="lines+markers", name="not beaten on both",
             line={"color": NEUTRAL, "dash": "dot", "shape": "hv"}, hoverinfo="skip",
             marker={"symbol": "circle-open", "size": 16, "color": NEUTRAL, "line": {"width": 2}},
         )
     )  # fmt: skip
     names = sorted(in_order(frame["method"]), key=method_order)
     styles = method_styles(names)
+    across_shown = "×%{x:.3g}" if ratios else "%{x:+.1f}"
     for method in names:
         rows, style = frame[frame["method"] == method], styles[method]
         bars = {}
         for axis, name in (("error_x", "side_effect"), ("error_y", "gain")):
             if {f"{name}_low", f"{name}_high"} <= set(rows.columns):
-                ends = (100 * rows[column] for column in (name, f"{name}_low", f"{name}_high"))
+                ends = (rows[column] for column in (name, f"{name}_low", f"{name}_high"))
+                ends = (across(end) if axis == "error_x" else 100 * end for end in ends)
                 bars[axis] = {**error_bars(*ends, thickness=1.0), "color": style.colour}
         figure.add_trace(
             go.Scatter(
-                x=100 * rows["side_effect"],
+                x=across(rows["side_effect"]),
                 y=100 * rows["gain"],
                 mode="markers",
                 name=method,
                 text=rows["label"] if "label" in rows else rows["method"],
                 marker={"color": style.colour, "symbol": style.symbol, "size": 9},
-                hovertemplate=f"%{{text}}<br>{y_title}: %{{y:+.1f}}<br>{x_title}: %{{x:+.1f}}<extra></extra>",
+                hovertemplate=f"%{{text}}<br>{y_title}: %{{y:+.1f}}<br>{x_title}: {across_shown}<extra></extra>",
                 **bars,
             )
         )
     figure.update_xaxes(zeroline=True, tickformat="")
+    if ratios:
+        # One label per power of ten, or 1, 2 and 5 where there is no more than that.
+        top = across(frame.filter(like="side_effect").max(axis=1)).max()
+        figure.update_xaxes(type="log", tickprefix="×", exponentformat="power", dtick="D2" if top < 100 else 1)
+        figure.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
     figure.update_yaxes(zeroline=True, tickformat="")
     return figure
 

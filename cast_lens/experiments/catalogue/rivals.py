@@ -189,10 +189,11 @@ class Rivals(Experiment):
                 yield ReportFigure(
                     f"trade-{metric}",
                     f"{title}: what each method gains, and what it costs",
-                    "Up: mean gain over zero-shot on other tasks, with 95 % intervals over queries. Right: rise of the "
-                    "perplexity on neutral text, mean over sources. Each method at the setting that its source chose.",
+                    "Up: mean gain over zero-shot on other tasks, with 95 % intervals over queries. Right: perplexity on "
+                    "neutral text over the unsteered one, geometric mean over sources. Each method at the setting that "
+                    "its source chose.",
                     f"Scatter of the gain in {title.lower()} against the rise of perplexity, one mark per method.",
-                    plots.plot_pareto(part, x_title="rise of perplexity on neutral text, per cent"),
+                    plots.plot_pareto(part, x_title="perplexity on neutral text over the unsteered one", ratios=True),
                     part,
                 )
         if len(methods):
@@ -272,12 +273,15 @@ def cost_table(costs: pd.DataFrame, outcomes: pd.DataFrame, config: RunConfig) -
     changed = with_changes(outcomes).groupby("method")["changed"].mean() if len(outcomes) else pd.Series(dtype=float)
     rows = []
     for method, part in costs.groupby("method", sort=False):
-        ratio = mean_interval(part["ratio"], **config.resampling)
+        # Of ratios, the geometric mean: one text that breaks down would be all of an arithmetic one.
+        ratio = mean_interval(np.log(part["ratio"]), shares=False, **config.resampling)
         named = {"method": method, "n": len(part), "trained": int(part["trained"].max())}
         means = {
             name: float(part[name].mean()) if name in part else float("nan") for name in ("fit_s", "query_ms", "kl")
         }
-        span = {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        span = dict(
+            zip(("ratio", "ratio_low", "ratio_high"), np.exp([ratio.value, ratio.low, ratio.high]), strict=True)
+        )
         rows.append({**named, **means, **span, "changed": float(changed.get(method, np.nan))})
     return pd.DataFrame(rows)[columns]
 

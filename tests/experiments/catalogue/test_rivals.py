@@ -78,13 +78,21 @@ def test_costs_and_gains_make_one_mark_per_method() -> None:
     rows = made_up(12, 36)
     frames = Rivals().tables(rows, SMALL, {})
     costs = frames["costs"].set_index("method")
-    assert costs.loc["cast", "ratio"] == 1.5
+    assert costs.loc["cast", "ratio"] == pytest.approx(1.5)
     assert costs.loc["function vector", "fit_s"] == 4.0
     marks = frames["trade"][frames["trade"]["metric"] == "exact_match"].set_index("method")
     assert sorted(marks.index) == ["cast", "function vector"]
     assert marks.loc["function vector", "side_effect"] == pytest.approx(0.1)
-    figure = plots.plot_pareto(marks.reset_index(), x_title="rise of perplexity on neutral text, per cent")
+    figure = plots.plot_pareto(marks.reset_index(), x_title="perplexity", ratios=True)
     assert [trace.name for trace in figure.data][1:] == ["cast", "function vector"]
+    assert figure.layout.xaxis.type == "log"
+    assert float(figure.data[2].x[0]) == pytest.approx(1.1)
+    # A text that breaks down counts as its factor does: 1.1 and 1.1e9 are 1.1 x 31,623.
+    broken = rows["cost"].assign(ratio=lambda cost: cost["ratio"] * np.where(cost["method"] == "cast", 1e9, 1))
+    both = pd.concat([rows["cost"], broken])
+    assert cost_table(both, pd.DataFrame(), SMALL).set_index("method").loc["cast", "ratio"] == pytest.approx(
+        1.5 * 10**4.5
+    )
     figures = list(Rivals().figures(frames, SMALL))
     assert [one.name for one in figures] == ["trade-exact_match", "trade-choice_correct", "methods"]
     empty = Rivals().tables({}, SMALL, {})
