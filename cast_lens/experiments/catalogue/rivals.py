@@ -189,9 +189,9 @@ class Rivals(Experiment):
                 yield ReportFigure(
                     f"trade-{metric}",
                     f"{title}: what each method gains, and what it costs",
-                    "Up: mean gain over zero-shot on other tasks, with 95 % intervals over queries. Right: perplexity on "
-                    "neutral text over the unsteered one, geometric mean over sources. Each method at the setting that "
-                    "its source chose.",
+                    "Up: mean gain over zero-shot on other tasks, with 95 % intervals over queries. Right: perplexity "
+                    "on neutral text over the unsteered one, geometric mean over sources. Each method at the setting "
+                    "that its source chose.",
                     f"Scatter of the gain in {title.lower()} against the rise of perplexity, one mark per method.",
                     plots.plot_pareto(part, x_title="perplexity on neutral text over the unsteered one", ratios=True),
                     part,
