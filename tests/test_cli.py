@@ -199,6 +199,7 @@ def test_completion_knows_tasks_models_and_operators() -> None:
     assert _completion(options["model"])("smol") == ["smollm2-135m-instruct"]
 
 
+@pytest.mark.slow
 def test_run_from_options_over_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "model"

@@ -4,6 +4,9 @@ tokens that move.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -142,12 +145,8 @@ def plot_pareto(
     across_shown = "×%{x:.3g}" if ratios else "%{x:+.1f}"
     for method in names:
         rows, style = frame[frame["method"] == method], styles[method]
-        bars = {}
-        for axis, name in (("error_x", "side_effect"), ("error_y", "gain")):
-            if {f"{name}_low", f"{name}_high"} <= set(rows.columns):
-                ends = (rows[column] for column in (name, f"{name}_low", f"{name}_high"))
-                ends = (across(end) if axis == "error_x" else 100 * end for end in ends)
-                bars[axis] = {**error_bars(*ends, thickness=1.0), "color": style.colour}
+        bars = _bars(rows, "error_x", "side_effect", across, style.colour)
+        bars |= _bars(rows, "error_y", "gain", lambda values: 100 * values, style.colour)
         figure.add_trace(
             go.Scatter(
                 x=across(rows["side_effect"]),
@@ -162,12 +161,25 @@ def plot_pareto(
         )
     figure.update_xaxes(zeroline=True, tickformat="")
     if ratios:
-        # One label per power of ten, or 1, 2 and 5 where there is no more than that.
-        top = across(frame.filter(like="side_effect").max(axis=1)).max()
-        figure.update_xaxes(type="log", tickprefix="×", exponentformat="power", dtick="D2" if top < 100 else 1)
-        figure.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
+        _as_ratios(figure, across(frame.filter(like="side_effect").max(axis=1)).max())
     figure.update_yaxes(zeroline=True, tickformat="")
     return figure
+
+
+def _bars(
+    rows: pd.DataFrame, axis: str, name: str, scale: Callable[[pd.Series], pd.Series], colour: str
+) -> dict[str, Any]:
+    """Error bars along an axis, where the rows have an interval."""
+    ends = (name, f"{name}_low", f"{name}_high")
+    if not set(ends) <= set(rows.columns):
+        return {}
+    return {axis: {**error_bars(*(scale(rows[end]) for end in ends), thickness=1.0), "color": colour}}
+
+
+def _as_ratios(figure: go.Figure, top: float) -> None:
+    """Draw the horizontal axis as multiples, with a label per power of ten, or 1, 2 and 5 up to a hundred times."""
+    figure.update_xaxes(type="log", tickprefix="×", exponentformat="power", dtick="D2" if top < 100 else 1)
+    figure.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
 
 
 def _front(frame: pd.DataFrame) -> pd.DataFrame:

@@ -52,6 +52,7 @@ def test_bfloat16_decodes() -> None:
 ROUNDED_NATS, ROUNDED_BETWEEN = 0.4, 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_on_real_text_bfloat16_keeps_the_answers(embedded: HookedTransformer) -> None:
     """Few prompts: a processor without bfloat16 units takes seconds for each of them."""

@@ -73,9 +73,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     modules = {"vllm": vllm, "vllm.steer_vectors": EASYSTEER, "easysteer": SimpleNamespace(hidden_states=hidden)}
     for name, module in {**modules, "easysteer.hidden_states": hidden, "vllm_lens": VLLM_LENS}.items():
         monkeypatch.setitem(sys.modules, name, module)
-    from cast_lens.backends import opening
+    from cast_lens.backends import protocol
 
-    opening._served.cache_clear()
+    protocol._served.cache_clear()
     return asked
 
 
