@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LAYERS = 4
 RULE = "both"
 SHOWN = 10
+# Fewest shown answers that say something when all are the same.
+SEVERAL = 5
 # Fewest cases in which the rule steered a source, from which on its expectation is corrected by them.
 ENOUGH = 4
 VECTOR, RANDOM = "vector", "random direction"
@@ -128,7 +130,17 @@ class Recommendation:
         return (
             f"{self.target}: add the vector of {self.source} at layer {at.layer}, strength {at.strength:g}, position "
             f"{at.position}. Expected change in right answers {100 * self.expected:+.0f} points{known}, of a random "
-            f"direction {100 * self.placebo:+.0f}.{valid}"
+            f"direction {100 * self.placebo:+.0f}.{valid}{self._uniform()}"
+        )
+
+    def _uniform(self) -> str:
+        """A warning where all shown answers come out the same, of which queries without labels say nothing else."""
+        given = {answer.strip(" .!\n").casefold() for answer in self.answers.get("after", ()) if answer}
+        if len(given) != 1 or len(self.answers) < SEVERAL:
+            return ""
+        return (
+            f" All {len(self.answers)} answers shown become {given.pop()!r}: the vector may have chosen one answer for "
+            "every query, which the expected change does not see; label a few queries before you rely on it."
         )
 
     def _repr_html_(self) -> str:

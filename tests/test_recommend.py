@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import cast_lens as cl
@@ -89,3 +91,14 @@ def test_a_text_file_holds_one_query_per_line(tmp_path: Path) -> None:
     records = tmp_path / "records.txt"
     records.write_text("\n".join(json.dumps({"input": text}) for text in TEXTS))
     assert {one.input for one in target_task(records, labels=("a", "b")).test} <= set(TEXTS)
+
+
+def test_answers_that_all_become_the_same_are_named() -> None:
+    found = made(TEXTS)
+    one = pd.DataFrame(
+        {"query": TEXTS[:6], "before": "x", "after": ["good", " Good.", "good", "good!", "good", "good"]}
+    )
+    assert "All 6 answers shown become 'good'" in replace(found, answers=one)._uniform()
+    two = one.assign(after=["good", "bad"] * 3)
+    assert not replace(found, answers=two)._uniform()
+    assert not replace(found, answers=one.head(2))._uniform()
