@@ -31,7 +31,7 @@ from .methods import Choice, Setting, candidate_layers, cell_outcomes, choose_fr
 from .models.lens import HookedTransformer
 from .placebos import placebo_seed, random_direction
 from .stats import t_interval
-from .tasks import Example, Prompt, Task, load_task, sample_examples, zero_shot_prompts
+from .tasks import Example, Prompt, Task, load_task, normalise_answer, sample_examples, zero_shot_prompts
 from .tasks.types import Split
 from .vectors import SteeringVector
 
@@ -135,7 +135,7 @@ class Recommendation:
 
     def _uniform(self) -> str:
         """A warning where all shown answers come out the same, of which queries without labels say nothing else."""
-        given = {answer.strip(" .!\n").casefold() for answer in self.answers.get("after", ()) if answer}
+        given = {normalise_answer(answer) for answer in self.answers.get("after", ()) if answer}
         if len(given) != 1 or len(self.answers) < SEVERAL:
             return ""
         return (
