@@ -25,7 +25,7 @@ def lines(figure: object) -> list:
 def test_parallelism_draws_a_line_and_a_band_a_pair_in_two_panels() -> None:
     figure = plot_parallelism(synthetic.parallelism())
     assert len(lines(figure)) == 10, "pairs of five tasks"
-    assert len(figure.data) == 2 * 10 + 2 * 2, "a band a pair, and two nulls a panel"
+    assert len(figure.data) == 2 * 10 + 2 * 2, "a band per pair, and two nulls per panel"
     assert [note.text for note in figure.layout.annotations] == [
         "Two tasks of one family",
         "Two tasks of different families",

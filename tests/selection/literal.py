@@ -1,4 +1,4 @@
-"""Slow transcriptions of the published recipes, one loop a sum, to hold the fast selectors to.
+"""Slow transcriptions of the published recipes, one loop per sum, to hold the fast selectors to.
 
 They share with the package only what a recipe leaves open and the package documents: ties go to the lower
 index, and random draws come from ``numpy.random.default_rng(seed)`` in the order of the recipe.

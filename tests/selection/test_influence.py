@@ -60,7 +60,7 @@ def test_each_edge_carries_its_share_of_the_vote() -> None:
 
 
 def _reached(edges: LiveEdges) -> np.ndarray:
-    """The components that sample 0 leads to, one row a cascade, padded with -1."""
+    """The components that sample 0 leads to, one row per cascade, padded with -1."""
     rows = [edges.successors[edges.offsets[c] : edges.offsets[c + 1]] for c in edges.component[:, 0]]
     padded = np.full((len(rows), 2), -1)
     for row, found in zip(padded, rows, strict=True):

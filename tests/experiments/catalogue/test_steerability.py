@@ -20,7 +20,7 @@ RUN = Steerability()
 
 
 def doses(slopes: dict[str, list[float]], *, own: bool = False) -> pd.DataFrame:
-    """Straight lines of the given slopes, one an example, by kind."""
+    """Straight lines of the given slopes, one per example, by kind."""
     rows = [
         {
             "sample": f"s{index}",

@@ -64,7 +64,7 @@ def test_batches_are_those_of_adaptive_task_vectors(
     train_adapter(model, source, tasks, design=design("lora"), training=SMALL, watch=flush("lora"))
     ordered = {name: [sorted(batch) for batch in batches] for name, batches in seen.items()}
     assert ordered["atv"] == ordered["lora"]
-    # Twenty-four prompts (a free task has one template less) in steps of eight, a validation an epoch, twice.
+    # Twenty-four prompts (a free task has one template less) in steps of eight, a validation per epoch, twice.
     assert [len(batch) for batch in ordered["lora"]] == [8, 8, 8, 8] * 2 + [0]
 
 
